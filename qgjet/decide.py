@@ -1,0 +1,279 @@
+"""What may happen to a job: `decide(command, job, now)` gives the one event to append, or raises.
+
+Pure. The caller reads the slot, decides, appends on `job.version`, and starts again when somebody was faster. Every rule about budgets, duplicates,
+tickets and cancelling lives here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, assert_never
+
+from msgspec import Struct
+
+from qgjet.errors import DuplicateJob, Refused, StaleTicket
+from qgjet.events import (
+    AttemptEnded,
+    AttemptLost,
+    Cancelled,
+    CancelRequested,
+    Event,
+    Finished,
+    JobSpec,
+    Outcome,
+    Released,
+    Requeued,
+    Started,
+    Status,
+    Submitted,
+    Verdict,
+)
+from qgjet.job import Job, status_of
+from qgjet.retry import SPENDS_INFRA_RETRY, SPENDS_USER_RETRY
+
+
+class OnDuplicate(StrEnum):
+    """What a submission does when a live job already holds its slot."""
+
+    ATTACH = "attach"
+    """Answer with the live job."""
+    REJECT = "reject"
+    REPLACE = "replace"
+    """Cancel the live job and take its place."""
+
+
+class NotYet(Refused):
+    """The job waits for its retry; try again at `at`."""
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__(f"waits until {at.isoformat()} before the next attempt")
+        self.at = at
+
+
+class Submit(Struct, frozen=True):
+    spec: JobSpec
+    on_duplicate: OnDuplicate = OnDuplicate.ATTACH
+
+
+class Requeue(Struct, frozen=True):
+    """Put a queued job back under a new message: with another rank, or because nothing will deliver the old one."""
+
+    spec: JobSpec
+    reason: str
+    by: str
+
+
+class Start(Struct, frozen=True):
+    ticket: int
+    agent: str
+    device: str = ""
+    warm: bool = False
+
+
+class EndAttempt(Struct, frozen=True):
+    agent: str
+    attempt: int
+    outcome: Outcome
+    retry_in_s: float = 0.0
+
+
+class Release(Struct, frozen=True):
+    """Give the job back without a result: `drained` is free, anything else spends an infra retry."""
+
+    agent: str
+    ticket: int
+    reason: str
+    message: str = ""
+    retry_in_s: float = 0.0
+
+
+class Lose(Struct, frozen=True):
+    """The agent that ran the attempt is gone."""
+
+    agent: str
+    attempt: int
+    by: str
+    reason: str = "lease_expired"
+
+
+class Cancel(Struct, frozen=True):
+    by: str
+    reason: str = ""
+
+
+class Expire(Struct, frozen=True):
+    """End a job without an agent: nothing delivers it any more, or it waited too long."""
+
+    ticket: int
+    reason: str
+    message: str
+    by: str
+
+
+Command = Submit | Requeue | Start | EndAttempt | Release | Lose | Cancel | Expire
+DRAINED = "drained"
+
+
+def decide(command: Command, job: Job | None, now: datetime) -> Event:
+    """The event that carries `command` out.
+
+    Raises Refused (DuplicateJob, StaleTicket, NotYet) when the state does not allow it; nothing is to be written then.
+    """
+    if isinstance(command, Submit):
+        return _submit(command, job, now)
+    if job is None:
+        raise Refused("the slot is empty")
+    if not job.live:
+        raise StaleTicket(f"job {job.job_id} has ended as {job.status}")
+    match command:
+        case Requeue():
+            return _requeue(command, job, now)
+        case Start():
+            return _start(command, job, now)
+        case EndAttempt():
+            return _end_attempt(command, job, now)
+        case Release():
+            return _release(command, job, now)
+        case Lose():
+            return _lose(command, job, now)
+        case Cancel():
+            return _cancel(command, job, now)
+        case Expire():
+            return _expire(command, job, now)
+        case _:
+            assert_never(command)
+
+
+def _submit(command: Submit, job: Job | None, now: datetime) -> Submitted:
+    spec = command.spec
+    live = job is not None and job.live
+    if job is not None and live and command.on_duplicate is not OnDuplicate.REPLACE:
+        raise DuplicateJob(job.job_id)
+    return Submitted(
+        job_id=spec.job_id,
+        at=now,
+        status=Status.QUEUED,
+        retries_left=spec.max_retries,
+        infra_retries_left=spec.infra_retries,
+        suite_ids=spec.suite_ids,
+        by=spec.submitted_by,
+        spec=spec,
+        replaces=job.job_id if job is not None and live else "",
+    )
+
+
+def _requeue(command: Requeue, job: Job, now: datetime) -> Requeued:
+    _require(job.status is Status.QUEUED, f"job {job.job_id} is {job.status}: only a queued job can be queued again")
+    _require(command.spec.job_id == job.job_id, f"the slot belongs to job {job.job_id} now")
+    carried = _carried(job, now, Status.QUEUED) | {"ticket": 0, "by": command.by}
+    return Requeued(**carried, spec=command.spec, reason=command.reason, retry_at=job.retry_at)
+
+
+def _start(command: Start, job: Job, now: datetime) -> Started:
+    if command.ticket != job.ticket:
+        raise StaleTicket(f"message {command.ticket} was replaced by {job.ticket}")
+    _require(job.status is Status.QUEUED, f"job {job.job_id} is {job.status} on {job.agent}")
+    if job.retry_at is not None and job.retry_at > now:
+        raise NotYet(job.retry_at)
+    carried = _carried(job, now, Status.RUNNING) | {"attempt": job.attempt + 1, "agent": command.agent, "by": command.agent}
+    return Started(**carried, device=command.device, warm=command.warm)
+
+
+def _end_attempt(command: EndAttempt, job: Job, now: datetime) -> AttemptEnded | Finished | Cancelled:
+    _require(
+        job.status is Status.RUNNING and (job.agent, job.attempt) == (command.agent, command.attempt),
+        f"attempt {command.attempt} of job {job.job_id} is no longer run by {command.agent}",
+    )
+    outcome = command.outcome
+    if outcome.verdict is Verdict.CANCELLED:
+        _require(job.cancel_requested, f"nobody asked to cancel job {job.job_id}")
+        return Cancelled(**_carried(job, now, Status.CANCELLED) | {"by": command.agent}, outcome=outcome)
+    failures = job.failures + (outcome.verdict in SPENDS_USER_RETRY)
+    spent = _spent(job, outcome.verdict)
+    if spent is None:
+        verdict = Verdict.FLAKY if outcome.verdict is Verdict.PASSED and failures else outcome.verdict
+        carried = _carried(job, now, status_of(verdict)) | {"failures": failures, "by": command.agent}
+        return Finished(**carried, verdict=verdict, outcome=outcome)
+    status = Status.CANCELLED if job.cancel_requested else Status.QUEUED
+    carried = _carried(job, now, status) | spent | {"failures": failures, "by": command.agent}
+    return AttemptEnded(**carried, outcome=outcome, retry_at=_later(now, command.retry_in_s))
+
+
+def _spent(job: Job, verdict: Verdict) -> dict[str, int] | None:
+    """The budgets after one more try, or None when there is none to make."""
+    if verdict in SPENDS_USER_RETRY and job.retries_left:
+        return {"retries_left": job.retries_left - 1}
+    if verdict in SPENDS_INFRA_RETRY and job.infra_retries_left:
+        return {"infra_retries_left": job.infra_retries_left - 1}
+    return None
+
+
+def _release(command: Release, job: Job, now: datetime) -> Released | Finished | Cancelled:
+    _require(job.ticket == command.ticket and job.agent in ("", command.agent), f"job {job.job_id} is not held by {command.agent}")
+    if job.cancel_requested:
+        return Cancelled(**_carried(job, now, Status.CANCELLED) | {"by": command.agent})
+    carried = _carried(job, now, Status.QUEUED) | {"by": command.agent}
+    if command.reason != DRAINED:
+        spent = _spent(job, Verdict.INFRA_ERROR)
+        if spent is None:
+            return _no_verdict(job, now, command.reason, command.message, command.agent)
+        carried |= spent
+    return Released(**carried, reason=command.reason, message=command.message, retry_at=_later(now, command.retry_in_s))
+
+
+def _lose(command: Lose, job: Job, now: datetime) -> AttemptLost | Finished:
+    _require(
+        job.status is Status.RUNNING and (job.agent, job.attempt) == (command.agent, command.attempt),
+        f"attempt {command.attempt} of job {job.job_id} is not run by {command.agent}",
+    )
+    spent = _spent(job, Verdict.INFRA_ERROR)
+    if spent is None and not job.cancel_requested:
+        return _no_verdict(job, now, "attempt_lost", f"agent {command.agent} was lost and no infra retry is left", command.by)
+    status = Status.CANCELLED if job.cancel_requested else Status.QUEUED
+    carried = _carried(job, now, status) | (spent or {}) | {"by": command.by}
+    return AttemptLost(**carried, lost_agent=command.agent, reason=command.reason)
+
+
+def _cancel(command: Cancel, job: Job, now: datetime) -> CancelRequested:
+    _require(not job.cancel_requested, f"job {job.job_id} is being cancelled already")
+    running = job.status is Status.RUNNING
+    carried = _carried(job, now, Status.RUNNING if running else Status.CANCELLED)
+    return CancelRequested(**carried | {"cancel_requested": True, "agent": job.agent, "by": command.by}, reason=command.reason)
+
+
+def _expire(command: Expire, job: Job, now: datetime) -> Finished:
+    if command.ticket != job.ticket:
+        raise StaleTicket(f"message {command.ticket} was replaced by {job.ticket}")
+    return _no_verdict(job, now, command.reason, command.message, command.by)
+
+
+def _no_verdict(job: Job, now: datetime, reason: str, message: str, by: str) -> Finished:
+    outcome = Outcome(verdict=Verdict.INFRA_ERROR, reason=reason, message=message)
+    carried = _carried(job, now, Status.FAILED) | {"by": by}
+    return Finished(**carried, verdict=Verdict.INFRA_ERROR, outcome=outcome)
+
+
+def _carried(job: Job, now: datetime, status: Status) -> dict[str, Any]:
+    """The fields every event carries on. The agent stays only on what is still running."""
+    return {
+        "job_id": job.job_id,
+        "at": now,
+        "status": status,
+        "ticket": job.ticket,
+        "attempt": job.attempt,
+        "retries_left": job.retries_left,
+        "infra_retries_left": job.infra_retries_left,
+        "failures": job.failures,
+        "suite_ids": job.suite_ids,
+        "cancel_requested": job.cancel_requested,
+    }
+
+
+def _later(now: datetime, seconds: float) -> datetime | None:
+    return now + timedelta(seconds=seconds) if seconds > 0 else None
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Refused(otherwise)

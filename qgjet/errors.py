@@ -1,0 +1,85 @@
+"""Everything qgjet raises on purpose, in one tree.
+
+    QgjetError
+    ├── InvalidInput           what was given cannot be accepted; says which field and why
+    │   └── InvalidSettings    qgjet.toml, a QGJET_ variable or a flag
+    ├── Refused                the job's state does not allow the command
+    │   ├── DuplicateJob       a live job already holds the slot
+    │   └── StaleTicket        the delivery does not stand for the job any more
+    ├── WrongVersion           somebody else appended first: reload and decide again
+    ├── UnknownJob             no job of that id
+    ├── UndecodableEvent       bytes in the log that this version cannot read
+    ├── LogUnavailable         no answer from the NATS server in time
+    ├── IncompatibleServer     the NATS server, or what is set up on it, does not fit this version
+    ├── PrepareFailed          a target could not be made ready; no attempt is spent
+    └── SchemaMismatch         the read model was written by another version
+
+Messages say what happened, to which id, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class QgjetError(Exception):
+    """Root of all errors of qgjet."""
+
+
+class InvalidInput(QgjetError):
+    """A value cannot be accepted. `field` names it the way the caller wrote it."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class InvalidSettings(InvalidInput):
+    """A setting cannot be used; `field` is its key, variable or flag."""
+
+
+class Refused(QgjetError):
+    """The job's state does not allow the command. Nothing was written."""
+
+
+class DuplicateJob(Refused):
+    """The slot is held by a live job and the submission asked to be rejected then."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id} is already live for this org, app version, target and test")
+        self.job_id = job_id
+
+
+class StaleTicket(Refused):
+    """The delivered message no longer stands for its job: acknowledge and forget it."""
+
+
+class WrongVersion(QgjetError):
+    """The slot has changed since it was read. Nothing was written."""
+
+
+class UnknownJob(QgjetError):
+    """No job of that id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id}")
+        self.job_id = job_id
+
+
+class UndecodableEvent(QgjetError):
+    """An event of a newer version, or no event at all. The fold steps over it."""
+
+
+class LogUnavailable(QgjetError):
+    """The NATS server gave no answer in time. Whether a write was stored is not known."""
+
+
+class IncompatibleServer(QgjetError):
+    """The NATS server, or a stream on it, does not fit this version of qgjet."""
+
+
+class PrepareFailed(QgjetError):
+    """A target could not be made ready for its partition."""
+
+
+class SchemaMismatch(QgjetError):
+    """The read model's file belongs to another version; it is rebuilt from the log."""

@@ -1,0 +1,252 @@
+"""The vocabulary: jobs, verdicts and the events that tell a job's story.
+
+Imports nothing of ours. Stored shapes only grow: a new field has a default, a new meaning is a new event; `tests/golden/` holds one file per event and is
+never edited. Every event carries the job's counters and its status *after* the event, so the last event of a slot is the job's whole state.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Instant = Annotated[datetime, Meta(tz=True)]
+"""An aware point in time; naive ones are refused when an event is decoded."""
+
+
+class Status(StrEnum):
+    """Where a job is.
+
+    | status    | entered by                                                       | left by                                        |
+    |-----------|------------------------------------------------------------------|------------------------------------------------|
+    | queued    | submitted, requeued, attempt_ended, attempt_lost, released       | started, finished, cancel_requested, cancelled |
+    | running   | started                                                          | attempt_ended, attempt_lost, released, finished, cancelled |
+    | done      | finished (passed, flaky, skipped)                                | submitted, for a new job in the slot           |
+    | failed    | finished (any other verdict)                                     | submitted, for a new job in the slot           |
+    | cancelled | cancel_requested while queued, cancelled, attempt_ended or attempt_lost after a cancel_requested | submitted, for a new job |
+
+    A submission that `replaces` a live job ends that one as cancelled and puts its own into the slot.
+    `qgjet.job.TRANSITIONS` is the same table for the machine; a test holds them together.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+LIVE = frozenset({Status.QUEUED, Status.RUNNING})
+TERMINAL = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
+
+
+class Verdict(StrEnum):
+    """What a finished job, or one attempt of it, means."""
+
+    PASSED = "passed"
+    FLAKY = "flaky"
+    """Passed after at least one failed try, inside the runner or by a retry of the queue."""
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    INFRA_ERROR = "infra_error"
+    """No statement about the app: device, farm, network or agent."""
+    CONFIG_ERROR = "config_error"
+    """No statement about the app: the set-up is wrong and would be wrong again."""
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+
+GREEN = frozenset({Verdict.PASSED, Verdict.FLAKY, Verdict.SKIPPED})
+"""Verdicts of `done` jobs."""
+NO_VERDICT = frozenset({Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR})
+"""Verdicts that say nothing about the app."""
+
+
+class Partition(Struct, frozen=True, order=True):
+    """Jobs that can share a booted device with the app installed."""
+
+    org_id: str
+    app_version_id: str
+    target: str
+
+
+class Slot(Struct, frozen=True, order=True):
+    """The key of the aggregate: at most one live job has it."""
+
+    org_id: str
+    app_version_id: str
+    target: str
+    test: str
+
+    @property
+    def partition(self) -> Partition:
+        return Partition(self.org_id, self.app_version_id, self.target)
+
+
+class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job as it was asked for. Durations are seconds."""
+
+    job_id: str
+    org_id: str
+    app_version_id: str
+    target: str
+    test: str
+    priority: int = 5
+    rank: int = 5
+    """`priority` after the deployment's order is applied: 0 runs first, 9 last."""
+    max_retries: int = 3
+    infra_retries: int = 3
+    execution_timeout_s: float | None = None
+    """Deadline of one attempt; None: the agent's own."""
+    queue_timeout_s: float | None = None
+    submitted_at: Instant
+    submitted_by: str = ""
+    suite_ids: tuple[str, ...] = ()
+    tags: dict[str, str] = {}
+    request_hash: str = ""
+    """sha256 of the request body when it came with an idempotency key."""
+    rerun_of: str = ""
+
+    @property
+    def slot(self) -> Slot:
+        return Slot(self.org_id, self.app_version_id, self.target, self.test)
+
+    @property
+    def partition(self) -> Partition:
+        return Partition(self.org_id, self.app_version_id, self.target)
+
+
+class TestError(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why one try of a test failed. ANSI codes are gone, `message` is bounded."""
+
+    message: str
+    file: str = ""
+    """Relative to the project's directory, with `/`."""
+    line: int = 0
+
+
+class Try(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One run of one test inside an attempt."""
+
+    status: str
+    """passed, failed, timed_out, skipped or interrupted."""
+    duration_s: float = 0.0
+    error: TestError | None = None
+
+
+class TestResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One test of the job's file, with all its tries."""
+
+    id: str
+    title: str
+    file: str = ""
+    line: int = 0
+    outcome: str
+    """passed, flaky, failed, timed_out, skipped or interrupted."""
+    tries: tuple[Try, ...] = ()
+
+
+class Artifact(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file that an attempt left behind."""
+
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+
+
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one attempt came to."""
+
+    verdict: Verdict
+    reason: str = ""
+    """A code for machines, such as `tests_failed`, `no_tests`, `deadline`; see docs/verdicts.md."""
+    message: str = ""
+    exit_code: int | None = None
+    signal: str = ""
+    duration_s: float = 0.0
+    tests: tuple[TestResult, ...] = ()
+    tests_omitted: int = 0
+    artifacts: tuple[Artifact, ...] = ()
+
+
+class JobEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """A fact about one job. The fields here are the job's state after the fact."""
+
+    job_id: str
+    at: Instant
+    status: Status
+    ticket: int = 0
+    """Sequence of the submission in force; 0: the event's own sequence."""
+    attempt: int = 0
+    """The running attempt, or the last one; counted from 1."""
+    retries_left: int = 0
+    infra_retries_left: int = 0
+    failures: int = 0
+    """Attempts so far that ended failed or timed_out."""
+    suite_ids: tuple[str, ...] = ()
+    agent: str = ""
+    """Instance id of the agent that runs the job; empty unless running."""
+    cancel_requested: bool = False
+    by: str = ""
+
+
+class Submitted(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="submitted"):
+    spec: JobSpec
+    replaces: str = ""
+    """Id of the live job that this submission ends as cancelled."""
+
+
+class Requeued(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="requeued"):
+    spec: JobSpec
+    reason: str
+    retry_at: Instant | None = None
+
+
+class Started(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="started"):
+    device: str = ""
+    warm: bool = False
+    """The session already had the app installed: one install avoided."""
+
+
+class AttemptEnded(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_ended"):
+    outcome: Outcome
+    retry_at: Instant | None = None
+
+
+class Released(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="released"):
+    reason: str
+    """`drained` costs nothing, `prepare_failed` costs one infra retry."""
+    message: str = ""
+    retry_at: Instant | None = None
+
+
+class AttemptLost(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):
+    lost_agent: str
+    reason: str = "lease_expired"
+
+
+class Finished(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="finished"):
+    verdict: Verdict
+    """The job's; the outcome's own is the last attempt's."""
+    outcome: Outcome
+
+
+class CancelRequested(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="cancel_requested"):
+    reason: str = ""
+
+
+class Cancelled(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="cancelled"):
+    outcome: Outcome | None = None
+    """What the interrupted attempt left behind, where there was one."""
+
+
+Event = Submitted | Requeued | Started | AttemptEnded | Released | AttemptLost | Finished | CancelRequested | Cancelled
+EVENT_TYPES: tuple[type[JobEvent], ...] = (Submitted, Requeued, Started, AttemptEnded, Released, AttemptLost, Finished, CancelRequested, Cancelled)
+
+
+def event_type(event: JobEvent | type[JobEvent]) -> str:
+    """The event's name in subjects and JSON, such as `attempt_ended`."""
+    return str(event.__struct_config__.tag)

@@ -1,0 +1,165 @@
+"""The job as an aggregate: what its events add up to.
+
+`fold` never raises and never depends on anything but the events. An event that breaks a rule changes nothing but the version: with every append fenced by
+the slot's version such an event cannot come from this code, and a foreign one must not be able to move a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from qgjet.events import (
+    GREEN,
+    LIVE,
+    TERMINAL,
+    AttemptEnded,
+    Event,
+    Finished,
+    Released,
+    Requeued,
+    Started,
+    Status,
+    Submitted,
+    Verdict,
+    event_type,
+)
+
+TRANSITIONS: dict[str, dict[Status | None, frozenset[Status]]] = {
+    "submitted": {
+        None: frozenset({Status.QUEUED}),
+        Status.DONE: frozenset({Status.QUEUED}),
+        Status.FAILED: frozenset({Status.QUEUED}),
+        Status.CANCELLED: frozenset({Status.QUEUED}),
+        Status.QUEUED: frozenset({Status.QUEUED}),
+        Status.RUNNING: frozenset({Status.QUEUED}),
+    },
+    "requeued": {Status.QUEUED: frozenset({Status.QUEUED})},
+    "started": {Status.QUEUED: frozenset({Status.RUNNING})},
+    "attempt_ended": {Status.RUNNING: frozenset({Status.QUEUED, Status.CANCELLED})},
+    "released": {Status.QUEUED: frozenset({Status.QUEUED}), Status.RUNNING: frozenset({Status.QUEUED})},
+    "attempt_lost": {Status.RUNNING: frozenset({Status.QUEUED, Status.CANCELLED})},
+    "finished": {Status.QUEUED: frozenset({Status.FAILED}), Status.RUNNING: frozenset({Status.DONE, Status.FAILED})},
+    "cancel_requested": {Status.QUEUED: frozenset({Status.CANCELLED}), Status.RUNNING: frozenset({Status.RUNNING})},
+    "cancelled": {Status.QUEUED: frozenset({Status.CANCELLED}), Status.RUNNING: frozenset({Status.CANCELLED})},
+}
+"""event -> status before (None: empty slot) -> statuses it may lead to. `submitted` over a live job must name it in `replaces`."""
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """State of a slot: its latest job, live or finished."""
+
+    job_id: str
+    status: Status
+    verdict: Verdict | None
+    """None while the job is live."""
+    ticket: int
+    """Sequence of the submission in force: the only message that may be claimed."""
+    version: int
+    """Sequence of the slot's last event; what the next append expects."""
+    attempt: int
+    retries_left: int
+    infra_retries_left: int
+    failures: int
+    suite_ids: tuple[str, ...]
+    agent: str
+    cancel_requested: bool
+    retry_at: datetime | None
+    """Not to be started before; None: at once."""
+
+    @property
+    def live(self) -> bool:
+        return self.status in LIVE
+
+
+def status_of(verdict: Verdict) -> Status:
+    """The final status a verdict leads to."""
+    if verdict is Verdict.CANCELLED:
+        return Status.CANCELLED
+    return Status.DONE if verdict in GREEN else Status.FAILED
+
+
+def verdict_of(event: Event) -> Verdict | None:
+    """The job's verdict after `event`; None while it is live."""
+    if isinstance(event, Finished):
+        return event.verdict
+    return Verdict.CANCELLED if event.status is Status.CANCELLED else None
+
+
+def state_of(event: Event, seq: int) -> Job:
+    """The slot's state from its last event alone."""
+    return Job(
+        job_id=event.job_id,
+        status=event.status,
+        verdict=verdict_of(event),
+        ticket=event.ticket or seq,
+        version=seq,
+        attempt=event.attempt,
+        retries_left=event.retries_left,
+        infra_retries_left=event.infra_retries_left,
+        failures=event.failures,
+        suite_ids=event.suite_ids,
+        agent=event.agent,
+        cancel_requested=event.cancel_requested,
+        retry_at=event.retry_at if isinstance(event, AttemptEnded | Released | Requeued) else None,
+    )
+
+
+def evolve(job: Job | None, event: Event, seq: int) -> Job | None:
+    """The state after `event` at `seq`. An event that breaks a rule moves only the version."""
+    if broken_rule(job, event) is None:
+        return state_of(event, seq)
+    return None if job is None else _at_version(job, seq)
+
+
+def fold(history: Iterable[tuple[int, Event]], job: Job | None = None) -> Job | None:
+    """All events of a slot, oldest first, as (sequence, event)."""
+    for seq, event in history:
+        job = evolve(job, event, seq)
+    return job
+
+
+def _at_version(job: Job, seq: int) -> Job:
+    return replace(job, version=seq)
+
+
+def broken_rule(job: Job | None, event: Event) -> str | None:
+    """The first rule that `event` breaks after `job`, in words; None when it is legal."""
+    before = None if job is None else job.status
+    if event.status not in TRANSITIONS[event_type(event)].get(before, frozenset()):
+        return f"{event_type(event)} cannot lead from {before or 'an empty slot'} to {event.status}"
+    if isinstance(event, Submitted):
+        return _broken_submission(job, event)
+    assert job is not None  # only `submitted` may stand first: the table says so
+    return _broken_step(job, event)
+
+
+def _broken_submission(job: Job | None, event: Submitted) -> str | None:
+    live_id = job.job_id if job is not None and job.live else ""
+    if event.replaces != live_id:
+        return f"submitted replaces {event.replaces!r}, the live job is {live_id!r}"
+    if job is not None and event.job_id == job.job_id:
+        return "submitted twice under one id"
+    if event.ticket or event.attempt or event.failures or event.agent or event.cancel_requested:
+        return "submitted with a past"
+    return None
+
+
+def _broken_step(job: Job, event: Event) -> str | None:
+    is_ticket = isinstance(event, Requeued)
+    attempt = job.attempt + isinstance(event, Started)
+    rules = (
+        (event.job_id == job.job_id, "it is about another job"),
+        (event.ticket == (0 if is_ticket else job.ticket), "it holds another ticket"),
+        (event.attempt == attempt, f"it is about attempt {event.attempt}, not {attempt}"),
+        (0 <= event.retries_left <= job.retries_left, "retries can only be spent"),
+        (0 <= event.infra_retries_left <= job.infra_retries_left, "infra retries can only be spent"),
+        (event.failures >= job.failures, "failures are not forgotten"),
+        (bool(event.agent) == (event.status is Status.RUNNING), "an agent stands on running jobs, and only there"),
+        (job.status not in TERMINAL, "the job has ended"),
+        (not isinstance(event, Finished) or event.status is status_of(event.verdict), "status and verdict disagree"),
+    )
+    return next((broken for holds, broken in rules if not holds), None)

@@ -1,0 +1,265 @@
+"""Settings: `qgjet.toml`, overridden by QGJET_ variables, overridden by flags. Pure: the text and the environment are passed in.
+
+A key `batch` of the table `[agent]` is the variable `QGJET_AGENT_BATCH`, the key `slots` of `[targets.emulator]` is `QGJET_TARGETS_EMULATOR_SLOTS`.
+Durations are seconds, or text such as `30s`, `10m`, `1h`. Variables for lists and tables hold TOML: `QGJET_AGENT_TARGETS='["emulator"]'`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
+
+import msgspec
+from msgspec import Struct, field
+
+from qgjet.errors import InvalidSettings
+from qgjet.retry import MAX_RETRIES, Backoff
+
+PREFIX = "QGJET_"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+RUNNERS = ("appwright", "command", "scripted")
+
+
+class Deployment(Struct, frozen=True, kw_only=True):
+    """What everybody on one server has to agree on; stored with the log's stream by whoever comes first."""
+
+    priority_order: str = "low-first"
+    """`low-first`: 0 is the most urgent; `high-first`: 9 is."""
+    replicas: int = 1
+    max_consumers: int = 10_000
+    """Explicit, because 2.15 limits a stream to 1000 consumers otherwise."""
+    agents_ttl_s: float = 30.0
+
+    def rank(self, priority: int) -> int:
+        """Priority 0-9 to rank: 0 runs first."""
+        return priority if self.priority_order == "low-first" else 9 - priority
+
+
+class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One kind of place to run tests: `[targets.<name>]`."""
+
+    name: str = ""
+    """The table's own name; not a key."""
+    runner: str = "appwright"
+    dir: str = "."
+    """The test project, relative to the file of settings."""
+    project: str = ""
+    """Playwright's `--project`; empty: the target's name."""
+    config: str = "appwright.config.ts"
+    build: str = ""
+    """The app for a version, such as `builds/{app_version_id}.apk`; the test finds its path in APP_BUILD_PATH."""
+    command: tuple[str, ...] = ()
+    """Of the `command` runner; {test} {app_version_id} {org_id} {target} {job_id} {attempt} {report} are filled in."""
+    junit: str = ""
+    """Where the `command` runner's command leaves its JUnit report; due when it is set."""
+    prepare: tuple[str, ...] = ()
+    healthy: tuple[str, ...] = ()
+    release: tuple[str, ...] = ()
+    slots: int = 1
+    """Jobs of this target that one agent may run side by side."""
+    prepare_timeout_s: float = field(default=300.0, name="prepare_timeout")
+    healthy_timeout_s: float = field(default=10.0, name="healthy_timeout")
+    release_timeout_s: float = field(default=30.0, name="release_timeout")
+    test_retries: int = 0
+    """Retries inside the runner (`--retries`), apart from those of the queue."""
+    env: dict[str, str] = {}
+    pass_env: tuple[str, ...] = ()
+    """Names of the agent's own variables that jobs may see, besides PATH, HOME, LANG, LC_ALL, TMPDIR and TZ."""
+    redact: tuple[str, ...] = ()
+    outcomes: dict[str, tuple[str, ...]] = {}
+    """Of the `scripted` runner: test path or `*` -> the verdict of each attempt."""
+
+
+class QueueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[queue]`: the same for everybody on one server."""
+
+    priority_order: str = "low-first"
+    """Fixed when the log is made. `low-first`: priority 0 is the most urgent."""
+    replicas: int = 1
+    """3 on a cluster."""
+    visibility_timeout_s: float = field(default=30.0, name="visibility_timeout")
+    """A job whose agent is silent for this long is given to another one."""
+    max_deliver: int = 20
+    """Deliveries of one message that the server allows, whatever our code does."""
+    retry_base_s: float = field(default=1.0, name="retry_base")
+    retry_cap_s: float = field(default=60.0, name="retry_cap")
+
+    @property
+    def deployment(self) -> Deployment:
+        return Deployment(priority_order=self.priority_order, replicas=self.replicas)
+
+    @property
+    def backoff(self) -> Backoff:
+        return Backoff(base_s=self.retry_base_s, cap_s=self.retry_cap_s)
+
+
+class JobSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[job]`: what a submission gets that does not say."""
+
+    priority: int = 5
+    max_retries: int = 3
+    infra_retries: int = 3
+    execution_timeout_s: float | None = field(default=None, name="execution_timeout")
+    queue_timeout_s: float | None = field(default=None, name="queue_timeout")
+
+
+class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[agent]`"""
+
+    targets: tuple[str, ...] = ()
+    """Empty: every target declared."""
+    app_version_id: str = "all"
+    """Serve this version only; `all`: any."""
+    slots: int = 0
+    """Jobs side by side, over all targets; 0: what the targets allow together."""
+    batch: int = 3
+    """Jobs of one partition before the agent looks for something more urgent."""
+    execution_timeout_s: float = field(default=600.0, name="execution_timeout")
+    """Deadline of an attempt, for jobs that bring none."""
+    keep_warm_s: float = field(default=120.0, name="keep_warm")
+    """An idle session is released after this long."""
+    poll_s: float = field(default=15.0, name="poll")
+    """Interval of looking at all partitions, should a bell have been missed."""
+    work_dir: str = ""
+    """Where attempts run; empty: a temporary directory that goes with the agent."""
+    keep_attempts: bool = False
+    """Leave the directories of finished attempts in `work_dir`."""
+    name: str = ""
+    """For people; empty: the host's name."""
+
+
+class ApiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[api]`"""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    database: str = ".qgjet/read-model.sqlite"
+    """This replica's own file; made, and made anew, from the log."""
+    max_lag_events: int = 10_000
+    """`/readyz` says no while the read model is further behind than this."""
+    janitor: bool = True
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    nats_url: str = ""
+    api_url: str = ""
+    org_id: str = ""
+    target: str = ""
+    queue: QueueSettings = QueueSettings()
+    job: JobSettings = JobSettings()
+    agent: AgentSettings = AgentSettings()
+    api: ApiSettings = ApiSettings()
+    targets: dict[str, Target] = {}
+
+
+def load_settings(text: str = "", environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from a file's text, the environment and flags (dotted key -> value; None: not given).
+
+    Raises InvalidSettings that names the key, variable or flag at fault. Variables that no key has are left alone: other programs may use the prefix.
+    """
+    data = _parse(text)
+    _apply_environment(data, Settings, PREFIX, environ or {}, ())
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _set(data, tuple(key.split(".")), value)
+    return _checked(_convert(data))
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettings("qgjet.toml", f"is not valid TOML: {error}") from error
+
+
+def _apply_environment(data: dict[str, Any], kind: type[Struct], prefix: str, environ: Mapping[str, str], path: tuple[str, ...]) -> None:
+    for one in msgspec.structs.fields(kind):
+        name = prefix + one.encode_name.upper()
+        if isinstance(one.type, type) and issubclass(one.type, Struct):
+            _apply_environment(data, one.type, name + "_", environ, (*path, one.encode_name))
+        elif one.encode_name == "targets" and kind is Settings:
+            for target in list(data.get("targets", {})):
+                _apply_environment(data, Target, f"{name}_{_shouted(target)}_", environ, ("targets", target))
+        elif name in environ and not (kind is Target and one.name == "name"):
+            _set(data, (*path, one.encode_name), _from_text(name, environ[name], one.type))
+
+
+def _shouted(name: str) -> str:
+    return re.sub(r"[^A-Z0-9]", "_", name.upper())
+
+
+def _from_text(name: str, text: str, kind: Any) -> Any:
+    if (get_origin(kind) or kind) not in (tuple, dict):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if get_origin(kind) is tuple and get_args(kind)[0] is str:
+            return [item.strip() for item in text.split(",") if item.strip()]
+        raise InvalidSettings(name, f'must hold TOML, such as ["a", "b"]; it holds {text!r}') from None
+
+
+def _set(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        data = data.setdefault(key, {})
+    data[path[-1]] = value
+
+
+def _convert(data: dict[str, Any]) -> Settings:
+    try:
+        with_names = {**data, "targets": {name: {**table, "name": name} for name, table in data.get("targets", {}).items()}}
+        return msgspec.convert(_seconds(with_names, Settings, ""), Settings, strict=False)
+    except (msgspec.ValidationError, TypeError, AttributeError) as error:
+        where, what = _explain(str(error))
+        raise InvalidSettings(where, what) from None
+
+
+def _seconds(data: dict[str, Any], kind: type[Struct], path: str) -> dict[str, Any]:
+    """Turn durations in text into seconds, wherever a field of `kind` counts seconds."""
+    result = dict(data)
+    for one in msgspec.structs.fields(kind):
+        key, value = one.encode_name, data.get(one.encode_name)
+        if one.name.endswith("_s") and isinstance(value, str):
+            result[key] = duration(value, f"{path}{key}")
+        elif isinstance(value, dict) and isinstance(one.type, type) and issubclass(one.type, Struct):
+            result[key] = _seconds(value, one.type, f"{path}{key}.")
+        elif key == "targets" and isinstance(value, dict):
+            result[key] = {name: _seconds(table, Target, f"targets.{name}.") for name, table in value.items()}
+    return result
+
+
+def duration(text: str, where: str = "duration") -> float:
+    """Seconds from `90`, `1.5s`, `10m`, `2h`, `1d` or `250ms`. Raises InvalidSettings."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", text)
+    if match is None:
+        raise InvalidSettings(where, f"{text!r} is not a duration; write 90, 30s, 10m or 1h")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _explain(message: str) -> tuple[str, str]:
+    what, _, where = message.partition(" - at `$")
+    return (where.rstrip("`").lstrip(".") or "qgjet.toml"), what
+
+
+def _checked(settings: Settings) -> Settings:
+    rules = [
+        ("queue.priority_order", settings.queue.priority_order in ("low-first", "high-first"), "must be low-first or high-first"),
+        ("queue.replicas", settings.queue.replicas in (1, 3, 5), "must be 1, 3 or 5"),
+        ("queue.visibility_timeout", settings.queue.visibility_timeout_s >= 0.5, "must be at least 500ms"),
+        ("queue.max_deliver", settings.queue.max_deliver >= 2, "must be at least 2"),
+        ("job.priority", 0 <= settings.job.priority <= 9, "must be from 0 to 9"),
+        ("job.max_retries", 0 <= settings.job.max_retries <= MAX_RETRIES, f"must be from 0 to {MAX_RETRIES}"),
+        ("job.infra_retries", 0 <= settings.job.infra_retries <= MAX_RETRIES, f"must be from 0 to {MAX_RETRIES}"),
+        ("agent.batch", settings.agent.batch >= 1, "must be at least 1"),
+        ("agent.slots", settings.agent.slots >= 0, "must not be negative"),
+    ]
+    for name, target in settings.targets.items():
+        rules.append((f"targets.{name}.runner", target.runner in RUNNERS, f"{target.runner!r} is none of {', '.join(RUNNERS)}"))
+        rules.append((f"targets.{name}.slots", target.slots >= 1, "must be at least 1"))
+        rules.append((f"targets.{name}.command", target.runner != "command" or bool(target.command), "is needed by the command runner"))
+    for where, holds, reason in rules:
+        if not holds:
+            raise InvalidSettings(where, reason)
+    return settings
