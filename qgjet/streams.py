@@ -1,0 +1,158 @@
+"""What must exist on the server, and how it is set up. `ensure` is idempotent and never weakens what it finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qgjet.bus import Bus, JetStreamError
+from qgjet.errors import IncompatibleServer
+from qgjet.settings import Deployment
+from qgjet.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM
+
+_NANOS = 1_000_000_000
+_DAY_S = 86_400
+_NOT_FOUND = 10059
+_IN_USE = 10058
+_PRIORITY_KEY = "qgjet.priority_order"
+
+
+async def ensure(bus: Bus, wanted: Deployment | None = None) -> Deployment:
+    """Create what is missing and return the deployment in force.
+
+    An existing log keeps its priority order: ranks are in its subjects. Raises IncompatibleServer when `wanted` asks for another one, or
+    when a stream of our name was set up by somebody else for something else.
+    """
+    asked = wanted or Deployment()
+    existing = await stream_config(bus, STREAM)
+    if existing is None:
+        await _create(bus, _events(asked))
+        existing = await stream_config(bus, STREAM) or {}
+    in_force = deployment_of(existing)
+    if wanted is not None and wanted.priority_order != in_force.priority_order:
+        raise IncompatibleServer(
+            f"priority_order is {in_force.priority_order} on this server, not {wanted.priority_order}: it is fixed when the stream {STREAM} is made"
+        )
+    for config in (_advisories(asked), _logs(asked), _agents(asked), _artifacts(asked)):
+        if await stream_config(bus, config["name"]) is None:
+            await _create(bus, config)
+    return in_force
+
+
+def deployment_of(config: dict[str, Any]) -> Deployment:
+    """The deployment that a stream's configuration describes. Raises IncompatibleServer when it cannot be our log."""
+    problems = [f"{key} is {config.get(key)!r}, must be {value!r}" for key, value in _ESSENTIAL.items() if config.get(key, False) != value]
+    if problems:
+        raise IncompatibleServer(f"stream {STREAM} cannot serve as the event log: " + "; ".join(problems))
+    return Deployment(
+        priority_order=(config.get("metadata") or {}).get(_PRIORITY_KEY, "low-first"),
+        replicas=int(config.get("num_replicas", 1)),
+        max_consumers=int(config.get("max_consumers", -1)),
+    )
+
+
+async def stream_config(bus: Bus, name: str) -> dict[str, Any] | None:
+    """The configuration of a stream, None when it does not exist."""
+    try:
+        info = await bus.api(f"STREAM.INFO.{name}")
+    except JetStreamError as error:
+        if error.error.err_code == _NOT_FOUND:
+            return None
+        raise
+    config: dict[str, Any] = info["config"]
+    return config
+
+
+async def _create(bus: Bus, config: dict[str, Any]) -> None:
+    try:
+        await bus.api(f"STREAM.CREATE.{config['name']}", config, timeout_s=15.0)
+    except JetStreamError as error:
+        # somebody made it at the same moment; what they made is checked by the caller
+        if error.error.err_code != _IN_USE:
+            raise
+
+
+_ESSENTIAL: dict[str, Any] = {
+    "retention": "limits",
+    "storage": "file",
+    "allow_direct": True,
+    "allow_atomic": True,
+    "deny_delete": True,
+    "subjects": ["qg.job.>", "qg.suite.>", "qg.control.>"],
+}
+
+
+def _events(asked: Deployment) -> dict[str, Any]:
+    return {
+        "name": STREAM,
+        "description": "qgjet: the event log. Every job's story, and the queue",
+        **_ESSENTIAL,
+        "max_age": 0,
+        "max_consumers": asked.max_consumers,
+        "discard": "new",
+        "num_replicas": asked.replicas,
+        "duplicate_window": 120 * _NANOS,
+        "metadata": {_PRIORITY_KEY: asked.priority_order},
+    }
+
+
+def _advisories(asked: Deployment) -> dict[str, Any]:
+    return {
+        "name": ADVISORIES,
+        "description": "qgjet: deliveries that JetStream gave up on; hints for the janitor",
+        "subjects": [
+            f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{STREAM}.*",
+            f"$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.{STREAM}.*",
+        ],
+        "retention": "limits",
+        "storage": "file",
+        "max_age": 30 * _DAY_S * _NANOS,
+        "num_replicas": asked.replicas,
+        "allow_direct": True,
+    }
+
+
+def _logs(asked: Deployment) -> dict[str, Any]:
+    return {
+        "name": LOGS,
+        "description": "qgjet: live output of running tests",
+        "subjects": ["qg.log.>"],
+        "retention": "limits",
+        "storage": "file",
+        "max_age": 7 * _DAY_S * _NANOS,
+        "max_bytes": 2 * 1024**3,
+        "discard": "old",
+        "num_replicas": asked.replicas,
+        "allow_direct": True,
+    }
+
+
+def _agents(asked: Deployment) -> dict[str, Any]:
+    return {
+        "name": f"KV_{AGENTS_BUCKET}",
+        "description": "qgjet: agents that are alive",
+        "subjects": [f"$KV.{AGENTS_BUCKET}.>"],
+        "retention": "limits",
+        "storage": "memory",
+        "max_msgs_per_subject": 1,
+        "max_age": int(asked.agents_ttl_s * _NANOS),
+        "discard": "new",
+        "num_replicas": asked.replicas,
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+    }
+
+
+def _artifacts(asked: Deployment) -> dict[str, Any]:
+    return {
+        "name": f"OBJ_{ARTIFACTS_BUCKET}",
+        "description": "qgjet: reports, screenshots, videos and full logs",
+        "subjects": [f"$O.{ARTIFACTS_BUCKET}.C.>", f"$O.{ARTIFACTS_BUCKET}.M.>"],
+        "retention": "limits",
+        "storage": "file",
+        "max_age": 14 * _DAY_S * _NANOS,
+        "discard": "new",
+        "num_replicas": asked.replicas,
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+    }

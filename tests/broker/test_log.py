@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from qgjet.decide import EndAttempt, OnDuplicate, Start
+from qgjet.errors import DuplicateJob, WrongVersion
+from qgjet.events import Outcome, Verdict
+from qgjet.log import Accepted, EventLog
+
+from factories import spec
+
+
+async def test_submit_start_finish_is_a_story_of_three_events(log: EventLog) -> None:
+    wanted = spec()
+    accepted = await log.submit(wanted)
+    job = await log.load(wanted.slot)
+    assert job is not None
+    started, seq = await log.execute(wanted.slot, Start(accepted.seq, "agent-1"), job)
+    assert seq > accepted.seq
+    job = await log.load(wanted.slot)
+    await log.execute(wanted.slot, EndAttempt("agent-1", 1, Outcome(verdict=Verdict.PASSED)), job)
+    history = await log.history(wanted.slot)
+    assert [type(one.event).__name__ for one in history] == ["Submitted", "Started", "Finished"]
+
+
+async def test_tail_gives_old_and_new_events_once_and_in_order(log: EventLog) -> None:
+    specs = [spec(test=f"tests/{i}.spec.js") for i in range(300)]
+    await log.submit_many(specs[:200])
+    seen: list[int] = []
+    async with log.tail(1) as batches, asyncio.timeout(10):
+        async for batch in batches:
+            seen += [one.seq for one in batch]
+            if len(seen) == 200:
+                await log.submit_many(specs[200:])
+            if len(seen) == 300:
+                break
+    assert seen == sorted(set(seen))
