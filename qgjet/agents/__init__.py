@@ -1,0 +1,1 @@
+"""Agents: processes that lease jobs and execute them through runners."""

@@ -1,0 +1,289 @@
+"""The agent: finds lanes with work, gives them to its slots, keeps partitions warm, says that it is alive.
+
+Stopping: `drain` finishes what runs and takes nothing new; `halt` stops what runs too and gives it back, which costs the jobs nothing. Either way `run` returns
+when no process of a job is left. A `kill -9` leaves the same on the log as a halt that could not say goodbye: the leases run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import qgjet
+from qgjet.agents.catalog import Catalog
+from qgjet.agents.execution import Executor, Result
+from qgjet.agents.runner import Runner, StopReason
+from qgjet.agents.slot import AgentSlot
+from qgjet.clock import within
+from qgjet.errors import LogUnavailable
+from qgjet.events import Instant, Partition
+from qgjet.log import EventLog
+from qgjet.presence import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
+from qgjet.queue import Delivery, Queue
+from qgjet.scheduling import Bench, Turns, choose
+from qgjet.settings import AgentSettings, QueueSettings
+from qgjet.subjects import Lane
+
+log = logging.getLogger(__name__)
+
+BELL_WAIT_S = 0.25
+"""A bell rings before its message is stored: how long to wait for it."""
+COOL_OFF_S = 15.0
+"""How long others have precedence for a partition that could not be prepared here."""
+
+
+class Agent:
+    """Serves some targets with some slots until it is drained. `runners` and `slots` are by target."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        runners: Mapping[str, Runner],
+        slots: Mapping[str, int],
+        work_dir: Path,
+        settings: AgentSettings,
+        queue_settings: QueueSettings,
+    ) -> None:
+        self.instance = f"{settings.name or socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+        self._log = event_log
+        self._queue = Queue(event_log.bus, queue_settings)
+        self._settings = settings
+        self._visibility_s = queue_settings.visibility_timeout_s
+        self._slots = [AgentSlot(target, runners[target], work_dir) for target, count in slots.items() for _ in range(count)]
+        self._limit = settings.slots or len(self._slots)
+        self._catalog = Catalog(list(slots), settings.app_version_id)
+        self._turns = Turns()
+        self._executor = Executor(event_log, self.instance, settings, queue_settings, work_dir)
+        self._busy = 0
+        self._cooling: dict[Partition, float] = {}
+        self._since: Instant = event_log.clock()
+        self._draining = asyncio.Event()
+        self._slots_changed = asyncio.Event()
+        self._refresh_now = asyncio.Event()
+        self._announce_now = asyncio.Event()
+        self._deaf: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._work: asyncio.TaskGroup | None = None
+        self._random = random.Random()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until drained; returns with every session released and the agent withdrawn."""
+        self._log.bus.on_reconnect.append(self._refresh_now.set)
+        try:
+            async with asyncio.TaskGroup() as keepers:
+                tasks = [keepers.create_task(keeper()) for keeper in (self._refresh, self._announce, self._listen, self._cool_down)]
+                async with asyncio.TaskGroup() as self._work:
+                    await self._draining.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self._log.bus.on_reconnect.remove(self._refresh_now.set)
+            await self._say_goodbye()
+
+    def drain(self) -> None:
+        """Finish what runs, give back what is not started, take nothing new. A second call is harmless."""
+        self._draining.set()
+        self._announce_now.set()
+        self._slots_changed.set()
+
+    def halt(self) -> None:
+        """Drain, and stop what runs now: those jobs go back to the queue and lose nothing but time."""
+        self.drain()
+        for tether in list(self._executor.tethers.values()):
+            tether.stop(StopReason.DRAINED)
+
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
+    async def _say_goodbye(self) -> None:
+        for unsubscribe in list(self._deaf.values()):
+            with contextlib.suppress(Exception):
+                await unsubscribe()
+        await asyncio.gather(*(slot.release() for slot in self._slots), return_exceptions=True)
+        with contextlib.suppress(LogUnavailable):
+            await withdraw(self._log.bus, self.instance)
+
+    # -- giving work to slots ----------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Give lanes with work to free slots until one of both runs out."""
+        while self._work is not None and not self.draining and self._busy < self._limit:
+            chosen = choose(self._catalog.waiting(), self._bench(), self._turns)
+            if chosen is None:
+                return
+            self._assign(self._free_slot(chosen.lane.partition), chosen.lane)
+
+    def _bench(self) -> Bench:
+        free = [slot for slot in self._slots if not slot.busy]
+        now = asyncio.get_running_loop().time()
+        return Bench(
+            free_targets={slot.target for slot in free},
+            warm={slot.partition: slot.run_in_a_row for slot in free if slot.partition is not None},
+            warm_busy={slot.partition for slot in self._slots if slot.busy and slot.partition is not None},
+            cooling={partition for partition, until in self._cooling.items() if until > now},
+            batch=self._settings.batch,
+        )
+
+    def _free_slot(self, partition: Partition) -> AgentSlot:
+        """The slot where it is warm, else a cold one, else the one that was idle longest."""
+        free = (slot for slot in self._slots if not slot.busy and slot.target == partition.target)
+        return min(free, key=lambda slot: (slot.partition != partition, slot.partition is not None, slot.idle_since))
+
+    def _assign(self, slot: AgentSlot, lane: Lane) -> None:
+        assert self._work is not None
+        slot.busy = True
+        self._busy += 1
+        self._slots_changed.set()
+        if slot.partition == lane.partition and slot.run_in_a_row >= self._settings.batch:
+            slot.run_in_a_row = 0
+        self._work.create_task(self._serve(slot, lane, self._catalog.take(lane)))
+
+    async def _serve(self, slot: AgentSlot, lane: Lane, rung: bool) -> None:
+        """Run up to `batch` jobs of the lane in the slot, then look again."""
+        try:
+            while await self._serve_one(slot, lane, rung) and self._goes_on(slot, lane):
+                rung = self._catalog.take(lane)
+        except LogUnavailable as error:
+            log.warning("%s: %s", lane, error)
+        finally:
+            slot.busy = False
+            slot.idle_since = asyncio.get_running_loop().time()
+            self._busy -= 1
+            self._slots_changed.set()
+            self._dispatch()
+
+    def _goes_on(self, slot: AgentSlot, lane: Lane) -> bool:
+        return not self.draining and slot.run_in_a_row < self._settings.batch and self._catalog.has_waiting(lane)
+
+    async def _serve_one(self, slot: AgentSlot, lane: Lane, rung: bool) -> bool:
+        delivery = await self._queue.take(lane, BELL_WAIT_S if rung else 0.0)
+        if delivery is None:
+            self._catalog.empty(lane)
+            return False
+        self._catalog.taken(lane, since=delivery.seq, pending=delivery.meta.num_pending)
+        if self.draining:
+            await delivery.nak()
+            return False
+        self._dispatch()  # what waits behind it is for the other slots, and for the other agents
+        if self._catalog.has_waiting(lane):
+            await self._queue.ring(lane)
+        result = await self._execute(slot, lane, delivery)
+        return not result.prepare_failed
+
+    async def _execute(self, slot: AgentSlot, lane: Lane, delivery: Delivery) -> Result:
+        self._turns.take(lane.partition.org_id)
+        self._catalog.running[lane] += 1
+        try:
+            result = await self._executor.execute(delivery, slot)
+        finally:
+            self._catalog.running[lane] -= 1
+        slot.run_in_a_row += result.ran
+        if result.prepare_failed:
+            self._cooling[lane.partition] = asyncio.get_running_loop().time() + COOL_OFF_S
+        if result.again_in_s is not None:
+            self._ring_later(lane, result.again_in_s + COOL_OFF_S * result.prepare_failed)
+        return result
+
+    def _ring_later(self, lane: Lane, delay_s: float) -> None:
+        """No bell rings for a message that comes back."""
+
+        def ring() -> None:
+            if self._catalog.ring(lane):
+                self._dispatch()
+
+        asyncio.get_running_loop().call_later(delay_s, ring)
+
+    # -- keeping up --------------------------------------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        """Look at all lanes now and then, and at once after the connection came back: bells may have been missed."""
+        while True:
+            try:
+                states = await self._queue.lanes()
+            except LogUnavailable as error:
+                log.warning("lanes cannot be listed: %s", error)
+                await self._wait_for_server()
+                continue
+            self._catalog.refresh(states)
+            self._dispatch()
+            in_flight = any(self._catalog.serves(state.lane) and state.unacknowledged for state in states)
+            interval = min(self._settings.poll_s, self._visibility_s / 2) if in_flight else self._settings.poll_s
+            await within(interval * self._random.uniform(0.8, 1.2), self._refresh_now)
+            self._refresh_now.clear()
+
+    async def _wait_for_server(self) -> None:
+        await asyncio.sleep(0.5)
+        with contextlib.suppress(LogUnavailable):
+            await self._log.bus.wait_connected(self._settings.poll_s)
+
+    async def _listen(self) -> None:
+        """Hear the bell of a target exactly while a slot of it is free: a bell that nobody can answer is for somebody else."""
+        while True:
+            wanted = {slot.target for slot in self._slots if not slot.busy} if self._busy < self._limit and not self.draining else set()
+            with contextlib.suppress(LogUnavailable):
+                for target in wanted - self._deaf.keys():
+                    self._deaf[target] = await self._queue.listen(target, self._rung)
+                for target in self._deaf.keys() - wanted:
+                    await self._deaf.pop(target)()
+            self._slots_changed.clear()
+            await self._slots_changed.wait()
+
+    async def _rung(self, lane: Lane) -> None:
+        if not self._catalog.ring(lane):
+            return
+        self._dispatch()
+
+    async def _announce(self) -> None:
+        while True:
+            with contextlib.suppress(LogUnavailable):
+                await announce(self._log.bus, self.info())
+            await within(RENEW_EVERY_S, self._announce_now)
+            self._announce_now.clear()
+
+    def info(self) -> AgentInfo:
+        """What the agent says about itself."""
+        by_target: dict[str, list[AgentSlot]] = {}
+        for slot in self._slots:
+            by_target.setdefault(slot.target, []).append(slot)
+        return AgentInfo(
+            instance=self.instance,
+            name=self._settings.name or socket.gethostname(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=qgjet.__version__,
+            targets=tuple(TargetSlots(target=target, slots=len(slots), running=sum(slot.busy for slot in slots)) for target, slots in by_target.items()),
+            slots=self._limit,
+            since=self._since,
+            app_version_id=self._settings.app_version_id,
+            running=tuple(self._executor.tethers),
+            warm=tuple(f"{p.org_id}/{p.app_version_id}/{p.target}" for slot in self._slots if (p := slot.partition)),
+            draining=self.draining,
+        )
+
+    async def _cool_down(self) -> None:
+        """Release sessions that nobody has used for a while, and forget old failures to prepare."""
+        while True:
+            await asyncio.sleep(min(self._settings.keep_warm_s / 4, 5.0))
+            now = asyncio.get_running_loop().time()
+            self._cooling = {partition: until for partition, until in self._cooling.items() if until > now}
+            for slot in self._slots:
+                if not slot.busy and slot.partition is not None and now - slot.idle_since > self._settings.keep_warm_s:
+                    await self._cool(slot)
+            self._dispatch()
+
+    async def _cool(self, slot: AgentSlot) -> None:
+        slot.busy = True
+        try:
+            await slot.release()
+        finally:
+            slot.busy = False
+            self._slots_changed.set()

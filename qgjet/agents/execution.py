@@ -1,0 +1,209 @@
+"""One delivery, from the message to the acknowledgement.
+
+    admit -> prepare -> append `started` -> run -> append the result -> acknowledge
+
+Every step may find that the job is not ours any more; then nothing is written and nothing is left running. The event comes first, the acknowledgement after
+it: a crash between them brings the message back, and its ticket says that the job is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import assert_never
+
+from qgjet.agents.admission import Admission, admit
+from qgjet.agents.lease import Lease
+from qgjet.agents.output import LogFeed
+from qgjet.agents.runner import Attempt, Session, StopReason, Tether
+from qgjet.agents.slot import AgentSlot
+from qgjet.decide import DRAINED, Command, EndAttempt, Lose, Release, Start, decide
+from qgjet.errors import LogUnavailable, PrepareFailed, Refused, WrongVersion
+from qgjet.events import Event, Outcome, Status, Verdict
+from qgjet.job import Job, evolve, state_of
+from qgjet.log import EventLog
+from qgjet.queue import Delivery
+from qgjet.settings import AgentSettings, QueueSettings
+
+log = logging.getLogger(__name__)
+
+RESULT_TIMEOUT_S = 60.0
+"""How long a result is offered to a log that does not answer. After that the job is run again."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a delivery, for the agent's bookkeeping."""
+
+    ran: bool = False
+    again_in_s: float | None = None
+    """The message comes back after this long."""
+    prepare_failed: bool = False
+
+
+@dataclass
+class Executor:
+    """Executes deliveries for one agent instance."""
+
+    event_log: EventLog
+    agent: str
+    agent_settings: AgentSettings
+    queue_settings: QueueSettings
+    work_dir: Path
+    tethers: dict[str, Tether] = field(default_factory=dict)
+    """Job id -> tether of what runs now."""
+    random: random.Random = field(default_factory=random.Random)
+
+    async def execute(self, delivery: Delivery, slot: AgentSlot) -> Result:
+        """Never raises for what a job, a runner or the log does; the message is answered, or comes back by itself."""
+        try:
+            async with Lease(self.event_log, delivery, self.agent, self.queue_settings.visibility_timeout_s) as lease:
+                return await self._admitted(delivery, slot, lease)
+        except LogUnavailable as error:
+            log.warning("job %s: the log does not answer, the job comes back by itself: %s", delivery.spec.job_id, error)
+            return Result(again_in_s=self.queue_settings.visibility_timeout_s)
+
+    # -- before the run ----------------------------------------------------------------------------------------------
+
+    async def _admitted(self, delivery: Delivery, slot: AgentSlot, lease: Lease) -> Result:
+        # the first claim of a warm partition needs no read: a stale one is refused by the log; before a costly prepare it is asked
+        ready = delivery.meta.num_delivered == 1 and slot.partition == delivery.spec.partition
+        job = state_of(delivery.event, delivery.seq) if ready else await self.event_log.load(delivery.spec.slot)
+        while True:
+            now = self.event_log.clock()
+            match admit(job, delivery.seq, self.agent, now, num_delivered=delivery.meta.num_delivered):
+                case Admission.CLAIM:
+                    assert job is not None
+                    try:
+                        return await self._claim(delivery, slot, lease, job)
+                    except WrongVersion:
+                        job = await self.event_log.load(delivery.spec.slot)
+                case Admission.LOSE:
+                    assert job is not None
+                    job = await self._lose(delivery, job)
+                case Admission.FORGET:
+                    await delivery.ack()
+                    return Result()
+                case Admission.WAIT:
+                    assert job is not None
+                    assert job.retry_at is not None
+                    return await self._give_back(delivery, (job.retry_at - now).total_seconds())
+                case Admission.LEAVE:
+                    return await self._give_back(delivery, self.queue_settings.visibility_timeout_s)
+                case admission:
+                    assert_never(admission)
+
+    async def _lose(self, delivery: Delivery, job: Job) -> Job | None:
+        log.warning("job %s: agent %s lost attempt %d", job.job_id, job.agent, job.attempt)
+        lose = Lose(agent=job.agent, attempt=job.attempt, by=self.agent)
+        try:
+            return await self._append(delivery, lose, job)
+        except WrongVersion:
+            return await self.event_log.load(delivery.spec.slot)
+
+    async def _give_back(self, delivery: Delivery, delay_s: float) -> Result:
+        await delivery.nak(delay_s)
+        return Result(again_in_s=delay_s)
+
+    async def _claim(self, delivery: Delivery, slot: AgentSlot, lease: Lease, job: Job) -> Result:
+        """Prepare, then start. Raises WrongVersion when the slot has moved on since `job` was read."""
+        self.tethers[job.job_id] = lease.tether
+        try:
+            session, warm = await self._prepared(delivery, slot, lease)
+            if session is None:
+                return await self._stopped_early(delivery, lease, job)
+            start = Start(ticket=delivery.seq, agent=self.agent, device=session.device, warm=warm)
+            job = await self._append(delivery, start, job)
+            lease.running(job.attempt)
+            outcome = await self._run(delivery, session, lease, job)
+            return await self._end(delivery, lease, job, outcome)
+        except PrepareFailed as failure:
+            return await self._release(delivery, job, "prepare_failed", str(failure))
+        finally:
+            self.tethers.pop(job.job_id, None)
+
+    async def _prepared(self, delivery: Delivery, slot: AgentSlot, lease: Lease) -> tuple[Session | None, bool]:
+        """The session, or None when the job was taken away or cancelled, or the agent was stopped, while it was being prepared."""
+        if slot.partition == delivery.spec.partition and lease.tether.reason is None:
+            return await slot.session(delivery.spec.partition)
+        preparing = asyncio.ensure_future(slot.session(delivery.spec.partition))
+        stopped = asyncio.ensure_future(lease.tether.stopped())
+        try:
+            await asyncio.wait({preparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return preparing.result() if preparing.done() else (None, False)
+        finally:
+            for task in (preparing, stopped):
+                task.cancel()
+            await asyncio.gather(preparing, stopped, return_exceptions=True)
+
+    async def _stopped_early(self, delivery: Delivery, lease: Lease, job: Job) -> Result:
+        if lease.tether.reason is StopReason.DRAINED:
+            return await self._release(delivery, job, DRAINED, "")
+        return await self._give_back(delivery, 0.0)  # whoever gets it next looks at the log first
+
+    # -- the run -----------------------------------------------------------------------------------------------------
+
+    async def _run(self, delivery: Delivery, session: Session, lease: Lease, job: Job) -> Outcome:
+        spec = delivery.spec
+        directory = self.work_dir / spec.job_id / str(job.attempt)
+        feed = LogFeed(self.event_log.bus, spec.job_id, job.attempt)
+        timeout_s = spec.execution_timeout_s or self.agent_settings.execution_timeout_s
+        deadline = asyncio.get_running_loop().call_later(timeout_s, lease.tether.stop, StopReason.DEADLINE)
+        try:
+            attempt = Attempt(spec=spec, number=job.attempt, directory=directory, tether=lease.tether, on_output=feed.write)
+            return await session.run(attempt)
+        except Exception as defect:
+            log.exception("job %s: the runner failed", spec.job_id)
+            return Outcome(verdict=Verdict.INFRA_ERROR, reason="runner_failed", message=f"{type(defect).__name__}: {defect}")
+        finally:
+            deadline.cancel()
+            await feed.close()
+            if not self.agent_settings.keep_attempts and directory.parent.exists():
+                await asyncio.to_thread(shutil.rmtree, directory.parent, ignore_errors=True)
+
+    # -- after the run -----------------------------------------------------------------------------------------------
+
+    async def _end(self, delivery: Delivery, lease: Lease, job: Job, outcome: Outcome) -> Result:
+        stopped = outcome.reason if outcome.verdict is Verdict.INFRA_ERROR else ""
+        if stopped == StopReason.DRAINED:
+            return await self._release(delivery, job, DRAINED, "")
+        retry_in_s = self._backoff_s(job)
+        end = EndAttempt(agent=self.agent, attempt=job.attempt, outcome=outcome, retry_in_s=retry_in_s)
+        return await self._report(delivery, end, job, retry_in_s)
+
+    async def _release(self, delivery: Delivery, job: Job, reason: str, message: str) -> Result:
+        retry_in_s = 0.0 if reason == DRAINED else self._backoff_s(job)
+        release = Release(agent=self.agent, ticket=delivery.seq, reason=reason, message=message, retry_in_s=retry_in_s)
+        result = await self._report(delivery, release, job, retry_in_s)
+        return Result(ran=result.ran, again_in_s=result.again_in_s, prepare_failed=reason != DRAINED)
+
+    def _backoff_s(self, job: Job) -> float:
+        return self.queue_settings.backoff.delay_s(max(job.attempt, 1), self.random.random())
+
+    async def _report(self, delivery: Delivery, command: Command, job: Job, retry_in_s: float) -> Result:
+        """Append a result and answer the message. A result that is refused is nobody's: the job was given to somebody else."""
+        try:
+            event, _ = await self.event_log.execute(delivery.spec.slot, command, job, timeout_s=RESULT_TIMEOUT_S)
+        except Refused as refused:
+            log.warning("job %s: the result came too late and counts for nothing: %s", delivery.spec.job_id, refused)
+            return Result(ran=True)
+        if event.status is Status.QUEUED:
+            await delivery.nak(retry_in_s)
+            return Result(ran=True, again_in_s=retry_in_s)
+        await delivery.ack()
+        return Result(ran=True)
+
+    async def _append(self, delivery: Delivery, command: Command, job: Job) -> Job:
+        """Append on the version that was read. Raises WrongVersion."""
+        try:
+            event: Event = decide(command, job, self.event_log.clock())
+        except Refused as refused:
+            raise WrongVersion(str(refused)) from refused
+        seq = await self.event_log.append(delivery.spec.slot, event, job.version)
+        after = evolve(job, event, seq)
+        assert after is not None
+        return after

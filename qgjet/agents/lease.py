@@ -1,0 +1,99 @@
+"""An agent's hold on a delivered job.
+
+All timers are fractions of the visibility timeout V. A heartbeat every V/3 is a confirmed "in progress" to JetStream plus a look at the slot, which also
+shows a cancel, a replacement or a lost slot. The lease counts from the *sending* of the last confirmed heartbeat. Without one for 2V/3 the process is
+asked to end; at 9V/10 the guardian kills it, with or without the agent: before V, when the job may be given to somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from types import TracebackType
+
+from qgjet.agents.runner import StopReason, Tether
+from qgjet.errors import LogUnavailable
+from qgjet.events import Status
+from qgjet.job import Job
+from qgjet.log import EventLog
+from qgjet.queue import Delivery
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 1 / 3
+GIVE_UP = 2 / 3
+HOLD = 9 / 10
+RETRY = 1 / 12
+
+
+class Lease:
+    """Heartbeats for the length of a block: `async with Lease(...) as lease`."""
+
+    def __init__(self, event_log: EventLog, delivery: Delivery, agent: str, visibility_s: float, confirmed: float | None = None) -> None:
+        self._log = event_log
+        self._delivery = delivery
+        self._agent = agent
+        self._visibility_s = visibility_s
+        self._confirmed = time.monotonic() if confirmed is None else confirmed
+        self._timer: asyncio.TimerHandle | None = None
+        self._beat: asyncio.Task[None] | None = None
+        self._attempt = 0
+        self.tether = Tether(self._confirmed + HOLD * visibility_s)
+
+    def running(self, attempt: int) -> None:
+        """From now on the slot must say that this agent runs `attempt`."""
+        self._attempt = attempt
+
+    async def __aenter__(self) -> Lease:
+        self._schedule(HEARTBEAT)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._beat is not None and not self._beat.done():
+            self._beat.cancel()
+            await asyncio.gather(self._beat, return_exceptions=True)
+
+    def _schedule(self, fraction: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(fraction * self._visibility_s, self._start_beat)
+
+    def _start_beat(self) -> None:
+        self._beat = asyncio.get_running_loop().create_task(self._heartbeat())
+
+    async def _heartbeat(self) -> None:
+        sent = time.monotonic()
+        try:
+            async with asyncio.timeout(HEARTBEAT * self._visibility_s):
+                await self._delivery.extend(HEARTBEAT * self._visibility_s)
+                job = await self._log.load(self._delivery.spec.slot)
+        except (LogUnavailable, TimeoutError) as error:
+            self._missed(error)
+            return
+        self._confirmed = sent
+        self._judge(job)
+        if self.tether.reason is not StopReason.LEASE_LOST:
+            self.tether.extend(sent + HOLD * self._visibility_s)
+            self._schedule(HEARTBEAT)
+
+    def _missed(self, error: Exception) -> None:
+        if time.monotonic() - self._confirmed >= GIVE_UP * self._visibility_s:
+            log.warning("job %s: no heartbeat was confirmed in time, its process is stopped: %s", self._delivery.spec.job_id, error)
+            self.tether.stop(StopReason.LEASE_LOST)
+        self._schedule(RETRY)
+
+    def _judge(self, job: Job | None) -> None:
+        if not self._is_ours(job):
+            log.warning("job %s was taken away from %s, its process is stopped", self._delivery.spec.job_id, self._agent)
+            self.tether.stop(StopReason.LEASE_LOST)
+        elif job is not None and job.cancel_requested:
+            self.tether.stop(StopReason.CANCELLED)
+
+    def _is_ours(self, job: Job | None) -> bool:
+        if job is None or job.job_id != self._delivery.spec.job_id or job.ticket != self._delivery.seq:
+            return False
+        if self._attempt:
+            return job.status is Status.RUNNING and (job.agent, job.attempt) == (self._agent, self._attempt)
+        # before `started` is appended; it may have been, with its answer still on the way
+        return job.status is Status.QUEUED or job.agent == self._agent

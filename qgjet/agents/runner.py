@@ -1,0 +1,106 @@
+"""The seam between an agent and the thing that executes a job.
+
+A runner prepares a partition once (`prepare`), then runs job after job in that session, and releases it. It knows nothing of NATS, leases or retries: the
+agent ties every process to its hold on the job through a `Tether`, and turns the `Outcome` into events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from qgjet.events import JobSpec, Outcome, Partition
+
+
+class StopReason(StrEnum):
+    """Why a running attempt was told to end before its time."""
+
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    LEASE_LOST = "lease_lost"
+    DRAINED = "drained"
+
+
+class Tether:
+    """Ties a process tree to the agent's hold on its job.
+
+    Two ways to end it: `stop(reason)` asks politely and once (the first reason stays), and `hold_until`, a reading of `time.monotonic()`, after which the
+    tree is killed without question. A holder that freezes or dies stops extending, so its processes end before the job is given to somebody else.
+    """
+
+    def __init__(self, hold_until: float) -> None:
+        self.hold_until = hold_until
+        self.reason: StopReason | None = None
+        self._stopped = asyncio.Event()
+        self._followers: list[Callable[[float], None]] = []
+
+    def extend(self, hold_until: float) -> None:
+        """Move the hard end. Followers are told at once."""
+        self.hold_until = hold_until
+        for follower in self._followers:
+            follower(hold_until)
+
+    def follow(self, follower: Callable[[float], None]) -> Callable[[], None]:
+        """Call `follower(hold_until)` now and at every extension, until the returned function is called."""
+        self._followers.append(follower)
+        follower(self.hold_until)
+        return lambda: self._followers.remove(follower)
+
+    def stop(self, reason: StopReason) -> None:
+        """Ask the tree to end. A second call changes nothing."""
+        if self.reason is None:
+            self.reason = reason
+            self._stopped.set()
+
+    async def stopped(self) -> StopReason:
+        """Wait until somebody asks for the end; gives the reason."""
+        await self._stopped.wait()
+        assert self.reason is not None
+        return self.reason
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """One execution to make."""
+
+    spec: JobSpec
+    number: int
+    """Counted from 1."""
+    directory: Path
+    """Private to this attempt and not made yet: a runner that needs it makes it. Reports, logs and media are left in it for the agent to collect."""
+    tether: Tether
+    on_output: Callable[[bytes], None] = lambda _: None
+    """Gets the output as it comes, in pieces of any size; called on the event loop, must not block."""
+
+
+class Session(Protocol):
+    """A prepared partition. Used for one job at a time."""
+
+    device: str
+    """What runs the jobs, for people: a device name, a serial, a URL."""
+
+    async def healthy(self) -> bool:
+        """Whether the next job may be run here; asked before each one. Never raises."""
+
+    async def run(self, attempt: Attempt) -> Outcome:
+        """Run one job to its end, or until its tether stops it.
+
+        Whatever the job does is an Outcome; an exception is a defect of the runner. When this returns, or is cancelled, no process of the attempt is left.
+        """
+
+    async def release(self) -> None:
+        """Give the device back and end everything the session left running. A second call is harmless."""
+
+
+class Runner(Protocol):
+    """Executes the jobs of one target."""
+
+    async def prepare(self, partition: Partition, directory: Path) -> Session:
+        """Make a device ready with the partition's app. `directory` is private to the session.
+
+        Raises PrepareFailed with the reason, and then nothing is left running; the job burns no attempt.
+        """

@@ -1,0 +1,70 @@
+"""A slot of an agent: one job at a time, and one partition kept warm."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from qgjet.agents.runner import Runner, Session
+from qgjet.errors import PrepareFailed
+from qgjet.events import Partition
+
+log = logging.getLogger(__name__)
+
+
+class AgentSlot:
+    """Owns at most one session. Used by one task at a time."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, target: str, runner: Runner, work_dir: Path) -> None:
+        self.target = target
+        self.busy = False
+        self.run_in_a_row = 0
+        self.idle_since = 0.0
+        self.partition: Partition | None = None
+        """What is prepared, or being prepared."""
+        self._runner = runner
+        self._work_dir = work_dir
+        self._session: Session | None = None
+        self._directory: Path | None = None
+
+    async def session(self, partition: Partition) -> tuple[Session, bool]:
+        """A healthy session of `partition`, and whether it was warm already.
+
+        A session of another partition is released first; one that is not healthy any more is prepared anew, once. Raises PrepareFailed.
+        """
+        if self._session is not None and self.partition == partition and await self._session.healthy():
+            return self._session, True
+        await self.release()
+        self.partition = partition
+        try:
+            self._session = await self._prepare(partition)
+        except BaseException:
+            await self.release()
+            raise
+        return self._session, False
+
+    async def _prepare(self, partition: Partition) -> Session:
+        self._directory = Path(tempfile.mkdtemp(prefix=f"session-{next(self._numbers)}-", dir=self._work_dir))
+        session = await self._runner.prepare(partition, self._directory)
+        if await session.healthy():
+            return session
+        await session.release()
+        raise PrepareFailed(f"{self.target} was prepared for {partition.app_version_id}, but is not healthy")
+
+    async def release(self) -> None:
+        """Let go of what is warm. A second call is harmless."""
+        session, self._session = self._session, None
+        directory, self._directory = self._directory, None
+        self.partition, self.run_in_a_row = None, 0
+        try:
+            if session is not None:
+                await session.release()
+        finally:
+            if directory is not None:
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
