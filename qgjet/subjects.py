@@ -93,6 +93,7 @@ def partition_tokens(partition: Partition) -> tuple[str, str, str]:
     )
 
 
+@lru_cache(maxsize=4096)
 def slot_prefix(slot: Slot) -> str:
     return ".".join((JOB_PREFIX, *partition_tokens(slot.partition), encode_test(slot.test)))
 

@@ -58,7 +58,8 @@ async def running_agent(
         yield agent
     finally:
         agent.halt()
-        await asyncio.wait_for(task, 10)
+        async with asyncio.timeout(10):
+            await task
 
 
 async def submit(log: EventLog, spec: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> Accepted:

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 BELL_WAIT_S = 0.25
 """A bell rings before its message is stored: how long to wait for it."""
+RING_EVERY_S = 0.05
+"""Each bell wakes one idle agent, and that one rings for the next."""
 COOL_OFF_S = 15.0
 """How long others have precedence for a partition that could not be prepared here."""
 
@@ -63,6 +65,7 @@ class Agent:
         self._executor = Executor(event_log, self.instance, settings, queue_settings, work_dir)
         self._busy = 0
         self._cooling: dict[Partition, float] = {}
+        self._rang: dict[Lane, float] = {}
         self._since: Instant = event_log.clock()
         self._draining = asyncio.Event()
         self._slots_changed = asyncio.Event()
@@ -175,7 +178,7 @@ class Agent:
             return False
         self._dispatch()  # what waits behind it is for the other slots, and for the other agents
         if self._catalog.has_waiting(lane):
-            await self._queue.ring(lane)
+            await self._ring_for_others(lane)
         result = await self._execute(slot, lane, delivery)
         return not result.prepare_failed
 
@@ -192,6 +195,12 @@ class Agent:
         if result.again_in_s is not None:
             self._ring_later(lane, result.again_in_s + COOL_OFF_S * result.prepare_failed)
         return result
+
+    async def _ring_for_others(self, lane: Lane) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._rang.get(lane, 0.0) >= RING_EVERY_S:
+            self._rang[lane] = now
+            await self._queue.ring(lane)
 
     def _ring_later(self, lane: Lane, delay_s: float) -> None:
         """No bell rings for a message that comes back."""
@@ -275,6 +284,7 @@ class Agent:
             await asyncio.sleep(min(self._settings.keep_warm_s / 4, 5.0))
             now = asyncio.get_running_loop().time()
             self._cooling = {partition: until for partition, until in self._cooling.items() if until > now}
+            self._rang = {lane: at for lane, at in self._rang.items() if now - at < RING_EVERY_S}
             for slot in self._slots:
                 if not slot.busy and slot.partition is not None and now - slot.idle_since > self._settings.keep_warm_s:
                     await self._cool(slot)

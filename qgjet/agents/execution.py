@@ -24,7 +24,7 @@ from qgjet.agents.slot import AgentSlot
 from qgjet.decide import DRAINED, Command, EndAttempt, Lose, Release, Start, decide
 from qgjet.errors import LogUnavailable, PrepareFailed, Refused, WrongVersion
 from qgjet.events import Event, Outcome, Status, Verdict
-from qgjet.job import Job, evolve, state_of
+from qgjet.job import Job, state_of
 from qgjet.log import EventLog
 from qgjet.queue import Delivery
 from qgjet.settings import AgentSettings, QueueSettings
@@ -149,7 +149,7 @@ class Executor:
 
     async def _run(self, delivery: Delivery, session: Session, lease: Lease, job: Job) -> Outcome:
         spec = delivery.spec
-        directory = self.work_dir / spec.job_id / str(job.attempt)
+        directory = Path(f"{self.work_dir}/{spec.job_id}/{job.attempt}")
         feed = LogFeed(self.event_log.bus, spec.job_id, job.attempt)
         timeout_s = spec.execution_timeout_s or self.agent_settings.execution_timeout_s
         deadline = asyncio.get_running_loop().call_later(timeout_s, lease.tether.stop, StopReason.DEADLINE)
@@ -162,7 +162,7 @@ class Executor:
         finally:
             deadline.cancel()
             await feed.close()
-            if not self.agent_settings.keep_attempts and directory.parent.exists():
+            if not self.agent_settings.keep_attempts and directory.exists():
                 await asyncio.to_thread(shutil.rmtree, directory.parent, ignore_errors=True)
 
     # -- after the run -----------------------------------------------------------------------------------------------
@@ -204,6 +204,4 @@ class Executor:
         except Refused as refused:
             raise WrongVersion(str(refused)) from refused
         seq = await self.event_log.append(delivery.spec.slot, event, job.version)
-        after = evolve(job, event, seq)
-        assert after is not None
-        return after
+        return state_of(event, seq)

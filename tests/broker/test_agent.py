@@ -7,7 +7,6 @@ from pathlib import Path
 
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
-
 from qgjet import presence
 from qgjet.decide import Cancel
 from qgjet.events import AttemptEnded, Finished, Released, Started, Status, Verdict

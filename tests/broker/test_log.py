@@ -1,16 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-
-import pytest
-
-from qgjet.decide import EndAttempt, OnDuplicate, Start
-from qgjet.errors import DuplicateJob, WrongVersion
-from qgjet.events import Outcome, Verdict
-from qgjet.log import Accepted, EventLog
 
 from factories import spec
+from qgjet.decide import EndAttempt, Start
+from qgjet.events import Outcome, Verdict
+from qgjet.log import EventLog
 
 
 async def test_submit_start_finish_is_a_story_of_three_events(log: EventLog) -> None:
@@ -18,7 +13,7 @@ async def test_submit_start_finish_is_a_story_of_three_events(log: EventLog) -> 
     accepted = await log.submit(wanted)
     job = await log.load(wanted.slot)
     assert job is not None
-    started, seq = await log.execute(wanted.slot, Start(accepted.seq, "agent-1"), job)
+    _started, seq = await log.execute(wanted.slot, Start(accepted.seq, "agent-1"), job)
     assert seq > accepted.seq
     job = await log.load(wanted.slot)
     await log.execute(wanted.slot, EndAttempt("agent-1", 1, Outcome(verdict=Verdict.PASSED)), job)

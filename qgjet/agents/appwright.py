@@ -1,0 +1,110 @@
+"""Runs jobs with AppWright: one call of Playwright's own cli.js per job, in the test project of the target.
+
+Not through `npx appwright`: that splits arguments at spaces, turns every exit code into 1, and loses the report and its children when it is stopped. What
+decides is the JSON report, not the exit code (`qgjet.verdicts`). One worker, and retries inside only as the target says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from pathlib import Path
+
+from qgjet.agents.environment import job_environment
+from qgjet.agents.preparation import CommandLineRunner, Place, config_error, report_of
+from qgjet.agents.process import ProcessResult, run_process
+from qgjet.agents.runner import Attempt
+from qgjet.agents.template import check_test_path
+from qgjet.events import Outcome
+from qgjet.settings import Target
+from qgjet.verdicts import Evidence, Reason, appwright_outcome
+
+_REGEXP_SYNTAX = re.compile(r"[\\^$.*+?()\[\]{}|]")
+_CLI = Path("node_modules/@playwright/test/cli.js")
+
+
+def appwright_runner(target: Target) -> CommandLineRunner:
+    return CommandLineRunner(target, execute)
+
+
+async def execute(place: Place, attempt: Attempt) -> Outcome:
+    spec = check_test_path(attempt.spec.test, place.project)
+    if not _is_file(spec):
+        return config_error(Reason.NO_TESTS, f"there is no test file {attempt.spec.test} in {place.project}")
+    node = shutil.which("node", path=place.env.get("PATH", ""))
+    if node is None:
+        return config_error(Reason.COMMAND_NOT_FOUND, f"node is not on the PATH of target {place.target.name} ({place.env.get('PATH', '')}): install Node.js")
+    cli = _find_cli(place.project)
+    if cli is None:
+        return config_error(Reason.MODULE_NOT_FOUND, f'@playwright/test is not installed: run "npm ci" in {place.project}')
+    directory = attempt.directory.absolute()
+    result = await run_process(
+        [node, str(cli), *arguments(place.target, spec, directory)],
+        cwd=place.project,
+        env=job_environment(place.env, attempt) | report_variables(directory),
+        tether=attempt.tether,
+        on_output=attempt.on_output,
+        log_path=directory / "output.log",
+    )
+    return await asyncio.to_thread(_judge, result, place, attempt)  # a large report takes a second to read
+
+
+def arguments(target: Target, spec: Path, directory: Path) -> list[str]:
+    """What follows cli.js. `--project NAME` is two arguments, because appwright's global setup understands nothing else."""
+    return [
+        "test",
+        exactly(spec),
+        *("--config", target.config),
+        *("--project", target.project or target.name),
+        "--workers=1",
+        f"--retries={target.test_retries}",
+        "--reporter=list,json",
+        *("--output", str(directory / "test-results")),
+    ]
+
+
+def exactly(path: Path) -> str:
+    """The filter that matches this file and no other.
+
+    Playwright takes a filter for a regular expression and searches with it, ignoring case, unless it is written `/.../`; and a `:12` at the end is a line.
+    """
+    escaped = _REGEXP_SYNTAX.sub(r"\\\g<0>", str(path))
+    return "/^" + escaped.replace("\u2028", r"\u2028").replace("\u2029", r"\u2029") + "$/"
+
+
+def report_variables(directory: Path) -> dict[str, str]:
+    return {
+        "PLAYWRIGHT_JSON_OUTPUT_FILE": str(directory / "report.json"),
+        "PLAYWRIGHT_JUNIT_OUTPUT_FILE": str(directory / "junit.xml"),
+        "PLAYWRIGHT_HTML_OPEN": "never",
+        "WDIO_LOG_PATH": str(directory / "webdriver.log"),
+        "FORCE_COLOR": "0",
+    }
+
+
+def _judge(result: ProcessResult, place: Place, attempt: Attempt) -> Outcome:
+    evidence = Evidence(
+        exit_code=result.exit_code,
+        signal=result.signal,
+        report=report_of(result, attempt.directory / "report.json"),
+        output=result.tail.decode(errors="replace"),
+        stopped=result.stopped or "",
+        duration_s=result.duration_s,
+        project_dir=str(place.project),
+        test=attempt.spec.test,
+        retries=place.target.test_retries,
+    )
+    return appwright_outcome(evidence)
+
+
+def _find_cli(project: Path) -> Path | None:
+    """Where Node.js would find it: here, or hoisted into a directory above, as npm workspaces do."""
+    return next((base / _CLI for base in (project, *project.parents) if _is_file(base / _CLI)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False

@@ -1,0 +1,74 @@
+"""Runs jobs with any command: the target's argv template, filled with the job's words. Its exit code decides, and a JUnit report where one is due.
+
+A test need not be a file here (`tests/x.py::test_a` is fine), but it is a relative path that stays inside the project, or it is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from qgjet.agents.environment import job_environment
+from qgjet.agents.preparation import CommandLineRunner, Place, report_of
+from qgjet.agents.process import ProcessResult, run_process
+from qgjet.agents.runner import Attempt
+from qgjet.agents.template import check_test_path, fill_argv, fill_path, words_in
+from qgjet.events import Outcome
+from qgjet.settings import Target
+from qgjet.verdicts import CommandEvidence, command_outcome
+
+
+def command_runner(target: Target) -> CommandLineRunner:
+    return CommandLineRunner(target, execute)
+
+
+async def execute(place: Place, attempt: Attempt) -> Outcome:
+    check_test_path(attempt.spec.test, place.project)
+    words = job_words(attempt)
+    argv = fill_argv(place.target.command, words)
+    junit = junit_path(place, words)
+    if junit:
+        junit.unlink(missing_ok=True)  # an earlier job's report is no evidence
+    result = await run_process(
+        argv,
+        cwd=place.project,
+        env=job_environment(place.env, attempt),
+        tether=attempt.tether,
+        on_output=attempt.on_output,
+        log_path=attempt.directory / "output.log",
+    )
+    return await asyncio.to_thread(_judge, result, place, junit)
+
+
+def job_words(attempt: Attempt) -> dict[str, str]:
+    """What the placeholders of a command stand for."""
+    return {
+        "test": attempt.spec.test,
+        "org_id": attempt.spec.org_id,
+        "app_version_id": attempt.spec.app_version_id,
+        "target": attempt.spec.target,
+        "job_id": attempt.spec.job_id,
+        "attempt": str(attempt.number),
+        "report": str(attempt.directory.absolute() / "junit.xml"),
+    }
+
+
+def junit_path(place: Place, words: dict[str, str]) -> Path | None:
+    """Where the report is due: as `junit` says, or at {report} for a command that is given it. None when there is none to come."""
+    target = place.target
+    template = target.junit or ("{report}" if any("report" in words_in(argument) for argument in target.command) else "")
+    return place.project / fill_path(template, words) if template else None
+
+
+def _judge(result: ProcessResult, place: Place, junit: Path | None) -> Outcome:
+    evidence = CommandEvidence(
+        exit_code=result.exit_code,
+        signal=result.signal,
+        junit=report_of(result, junit) if junit else None,
+        junit_due=junit is not None,
+        output=result.tail.decode(errors="replace"),
+        stopped=result.stopped or "",
+        duration_s=result.duration_s,
+        project_dir=str(place.project),
+    )
+    return command_outcome(evidence)

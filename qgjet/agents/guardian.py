@@ -1,0 +1,222 @@
+"""Owns one process tree and lets nothing of it outlive its owner.
+
+A program of its own, run by `process.py` as `python -I -S -E guardian.py <control fd> <report fd>` in a new session. It imports the standard library only
+and as little of that as it can, because every job pays for its start. stdin holds the order: a marshalled `(argv, cwd, env, hold_until, keep)`, all bytes.
+
+Lines on the control pipe: `until <time.monotonic()>` moves the hard end, `signal <number>` goes to the command's process group. Its end of file is the
+order to kill: the owner is dead, or wants it so.
+Lines on the report pipe: `pid <n>`; `error <errno> directory|program` when the command could not be started; `signalled` when a signal found the command
+alive; `expired` when the hard end passed; `status <wait status>` of the command; `gone`, the last one, when nobody is left.
+
+The tree gets SIGKILL when the control pipe ends, when the hard end passes, when somebody asks the guardian to end (TERM, INT, HUP) and, unless it is to
+keep what the command leaves behind, when the command has ended. On Linux the guardian is the subreaper of its descendants: whoever daemonises stays its
+descendant, and it is only `gone` when the kernel says that it has no child any more. A guardian that is itself killed takes the command with it
+(PR_SET_PDEATHSIG); the rest of the tree is then its owner's to kill. Elsewhere (macOS) there is the process group alone: who leaves it, escapes.
+
+Out of reach everywhere: processes that became another user, and work handed to a daemon that was running before.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LONGEST_NAP_S = 3600.0
+
+Order = tuple[list[bytes], bytes, dict[bytes, bytes], float, bool]
+"""argv, working directory, environment, hard end (monotonic), keep what the command leaves behind."""
+
+
+def main() -> None:
+    order: Order = marshal.loads(sys.stdin.buffer.read())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    Guardian(int(sys.argv[1]), int(sys.argv[2]), order).guard()
+    os._exit(0)  # the owner waits for our end: no time for an orderly interpreter shutdown
+
+
+class Guardian:
+    def __init__(self, control: int, report: int, order: Order) -> None:
+        for fd in (control, report):
+            os.set_inheritable(fd, False)
+        self.control, self.report, self.order = control, report, order
+        self.hold_until, self.keep = order[3], order[4]
+        self.adopts = _prctl(PR_SET_CHILD_SUBREAPER, 1)
+        self.wake = _wake_on_signals()
+        self.inbox = b""
+        self.child = 0
+        self.status: int | None = None
+        self.over = False
+
+    def guard(self) -> None:
+        self.start()
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        poller.register(self.wake, select.POLLIN)
+        while not self.over:
+            nap_s = min(max(self.hold_until - time.monotonic(), 0.0), LONGEST_NAP_S)
+            for fd, _ in poller.poll(nap_s * 1000):
+                self.obey() if fd == self.control else self.notice()
+            if not self.over and time.monotonic() >= self.hold_until:
+                self.reap()  # a command that has ended by itself is reported first: its own result stands
+                self.tell("expired")
+                self.over = True
+        self.kill_everybody()
+        self.tell("gone")
+
+    def start(self) -> None:
+        # Blocked over the fork, or a signal that comes before exec would run our handler in the child and be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*ENDINGS, signal.SIGCHLD))
+        guardian = os.getpid()
+        self.child = os.fork()
+        if self.child == 0:
+            self.become_the_command(guardian)
+        with suppress(OSError):  # the child was first and has called exec already
+            os.setpgid(self.child, self.child)  # here and in the child, so that the group exists from now on
+        self.tell(f"pid {self.child}")
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*ENDINGS, signal.SIGCHLD))
+
+    def become_the_command(self, guardian: int) -> None:
+        argv, cwd, env, _, _ = self.order
+        step = "program"
+        try:
+            os.setpgid(0, 0)
+            _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() == guardian:  # else it died before the line above and nobody would kill us
+                _forget_signal_handling()
+                step = "directory"
+                os.chdir(cwd)
+                step = "program"
+                os.execvpe(argv[0], argv, env)
+        except OSError as error:
+            self.tell(f"error {error.errno} {step}")
+        finally:
+            os._exit(127)
+
+    def obey(self) -> None:
+        data = os.read(self.control, 65536)
+        self.over = self.over or not data
+        *lines, self.inbox = (self.inbox + data).split(b"\n")
+        for line in lines:
+            verb, value = line.split()
+            if verb == b"until":
+                self.hold_until = float(value)
+            elif verb == b"signal":
+                self.pass_on(int(value))
+
+    def pass_on(self, number: int) -> None:
+        self.reap()
+        if self.status is None:  # not reaped, so its number still is its own
+            _send(os.killpg, self.child, number)
+            self.tell("signalled")
+
+    def notice(self) -> None:
+        """React to signals: the death of a child, or somebody who wants us to end."""
+        asked_to_end = any(number != signal.SIGCHLD for number in os.read(self.wake, 512))
+        anybody = self.reap()
+        ended = self.status is not None and not self.keep
+        self.over = self.over or asked_to_end or ended or (self.adopts and not anybody)
+
+    def reap(self) -> bool:
+        """Collect who has died, report the command; whether any child is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self.child:
+                self.status = status
+                self.tell(f"status {status}")
+
+    def kill_everybody(self) -> None:
+        # A reaped command's number may be somebody else's by now. Only where there are no adoptions the group is all we have to go by.
+        if self.status is None or not self.adopts:
+            _send(os.killpg, self.child, signal.SIGKILL)
+            self.wait_for_a_death(0.01)
+        while self.reap():
+            self.kill_descendants()
+            self.wait_for_a_death(0.002)
+
+    def kill_descendants(self) -> None:
+        own_group = os.getpgrp()
+        for pid, group in descendants(os.getpid()):
+            _send(os.kill, pid, signal.SIGKILL)
+            if group != own_group:
+                _send(os.killpg, group, signal.SIGKILL)  # at one go, so that a group cannot outgrow us by forking
+
+    def wait_for_a_death(self, patience_s: float) -> None:
+        if select.select([self.wake], [], [], patience_s)[0]:
+            os.read(self.wake, 512)
+
+    def tell(self, line: str) -> None:
+        with suppress(OSError):  # a dead owner does not listen; its tree ends all the same
+            os.write(self.report, line.encode() + b"\n")
+
+
+def descendants(ancestor: int) -> list[tuple[int, int]]:
+    """(pid, process group) of all living descendants, from /proc; empty where there is none."""
+    children: dict[int, list[tuple[int, int]]] = {}
+    for pid, parent, group in _processes():
+        children.setdefault(parent, []).append((pid, group))
+    found = children.get(ancestor, [])[:]
+    for pid, _ in found:  # grows while it is walked
+        found += children.get(pid, ())
+    return found
+
+
+def _processes() -> list[tuple[int, int, int]]:
+    found = []
+    names = os.listdir("/proc") if os.path.isdir("/proc") else []  # noqa: PTH112, PTH208 - importing pathlib costs 3 ms at every start
+    for name in filter(str.isdigit, names):
+        with suppress(OSError):  # gone since the listing
+            with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - as above
+                stat = file.read()
+            _state, parent, group = stat[stat.rindex(b")") + 2 :].split(None, 3)[:3]
+            found.append((int(name), int(parent), int(group)))
+    return found
+
+
+def _send(kill: Callable[[int, int], None], target: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # dead already, or another user's and out of reach
+        kill(target, number)
+
+
+def _prctl(option: int, value: int) -> bool:
+    """Whether the kernel agreed; False wherever there is no prctl."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    rest = [ctypes.c_ulong(argument) for argument in (value, 0, 0, 0)]
+    return bool(ctypes.CDLL(None).prctl(option, *rest) == 0)
+
+
+def _wake_on_signals() -> int:
+    """The reading end of a pipe that gets one byte, its number, for every signal."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    for number in (*ENDINGS, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    return readable
+
+
+def _forget_signal_handling() -> None:
+    """Every signal back to its default and unblocked: an agent started with nohup or `&` ignores some, and children inherit that."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Targets that are driven by commands: their sessions, and the commands around the jobs.
+
+`prepare` runs once per session and may leave processes behind (an Appium, an emulator): they live until `release`, and no longer than the agent. It hands
+variables to the jobs through the file in QGJET_ENV (`environment.py`); `QGJET_DEVICE=...` there names the device. `healthy` runs before each job, `release`
+at the end. A `prepare` that fails has to clean up outside of this host by itself: `release` does not run then, nor when the agent was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import stat
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from qgjet.agents.environment import DEVICE_VARIABLE, read_variables, session_environment
+from qgjet.agents.process import ProcessResult, keep_alive, run_within
+from qgjet.agents.runner import Attempt, Session
+from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
+from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
+from qgjet.events import Outcome, Partition, Verdict
+from qgjet.settings import Target
+from qgjet.verdicts import Reason
+
+logger = logging.getLogger(__name__)
+
+REPORT_LIMIT_BYTES = 64 * 1024 * 1024
+EXCERPT_LINES = 20
+EXCERPT_CHARACTERS = 2000
+TERM_GRACE_S = 2.0
+
+
+class UnusableReport(QgjetError):
+    """What lies where the report is due is not fit to be read."""
+
+
+class Place:
+    """A target made ready for one partition: where its jobs run, and with which variables."""
+
+    def __init__(self, target: Target, project: Path, directory: Path, env: dict[str, str]) -> None:
+        self.target = target
+        self.project = project
+        """The target's `dir`, absolute and without symbolic links: Playwright compares test files with its real path."""
+        self.directory = directory
+        self.env = env
+
+
+Execute = Callable[[Place, Attempt], Awaitable[Outcome]]
+"""Runs one job in a place. InvalidInput, CannotStart and UnusableReport become config errors, OSError an infrastructure error."""
+
+
+class CommandLineRunner:
+    """A Runner whose sessions are made by the target's commands, and whose jobs are run by `execute`."""
+
+    def __init__(self, target: Target, execute: Execute) -> None:
+        self._target = target
+        self._project = Path(target.dir).resolve()
+        self._execute = execute
+
+    async def prepare(self, partition: Partition, directory: Path) -> Session:
+        try:
+            place = _place(self._target, self._project, partition, directory)
+        except InvalidInput as error:
+            return MisconfiguredSession(self._target.name, error)
+        kept = await _prepare(place) if self._target.prepare else None
+        return CommandLineSession(place, self._execute, kept)
+
+
+class CommandLineSession:
+    """A prepared place, with the processes that `prepare` left in it."""
+
+    def __init__(self, place: Place, execute: Execute, kept: Kept | None) -> None:
+        self.device = place.env.pop(DEVICE_VARIABLE, "") or place.target.name
+        self._place, self._execute, self._kept = place, execute, kept
+        self._released = False
+
+    async def healthy(self) -> bool:
+        target = self._place.target
+        if self._released or (self._kept and self._kept.lost):
+            return False
+        try:
+            return not target.healthy or (await self._command("healthy", target.healthy, target.healthy_timeout_s)).exit_code == 0
+        except (CannotStart, OSError) as error:
+            logger.warning("target %s: the health check did not run: %s", target.name, error)
+            return False
+
+    async def run(self, attempt: Attempt) -> Outcome:
+        try:
+            return await self._execute(self._place, attempt)
+        except InvalidInput as error:
+            return config_error("invalid_input", str(error))
+        except UnusableReport as error:
+            return config_error(Reason.REPORT_UNREADABLE, str(error))
+        except CannotStart as error:
+            return config_error(Reason.COMMAND_NOT_FOUND, str(error))
+        except OSError as error:
+            return Outcome(verdict=Verdict.INFRA_ERROR, reason="agent_io", message=f"the agent's host could not run the job: {error}")
+
+    async def release(self) -> None:
+        if self._released:
+            return
+        self._released = True
+        try:
+            await self._give_back()
+        finally:
+            if self._kept:
+                await self._kept.end()
+
+    async def _give_back(self) -> None:
+        target = self._place.target
+        try:
+            result = await self._command("release", target.release, target.release_timeout_s) if target.release else None
+        except (CannotStart, OSError) as error:
+            logger.warning("target %s: release did not run: %s", target.name, error)
+            return
+        if result and result.exit_code != 0:
+            logger.warning("target %s: release %s", target.name, _how_it_failed(result.exit_code, result.signal, result.tail))
+
+    async def _command(self, name: str, argv: tuple[str, ...], timeout_s: float) -> ProcessResult:
+        place = self._place
+        return await run_within(argv, cwd=place.project, env=place.env, timeout_s=timeout_s, log_path=place.directory / f"{name}.log")
+
+
+class MisconfiguredSession:
+    """Answers every job with the same config error: a retry, here or elsewhere, would not help."""
+
+    def __init__(self, device: str, error: InvalidInput) -> None:
+        self.device = device
+        self._error = error
+
+    async def healthy(self) -> bool:
+        return True
+
+    async def run(self, attempt: Attempt) -> Outcome:
+        return config_error("invalid_input", str(self._error))
+
+    async def release(self) -> None:
+        return
+
+
+class Kept:
+    """The processes of a session, held for as long as the event loop turns."""
+
+    def __init__(self, command: Command, log_path: Path) -> None:
+        self.output = Output(log_path)
+        self.tree = GuardedTree(command, hold_until=time.monotonic() + 1.0, output=self.output, keep=True)
+        self._let_go = keep_alive(self.tree.extend)
+
+    @property
+    def lost(self) -> bool:
+        """The processes were killed because the agent was frozen, or their guardian died."""
+        return self.tree.expired
+
+    async def end(self) -> None:
+        self._let_go()
+        with self.output:
+            await self.tree.end()
+
+
+def _place(target: Target, project: Path, partition: Partition, directory: Path) -> Place:
+    directory = directory.absolute()
+    return Place(target, project, directory, session_environment(target, project, partition, directory))
+
+
+async def _prepare(place: Place) -> Kept:
+    """Run `prepare`, add its variables to the place. Raises PrepareFailed, and then nothing is left running."""
+    env_file = place.directory / "env"
+    try:
+        env_file.touch(mode=0o600)
+        kept = Kept(Command(argv=place.target.prepare, cwd=place.project, env=place.env), place.directory / "prepare.log")
+    except (CannotStart, OSError) as error:
+        raise PrepareFailed(f"target {place.target.name}: prepare did not run: {error}") from error
+    try:
+        await _wait_until_prepared(place.target, kept)
+        place.env |= read_variables(env_file)
+    except BaseException:
+        await kept.end()
+        raise
+    return kept
+
+
+async def _wait_until_prepared(target: Target, kept: Kept) -> None:
+    tree = kept.tree
+    try:
+        async with asyncio.timeout(target.prepare_timeout_s):
+            await tree.ended.wait()
+    except TimeoutError:
+        tree.signal(signal.SIGTERM)
+        await _wait_briefly(tree.ended)
+        await tree.end()
+        raise PrepareFailed(f"target {target.name}: prepare took longer than {target.prepare_timeout_s:g} s{excerpt(kept.output.tail)}") from None
+    try:
+        tree.raise_failure()
+    except (CannotStart, OSError) as error:
+        raise PrepareFailed(f"target {target.name}: prepare did not run: {error}") from error
+    code, signal_name = tree.exit
+    if code != 0:
+        await tree.end()  # and with it take what is still in the pipe
+        raise PrepareFailed(f"target {target.name}: prepare {_how_it_failed(code, signal_name, kept.output.tail)}")
+
+
+async def _wait_briefly(event: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(TERM_GRACE_S):
+            await event.wait()
+    except TimeoutError:
+        pass  # SIGKILL is next
+
+
+def read_report(path: Path) -> bytes | None:
+    """None when there is none. Raises UnusableReport when it is larger than 64 MiB, or no regular file: a job may have put anything there."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UnusableReport(f"the report {path} cannot be read: {error.strerror}") from error
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > REPORT_LIMIT_BYTES:
+            raise UnusableReport(f"the report {path} is no regular file of at most {REPORT_LIMIT_BYTES} bytes (it has {found.st_size})")
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(REPORT_LIMIT_BYTES)
+    finally:
+        os.close(fd)
+
+
+def report_of(result: ProcessResult, path: Path) -> bytes | None:
+    """`read_report`; after a stop an unusable report counts as none, because the stop decides what the attempt came to."""
+    try:
+        return read_report(path)
+    except UnusableReport:
+        if result.stopped is None:
+            raise
+        return None
+
+
+def config_error(reason: str, message: str) -> Outcome:
+    return Outcome(verdict=Verdict.CONFIG_ERROR, reason=reason, message=message)
+
+
+def excerpt(output: bytes) -> str:
+    """The last lines of an output, for a message; empty without output."""
+    lines = output.decode(errors="replace").strip().splitlines()[-EXCERPT_LINES:]
+    return ":\n" + "\n".join(lines)[-EXCERPT_CHARACTERS:] if lines else ""
+
+
+def _how_it_failed(exit_code: int | None, signal_name: str, output: bytes) -> str:
+    how = f"was ended by {signal_name}" if exit_code is None else f"failed with exit code {exit_code}"
+    return how + excerpt(output)

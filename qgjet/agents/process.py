@@ -1,0 +1,112 @@
+"""Runs one command from start to end, as a process tree that does not outlive its job (`tree.py`)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from qgjet.agents.runner import StopReason, Tether
+from qgjet.agents.tree import LOG_LIMIT_BYTES, Command, GuardedTree, Output
+
+Ladder = Sequence[tuple[int, float]]
+"""Signals for the process group, each with the seconds it gets before the next one. SIGKILL for the whole tree follows the last."""
+
+STOP_LADDER: Ladder = ((signal.SIGINT, 10.0), (signal.SIGTERM, 2.0))
+"""Playwright deletes its device sessions and writes its report on SIGINT, on nothing else."""
+KILL_MARGIN_S = 0.5
+"""Kept of the time to the hard end for killing and collecting the dead."""
+
+
+class ProcessResult(Struct, frozen=True, kw_only=True):
+    """How a command ended. Nobody of its tree is left."""
+
+    exit_code: int | None
+    """None when a signal ended it."""
+    signal: str
+    """`SIGKILL` and the like; empty when it exited."""
+    stopped: StopReason | None
+    """Set only when the stop found the command still running; one that had ended before keeps its own result."""
+    duration_s: float
+    tail: bytes
+    """The last 64 KiB of its output."""
+
+
+async def run_process(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    tether: Tether,
+    on_output: Callable[[bytes], None] | None = None,
+    log_path: Path | None = None,
+    stop_ladder: Ladder = STOP_LADDER,
+    log_limit: int = LOG_LIMIT_BYTES,
+) -> ProcessResult:
+    """Run a command to its end, or until its tether ends it. Whoever it left behind is killed.
+
+    Raises CannotStart, and OSError when this host cannot run anything (no memory, disk full). When it returns, raises or is cancelled, the tree is dead.
+    """
+    began = time.monotonic()
+    with Output(log_path, on_output, log_limit) as output:
+        tree = GuardedTree(Command(argv=argv, cwd=cwd, env=env), hold_until=tether.hold_until, output=output)
+        unfollow = tether.follow(tree.extend)
+        try:
+            async with asyncio.TaskGroup() as group:
+                stopper = group.create_task(_stop_when_told(tree, tether, stop_ladder))
+                await tree.gone.wait()
+                stopper.cancel()
+        finally:
+            unfollow()
+            await tree.end()
+        tree.raise_failure()
+    code, signal_name = tree.exit
+    stopped = (tether.reason or StopReason.LEASE_LOST) if tree.was_stopped else None
+    return ProcessResult(exit_code=code, signal=signal_name, stopped=stopped, duration_s=time.monotonic() - began, tail=output.tail)
+
+
+async def run_within(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float, log_path: Path) -> ProcessResult:
+    """`run_process` for a command that belongs to no job: held while the event loop turns, stopped with DEADLINE after `timeout_s`."""
+    tether = Tether(time.monotonic())
+    release = keep_alive(tether.extend)
+    deadline = asyncio.get_running_loop().call_later(timeout_s, tether.stop, StopReason.DEADLINE)
+    try:
+        return await run_process(argv, cwd=cwd, env=env, tether=tether, log_path=log_path, stop_ladder=((signal.SIGTERM, 2.0),))
+    finally:
+        deadline.cancel()
+        release()
+
+
+def keep_alive(extend: Callable[[float], None], *, hold_s: float = 15.0, every_s: float = 3.0) -> Callable[[], None]:
+    """Extend a hold for as long as the event loop turns, until the returned function is called."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def beat() -> None:
+        nonlocal timer
+        extend(time.monotonic() + hold_s)
+        timer = loop.call_later(every_s, beat)
+
+    beat()
+    return lambda: timer.cancel()
+
+
+async def _stop_when_told(tree: GuardedTree, tether: Tether, ladder: Ladder) -> None:
+    await tether.stopped()
+    for step, (number, _) in enumerate(ladder):
+        tree.signal(number)
+        graces = [grace_s for _, grace_s in ladder[step:]]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_patience(graces, tether.hold_until - time.monotonic())):
+                await tree.gone.wait()
+    tree.kill()
+
+
+def _patience(graces: Sequence[float], left_s: float) -> float:
+    """The first of the graces, all of them shortened alike where they do not fit into the time that is left."""
+    return graces[0] * min(1.0, max(left_s - KILL_MARGIN_S, 0.0) / (sum(graces) or 1.0))
