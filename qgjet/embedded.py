@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from pathlib import Path
 from qgjet.errors import IncompatibleServer, LogUnavailable
 
 START_TIMEOUT_S = 15.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def server_binary() -> Path:
@@ -32,6 +35,12 @@ def config_file() -> Path:
     """The shipped nats.conf: from the package when installed, from the repository when run in place."""
     packaged = Path(str(resources.files("qgjet"))) / "nats.conf"
     return packaged if packaged.exists() else Path(__file__).resolve().parent.parent / "nats.conf"
+
+
+def _die_with_parent() -> None:
+    """In the child, before the server: Linux ends it when its owner is gone, even after a `kill -9`. Elsewhere it would outlive that."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class NatsServer:
@@ -65,7 +74,13 @@ class NatsServer:
         # a session of its own: Ctrl-C in the terminal must reach qgjet, which stops the server last
         # (Popen, not asyncio's: it is polled and killed from plain code too, and starting takes a millisecond)
         self.process = subprocess.Popen(  # noqa: ASYNC220
-            argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
         self.port = await self._wait_for_port()
 

@@ -12,6 +12,8 @@
     ├── LogUnavailable         no answer from the NATS server in time
     ├── IncompatibleServer     the NATS server, or what is set up on it, does not fit this version
     ├── PrepareFailed          a target could not be made ready; no attempt is spent
+    ├── CannotStart            a command that cannot be started, now or later (qgjet.agents.tree)
+    ├── UnusableReport         a report that a job left and nobody should read (qgjet.agents.preparation)
     └── SchemaMismatch         the read model was written by another version
 
 Messages say what happened, to which id, and what to do.

@@ -117,18 +117,26 @@ class EventLog:
     async def execute(self, slot: Slot, command: Command, job: Job | None, *, timeout_s: float = APPEND_TIMEOUT_S) -> tuple[Event, int]:
         """Decide on `job` and append. On a lost race, or a refusal that rests on an old `job`, reload and decide again.
 
-        Raises Refused when the slot's present state does not allow the command.
+        Raises Refused when the slot's present state does not allow the command, LogUnavailable when the log does not answer for `timeout_s`.
         """
+        deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
             try:
                 event = decide(command, job, self.clock())
                 return event, await self.append(slot, event, job.version if job else 0, timeout_s=timeout_s)
             except WrongVersion:
-                job = await self.load(slot)
+                job = await self._reload(slot, deadline)
             except Refused:
-                known, job = job, await self.load(slot)
+                known, job = job, await self._reload(slot, deadline)
                 if job == known:
                     raise
+
+    async def _reload(self, slot: Slot, deadline: float) -> Job | None:
+        while True:
+            try:
+                return await self.load(slot)
+            except LogUnavailable as problem:
+                await self._pause(deadline, problem)
 
     async def submit(self, spec: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> Accepted:
         """Submit one job. Optimistic: an empty slot costs one message and no read.

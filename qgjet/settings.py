@@ -62,12 +62,13 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prepare_timeout_s: float = field(default=300.0, name="prepare_timeout")
     healthy_timeout_s: float = field(default=10.0, name="healthy_timeout")
     release_timeout_s: float = field(default=30.0, name="release_timeout")
+    stop_grace_s: float = field(default=15.0, name="stop_grace")
+    """From SIGINT to SIGTERM, for a job that is told to stop. AppWright on BrowserStack waits 10 s for its video first."""
     test_retries: int = 0
     """Retries inside the runner (`--retries`), apart from those of the queue."""
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
     """Names of the agent's own variables that jobs may see, besides PATH, HOME, LANG, LC_ALL, TMPDIR and TZ."""
-    redact: tuple[str, ...] = ()
     outcomes: dict[str, tuple[str, ...]] = {}
     """Of the `scripted` runner: test path or `*` -> the verdict of each attempt."""
 

@@ -52,6 +52,7 @@ class Reason(StrEnum):
     APP_MISSING = "app_missing"
     APP_INVALID = "app_invalid"
     SDK_INCOMPLETE = "sdk_incomplete"
+    INVALID_INPUT = "invalid_input"
 
     DEVICE_UNAVAILABLE = "device_unavailable"
     SESSION_LOST = "session_lost"
@@ -69,6 +70,8 @@ class Reason(StrEnum):
     REPORT_MISMATCH = "report_mismatch"
     LEASE_LOST = "lease_lost"
     DRAINED = "drained"
+    AGENT_IO = "agent_io"
+    RUNNER_FAILED = "runner_failed"
 
 
 class Evidence(Struct, frozen=True, kw_only=True):

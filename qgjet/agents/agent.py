@@ -19,7 +19,7 @@ from pathlib import Path
 import qgjet
 from qgjet.agents.catalog import Catalog
 from qgjet.agents.execution import Executor, Result
-from qgjet.agents.runner import Runner, StopReason
+from qgjet.agents.runner import Runner
 from qgjet.agents.slot import AgentSlot
 from qgjet.clock import within
 from qgjet.errors import LogUnavailable
@@ -93,6 +93,7 @@ class Agent:
 
     def drain(self) -> None:
         """Finish what runs, give back what is not started, take nothing new. A second call is harmless."""
+        self._executor.drain()
         self._draining.set()
         self._announce_now.set()
         self._slots_changed.set()
@@ -100,8 +101,7 @@ class Agent:
     def halt(self) -> None:
         """Drain, and stop what runs now: those jobs go back to the queue and lose nothing but time."""
         self.drain()
-        for tether in list(self._executor.tethers.values()):
-            tether.stop(StopReason.DRAINED)
+        self._executor.halt()
 
     @property
     def draining(self) -> bool:
@@ -273,7 +273,7 @@ class Agent:
             slots=self._limit,
             since=self._since,
             app_version_id=self._settings.app_version_id,
-            running=tuple(self._executor.tethers),
+            running=tuple(self._executor.running),
             warm=tuple(f"{p.org_id}/{p.app_version_id}/{p.target}" for slot in self._slots if (p := slot.partition)),
             draining=self.draining,
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from qgjet.agents.environment import job_environment
 from qgjet.agents.preparation import CommandLineRunner, Place, config_error, report_of
-from qgjet.agents.process import ProcessResult, run_process
+from qgjet.agents.process import ProcessResult, run_process, stop_ladder
 from qgjet.agents.runner import Attempt
 from qgjet.agents.template import check_test_path
 from qgjet.events import Outcome
@@ -44,6 +44,7 @@ async def execute(place: Place, attempt: Attempt) -> Outcome:
         cwd=place.project,
         env=job_environment(place.env, attempt) | report_variables(directory),
         tether=attempt.tether,
+        stop_ladder=stop_ladder(place.target.stop_grace_s),
         on_output=attempt.on_output,
         log_path=directory / "output.log",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qgjet.agents.environment import job_environment
 from qgjet.agents.preparation import CommandLineRunner, Place, report_of
-from qgjet.agents.process import ProcessResult, run_process
+from qgjet.agents.process import ProcessResult, run_process, stop_ladder
 from qgjet.agents.runner import Attempt
 from qgjet.agents.template import check_test_path, fill_argv, fill_path, words_in
 from qgjet.events import Outcome
@@ -34,6 +34,7 @@ async def execute(place: Place, attempt: Attempt) -> Outcome:
         cwd=place.project,
         env=job_environment(place.env, attempt),
         tether=attempt.tether,
+        stop_ladder=stop_ladder(place.target.stop_grace_s),
         on_output=attempt.on_output,
         log_path=attempt.directory / "output.log",
     )

@@ -28,6 +28,7 @@ from qgjet.job import Job, state_of
 from qgjet.log import EventLog
 from qgjet.queue import Delivery
 from qgjet.settings import AgentSettings, QueueSettings
+from qgjet.verdicts import Reason
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,11 @@ class Executor:
     agent_settings: AgentSettings
     queue_settings: QueueSettings
     work_dir: Path
-    tethers: dict[str, Tether] = field(default_factory=dict)
+    preparing: dict[str, Tether] = field(default_factory=dict)
+    """Job id -> tether of what is claimed and not started yet."""
+    running: dict[str, Tether] = field(default_factory=dict)
     """Job id -> tether of what runs now."""
+    draining: bool = False
     random: random.Random = field(default_factory=random.Random)
 
     async def execute(self, delivery: Delivery, slot: AgentSlot) -> Result:
@@ -66,6 +70,16 @@ class Executor:
         except LogUnavailable as error:
             log.warning("job %s: the log does not answer, the job comes back by itself: %s", delivery.spec.job_id, error)
             return Result(again_in_s=self.queue_settings.visibility_timeout_s)
+
+    def drain(self) -> None:
+        """Start nothing any more: what is only being prepared is given back."""
+        self.draining = True
+        _stop(self.preparing)
+
+    def halt(self) -> None:
+        """Drain, and stop what runs: it is given back too."""
+        self.drain()
+        _stop(self.running)
 
     # -- before the run ----------------------------------------------------------------------------------------------
 
@@ -111,7 +125,9 @@ class Executor:
 
     async def _claim(self, delivery: Delivery, slot: AgentSlot, lease: Lease, job: Job) -> Result:
         """Prepare, then start. Raises WrongVersion when the slot has moved on since `job` was read."""
-        self.tethers[job.job_id] = lease.tether
+        self.preparing[job.job_id] = lease.tether
+        if self.draining:
+            lease.tether.stop(StopReason.DRAINED)
         try:
             session, warm = await self._prepared(delivery, slot, lease)
             if session is None:
@@ -119,16 +135,20 @@ class Executor:
             start = Start(ticket=delivery.seq, agent=self.agent, device=session.device, warm=warm)
             job = await self._append(delivery, start, job)
             lease.running(job.attempt)
+            self.running[job.job_id] = self.preparing.pop(job.job_id)
             outcome = await self._run(delivery, session, lease, job)
             return await self._end(delivery, lease, job, outcome)
         except PrepareFailed as failure:
             return await self._release(delivery, job, "prepare_failed", str(failure))
         finally:
-            self.tethers.pop(job.job_id, None)
+            self.preparing.pop(job.job_id, None)
+            self.running.pop(job.job_id, None)
 
     async def _prepared(self, delivery: Delivery, slot: AgentSlot, lease: Lease) -> tuple[Session | None, bool]:
         """The session, or None when the job was taken away or cancelled, or the agent was stopped, while it was being prepared."""
-        if slot.partition == delivery.spec.partition and lease.tether.reason is None:
+        if lease.tether.reason is not None:
+            return None, False
+        if slot.partition == delivery.spec.partition:
             return await slot.session(delivery.spec.partition)
         preparing = asyncio.ensure_future(slot.session(delivery.spec.partition))
         stopped = asyncio.ensure_future(lease.tether.stopped())
@@ -158,7 +178,7 @@ class Executor:
             return await session.run(attempt)
         except Exception as defect:
             log.exception("job %s: the runner failed", spec.job_id)
-            return Outcome(verdict=Verdict.INFRA_ERROR, reason="runner_failed", message=f"{type(defect).__name__}: {defect}")
+            return Outcome(verdict=Verdict.INFRA_ERROR, reason=Reason.RUNNER_FAILED, message=f"{type(defect).__name__}: {defect}")
         finally:
             deadline.cancel()
             await feed.close()
@@ -205,3 +225,8 @@ class Executor:
             raise WrongVersion(str(refused)) from refused
         seq = await self.event_log.append(delivery.spec.slot, event, job.version)
         return state_of(event, seq)
+
+
+def _stop(tethers: dict[str, Tether]) -> None:
+    for tether in list(tethers.values()):
+        tether.stop(StopReason.DRAINED)

@@ -14,10 +14,13 @@ import signal
 import stat
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+from msgspec import Struct
+
 from qgjet.agents.environment import DEVICE_VARIABLE, read_variables, session_environment
-from qgjet.agents.process import ProcessResult, keep_alive, run_within
+from qgjet.agents.process import HOLD_S, ProcessResult, keep_alive, run_within
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
 from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
@@ -37,15 +40,15 @@ class UnusableReport(QgjetError):
     """What lies where the report is due is not fit to be read."""
 
 
-class Place:
+class Place(Struct, kw_only=True):
     """A target made ready for one partition: where its jobs run, and with which variables."""
 
-    def __init__(self, target: Target, project: Path, directory: Path, env: dict[str, str]) -> None:
-        self.target = target
-        self.project = project
-        """The target's `dir`, absolute and without symbolic links: Playwright compares test files with its real path."""
-        self.directory = directory
-        self.env = env
+    target: Target
+    project: Path
+    """The target's `dir`, absolute and without symbolic links: Playwright compares test files with its real path."""
+    directory: Path
+    """Of the session."""
+    env: dict[str, str]
 
 
 Execute = Callable[[Place, Attempt], Awaitable[Outcome]]
@@ -89,15 +92,16 @@ class CommandLineSession:
 
     async def run(self, attempt: Attempt) -> Outcome:
         try:
+            attempt.directory.mkdir(parents=True, exist_ok=True)
             return await self._execute(self._place, attempt)
         except InvalidInput as error:
-            return config_error("invalid_input", str(error))
+            return config_error(Reason.INVALID_INPUT, str(error))
         except UnusableReport as error:
             return config_error(Reason.REPORT_UNREADABLE, str(error))
         except CannotStart as error:
             return config_error(Reason.COMMAND_NOT_FOUND, str(error))
         except OSError as error:
-            return Outcome(verdict=Verdict.INFRA_ERROR, reason="agent_io", message=f"the agent's host could not run the job: {error}")
+            return Outcome(verdict=Verdict.INFRA_ERROR, reason=Reason.AGENT_IO, message=f"the agent's host could not run the job: {error}")
 
     async def release(self) -> None:
         if self._released:
@@ -135,7 +139,7 @@ class MisconfiguredSession:
         return True
 
     async def run(self, attempt: Attempt) -> Outcome:
-        return config_error("invalid_input", str(self._error))
+        return config_error(Reason.INVALID_INPUT, str(self._error))
 
     async def release(self) -> None:
         return
@@ -146,7 +150,10 @@ class Kept:
 
     def __init__(self, command: Command, log_path: Path) -> None:
         self.output = Output(log_path)
-        self.tree = GuardedTree(command, hold_until=time.monotonic() + 1.0, output=self.output, keep=True)
+        with ExitStack() as unless_started:
+            unless_started.enter_context(self.output)
+            self.tree = GuardedTree(command, hold_until=time.monotonic() + HOLD_S, output=self.output, keep=True)
+            unless_started.pop_all()
         self._let_go = keep_alive(self.tree.extend)
 
     @property
@@ -162,7 +169,7 @@ class Kept:
 
 def _place(target: Target, project: Path, partition: Partition, directory: Path) -> Place:
     directory = directory.absolute()
-    return Place(target, project, directory, session_environment(target, project, partition, directory))
+    return Place(target=target, project=project, directory=directory, env=session_environment(target, project, partition, directory))
 
 
 async def _prepare(place: Place) -> Kept:

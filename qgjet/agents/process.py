@@ -17,10 +17,17 @@ from qgjet.agents.tree import LOG_LIMIT_BYTES, Command, GuardedTree, Output
 Ladder = Sequence[tuple[int, float]]
 """Signals for the process group, each with the seconds it gets before the next one. SIGKILL for the whole tree follows the last."""
 
-STOP_LADDER: Ladder = ((signal.SIGINT, 10.0), (signal.SIGTERM, 2.0))
-"""Playwright deletes its device sessions and writes its report on SIGINT, on nothing else."""
+
+def stop_ladder(grace_s: float) -> Ladder:
+    """SIGINT, on which alone Playwright deletes its device sessions and writes its report; SIGTERM after `grace_s`."""
+    return ((signal.SIGINT, grace_s), (signal.SIGTERM, 2.0))
+
+
+STOP_LADDER = stop_ladder(15.0)
 KILL_MARGIN_S = 0.5
 """Kept of the time to the hard end for killing and collecting the dead."""
+HOLD_S = 15.0
+"""Of trees that belong to no job: so long they outlive an agent that is frozen. A dead agent's go at once."""
 
 
 class ProcessResult(Struct, frozen=True, kw_only=True):
@@ -82,7 +89,7 @@ async def run_within(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], 
         release()
 
 
-def keep_alive(extend: Callable[[float], None], *, hold_s: float = 15.0, every_s: float = 3.0) -> Callable[[], None]:
+def keep_alive(extend: Callable[[float], None], *, hold_s: float = HOLD_S, every_s: float = 3.0) -> Callable[[], None]:
     """Extend a hold for as long as the event loop turns, until the returned function is called."""
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle

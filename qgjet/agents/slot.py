@@ -51,8 +51,19 @@ class AgentSlot:
 
     async def _prepare(self, partition: Partition) -> Session:
         self._directory = Path(tempfile.mkdtemp(prefix=f"session-{next(self._numbers)}-", dir=self._work_dir))
-        session = await self._runner.prepare(partition, self._directory)
-        if await session.healthy():
+        try:
+            session = await self._runner.prepare(partition, self._directory)
+        except PrepareFailed:
+            raise
+        except Exception as defect:
+            log.exception("%s: the runner failed to prepare", partition)
+            raise PrepareFailed(f"the runner of {self.target} failed: {type(defect).__name__}: {defect}") from defect
+        try:
+            healthy = await session.healthy()
+        except BaseException:
+            await session.release()
+            raise
+        if healthy:
             return session
         await session.release()
         raise PrepareFailed(f"{self.target} was prepared for {partition.app_version_id}, but is not healthy")
@@ -65,6 +76,8 @@ class AgentSlot:
         try:
             if session is not None:
                 await session.release()
+        except Exception:
+            log.exception("a session of %s could not be released properly", self.target)
         finally:
             if directory is not None:
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)

@@ -1,0 +1,73 @@
+"""Fixtures of the runner tests: scripts that are run as real jobs, and agents that may be killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factories import spec
+from qgjet.agents.runner import Attempt, Tether
+from runners.processes import FakeAgent, Family, Printed
+
+SAY = """
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+"""
+
+
+@pytest.fixture
+def family() -> Iterator[Family]:
+    one = Family()
+    yield one
+    left = one.pids()
+    for pid in left:
+        os.kill(pid, 9)
+    assert not left, "a test left processes behind"
+
+
+@pytest.fixture
+def printed() -> Printed:
+    return Printed()
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[[str], list[str]]:
+    """Writes a script and gives the argv that runs it. In it `say(...)` prints a line at one go; print() would let others come in between."""
+
+    def write(source: str) -> list[str]:
+        path = tmp_path / f"job-{uuid.uuid4().hex}.py"
+        path.write_text("import os, signal, subprocess, sys, time\n" + SAY + source)
+        return [sys.executable, str(path)]
+
+    return write
+
+
+@pytest.fixture
+def make_attempt(tmp_path: Path) -> Callable[..., Attempt]:
+    def make(*, number: int = 1, hold_s: float = 60.0, on_output: Callable[[bytes], None] = lambda _: None, **fields: Any) -> Attempt:
+        directory = tmp_path / f"attempt-{uuid.uuid4().hex}"
+        tether = Tether(time.monotonic() + hold_s)
+        return Attempt(spec=spec(**fields), number=number, directory=directory, tether=tether, on_output=on_output)
+
+    return make
+
+
+@pytest.fixture
+def fake_agent(tmp_path: Path) -> Iterator[Callable[[str], FakeAgent]]:
+    """Starts agents. They have no mark, so that a family is their jobs alone."""
+    started: list[FakeAgent] = []
+
+    def start(source: str) -> FakeAgent:
+        started.append(FakeAgent(source, tmp_path, {"PATH": os.environ["PATH"]}))
+        return started[-1]
+
+    yield start
+    for agent in started:
+        agent.close()
