@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from qgjet.errors import UndecodableEvent
+from qgjet.errors import InvalidInput, UndecodableEvent
 from qgjet.events import Event
 
 _encoder = msgspec.json.Encoder()
@@ -12,7 +12,21 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def encode(event: Event) -> bytes:
-    return _encoder.encode(event)
+    """JSON of one event. Raises InvalidInput for what JSON cannot hold: half a surrogate pair, a number that is not finite."""
+    try:
+        data = _encoder.encode(event)
+    except UnicodeEncodeError as error:
+        raise InvalidInput("event", f"holds text that cannot be written: {error}") from error
+    if b":null" in data and not _reads_back(data, event):  # how msgspec writes NaN and infinity; nothing else of ours is null
+        raise InvalidInput("event", "holds a number that is not finite")
+    return data
+
+
+def _reads_back(data: bytes, event: Event) -> bool:
+    try:
+        return decode(data) == event
+    except UndecodableEvent:
+        return False
 
 
 def decode(data: bytes) -> Event:
@@ -22,5 +36,5 @@ def decode(data: bytes) -> Event:
     """
     try:
         return _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UndecodableEvent(f"event cannot be read: {error}") from error

@@ -83,6 +83,8 @@ class Release(Struct, frozen=True):
 
     agent: str
     ticket: int
+    attempt: int
+    """The last one started, by anybody; 0: none."""
     reason: str
     message: str = ""
     retry_in_s: float = 0.0
@@ -109,6 +111,7 @@ class Expire(Struct, frozen=True):
     reason: str
     message: str
     by: str
+    even_running: bool = False
 
 
 Command = Submit | Requeue | Start | EndAttempt | Release | Lose | Cancel | Expire
@@ -148,7 +151,7 @@ def decide(command: Command, job: Job | None, now: datetime) -> Event:
 def _submit(command: Submit, job: Job | None, now: datetime) -> Submitted:
     spec = command.spec
     live = job is not None and job.live
-    if job is not None and live and command.on_duplicate is not OnDuplicate.REPLACE:
+    if job is not None and (job.job_id == spec.job_id or (live and command.on_duplicate is not OnDuplicate.REPLACE)):
         raise DuplicateJob(job.job_id)
     return Submitted(
         job_id=spec.job_id,
@@ -192,25 +195,33 @@ def _end_attempt(command: EndAttempt, job: Job, now: datetime) -> AttemptEnded |
     failures = job.failures + (outcome.verdict in SPENDS_USER_RETRY)
     spent = _spent(job, outcome.verdict)
     if spent is None:
-        verdict = Verdict.FLAKY if outcome.verdict is Verdict.PASSED and failures else outcome.verdict
+        verdict = _over_all_attempts(outcome.verdict, failures)
         carried = _carried(job, now, status_of(verdict)) | {"failures": failures, "by": command.agent}
         return Finished(**carried, verdict=verdict, outcome=outcome)
     status = Status.CANCELLED if job.cancel_requested else Status.QUEUED
     carried = _carried(job, now, status) | spent | {"failures": failures, "by": command.agent}
-    return AttemptEnded(**carried, outcome=outcome, retry_at=_later(now, command.retry_in_s))
+    return AttemptEnded(**carried, outcome=outcome, retry_at=None if job.cancel_requested else _later(now, command.retry_in_s))
+
+
+def _over_all_attempts(last: Verdict, failures: int) -> Verdict:
+    """Passing after a failure is flaky; skipping everything after a failure proves nothing, so the failure stands."""
+    if not failures:
+        return last
+    return {Verdict.PASSED: Verdict.FLAKY, Verdict.SKIPPED: Verdict.FAILED}.get(last, last)
 
 
 def _spent(job: Job, verdict: Verdict) -> dict[str, int] | None:
     """The budgets after one more try, or None when there is none to make."""
-    if verdict in SPENDS_USER_RETRY and job.retries_left:
+    if verdict in SPENDS_USER_RETRY and job.retries_left > 0:
         return {"retries_left": job.retries_left - 1}
-    if verdict in SPENDS_INFRA_RETRY and job.infra_retries_left:
+    if verdict in SPENDS_INFRA_RETRY and job.infra_retries_left > 0:
         return {"infra_retries_left": job.infra_retries_left - 1}
     return None
 
 
 def _release(command: Release, job: Job, now: datetime) -> Released | Finished | Cancelled:
-    _require(job.ticket == command.ticket and job.agent in ("", command.agent), f"job {job.job_id} is not held by {command.agent}")
+    held = (job.ticket, job.attempt) == (command.ticket, command.attempt) and job.agent in ("", command.agent)
+    _require(held, f"job {job.job_id} is not held by {command.agent}")
     if job.cancel_requested:
         return Cancelled(**_carried(job, now, Status.CANCELLED) | {"by": command.agent})
     carried = _carried(job, now, Status.QUEUED) | {"by": command.agent}
@@ -219,7 +230,8 @@ def _release(command: Release, job: Job, now: datetime) -> Released | Finished |
         if spent is None:
             return _no_verdict(job, now, command.reason, command.message, command.agent)
         carried |= spent
-    return Released(**carried, reason=command.reason, message=command.message, retry_at=_later(now, command.retry_in_s))
+    waits = [at for at in (job.retry_at, _later(now, command.retry_in_s)) if at is not None]
+    return Released(**carried, reason=command.reason, message=command.message, retry_at=max(waits, default=None))
 
 
 def _lose(command: Lose, job: Job, now: datetime) -> AttemptLost | Finished:
@@ -242,9 +254,12 @@ def _cancel(command: Cancel, job: Job, now: datetime) -> CancelRequested:
     return CancelRequested(**carried | {"cancel_requested": True, "agent": job.agent, "by": command.by}, reason=command.reason)
 
 
-def _expire(command: Expire, job: Job, now: datetime) -> Finished:
+def _expire(command: Expire, job: Job, now: datetime) -> Finished | Cancelled:
     if command.ticket != job.ticket:
         raise StaleTicket(f"message {command.ticket} was replaced by {job.ticket}")
+    _require(job.status is Status.QUEUED or command.even_running, f"job {job.job_id} is running on {job.agent}")
+    if job.cancel_requested:
+        return Cancelled(**_carried(job, now, Status.CANCELLED) | {"by": command.by})
     return _no_verdict(job, now, command.reason, command.message, command.by)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
@@ -21,7 +21,7 @@ class Status(StrEnum):
 
     | status    | entered by                                                       | left by                                        |
     |-----------|------------------------------------------------------------------|------------------------------------------------|
-    | queued    | submitted, requeued, attempt_ended, attempt_lost, released       | started, finished, cancel_requested, cancelled |
+    | queued    | submitted, requeued, attempt_ended, attempt_lost, released       | started, finished, cancel_requested            |
     | running   | started                                                          | attempt_ended, attempt_lost, released, finished, cancelled |
     | done      | finished (passed, flaky, skipped)                                | submitted, for a new job in the slot           |
     | failed    | finished (any other verdict)                                     | submitted, for a new job in the slot           |
@@ -121,6 +121,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class TestError(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why one try of a test failed. ANSI codes are gone, `message` is bounded."""
 
+    __test__: ClassVar[bool] = False  # not for pytest, which collects what is called Test…
+
     message: str
     file: str = ""
     """Relative to the project's directory, with `/`."""
@@ -138,6 +140,8 @@ class Try(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class TestResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One test of the job's file, with all its tries."""
+
+    __test__: ClassVar[bool] = False
 
     id: str
     title: str

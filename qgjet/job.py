@@ -17,6 +17,8 @@ from qgjet.events import (
     LIVE,
     TERMINAL,
     AttemptEnded,
+    AttemptLost,
+    CancelRequested,
     Event,
     Finished,
     Released,
@@ -44,7 +46,7 @@ TRANSITIONS: dict[str, dict[Status | None, frozenset[Status]]] = {
     "attempt_lost": {Status.RUNNING: frozenset({Status.QUEUED, Status.CANCELLED})},
     "finished": {Status.QUEUED: frozenset({Status.FAILED}), Status.RUNNING: frozenset({Status.DONE, Status.FAILED})},
     "cancel_requested": {Status.QUEUED: frozenset({Status.CANCELLED}), Status.RUNNING: frozenset({Status.RUNNING})},
-    "cancelled": {Status.QUEUED: frozenset({Status.CANCELLED}), Status.RUNNING: frozenset({Status.CANCELLED})},
+    "cancelled": {Status.RUNNING: frozenset({Status.CANCELLED})},
 }
 """event -> status before (None: empty slot) -> statuses it may lead to. `submitted` over a live job must name it in `replaces`."""
 
@@ -145,12 +147,16 @@ def _broken_submission(job: Job | None, event: Submitted) -> str | None:
         return "submitted twice under one id"
     if event.ticket or event.attempt or event.failures or event.agent or event.cancel_requested:
         return "submitted with a past"
+    if event.retries_left < 0 or event.infra_retries_left < 0:
+        return "submitted with a debt"
     return None
 
 
 def _broken_step(job: Job, event: Event) -> str | None:
     is_ticket = isinstance(event, Requeued)
     attempt = job.attempt + isinstance(event, Started)
+    cancelling = job.cancel_requested or isinstance(event, CancelRequested)
+    ends_attempt = isinstance(event, AttemptEnded | AttemptLost | Released)
     rules = (
         (event.job_id == job.job_id, "it is about another job"),
         (event.ticket == (0 if is_ticket else job.ticket), "it holds another ticket"),
@@ -159,6 +165,9 @@ def _broken_step(job: Job, event: Event) -> str | None:
         (0 <= event.infra_retries_left <= job.infra_retries_left, "infra retries can only be spent"),
         (event.failures >= job.failures, "failures are not forgotten"),
         (bool(event.agent) == (event.status is Status.RUNNING), "an agent stands on running jobs, and only there"),
+        (not isinstance(event, CancelRequested) or event.agent == job.agent, "asking to cancel does not change the agent"),
+        (event.cancel_requested == cancelling, "a request to cancel stays, and comes from nowhere else"),
+        (not ends_attempt or cancelling == (event.status is Status.CANCELLED), "an attempt leads to cancelled if, and only if, that was asked for"),
         (job.status not in TERMINAL, "the job has ended"),
         (not isinstance(event, Finished) or event.status is status_of(event.verdict), "status and verdict disagree"),
     )

@@ -6,10 +6,11 @@ Durations are seconds, or text such as `30s`, `10m`, `1h`. Variables for lists a
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
-from collections.abc import Mapping
-from typing import Any, get_args, get_origin
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Struct, field
@@ -161,24 +162,42 @@ def load_settings(text: str = "", environ: Mapping[str, str] | None = None, flag
     Raises InvalidSettings that names the key, variable or flag at fault. Variables that no key has are left alone: other programs may use the prefix.
     """
     data = _parse(text)
+    _check_tables(data)
     _apply_environment(data, Settings, PREFIX, environ or {}, ())
     for key, value in (flags or {}).items():
         if value is not None:
             _set(data, tuple(key.split(".")), value)
-    return _checked(_convert(data))
+    targets = {name: _target(name, table) for name, table in data.pop("targets", {}).items()}
+    settings = msgspec.structs.replace(_convert(data, Settings, ""), targets=targets)
+    _check_values(settings)
+    return settings
 
 
 def _parse(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidSettings("qgjet.toml", f"is not valid TOML: {error}") from error
+
+
+def _check_tables(data: dict[str, Any]) -> None:
+    tables = {one.encode_name: data.get(one.encode_name, {}) for one in msgspec.structs.fields(Settings) if _is_struct(one.type)}
+    tables |= {"targets": data.get("targets", {})}
+    if isinstance(tables["targets"], dict):
+        tables |= {f"targets.{name}": table for name, table in tables["targets"].items()}
+    for key, table in tables.items():
+        if not isinstance(table, dict):
+            raise InvalidSettings(key, f"must be a table, [{key}]")
+
+
+def _is_struct(kind: Any) -> TypeGuard[type[Struct]]:
+    return isinstance(kind, type) and issubclass(kind, Struct)
 
 
 def _apply_environment(data: dict[str, Any], kind: type[Struct], prefix: str, environ: Mapping[str, str], path: tuple[str, ...]) -> None:
     for one in msgspec.structs.fields(kind):
         name = prefix + one.encode_name.upper()
-        if isinstance(one.type, type) and issubclass(one.type, Struct):
+        if _is_struct(one.type):
             _apply_environment(data, one.type, name + "_", environ, (*path, one.encode_name))
         elif one.encode_name == "targets" and kind is Settings:
             for target in list(data.get("targets", {})):
@@ -196,8 +215,8 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        if get_origin(kind) is tuple and get_args(kind)[0] is str:
+    except (ValueError, RecursionError):
+        if get_origin(kind) is tuple and get_args(kind)[0] is str and not text.lstrip().startswith(("[", "{")):
             return [item.strip() for item in text.split(",") if item.strip()]
         raise InvalidSettings(name, f'must hold TOML, such as ["a", "b"]; it holds {text!r}') from None
 
@@ -208,13 +227,22 @@ def _set(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     data[path[-1]] = value
 
 
-def _convert(data: dict[str, Any]) -> Settings:
+def _target(name: str, table: dict[str, Any]) -> Target:
+    path = f"targets.{name}."
+    if "name" in table:
+        raise InvalidSettings(f"{path}name", "is no key: the table's own name is the target's")
+    return msgspec.structs.replace(_convert(table, Target, path), name=name)
+
+
+S = TypeVar("S", bound=Struct)
+
+
+def _convert(data: dict[str, Any], kind: type[S], path: str) -> S:
     try:
-        with_names = {**data, "targets": {name: {**table, "name": name} for name, table in data.get("targets", {}).items()}}
-        return msgspec.convert(_seconds(with_names, Settings, ""), Settings, strict=False)
-    except (msgspec.ValidationError, TypeError, AttributeError) as error:
-        where, what = _explain(str(error))
-        raise InvalidSettings(where, what) from None
+        return msgspec.convert(_seconds(data, kind, path), kind, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$")
+        raise InvalidSettings((path + where.rstrip("`").lstrip(".")).rstrip(".") or "qgjet.toml", what) from None
 
 
 def _seconds(data: dict[str, Any], kind: type[Struct], path: str) -> dict[str, Any]:
@@ -224,27 +252,20 @@ def _seconds(data: dict[str, Any], kind: type[Struct], path: str) -> dict[str, A
         key, value = one.encode_name, data.get(one.encode_name)
         if one.name.endswith("_s") and isinstance(value, str):
             result[key] = duration(value, f"{path}{key}")
-        elif isinstance(value, dict) and isinstance(one.type, type) and issubclass(one.type, Struct):
+        elif isinstance(value, dict) and _is_struct(one.type):
             result[key] = _seconds(value, one.type, f"{path}{key}.")
-        elif key == "targets" and isinstance(value, dict):
-            result[key] = {name: _seconds(table, Target, f"targets.{name}.") for name, table in value.items()}
     return result
 
 
 def duration(text: str, where: str = "duration") -> float:
     """Seconds from `90`, `1.5s`, `10m`, `2h`, `1d` or `250ms`. Raises InvalidSettings."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h|d)?\s*", text)
     if match is None:
         raise InvalidSettings(where, f"{text!r} is not a duration; write 90, 30s, 10m or 1h")
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 
-def _explain(message: str) -> tuple[str, str]:
-    what, _, where = message.partition(" - at `$")
-    return (where.rstrip("`").lstrip(".") or "qgjet.toml"), what
-
-
-def _checked(settings: Settings) -> Settings:
+def _check_values(settings: Settings) -> None:
     rules = [
         ("queue.priority_order", settings.queue.priority_order in ("low-first", "high-first"), "must be low-first or high-first"),
         ("queue.replicas", settings.queue.replicas in (1, 3, 5), "must be 1, 3 or 5"),
@@ -255,12 +276,23 @@ def _checked(settings: Settings) -> Settings:
         ("job.infra_retries", 0 <= settings.job.infra_retries <= MAX_RETRIES, f"must be from 0 to {MAX_RETRIES}"),
         ("agent.batch", settings.agent.batch >= 1, "must be at least 1"),
         ("agent.slots", settings.agent.slots >= 0, "must not be negative"),
+        ("api.port", 0 <= settings.api.port <= 65_535, "must be from 0 to 65535"),
+        *_time_rules(settings, ""),
     ]
     for name, target in settings.targets.items():
         rules.append((f"targets.{name}.runner", target.runner in RUNNERS, f"{target.runner!r} is none of {', '.join(RUNNERS)}"))
         rules.append((f"targets.{name}.slots", target.slots >= 1, "must be at least 1"))
         rules.append((f"targets.{name}.command", target.runner != "command" or bool(target.command), "is needed by the command runner"))
+        rules += _time_rules(target, f"targets.{name}.")
     for where, holds, reason in rules:
         if not holds:
             raise InvalidSettings(where, reason)
-    return settings
+
+
+def _time_rules(settings: Struct, path: str) -> Iterator[tuple[str, bool, str]]:
+    for one in msgspec.structs.fields(settings):
+        value = getattr(settings, one.name)
+        if isinstance(value, Struct):
+            yield from _time_rules(value, f"{path}{one.encode_name}.")
+        elif one.name.endswith("_s") and value is not None:
+            yield f"{path}{one.encode_name}", math.isfinite(value) and value >= 0, "must be a time from 0 on"

@@ -197,7 +197,7 @@ class Executor:
 
     async def _release(self, delivery: Delivery, job: Job, reason: str, message: str) -> Result:
         retry_in_s = 0.0 if reason == DRAINED else self._backoff_s(job)
-        release = Release(agent=self.agent, ticket=delivery.seq, reason=reason, message=message, retry_in_s=retry_in_s)
+        release = Release(agent=self.agent, ticket=delivery.seq, attempt=job.attempt, reason=reason, message=message, retry_in_s=retry_in_s)
         result = await self._report(delivery, release, job, retry_in_s)
         return Result(ran=result.ran, again_in_s=result.again_in_s, prepare_failed=reason != DRAINED)
 
