@@ -185,7 +185,8 @@ class Bus:
         with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
             if self.client.is_connected:
                 await self.client.flush(timeout=2)
-        await self.client.close()
+        with contextlib.suppress(nats.errors.Error, OSError):  # bytes left over for a broken connection must not hide why we close
+            await self.client.close()
         await self._disconnected()
 
 

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from qgjet import codec, subjects
 from qgjet.bus import Bus, JetStreamError, PubAck
 from qgjet.clock import Clock, utc_now, within
-from qgjet.decide import Command, OnDuplicate, Submit, decide
+from qgjet.decide import Cancel, Command, OnDuplicate, Submit, decide
 from qgjet.errors import DuplicateJob, LogUnavailable, QgjetError, Refused, UndecodableEvent, WrongVersion
 from qgjet.events import Event, JobSpec, Requeued, Slot, Submitted, event_type
 from qgjet.job import Job, fold, state_of
@@ -137,6 +137,20 @@ class EventLog:
                 return await self.load(slot)
             except LogUnavailable as problem:
                 await self._pause(deadline, problem)
+
+    async def cancel(self, slot: Slot, job_id: str, *, by: str, reason: str = "") -> Job | None:
+        """Ask for the end of the slot's job, if it is `job_id` and live: gives its state after that, None otherwise. A second call writes nothing."""
+        while True:
+            job = await self.load(slot)
+            if job is None or job.job_id != job_id or not job.live:
+                return None
+            if job.cancel_requested:
+                return job
+            event = decide(Cancel(by, reason), job, self.clock())
+            try:
+                return state_of(event, await self.append(slot, event, job.version))
+            except WrongVersion:
+                continue
 
     async def submit(self, spec: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> Accepted:
         """Submit one job. Optimistic: an empty slot costs one message and no read.
@@ -280,7 +294,7 @@ class Tail:
         self._filters = list(filters)
         self._batch = batch
         self._next = from_seq
-        self._buffer: list[Msg] = []
+        self._buffer: list[Recorded] = []
         self._arrived = asyncio.Event()
         self._expected_consumer_seq = 1
         self._outstanding = 0
@@ -363,7 +377,7 @@ class Tail:
         else:
             self._expected_consumer_seq += 1
             self._outstanding -= 1
-            self._buffer.append(message)
+            self._buffer.append(recorded(meta.stream_seq, message.subject, message.data))
         self._arrived.set()
 
     def _status(self, message: Msg) -> None:
@@ -385,7 +399,7 @@ class Tail:
             await self._drop()
         else:
             await self._pull()
-        return [recorded(parse_ack_subject(m.reply).stream_seq, m.subject, m.data) for m in taken]
+        return taken
 
     async def _drop(self) -> None:
         consumer, self._consumer = self._consumer, ""

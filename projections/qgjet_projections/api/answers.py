@@ -1,0 +1,290 @@
+"""What the API answers: the read model's rows, with the words of the seeds and what only the moment of asking can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from qgjet.errors import DuplicateJob, QgjetError, Refused
+from qgjet.events import JobSpec, Status, Verdict
+from qgjet.job import status_of
+from qgjet.log import Accepted
+from qgjet.presence import AgentInfo
+from qgjet_projections.api.pending import PendingReason, pending_reason
+from qgjet_projections.views import AttemptView, EventView, JobView, PartitionView, SuiteView
+
+LEGACY_STATUS = {
+    Status.QUEUED: "queued",
+    Status.RUNNING: "in_progress",
+    Status.DONE: "completed",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "failed",
+}
+"""The words of S1, which has none for cancelled."""
+
+_WORST_FIRST = (
+    Verdict.FAILED,
+    Verdict.TIMED_OUT,
+    Verdict.INFRA_ERROR,
+    Verdict.CONFIG_ERROR,
+    Verdict.CANCELLED,
+    Verdict.FLAKY,
+    Verdict.PASSED,
+    Verdict.SKIPPED,
+)
+"""A suite's verdict is that of its worst job, in the order of the CLI's exit codes."""
+
+
+class Submission(Struct, frozen=True, kw_only=True):
+    """Answer to a submission."""
+
+    job_id: str
+    status: Status
+    seq: int
+    """Hand it to a read as `min_seq` and the read knows of this submission."""
+    attached: bool = False
+    """A live job held the slot: it is this one, and nothing was written."""
+    replaced: str | None = None
+    """The live job that was cancelled to make room."""
+
+
+class StatusAnswer(Struct, frozen=True, kw_only=True):
+    job_id: str
+    org_id: str
+    app_version_id: str
+    test_path: str
+    target: str
+    priority: int
+    status: Status
+    verdict: Verdict | None
+    legacy_status: str
+    """queued, in_progress, completed or failed."""
+    created_at: datetime
+    retries: int
+    max_retries: int
+    reason: str
+    seq: int
+
+
+class JobAnswer(JobView, frozen=True, kw_only=True):
+    legacy_status: str
+    pending_reason: PendingReason | None
+    """Why a queued job is not running; None when it may start at any moment, or when nobody can tell because NATS does not answer."""
+
+
+class JobDetail(JobAnswer, frozen=True, kw_only=True):
+    attempts: list[AttemptView]
+
+
+class JobPage(Struct, frozen=True, kw_only=True):
+    jobs: list[JobAnswer]
+    next_cursor: str | None
+
+
+class EventAnswer(Struct, frozen=True, kw_only=True):
+    seq: int
+    at: datetime | None
+    type: str
+    job_id: str
+    legal: bool
+    """False: the event broke a rule, or this version cannot read it; it changed nothing."""
+    event: Any
+    """As it stands in the log; None when it is not JSON."""
+
+
+class EventPage(Struct, frozen=True, kw_only=True):
+    events: list[EventAnswer]
+    next_after: int | None
+    """Hand it back as `after` for the next page; None: this was the last one."""
+
+
+class ArtifactAnswer(Struct, frozen=True, kw_only=True):
+    attempt: int
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    url: str
+
+
+class ArtifactList(Struct, frozen=True, kw_only=True):
+    artifacts: list[ArtifactAnswer]
+
+
+class CancelAnswer(Struct, frozen=True, kw_only=True):
+    job_id: str
+    status: Status
+    """`running`: its agent was asked to stop it."""
+    cancel_requested: bool
+    seq: int
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """Why one job of a suite was not accepted."""
+
+    status: int
+    detail: str
+    job_id: str | None = None
+    """Of the live job that stands in the way."""
+
+
+class SuiteJobAnswer(Struct, frozen=True, kw_only=True):
+    """One job of a bulk submission: accepted, attached, or refused with `error`."""
+
+    org_id: str
+    app_version_id: str
+    target: str
+    test: str
+    job_id: str | None
+    status: Status | None
+    seq: int | None
+    attached: bool = False
+    replaced: str | None = None
+    error: Refusal | None = None
+
+
+class SuiteSubmission(Struct, frozen=True, kw_only=True):
+    suite_id: str
+    seq: int
+    accepted: int
+    attached: int
+    refused: int
+    jobs: list[SuiteJobAnswer]
+    """One answer per job, in the order of the request."""
+
+
+class SuiteAnswer(Struct, frozen=True, kw_only=True):
+    suite_id: str
+    org_id: str
+    status: Status
+    verdict: Verdict | None
+    """That of the worst job: failed, timed_out, infra_error, config_error, cancelled, flaky, passed, skipped. None while a job is live."""
+    total: int
+    live: int
+    statuses: dict[str, int]
+    verdicts: dict[str, int]
+    created_at: datetime
+    finished_at: datetime | None
+    seq: int
+
+
+class SuiteDetail(SuiteAnswer, frozen=True, kw_only=True):
+    jobs: list[JobAnswer]
+    next_cursor: str | None
+
+
+class SuitePage(Struct, frozen=True, kw_only=True):
+    suites: list[SuiteAnswer]
+    next_cursor: str | None
+
+
+class SuiteCancelAnswer(Struct, frozen=True, kw_only=True):
+    suite_id: str
+    cancelled: int
+    """Ended at once: they were queued."""
+    cancelling: int
+    """Running: their agents were asked to stop them."""
+    seq: int
+
+
+class PartitionList(Struct, frozen=True, kw_only=True):
+    priority_order: str
+    """`low-first`: priority 0 runs first; `high-first`: 9 does. Ranks are after this order: 0 runs first, always."""
+    partitions: list[PartitionView]
+
+
+class AgentList(Struct, frozen=True, kw_only=True):
+    agents: list[AgentInfo]
+
+
+class Health(Struct, frozen=True):
+    status: str
+
+
+def submission(accepted: Accepted, status: Status) -> Submission:
+    return Submission(
+        job_id=accepted.job_id,
+        status=status,
+        seq=accepted.seq,
+        attached=accepted.attached,
+        replaced=accepted.replaced or None,
+    )
+
+
+def status_answer(job: JobView) -> StatusAnswer:
+    return StatusAnswer(
+        job_id=job.job_id,
+        org_id=job.org_id,
+        app_version_id=job.app_version_id,
+        test_path=job.test,
+        target=job.target,
+        priority=job.priority,
+        status=job.status,
+        verdict=job.verdict,
+        legacy_status=LEGACY_STATUS[job.status],
+        created_at=job.created_at,
+        retries=job.retries,
+        max_retries=job.max_retries,
+        reason=job.reason,
+        seq=job.seq,
+    )
+
+
+def job_answer(job: JobView, agents: Sequence[AgentInfo] | None, now: datetime) -> JobAnswer:
+    return JobAnswer(**_fields(job), legacy_status=LEGACY_STATUS[job.status], pending_reason=pending_reason(job, agents, now))
+
+
+def job_detail(job: JobView, attempts: list[AttemptView], agents: Sequence[AgentInfo] | None, now: datetime) -> JobDetail:
+    answer = job_answer(job, agents, now)
+    return JobDetail(**_fields(answer), attempts=attempts)
+
+
+def event_answer(event: EventView) -> EventAnswer:
+    return EventAnswer(seq=event.seq, at=event.at, type=event.type, job_id=event.job_id, legal=event.legal, event=_json_or_none(event.payload))
+
+
+def _json_or_none(payload: bytes) -> Any:
+    try:
+        return msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def suite_answer(suite: SuiteView) -> SuiteAnswer:
+    return SuiteAnswer(**_suite_fields(suite))
+
+
+def suite_detail(suite: SuiteView, jobs: list[JobAnswer], next_cursor: str | None) -> SuiteDetail:
+    return SuiteDetail(**_suite_fields(suite), jobs=jobs, next_cursor=next_cursor)
+
+
+def _suite_fields(suite: SuiteView) -> dict[str, Any]:
+    fields = _fields(suite)
+    total = fields.pop("jobs")
+    verdict = suite_verdict(suite)
+    waiting = Status.QUEUED if suite.statuses.get(Status.QUEUED, 0) == total else Status.RUNNING
+    return {**fields, "total": total, "verdict": verdict, "status": waiting if verdict is None else status_of(verdict)}
+
+
+def suite_verdict(suite: SuiteView) -> Verdict | None:
+    """The verdict of the suite's worst job; None while one is live."""
+    if suite.live:
+        return None
+    return next((verdict for verdict in _WORST_FIRST if suite.verdicts.get(verdict)), Verdict.CANCELLED)
+
+
+def suite_job(spec: JobSpec, answer: Submission | QgjetError) -> SuiteJobAnswer:
+    fields: dict[str, Any] = {"org_id": spec.org_id, "app_version_id": spec.app_version_id, "target": spec.target, "test": spec.test}
+    if isinstance(answer, Submission):
+        return SuiteJobAnswer(**fields, **_fields(answer))
+    in_the_way = answer.job_id if isinstance(answer, DuplicateJob) else None
+    error = Refusal(status=409 if isinstance(answer, Refused) else 503, detail=str(answer), job_id=in_the_way)
+    return SuiteJobAnswer(**fields, job_id=None, status=None, seq=None, error=error)
+
+
+def _fields(struct: Struct) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}

@@ -1,0 +1,105 @@
+"""The Litestar application over a `Service`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from asyncio import get_running_loop
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from types import FrameType
+from typing import Any
+
+from litestar import Litestar
+from litestar.types import ControllerRouterHandler
+
+from qgjet.settings import Settings
+from qgjet_projections.api import events, health, jobs, submissions, suites
+from qgjet_projections.api.bodies import MAX_BODY_BYTES, JsonRequest
+from qgjet_projections.api.docs import openapi_config
+from qgjet_projections.api.problems import HANDLERS
+from qgjet_projections.api.reads import PROVIDERS
+from qgjet_projections.service import Service, open_service
+
+ROUTES: list[ControllerRouterHandler] = [
+    submissions.submit,
+    submissions.submit_suite,
+    jobs.status,
+    jobs.jobs,
+    jobs.job,
+    jobs.log,
+    jobs.artifacts,
+    jobs.artifact,
+    jobs.cancel,
+    jobs.rerun,
+    suites.suites,
+    suites.suite,
+    suites.cancel_suite,
+    suites.partitions,
+    suites.agents,
+    events.events,
+    events.job_events,
+    health.livez,
+    health.healthz,
+    health.readyz,
+    health.prometheus,
+]
+
+
+def create_app(settings: Settings) -> Litestar:
+    """An application that opens its service when it starts and closes it when it ends, for any ASGI server."""
+
+    @contextlib.asynccontextmanager
+    async def opened() -> AsyncIterator[Service]:
+        async with open_service(settings) as service:
+            with _closing_on_signals(service):
+                yield service
+
+    return app_over(opened)
+
+
+def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]]) -> Litestar:
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with opened() as service:
+            app.state.service = service
+            yield
+
+    return Litestar(
+        ROUTES,
+        lifespan=[lifespan],
+        dependencies=PROVIDERS,
+        exception_handlers=HANDLERS,
+        request_class=JsonRequest,
+        request_max_body_size=MAX_BODY_BYTES,
+        openapi_config=openapi_config(),
+        logging_config=None,
+    )
+
+
+@contextlib.contextmanager
+def _closing_on_signals(service: Service) -> Iterator[None]:
+    """Tell the streams that the process is about to end.
+
+    An ASGI server says so only after the last response is complete, which a stream never is by itself; so the signal is heard on its way to the server.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = get_running_loop()
+    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def close(number: int, frame: FrameType | None) -> Any:
+        loop.call_soon_threadsafe(service.closing.set)
+        then = heard[signal.Signals(number)]
+        return then(number, frame) if callable(then) else None
+
+    own = {number: handler for number, handler in heard.items() if callable(handler)}
+    for number in own:
+        signal.signal(number, close)
+    try:
+        yield
+    finally:
+        for number, handler in own.items():
+            signal.signal(number, handler)

@@ -1,0 +1,235 @@
+"""What the API does to the log: submit, cancel, rerun. Each is an append on a version, so replicas and other writers cannot get in each other's way."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from weakref import WeakValueDictionary
+
+from msgspec.structs import replace
+
+from qgjet.decide import OnDuplicate
+from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
+from qgjet.events import JobSpec, Slot, Status, Verdict
+from qgjet.log import EventLog
+from qgjet.submission import SubmitRequest, SuiteJob, SuiteRequest, check_suite_id, hash_of, idempotent_id, jobs_of, make_spec
+from qgjet_projections.api.answers import CancelAnswer, Submission, submission
+from qgjet_projections.api.problems import FieldError, IdempotencyMismatch, InvalidBody, NotCaughtUp, UnknownSuite, pointer_of
+from qgjet_projections.service import Service
+from qgjet_projections.views import JobQuery, JobView, SuiteView
+
+BY = "api"
+CATCH_UP_S = 2.0
+CANCEL_WINDOW = 64
+_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+"""Requests with one idempotency key take turns, so that the second finds what the first has left."""
+
+
+async def catch_up(service: Service) -> None:
+    """Wait until the read model holds what the log holds now. Raises LogUnavailable (NotCaughtUp) when that takes too long."""
+    last = (await service.log.state()).last_seq
+    if not await service.applied(last, CATCH_UP_S):
+        raise NotCaughtUp(f"the read model has applied {service.applied_seq} of {last} events; try again")
+
+
+async def known_job(service: Service, job_id: str) -> JobView:
+    """The job, even one that was submitted a moment ago. Raises UnknownJob when there is none for certain."""
+    job = service.read_model.job(job_id)
+    if job is None:
+        await catch_up(service)
+        job = service.read_model.job(job_id)
+    if job is None:
+        raise UnknownJob(job_id)
+    return job
+
+
+async def known_suite(service: Service, suite_id: str, org_id: str | None) -> SuiteView:
+    """Like `known_job`. Raises UnknownSuite."""
+    suite = service.read_model.suite(suite_id, org_id)
+    if suite is None:
+        await catch_up(service)
+        suite = service.read_model.suite(suite_id, org_id)
+    if suite is None:
+        raise UnknownSuite(f"no suite {suite_id}")
+    return suite
+
+
+# -- submit --------------------------------------------------------------------------------------------------------------
+
+
+async def submit(service: Service, request: SubmitRequest, key: str | None) -> tuple[Submission, bool]:
+    """Submit one job; the second value says that `key` had been used for this request before, and the answer is the first one's."""
+    job_id = idempotent_id(request.org_id, key) if key else str(uuid.uuid4())
+    spec = _spec(service, request, job_id, hash_of(request) if key else "")
+    async with _turn(job_id if key else None):
+        earlier = await _earlier_answers(service, [spec]) if key else [None]
+        return (earlier[0], True) if earlier[0] else (await _submit(service, spec, request.on_duplicate), False)
+
+
+def _turn(name: str | None) -> AbstractAsyncContextManager[object]:
+    return nullcontext() if name is None else _turns.setdefault(name, asyncio.Lock())
+
+
+async def _earlier_answers(service: Service, specs: Sequence[JobSpec]) -> list[Submission | None]:
+    """The answers that the same requests got before. Raises IdempotencyMismatch when their key was used for another one."""
+    await catch_up(service)
+    return [_earlier_answer(service, spec) for spec in specs]
+
+
+def _earlier_answer(service: Service, spec: JobSpec) -> Submission | None:
+    job = service.read_model.job(spec.job_id)
+    if job is None:
+        return None
+    if job.request_hash != spec.request_hash:
+        raise IdempotencyMismatch(f"this Idempotency-Key belongs to another request, which made job {job.job_id}")
+    return Submission(job_id=job.job_id, status=Status.QUEUED, seq=job.submitted_seq, replaced=job.replaces or None)
+
+
+async def _submit(service: Service, spec: JobSpec, on_duplicate: OnDuplicate) -> Submission:
+    accepted = await service.log.submit(spec, on_duplicate)
+    return submission(accepted, _status_of(service, accepted.job_id) if accepted.attached else Status.QUEUED)
+
+
+def _status_of(service: Service, job_id: str) -> Status:
+    """Of a job that was live a moment ago."""
+    job = service.read_model.job(job_id)
+    return job.status if job is not None else Status.QUEUED
+
+
+def _spec(service: Service, request: SubmitRequest, job_id: str, request_hash: str) -> JobSpec:
+    return make_spec(
+        request,
+        job_id=job_id,
+        now=service.clock(),
+        deployment=service.deployment,
+        defaults=service.settings.job,
+        submitted_by=BY,
+        request_hash=request_hash,
+    )
+
+
+# -- suites --------------------------------------------------------------------------------------------------------------
+
+
+async def submit_suite(service: Service, suite: SuiteRequest, key: str | None) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
+    """Submit the jobs of a suite: its id, and for each job what became of it. Nothing is written unless all of them are valid."""
+    made_up = idempotent_id(suite.org_id, f"suite {key}") if key else str(uuid.uuid4())
+    suite_id = check_suite_id(suite.suite_id or made_up)
+    jobs = jobs_of(suite, suite_id)
+    specs = _specs(service, jobs, key, hash_of(suite) if key else "")
+    async with _turn(made_up if key else None):
+        earlier = await _earlier_answers(service, specs) if key else [None] * len(specs)
+        answers = await _submit_rest(service, [job.request.on_duplicate for job in jobs], specs, earlier)
+    return suite_id, list(zip(specs, answers, strict=True))
+
+
+async def _submit_rest(
+    service: Service, modes: Sequence[OnDuplicate], specs: Sequence[JobSpec], earlier: Sequence[Submission | None]
+) -> list[Submission | QgjetError]:
+    """Submit what has no answer yet."""
+    answers: dict[int, Submission | QgjetError] = {number: answer for number, answer in enumerate(earlier) if answer is not None}
+    for mode in OnDuplicate:
+        todo = [number for number, wanted in enumerate(modes) if wanted is mode and number not in answers]
+        results = await service.log.submit_many([specs[number] for number in todo], mode)
+        answers |= {n: result if isinstance(result, QgjetError) else submission(result, Status.QUEUED) for n, result in zip(todo, results, strict=True)}
+    return [answers[number] for number in range(len(specs))]
+
+
+def _specs(service: Service, jobs: Sequence[SuiteJob], key: str | None, request_hash: str) -> list[JobSpec]:
+    """Raises InvalidBody with everything that is wrong, each fault once."""
+    specs: list[JobSpec] = []
+    faults: dict[FieldError, None] = {}
+    for number, job in enumerate(jobs):
+        job_id = idempotent_id(job.request.org_id, f"{number} {key}") if key else str(uuid.uuid4())
+        try:
+            specs.append(_spec(service, job.request, job_id, request_hash))
+        except InvalidInput as error:
+            faults[FieldError(error.reason, pointer_of(job.place(error.field)))] = None
+    if faults:
+        raise InvalidBody(list(faults))
+    return specs
+
+
+async def cancel_suite(service: Service, suite: SuiteView, reason: str) -> list[CancelAnswer]:
+    """Cancel the suite's live jobs; one answer for each that was still live. After an error a second call does the rest."""
+    await catch_up(service)
+    gate = asyncio.Semaphore(CANCEL_WINDOW)
+
+    async def cancel_one(job: JobView) -> CancelAnswer | QgjetError | None:
+        async with gate:
+            try:
+                return await cancel_live(service.log, _slot(job), job.job_id, reason)
+            except QgjetError as error:
+                return error
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(cancel_one(job)) for job in _live_jobs(service, suite)]
+    answers = [task.result() for task in tasks]
+    for answer in answers:
+        if isinstance(answer, QgjetError):
+            raise answer
+    return [answer for answer in answers if isinstance(answer, CancelAnswer)]
+
+
+def _live_jobs(service: Service, suite: SuiteView) -> Iterable[JobView]:
+    for status in (Status.QUEUED, Status.RUNNING):
+        cursor = None
+        while True:
+            page = service.read_model.jobs(JobQuery(suite_id=suite.suite_id, org_id=suite.org_id, status=status, cursor=cursor, limit=500))
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+
+
+# -- cancel and rerun ----------------------------------------------------------------------------------------------------
+
+
+async def cancel(service: Service, job_id: str, reason: str) -> CancelAnswer:
+    """Cancel a job; a second call changes nothing. Raises Refused when it has ended in another way."""
+    job = await known_job(service, job_id)
+    answer = await cancel_live(service.log, _slot(job), job_id, reason)
+    if answer is not None:
+        return answer
+    await catch_up(service)
+    job = await known_job(service, job_id)
+    if job.verdict is not Verdict.CANCELLED:
+        raise Refused(f"job {job_id} has ended: {job.verdict}")
+    return CancelAnswer(job_id=job_id, status=job.status, cancel_requested=True, seq=job.seq)
+
+
+async def cancel_live(log: EventLog, slot: Slot, job_id: str, reason: str) -> CancelAnswer | None:
+    """None when the job is live no more."""
+    job = await log.cancel(slot, job_id, by=BY, reason=reason)
+    if job is None:
+        return None
+    return CancelAnswer(job_id=job_id, status=job.status, cancel_requested=True, seq=job.version)
+
+
+async def rerun(service: Service, job_id: str, *, priority: int | None, suite_id: str) -> Submission:
+    """Submit the job's work again under a new id. Raises DuplicateJob while its slot is held by a live job."""
+    await known_job(service, job_id)
+    old = service.read_model.spec(job_id)
+    if old is None:
+        raise UnknownJob(job_id)
+    if priority is not None and not 0 <= priority <= 9:
+        raise InvalidInput("priority", "must be an integer from 0 to 9")
+    chosen = old.priority if priority is None else priority
+    spec = replace(
+        old,
+        job_id=str(uuid.uuid4()),
+        priority=chosen,
+        rank=service.deployment.rank(chosen),
+        submitted_at=service.clock(),
+        submitted_by=BY,
+        suite_ids=(check_suite_id(suite_id),) if suite_id else (),
+        request_hash="",
+        rerun_of=job_id,
+    )
+    return await _submit(service, spec, OnDuplicate.REJECT)
+
+
+def _slot(job: JobView) -> Slot:
+    return Slot(job.org_id, job.app_version_id, job.target, job.test)

@@ -1,0 +1,88 @@
+"""Routes for probes and for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from litestar import HttpMethod, Request, Response, get, route
+from litestar.openapi.datastructures import ResponseSpec
+
+from qgjet import streams
+from qgjet.errors import QgjetError
+from qgjet.subjects import STREAM
+from qgjet_projections.api import metrics
+from qgjet_projections.api.answers import Health
+from qgjet_projections.api.problems import Problem, documented, problem
+from qgjet_projections.api.reads import TheService
+from qgjet_projections.service import UNHEALTHY_AFTER_S, Service
+
+PROBE_S = 1.0
+PROBE_METHODS = [HttpMethod.GET, HttpMethod.HEAD]
+"""HEAD is what `wget --spider` sends, the probe of many containers."""
+
+
+@route("/livez", http_method=PROBE_METHODS, status_code=200, summary="Is the process alive?", tags=["health"])
+async def livez() -> Health:
+    return Health("ok")
+
+
+@route(
+    "/healthz",
+    http_method=PROBE_METHODS,
+    status_code=200,
+    summary="Does it serve?",
+    description="503 when the projection has stopped or NATS has been out of reach for 5 s.",
+    responses={200: ResponseSpec(Health, generate_examples=False, description="It does"), **documented(503)},
+    tags=["health"],
+)
+async def healthz(request: Request[Any, Any, Any], service: TheService) -> Response[Health] | Response[Problem]:
+    found = service.ailments(patience_s=UNHEALTHY_AFTER_S)
+    return _unwell(request, found) if found else Response(Health("ok"))
+
+
+@route(
+    "/readyz",
+    http_method=PROBE_METHODS,
+    status_code=200,
+    summary="Should it get traffic?",
+    description="503 with `reasons` unless NATS is connected, the log is there and the read model is not far behind (`api.max_lag_events`).",
+    responses={200: ResponseSpec(Health, generate_examples=False, description="It should"), **documented(503)},
+    tags=["health"],
+)
+async def readyz(request: Request[Any, Any, Any], service: TheService) -> Response[Health] | Response[Problem]:
+    found = service.ailments() or await _missing(service) or _behind(service)
+    return _unwell(request, found) if found else Response(Health("ok"))
+
+
+async def _missing(service: Service) -> list[str]:
+    try:
+        async with asyncio.timeout(PROBE_S):
+            config = await streams.stream_config(service.log.bus, STREAM)
+    except (QgjetError, TimeoutError) as error:
+        return [f"NATS does not answer: {error or 'no reply in time'}"]
+    return [] if config is not None else [f"the stream {STREAM} is missing"]
+
+
+def _behind(service: Service) -> list[str]:
+    lag = service.projector.lag if service.projector is not None else None
+    if lag is None:
+        return ["the read model has not seen the log yet"]
+    limit = service.settings.api.max_lag_events
+    return [f"the read model is {lag.events} events behind, more than {limit}"] if lag.events > limit else []
+
+
+def _unwell(request: Request[Any, Any, Any], reasons: list[str]) -> Response[Problem]:
+    return problem(request, 503, "; ".join(reasons), "unavailable", reasons=tuple(reasons))
+
+
+@get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    media_type=metrics.CONTENT_TYPE,
+    responses={200: ResponseSpec(str, generate_examples=False, description="Prometheus text format", media_type="text/plain")},
+    tags=["health"],
+)
+async def prometheus(service: TheService) -> Response[bytes]:
+    agents = await service.agents_if_known()
+    return Response(await metrics.render(service, agents), media_type=metrics.CONTENT_TYPE)

@@ -1,0 +1,190 @@
+"""Routes about jobs that are there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+from urllib.parse import quote
+
+from litestar import Response, get, post
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.response import Stream
+from msgspec import Struct
+
+from qgjet.events import Status, Verdict
+from qgjet_projections.api import commands, logs
+from qgjet_projections.api.answers import (
+    ArtifactAnswer,
+    ArtifactList,
+    CancelAnswer,
+    JobAnswer,
+    JobDetail,
+    JobPage,
+    StatusAnswer,
+    Submission,
+    job_answer,
+    job_detail,
+    status_answer,
+)
+from qgjet_projections.api.problems import UnknownArtifact, documented
+from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
+from qgjet_projections.service import Service
+from qgjet_projections.views import JobQuery, JobView
+
+Tags = Annotated[list[str] | None, QueryParameter(name="tag", description="`key:value`; several must all hold.")]
+
+
+class CancelRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    reason: str = ""
+
+
+class RerunRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    priority: int | None = None
+    """0-9; None: as before."""
+    suite_id: str = ""
+    """The suite of the new job. Empty: none, so that a suite that has its result keeps it."""
+
+
+@get("/status/{job_id:str}", summary="Status of a job", responses=documented(400, 404, 503), tags=["jobs"])
+async def status(service: TheService, reads: Reads, job_id: FromPath[str]) -> StatusAnswer:
+    return status_answer(await commands.known_job(service, job_id))
+
+
+@get("/jobs", summary="List jobs, last submitted first", responses=documented(400, 503), tags=["jobs"])
+async def jobs(
+    service: TheService,
+    reads: Reads,
+    org_id: OrgId = None,
+    app_version_id: FromQuery[str | None] = None,
+    target: FromQuery[str | None] = None,
+    test: FromQuery[str | None] = None,
+    status: FromQuery[Status | None] = None,
+    verdict: FromQuery[Verdict | None] = None,
+    suite_id: FromQuery[str | None] = None,
+    tags: Tags = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> JobPage:
+    query = JobQuery(
+        org_id=org_id,
+        app_version_id=app_version_id,
+        target=target,
+        test=test,
+        status=status,
+        verdict=verdict,
+        suite_id=suite_id,
+        tags=_tags(tags or []),
+        cursor=cursor,
+        limit=limit,
+    )
+    page = await asyncio.to_thread(reads.jobs, query)
+    return JobPage(jobs=await job_answers(service, page.items), next_cursor=page.next_cursor)
+
+
+async def job_answers(service: Service, found: list[JobView]) -> list[JobAnswer]:
+    queued = any(job.status is Status.QUEUED for job in found)
+    agents = await service.agents_if_known() if queued else None
+    now = service.clock()
+    return [job_answer(job, agents, now) for job in found]
+
+
+def _tags(given: list[str]) -> dict[str, str]:
+    pairs = [one.partition(":") for one in given]
+    if any(not colon for _, colon, _ in pairs):
+        raise ValidationException(extra=[{"key": "tag", "message": "must be key:value"}])
+    return {key: value for key, _, value in pairs}
+
+
+@get("/jobs/{job_id:str}", summary="A job with its attempts and their tests", responses=documented(400, 404, 503), tags=["jobs"])
+async def job(service: TheService, reads: Reads, job_id: FromPath[str]) -> JobDetail:
+    found = await commands.known_job(service, job_id)
+    agents = await service.agents_if_known() if found.status is Status.QUEUED else None
+    return job_detail(found, await asyncio.to_thread(reads.attempts, job_id), agents, service.clock())
+
+
+@get(
+    "/jobs/{job_id:str}/log",
+    summary="Output of an attempt",
+    description="What there is now; with `follow` also what comes until the attempt ends. Kept for 7 days.",
+    media_type="text/plain",
+    responses={
+        200: ResponseSpec(str, generate_examples=False, description="The output, as text", media_type="text/plain"),
+        **documented(400, 404, 503),
+    },
+    tags=["jobs"],
+)
+async def log(
+    service: TheService,
+    reads: Reads,
+    job_id: FromPath[str],
+    attempt: Annotated[int | None, QueryParameter(ge=1, description="Counted from 1; none: the last one.")] = None,
+    follow: Annotated[bool, QueryParameter(description="Keep the answer open until the attempt has ended.")] = False,
+) -> Stream:
+    found = await commands.known_job(service, job_id)
+    lines = logs.lines(service, found, attempt or found.attempt, follow=follow)
+    first = b"" if follow else await anext(lines, b"")  # before the headers are sent, so that a missing server is a 503
+    return Stream(logs.chain(first, lines), media_type="text/plain; charset=utf-8", headers={"X-Accel-Buffering": "no"})
+
+
+@get("/jobs/{job_id:str}/artifacts", summary="Files that the attempts left behind", responses=documented(400, 404, 503), tags=["jobs"])
+async def artifacts(service: TheService, reads: Reads, job_id: FromPath[str]) -> ArtifactList:
+    await commands.known_job(service, job_id)
+    attempts = await asyncio.to_thread(reads.attempts, job_id)
+    return ArtifactList(
+        artifacts=[
+            ArtifactAnswer(
+                attempt=attempt.attempt,
+                name=one.name,
+                content_type=one.content_type,
+                size=one.size,
+                sha256=one.sha256,
+                url=f"/jobs/{quote(job_id, safe='')}/artifacts/{attempt.attempt}/{quote(one.name)}",
+            )
+            for attempt in attempts
+            for one in attempt.artifacts
+        ]
+    )
+
+
+@get(
+    "/jobs/{job_id:str}/artifacts/{attempt:int}/{name:path}",
+    summary="Download an artifact",
+    responses=documented(404, 501, 503),
+    tags=["jobs"],
+)
+async def artifact(service: TheService, reads: Reads, job_id: FromPath[str], attempt: FromPath[int], name: FromPath[str]) -> Response[bytes]:
+    await commands.known_job(service, job_id)
+    wanted = name.removeprefix("/")
+    found = [one for view in await asyncio.to_thread(reads.attempts, job_id) if view.attempt == attempt for one in view.artifacts if one.name == wanted]
+    if not found:
+        raise UnknownArtifact(f"attempt {attempt} of job {job_id} left no artifact {wanted}")
+    raise HTTPException(status_code=501, detail="artifacts cannot be downloaded through the API yet; they are in the object store qg-artifacts")
+
+
+@post(
+    "/jobs/{job_id:str}/cancel",
+    status_code=202,
+    summary="Cancel a job",
+    description="200: it is cancelled. 202: it runs, and its agent was asked to stop it. A second call changes nothing.",
+    responses={200: ResponseSpec(CancelAnswer, generate_examples=False, description="Cancelled"), **documented(400, 404, 409, 413, 415, 503)},
+    tags=["jobs"],
+)
+async def cancel(service: TheService, reads: Reads, job_id: FromPath[str], data: JSONBody[CancelRequest | None] = None) -> Response[CancelAnswer]:
+    answer = await commands.cancel(service, job_id, data.reason if data else "")
+    return Response(answer, status_code=200 if answer.status is Status.CANCELLED else 202)
+
+
+@post(
+    "/jobs/{job_id:str}/rerun",
+    status_code=202,
+    summary="Run a job's work again, as a new job",
+    description="The new job names the old one in `rerun_of`. 409 while a live job holds the slot.",
+    responses=documented(400, 404, 409, 413, 415, 503),
+    tags=["jobs"],
+)
+async def rerun(service: TheService, reads: Reads, job_id: FromPath[str], data: JSONBody[RerunRequest | None] = None) -> Response[Submission]:
+    asked = data or RerunRequest()
+    answer = await commands.rerun(service, job_id, priority=asked.priority, suite_id=asked.suite_id)
+    return Response(answer, status_code=202, headers={"Location": f"/jobs/{answer.job_id}"})

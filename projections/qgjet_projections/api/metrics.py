@@ -1,0 +1,84 @@
+"""Prometheus metrics, counted in the read model at each scrape: every replica says the same, and a restart loses nothing.
+
+Jobs leave the counts when they are pruned, so all of them are gauges. No ids in labels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from qgjet import __version__
+from qgjet.events import Status
+from qgjet.presence import AgentInfo
+from qgjet_projections.projector import Lag
+from qgjet_projections.service import Service
+from qgjet_projections.views import Counts
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+async def render(service: Service, agents: Sequence[AgentInfo] | None) -> bytes:
+    lag = service.projector.lag if service.projector is not None else None
+    counts = await asyncio.to_thread(service.read_model.counts)
+    registry = CollectorRegistry()
+    registry.register(_Snapshot(counts, lag, agents, service.applied_seq, service.clock()))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    def __init__(self, counts: Counts, lag: Lag | None, agents: Sequence[AgentInfo] | None, applied_seq: int, now: datetime) -> None:
+        self._counts = counts
+        self._lag = lag
+        self._agents = agents
+        self._applied_seq = applied_seq
+        self._now = now
+
+    def collect(self) -> Iterable[Metric]:
+        yield _gauge("qgjet_build_info", "Version of this process.", ("version",), [((__version__,), 1)])
+        yield from self._jobs()
+        yield from self._projection()
+        if self._agents is not None:
+            yield from _agents(self._agents)
+
+    def _jobs(self) -> Iterable[Metric]:
+        counts = self._counts
+        targets = sorted({target for target, _ in counts.jobs})
+        jobs = (((target, status), counts.jobs.get((target, status), 0)) for target in targets for status in Status)
+        ages = (((target,), max((self._now - since).total_seconds(), 0.0)) for target, since in counts.oldest_queued_at.items())
+        yield _gauge("qgjet_jobs", "Jobs by status.", ("target", "status"), jobs)
+        yield _gauge("qgjet_jobs_finished", "Finished jobs that are kept, by verdict.", ("target", "verdict"), counts.finished.items())
+        yield _gauge("qgjet_job_attempts", "Attempts of the jobs that are kept.", ("target",), (((target,), n) for target, n in counts.attempts.items()))
+        yield _gauge("qgjet_queue_oldest_age_seconds", "How long the longest waiting job waits.", ("target",), ages)
+
+    def _projection(self) -> Iterable[Metric]:
+        yield _gauge("qgjet_projection_applied_seq", "Sequence of the log up to which the read model holds it.", (), [((), self._applied_seq)])
+        if self._lag is not None:
+            yield _gauge("qgjet_projection_lag_events", "Events of the log that the read model does not hold yet.", (), [((), self._lag.events)])
+            yield _gauge("qgjet_projection_lag_seconds", "How long the read model has been behind without moving.", (), [((), self._lag.seconds)])
+        yield _gauge("qgjet_projection_up", "1 while the read model follows the log.", (), [((), float(self._lag is not None))])
+
+
+def _agents(agents: Sequence[AgentInfo]) -> Iterable[Metric]:
+    alive: Counter[tuple[str, ...]] = Counter()
+    slots: Counter[tuple[str, ...]] = Counter()
+    for agent in agents:
+        for served in agent.targets:
+            alive[served.target, "draining" if agent.draining else "serving"] += 1
+            slots[served.target, "running"] += served.running
+            slots[served.target, "free"] += max(served.slots - served.running, 0)
+    yield _gauge("qgjet_agents", "Agents that are alive, by target they serve.", ("target", "state"), alive.items())
+    yield _gauge("qgjet_agent_slots", "Slots of the agents that are alive.", ("target", "state"), slots.items())
+
+
+def _gauge(name: str, documentation: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    family = GaugeMetricFamily(name, documentation, labels=labels)
+    for key, value in values:
+        family.add_metric(key, value)
+    return family

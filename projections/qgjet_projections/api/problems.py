@@ -1,0 +1,236 @@
+"""Errors as problem documents (RFC 9457). The only place where an error becomes an HTTP status.
+
+| error                                               | status                                             |
+|-----------------------------------------------------|----------------------------------------------------|
+| InvalidInput, InvalidBody, a bad parameter          | 400                                                |
+| UnknownJob, UnknownSuite, UnknownArtifact, no route | 404                                                |
+| Refused, DuplicateJob                               | 409                                                |
+| IdempotencyMismatch                                 | 422                                                |
+| LogUnavailable, NotCaughtUp, IncompatibleServer     | 503, with Retry-After                              |
+| anything else                                       | 500, without details: they are in the server's log |
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.types import ExceptionHandlersMap
+from msgspec import Struct
+
+from qgjet.errors import DuplicateJob, IncompatibleServer, InvalidInput, LogUnavailable, QgjetError, Refused, UnknownJob
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
+
+
+class FieldError(Struct, frozen=True, omit_defaults=True):
+    """What is wrong in one place of a request."""
+
+    detail: str
+    pointer: str = ""
+    """JSON pointer into the body, as a URI fragment: `#/jobs/3/test`."""
+    parameter: str = ""
+    """Name of the query, path or header parameter, when it is not the body."""
+
+
+class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An error, in the shape of RFC 9457."""
+
+    type: str
+    """A URN for programs, such as `urn:qgjet:problem:duplicate`; `about:blank` where the status says all."""
+    title: str
+    status: int
+    detail: str
+    instance: str
+    """Path of the request."""
+    errors: tuple[FieldError, ...] = ()
+    job_id: str = ""
+    """Of the live job that stands in the way."""
+    jobs: tuple[Any, ...] = ()
+    """Of a suite: the answer for each job."""
+    reasons: tuple[str, ...] = ()
+
+
+class InvalidBody(QgjetError):
+    """The body cannot be read as what the route expects."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{one.pointer or 'body'}: {one.detail}" for one in errors[:3]))
+        self.errors = tuple(errors)
+
+
+class UnknownSuite(QgjetError):
+    """No suite of that id."""
+
+
+class UnknownArtifact(QgjetError):
+    """The attempt left no file of that name."""
+
+
+class IdempotencyMismatch(QgjetError):
+    """The key was used for another request before."""
+
+
+class NotCaughtUp(LogUnavailable):
+    """The read model has not got as far as the reader asks."""
+
+
+class NothingAccepted(QgjetError):
+    """Not one job of a suite was accepted."""
+
+    def __init__(self, message: str, jobs: Sequence[Any], *, refused: bool) -> None:
+        super().__init__(message)
+        self.jobs = tuple(jobs)
+        self.refused = refused
+
+
+def problem(
+    request: Request[Any, Any, Any], status: int, detail: str, kind: str = "", *, headers: Mapping[str, str] | None = None, **members: Any
+) -> Response[Problem]:
+    """The response for one error; `kind` is the last part of the type's URN."""
+    document = Problem(
+        type=f"urn:qgjet:problem:{kind}" if kind else "about:blank",
+        title=_TITLES.get(kind) or HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=quote(request.scope["path"], safe="/~!$&'()*+,;=:@", errors="replace"),
+        **members,
+    )
+    retry = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    return Response(document, status_code=status, media_type=MEDIA_TYPE, headers={**retry, **(headers or {})})
+
+
+_TITLES = {
+    "invalid-request": "The request cannot be accepted",
+    "duplicate": "A live job already holds the slot",
+    "conflict": "The job's state does not allow this",
+    "unknown-job": "No such job",
+    "unknown-suite": "No such suite",
+    "unknown-artifact": "No such artifact",
+    "unavailable": "Not available now",
+    "not-caught-up": "The read model is behind",
+    "idempotency-mismatch": "The idempotency key belongs to another request",
+    "internal": "Internal error",
+}
+
+
+def invalid_input(request: Request[Any, Any, Any], error: InvalidInput) -> Response[Problem]:
+    in_body = request.method != "GET"
+    where = FieldError(error.reason, pointer_of(error.field)) if in_body else FieldError(error.reason, parameter=error.field)
+    return problem(request, 400, str(error), "invalid-request", errors=(where,))
+
+
+def invalid_body(request: Request[Any, Any, Any], error: InvalidBody) -> Response[Problem]:
+    return problem(request, 400, str(error), "invalid-request", errors=error.errors)
+
+
+def duplicate(request: Request[Any, Any, Any], error: DuplicateJob) -> Response[Problem]:
+    return problem(request, 409, str(error), "duplicate", job_id=error.job_id)
+
+
+def refused(request: Request[Any, Any, Any], error: Refused) -> Response[Problem]:
+    return problem(request, 409, str(error), "conflict")
+
+
+def unknown_job(request: Request[Any, Any, Any], error: UnknownJob) -> Response[Problem]:
+    return problem(request, 404, str(error), "unknown-job")
+
+
+def unknown_suite(request: Request[Any, Any, Any], error: UnknownSuite) -> Response[Problem]:
+    return problem(request, 404, str(error), "unknown-suite")
+
+
+def unknown_artifact(request: Request[Any, Any, Any], error: UnknownArtifact) -> Response[Problem]:
+    return problem(request, 404, str(error), "unknown-artifact")
+
+
+def mismatch(request: Request[Any, Any, Any], error: IdempotencyMismatch) -> Response[Problem]:
+    return problem(request, 422, str(error), "idempotency-mismatch")
+
+
+def nothing_accepted(request: Request[Any, Any, Any], error: NothingAccepted) -> Response[Problem]:
+    status, kind = (409, "duplicate") if error.refused else (503, "unavailable")
+    return problem(request, status, str(error), kind, jobs=error.jobs)
+
+
+def unavailable(request: Request[Any, Any, Any], error: QgjetError) -> Response[Problem]:
+    return problem(request, 503, str(error), "not-caught-up" if isinstance(error, NotCaughtUp) else "unavailable")
+
+
+def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
+    errors = tuple(_parameter_error(one) for one in error.extra or () if isinstance(one, dict))
+    if error.status_code >= 500:
+        log.error("%s %s: %s", request.method, request.scope["path"], error.detail)
+    return problem(request, error.status_code, _http_detail(request, error), "invalid-request" if errors else "", headers=error.headers, errors=errors)
+
+
+def _http_detail(request: Request[Any, Any, Any], error: HTTPException) -> str:
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return f"there is nothing at {request.scope['path']}; /docs lists what there is"
+    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return "the body is larger than 1 MiB; send several smaller ones"
+    return error.detail
+
+
+def _parameter_error(extra: Mapping[str, Any]) -> FieldError:
+    key, message = str(extra.get("key", "")), str(extra.get("message", ""))
+    if key == "data":
+        return FieldError("a JSON body is required", "#")
+    return FieldError("is required" if message == repr(key) else message, parameter=key)
+
+
+def unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
+    return problem(request, 500, "the server failed on this request; its log says why", "internal")
+
+
+def pointer_of(field: str) -> str:
+    """JSON pointer of a dotted field, as a URI fragment. Raw keys with dots are given as tuples to `pointer`."""
+    return pointer(field.split("."))
+
+
+def pointer(path: Sequence[str]) -> str:
+    return "#" + "".join("/" + quote(key.replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@", errors="replace") for key in path)
+
+
+HANDLERS: ExceptionHandlersMap = {
+    InvalidInput: invalid_input,
+    InvalidBody: invalid_body,
+    DuplicateJob: duplicate,
+    Refused: refused,
+    UnknownJob: unknown_job,
+    UnknownSuite: unknown_suite,
+    UnknownArtifact: unknown_artifact,
+    IdempotencyMismatch: mismatch,
+    NothingAccepted: nothing_accepted,
+    LogUnavailable: unavailable,
+    IncompatibleServer: unavailable,
+    HTTPException: http_error,
+    Exception: unexpected,
+}
+
+
+def documented(*statuses: int) -> dict[int, ResponseSpec]:
+    """The problem statuses of a route, for the OpenAPI schema."""
+    return {status: ResponseSpec(Problem, generate_examples=False, description=_MEANINGS[status], media_type=MEDIA_TYPE) for status in statuses}
+
+
+_MEANINGS = {
+    400: "The request is not valid; `errors` says where and why",
+    404: "There is no such thing",
+    409: "The state of the job does not allow it",
+    413: "The body is larger than 1 MiB",
+    415: "The body is not JSON",
+    422: "The idempotency key was used with another request",
+    501: "Not there yet",
+    503: "No answer from NATS, or the read model is behind; try again after `Retry-After` seconds",
+}

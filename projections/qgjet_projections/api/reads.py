@@ -1,0 +1,40 @@
+"""The parameters that reads have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from litestar.datastructures import State
+from litestar.di import NamedDependency, Provide
+from litestar.params import QueryParameter
+
+from qgjet_projections.api.problems import NotCaughtUp
+from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.service import Service
+
+MIN_SEQ_WAIT_S = 2.0
+
+TheService = NamedDependency[Service]
+Reads = NamedDependency[ReadModel]
+MinSeq = Annotated[
+    int | None,
+    QueryParameter(ge=0, description="Answer only when the read model has got this far: the `seq` that a submission answered with. Waits 2 s, then 503."),
+]
+Limit = Annotated[int, QueryParameter(ge=1, le=500, description="Most items of one page.")]
+Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
+OrgId = Annotated[str | None, QueryParameter(description="Of this org only.")]
+
+
+def give_service(state: State) -> Service:
+    service: Service = state.service
+    return service
+
+
+async def fresh(service: TheService, min_seq: MinSeq = None) -> ReadModel:
+    """The read model, once it holds the log up to `min_seq`. Raises NotCaughtUp."""
+    if min_seq is not None and not await service.applied(min_seq, MIN_SEQ_WAIT_S):
+        raise NotCaughtUp(f"the read model has applied {service.applied_seq} events, not yet {min_seq}; try again")
+    return service.read_model
+
+
+PROVIDERS = {"service": Provide(give_service, sync_to_thread=False), "reads": Provide(fresh)}

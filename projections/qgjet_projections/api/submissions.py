@@ -1,0 +1,90 @@
+"""Routes that put jobs into the queue."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote
+
+from litestar import Response, post
+from litestar.exceptions import ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Body, HeaderParameter
+
+from qgjet.errors import QgjetError
+from qgjet.submission import SubmitRequest, SuiteRequest
+from qgjet_projections.api import commands
+from qgjet_projections.api.answers import Submission, SuiteJobAnswer, SuiteSubmission, suite_job
+from qgjet_projections.api.problems import NothingAccepted, documented
+from qgjet_projections.api.reads import TheService
+
+MAX_KEY = 255
+REPLAYED = {"Idempotency-Replayed": "true"}
+
+IdempotencyKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        description="Any text up to 255 characters, chosen by the client. The same key and body again give the same answer and no second job; "
+        "the same key with another body is refused (422). Keys are per org and kept as long as the job. A submission that was attached to a live job "
+        "leaves nothing in the log: repeated after that job has ended, it is a new one.",
+    ),
+]
+SubmitBody = Annotated[
+    SubmitRequest, Body(title="One job", description="`test_path` is another name of `test`. Fields left out get the deployment's defaults.")
+]
+SuiteBody = Annotated[SuiteRequest, Body(title="Many jobs", description="`jobs`, or `tests` with the fields they share; at most 1000 jobs.")]
+
+
+@post(
+    ["/submit", "/jobs"],
+    status_code=202,
+    summary="Submit a job",
+    description="202: queued. 200: a live job holds the slot and the submission was attached to it (`on_duplicate` is `attach`, the default).",
+    responses={200: ResponseSpec(Submission, generate_examples=False, description="Attached to a live job"), **documented(400, 409, 413, 415, 422, 503)},
+    tags=["jobs"],
+)
+async def submit(service: TheService, data: SubmitBody, idempotency_key: IdempotencyKey = None) -> Response[Submission]:
+    answer, replayed = await commands.submit(service, data, _key(idempotency_key))
+    headers = {"Location": f"/jobs/{answer.job_id}", **(REPLAYED if replayed else {})}
+    return Response(answer, status_code=200 if answer.attached else 202, headers=headers)
+
+
+@post(
+    "/suites",
+    status_code=202,
+    summary="Submit the jobs of a suite",
+    description="All jobs are checked before the first is written. The answer has one entry per job; a job that was not accepted has its `error` there.",
+    responses=documented(400, 409, 413, 415, 422, 503),
+    tags=["suites"],
+)
+async def submit_suite(service: TheService, data: SuiteBody, idempotency_key: IdempotencyKey = None) -> Response[SuiteSubmission]:
+    suite_id, results = await commands.submit_suite(service, data, _key(idempotency_key))
+    jobs = [suite_job(spec, answer) for spec, answer in results]
+    refused = [job for job in jobs if job.error is not None]
+    if len(refused) == len(jobs):
+        raise _nothing_accepted(jobs, [answer for _, answer in results if isinstance(answer, QgjetError)])
+    answer = SuiteSubmission(
+        suite_id=suite_id,
+        seq=max(job.seq or 0 for job in jobs),
+        accepted=sum(job.error is None and not job.attached for job in jobs),
+        attached=sum(job.attached for job in jobs),
+        refused=len(refused),
+        jobs=jobs,
+    )
+    return Response(answer, status_code=202, headers={"Location": f"/suites/{quote(suite_id, safe='')}"})
+
+
+def _nothing_accepted(jobs: list[SuiteJobAnswer], errors: list[QgjetError]) -> NothingAccepted:
+    return NothingAccepted(
+        f"none of {len(jobs)} jobs was accepted; the first: {errors[0]}", jobs, refused=all(job.error and job.error.status == 409 for job in jobs)
+    )
+
+
+def _key(header: str | None) -> str | None:
+    """The key itself: the header's draft writes it as a quoted string, most clients do not."""
+    if header is None:
+        return None
+    key = header[1:-1] if len(header) >= 2 and header[0] == header[-1] == '"' else header
+    if not 1 <= len(key) <= MAX_KEY:
+        raise ValidationException(extra=[{"key": "Idempotency-Key", "message": f"must have 1 to {MAX_KEY} characters"}])
+    return key

@@ -1,0 +1,63 @@
+"""Routes about suites, partitions and agents."""
+
+from __future__ import annotations
+
+import asyncio
+
+from litestar import Response, get, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath, JSONBody
+
+from qgjet.events import Status
+from qgjet_projections.api import commands
+from qgjet_projections.api.answers import AgentList, PartitionList, SuiteCancelAnswer, SuiteDetail, SuitePage, suite_answer, suite_detail
+from qgjet_projections.api.jobs import CancelRequest, job_answers
+from qgjet_projections.api.problems import documented
+from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
+from qgjet_projections.views import JobQuery
+
+
+@get("/suites", summary="List suites, newest first", responses=documented(400, 503), tags=["suites"])
+async def suites(reads: Reads, org_id: OrgId = None, cursor: Cursor = None, limit: Limit = 100) -> SuitePage:
+    page = await asyncio.to_thread(reads.suites, org_id, limit, cursor)
+    return SuitePage(suites=[suite_answer(one) for one in page.items], next_cursor=page.next_cursor)
+
+
+@get("/suites/{suite_id:str}", summary="A suite with its verdict and its jobs", responses=documented(400, 404, 503), tags=["suites"])
+async def suite(service: TheService, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None, cursor: Cursor = None, limit: Limit = 500) -> SuiteDetail:
+    found = await commands.known_suite(service, suite_id, org_id)
+    page = await asyncio.to_thread(reads.jobs, JobQuery(org_id=found.org_id, suite_id=suite_id, cursor=cursor, limit=limit))
+    return suite_detail(found, await job_answers(service, page.items), page.next_cursor)
+
+
+@post(
+    "/suites/{suite_id:str}/cancel",
+    status_code=202,
+    summary="Cancel the live jobs of a suite",
+    description="200: none was running, all are ended. 202: running ones were asked to stop. A second call changes nothing.",
+    responses={200: ResponseSpec(SuiteCancelAnswer, generate_examples=False, description="All ended"), **documented(400, 404, 413, 415, 503)},
+    tags=["suites"],
+)
+async def cancel_suite(
+    service: TheService, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None, data: JSONBody[CancelRequest | None] = None
+) -> Response[SuiteCancelAnswer]:
+    found = await commands.known_suite(service, suite_id, org_id)
+    ended = await commands.cancel_suite(service, found, data.reason if data else "")
+    cancelling = sum(answer.status is Status.RUNNING for answer in ended)
+    answer = SuiteCancelAnswer(
+        suite_id=suite_id,
+        cancelled=len(ended) - cancelling,
+        cancelling=cancelling,
+        seq=max((answer.seq for answer in ended), default=found.seq),
+    )
+    return Response(answer, status_code=202 if cancelling else 200)
+
+
+@get("/partitions", summary="Partitions with live jobs: the queue", responses=documented(400, 503), tags=["queue"])
+async def partitions(service: TheService, reads: Reads) -> PartitionList:
+    return PartitionList(priority_order=service.deployment.priority_order, partitions=await asyncio.to_thread(reads.partitions))
+
+
+@get("/agents", summary="Agents that are alive", responses=documented(503), tags=["queue"])
+async def agents(service: TheService) -> AgentList:
+    return AgentList(agents=await service.agents())

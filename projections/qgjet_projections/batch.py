@@ -1,0 +1,358 @@
+"""What a stretch of the log does to the rows of the read model. Pure: rows in, rows out; `writer` does the SQL.
+
+The rules are those of `qgjet.job`: an event is checked against the slot's state before it, and a row follows from the event alone, plus the times at which
+things happened. A row is written once per batch, however many events it saw; any division of the log into batches gives the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from qgjet import subjects
+from qgjet.events import (
+    EVENT_TYPES,
+    TERMINAL,
+    AttemptEnded,
+    AttemptLost,
+    Cancelled,
+    CancelRequested,
+    Event,
+    Finished,
+    JobSpec,
+    Outcome,
+    Released,
+    Requeued,
+    Slot,
+    Started,
+    Status,
+    Submitted,
+    Verdict,
+    event_type,
+)
+from qgjet.job import Job, broken_rule, state_of
+from qgjet.log import Recorded
+from qgjet_projections.schema import instant, micros
+
+_INT64 = 2**63 - 1
+_NAMES = {kind: event_type(kind) for kind in EVENT_TYPES}
+_json = msgspec.json.Encoder(order="sorted")
+
+
+class Row(Struct, gc=False):
+    """A row of `jobs`, column by column."""
+
+    submitted_seq: int
+    job_id: str
+    slot: str
+    org_id: str
+    app_version_id: str
+    target: str
+    test: str
+    status: str
+    verdict: str | None
+    ticket: int
+    seq: int
+    priority: int
+    rank: int
+    attempt: int
+    max_retries: int
+    infra_retries: int
+    retries_left: int
+    infra_retries_left: int
+    failures: int
+    agent: str
+    cancel_requested: int
+    created_at: int
+    queued_at: int
+    started_at: int | None
+    finished_at: int | None
+    retry_at: int | None
+    duration_s: float | None
+    execution_timeout_s: float | None
+    queue_timeout_s: float | None
+    replaces: str
+    replaced_by: str
+    rerun_of: str
+    submitted_by: str
+    request_hash: str
+    reason: str
+    suite_ids: str
+    tags: str
+    message: str
+
+
+class Standing(Struct, gc=False):
+    """The latest job of a slot: its row, and its state as the rules see it."""
+
+    slot: Slot
+    row: Row
+    job: Job
+
+
+def standing_of(row: Row) -> Standing:
+    return Standing(Slot(row.org_id, row.app_version_id, row.target, row.test), row, _job_of(row))
+
+
+class _Before(Struct, frozen=True):
+    """What a row said before the batch, as far as other tables repeat it."""
+
+    status: str
+    verdict: str | None
+    attempt: int
+    suite_ids: tuple[str, ...]
+
+
+_NOTHING = _Before("", None, 0, ())
+
+
+def _job_of(row: Row) -> Job:
+    """The state that a row was written from."""
+    return Job(
+        job_id=row.job_id,
+        status=Status(row.status),
+        verdict=None if row.verdict is None else Verdict(row.verdict),
+        ticket=row.ticket,
+        version=row.seq,
+        attempt=row.attempt,
+        retries_left=row.retries_left,
+        infra_retries_left=row.infra_retries_left,
+        failures=row.failures,
+        suite_ids=tuple(msgspec.json.decode(row.suite_ids, type=list[str])),
+        agent=row.agent if row.status == Status.RUNNING else "",
+        cancel_requested=bool(row.cancel_requested),
+        retry_at=None if row.retry_at is None else instant(row.retry_at),
+    )
+
+
+def slot_key(subject: str) -> str | None:
+    """The part of a job's subject before the event: all that a slot's expected version covers. None for another subject."""
+    tokens = subject.split(".", 6)
+    return ".".join(tokens[:6]) if len(tokens) == 7 and tokens[:2] == ["qg", "job"] else None
+
+
+def _slot_of(key: str) -> Slot | None:
+    """The slot in clear; None when somebody else's subject holds tokens that are none of ours."""
+    try:
+        return Slot(*map(_in_clear, key.split(".")[2:]))
+    except UnicodeDecodeError:
+        return None
+
+
+@lru_cache(maxsize=16_384)
+def _in_clear(token: str) -> str:
+    """Lone surrogates, which subjects can hold and SQLite cannot, become `\\udc80`."""
+    return subjects.decode_token(token).encode("utf-8", "backslashreplace").decode()
+
+
+class Batch:
+    """Add messages in the order of the log, then write what `events`, `rows` and the changes say."""
+
+    def __init__(self, standings: dict[str, Standing]) -> None:
+        """`standings` must know the latest job of every slot that the batch is about; it is kept up to date."""
+        self.events: list[tuple[Any, ...]] = []
+        self.new_tags: list[tuple[str, str, int]] = []
+        self.strangers: set[str] = set()
+        """Names of events that this version cannot read."""
+        self.applied_at: int | None = None
+        self._standings = standings
+        self._changed: dict[int, Row] = {}
+        self._before: dict[int, _Before] = {}
+        self._suite_ids: dict[int, tuple[str, ...]] = {}
+
+    def add(self, one: Recorded, key: str | None) -> None:
+        """`key`: what `slot_key` says of its subject."""
+        standing = None if key is None else self._standings.get(key)
+        slot = standing.slot if standing is not None else None if key is None else _slot_of(key)
+        event = one.event
+        if key is None or slot is None or event is None:
+            self._keep_stranger(one, standing, slot)
+            return
+        at = self.applied_at = micros(event.at)
+        legal = broken_rule(standing.job if standing else None, event) is None and _countable(event)
+        if not legal:
+            self._touch_version(standing, one.seq)
+        elif isinstance(event, Submitted):
+            standing = self._open(key, slot, standing, event, one.seq, at)
+        else:
+            assert standing is not None
+            self._move(standing, event, one.seq, at)
+        self._keep(one, _NAMES[type(event)], at, standing, slot, legal)
+
+    def _keep_stranger(self, one: Recorded, standing: Standing | None, slot: Slot | None) -> None:
+        """Nothing is known about it but its subject."""
+        tokens = one.subject.split(".")
+        name = tokens[-1] if slot is None else tokens[6]
+        self.strangers.add(name)
+        self._touch_version(standing, one.seq)
+        self._keep(one, name, None, standing, slot, legal=False)
+
+    def _keep(self, one: Recorded, name: str, at: int | None, standing: Standing | None, slot: Slot | None, legal: bool) -> None:
+        """The history of a slot belongs to the job that it is about at the time."""
+        submitted_seq = 0 if standing is None else standing.row.submitted_seq
+        org_id = "" if slot is None else slot.org_id
+        self.events.append((one.seq, at, name, submitted_seq, org_id, int(legal), one.data))
+
+    def _touch_version(self, standing: Standing | None, seq: int) -> None:
+        """What the slot's next append expects moves on, nothing else does."""
+        if standing is not None:
+            self._remember(standing)
+            standing.row.seq = seq
+            standing.job = msgspec.structs.replace(standing.job, version=seq)
+
+    def _open(self, key: str, slot: Slot, previous: Standing | None, event: Submitted, seq: int, at: int) -> Standing:
+        if previous is not None and previous.job.live:
+            self._end_replaced(previous, event, seq, at)
+        row = _new_row(key, slot, event, seq, at)
+        self._standings[key] = opened = Standing(slot, row, state_of(event, seq))
+        self._changed[seq], self._before[seq], self._suite_ids[seq] = row, _NOTHING, event.suite_ids
+        self.new_tags += [(tag, value, seq) for tag, value in event.spec.tags.items()]
+        return opened
+
+    def _end_replaced(self, standing: Standing, event: Submitted, seq: int, at: int) -> None:
+        self._remember(standing)
+        row = standing.row
+        row.status, row.verdict, row.finished_at, row.retry_at = Status.CANCELLED.value, Verdict.CANCELLED.value, at, None
+        row.reason, row.message, row.replaced_by, row.seq = "replaced", "", event.job_id, seq
+
+    def _move(self, standing: Standing, event: Event, seq: int, at: int) -> None:
+        self._remember(standing)
+        row, was_running = standing.row, standing.job.status is Status.RUNNING
+        if event.suite_ids != standing.job.suite_ids:
+            self._suite_ids[row.submitted_seq] = event.suite_ids
+            row.suite_ids = _list(event.suite_ids)
+        standing.job = job = state_of(event, seq)
+        _carry(row, job)
+        _explain(row, event, at, was_running)
+        if job.status in TERMINAL:
+            row.finished_at = at
+        elif was_running and job.status is Status.QUEUED:
+            row.queued_at = at
+
+    def _remember(self, standing: Standing) -> None:
+        row = standing.row
+        if row.submitted_seq not in self._changed:
+            self._changed[row.submitted_seq] = row
+            self._before[row.submitted_seq] = _Before(row.status, row.verdict, row.attempt, standing.job.suite_ids)
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """The new and the changed rows of `jobs`."""
+        return map(msgspec.structs.astuple, self._changed.values())
+
+    def suite_changes(self) -> tuple[list[tuple[str, str, int]], list[tuple[str, str, int]]]:
+        """Rows of `suite_jobs` that come, and rows that go."""
+        come, go = [], []
+        for seq, suite_ids in self._suite_ids.items():
+            before, after, org_id = set(self._before[seq].suite_ids), set(suite_ids), self._changed[seq].org_id
+            come += [(suite_id, org_id, seq) for suite_id in after - before]
+            go += [(suite_id, org_id, seq) for suite_id in before - after]
+        return come, go
+
+    def tally_changes(self) -> list[tuple[str, str, str, int, int]]:
+        """(target, status, verdict, jobs more, attempts more), never zero in both."""
+        changes: dict[tuple[str, str, str], list[int]] = {}
+        for seq, row in self._changed.items():
+            before = self._before[seq]
+            if before is not _NOTHING:
+                _count(changes, (row.target, before.status, before.verdict or ""), -1, -before.attempt)
+            _count(changes, (row.target, row.status, row.verdict or ""), 1, row.attempt)
+        return [(*key, jobs, attempts) for key, (jobs, attempts) in changes.items() if jobs or attempts]
+
+
+def _count(changes: dict[tuple[str, str, str], list[int]], key: tuple[str, str, str], jobs: int, attempts: int) -> None:
+    entry = changes.setdefault(key, [0, 0])
+    entry[0] += jobs
+    entry[1] += attempts
+
+
+def _new_row(key: str, slot: Slot, event: Submitted, seq: int, at: int) -> Row:
+    spec = event.spec
+    return Row(
+        submitted_seq=seq,
+        job_id=event.job_id,
+        slot=key,
+        org_id=slot.org_id,
+        app_version_id=slot.app_version_id,
+        target=slot.target,
+        test=slot.test,
+        status=Status.QUEUED.value,
+        verdict=None,
+        ticket=seq,
+        seq=seq,
+        priority=spec.priority,
+        rank=spec.rank,
+        attempt=0,
+        max_retries=spec.max_retries,
+        infra_retries=spec.infra_retries,
+        retries_left=event.retries_left,
+        infra_retries_left=event.infra_retries_left,
+        failures=0,
+        agent="",
+        cancel_requested=0,
+        created_at=micros(spec.submitted_at),
+        queued_at=at,
+        started_at=None,
+        finished_at=None,
+        retry_at=None,
+        duration_s=None,
+        execution_timeout_s=spec.execution_timeout_s,
+        queue_timeout_s=spec.queue_timeout_s,
+        replaces=event.replaces,
+        replaced_by="",
+        rerun_of=spec.rerun_of,
+        submitted_by=spec.submitted_by,
+        request_hash=spec.request_hash,
+        reason="",
+        suite_ids=_list(event.suite_ids),
+        tags=_json.encode(spec.tags).decode(),
+        message="",
+    )
+
+
+def _carry(row: Row, job: Job) -> None:
+    """What every event says."""
+    row.status, row.verdict = job.status.value, None if job.verdict is None else job.verdict.value
+    row.ticket, row.seq, row.attempt = job.ticket, job.version, job.attempt
+    row.retries_left, row.infra_retries_left, row.failures = job.retries_left, job.infra_retries_left, job.failures
+    row.cancel_requested = int(job.cancel_requested)
+    row.retry_at = None if job.retry_at is None else micros(job.retry_at)
+
+
+def _explain(row: Row, event: Event, at: int, was_running: bool) -> None:
+    """What this type of event says beyond that."""
+    match event:
+        case Started():
+            row.agent, row.started_at, row.reason, row.message = event.agent, at, "", ""
+        case AttemptEnded(outcome=outcome) | Finished(outcome=outcome) | Cancelled(outcome=Outcome() as outcome):
+            row.reason, row.message = outcome.reason, outcome.message
+            if was_running and row.started_at is not None:
+                row.duration_s = outcome.duration_s or max(at - row.started_at, 0) / 1e6
+        case Released() | AttemptLost() | CancelRequested():
+            row.reason, row.message = event.reason, event.message if isinstance(event, Released) else ""
+        case Requeued():
+            row.reason, row.message = event.reason, ""
+            _respecify(row, event.spec)
+
+
+def _respecify(row: Row, spec: JobSpec) -> None:
+    row.priority, row.rank = spec.priority, spec.rank
+    row.max_retries, row.infra_retries = spec.max_retries, spec.infra_retries
+    row.execution_timeout_s, row.queue_timeout_s = spec.execution_timeout_s, spec.queue_timeout_s
+
+
+def _countable(event: Event) -> bool:
+    """Whether SQLite can hold the numbers of a legal event. The rules bind those of a step, except `failures`; no writer of ours makes larger ones."""
+    if not isinstance(event, Submitted | Requeued):
+        return event.failures <= _INT64
+    spec = event.spec
+    numbers = (event.retries_left, event.infra_retries_left, spec.priority, spec.rank, spec.max_retries, spec.infra_retries)
+    return min(numbers) >= -_INT64 and max(numbers) <= _INT64
+
+
+@lru_cache(maxsize=4_096)
+def _list(values: tuple[str, ...]) -> str:
+    return _json.encode(values).decode()

@@ -1,0 +1,233 @@
+"""The projector: follows the event log and keeps the read model equal to it.
+
+It starts after what the file has applied, once it is sure that the file belongs to this log: a stream that was made anew, rolled back or restored from a
+backup is noticed by its time of creation, its end, or the message at the applied sequence, and the read model starts from nothing. Batches are applied as they
+arrive, in one thread of their own; losing the server only makes it wait. A crash ends it, keeps the file as it was after the last batch, and is in `failure`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Self, TypeVar
+
+from msgspec import Struct
+
+from qgjet.errors import LogUnavailable
+from qgjet.log import EventLog, Recorded, StreamState
+from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.writer import Position, Writer, fingerprint
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+EVERYTHING = "qg.>"
+"""Suites and control too: a submission may be answered with the sequence of any message, and `lag` counts them all."""
+BATCH = 4000
+LOOK_S = 1.0
+"""How often the end of the log is looked up, for `lag` and to notice that it is another log."""
+HORIZON = timedelta(days=90)
+"""What finished longer ago may have been purged from the log."""
+
+
+class Lag(Struct, frozen=True, kw_only=True):
+    events: int
+    """Messages of the log that are not applied yet, as of the last look."""
+    seconds: float
+    """How long it has been behind without applying anything; 0 when it is not behind."""
+
+
+class Projector:
+    """`async with Projector(log, read_model) as projector`: works in the background until the end of the block."""
+
+    def __init__(self, log: EventLog, read_model: ReadModel, *, horizon: timedelta = HORIZON) -> None:
+        self.failure: BaseException | None = None
+        """Why it stopped; None while it works."""
+        self._log = log
+        self._writer = Writer(read_model.path)
+        self._horizon = horizon
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="projector")
+        self._position = self._writer.position()
+        self._last_seq: int | None = None
+        self._progress_at = 0.0
+        self._moved = asyncio.Event()
+        self._strangers: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._progress_at = asyncio.get_running_loop().time()
+        self._task = asyncio.create_task(self._run(), name="projector")
+        self._task.add_done_callback(lambda _: self._tell())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        await asyncio.to_thread(self._thread.shutdown)
+        self._writer.close()
+
+    @property
+    def applied_seq(self) -> int:
+        return self._position.applied_seq
+
+    @property
+    def lag(self) -> Lag | None:
+        """None: the log was not reached yet."""
+        if self._last_seq is None:
+            return None
+        events = max(self._last_seq - self.applied_seq, 0)
+        return Lag(events=events, seconds=asyncio.get_running_loop().time() - self._progress_at if events else 0.0)
+
+    async def wait_for(self, seq: int, timeout_s: float) -> bool:
+        """Wait until the log is applied up to `seq`; False when that does not happen in time, or the projector has stopped."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.applied_seq < seq and self._working:
+                    await self._moved.wait()
+        except TimeoutError:
+            pass
+        return self.applied_seq >= seq
+
+    async def subscribe(self) -> AsyncIterator[int]:
+        """The applied sequence now, and again whenever it has moved: what was missed in between is in the last one. Ends with the projector.
+
+        It goes back to 0 when the log was replaced.
+        """
+        told = None
+        while told != self.applied_seq or self._working:
+            moved = self._moved
+            if told != self.applied_seq:
+                told = self.applied_seq
+                yield told
+            else:
+                await moved.wait()
+
+    async def prune(self, before: datetime) -> int:
+        """Delete jobs that finished before, with their events; gives their number. A second call is harmless."""
+        deleted = 0
+        next_seq: int | None = 0
+        while next_seq is not None:
+            some, next_seq = await self._in_thread(partial(self._writer.prune, before, next_seq))
+            deleted += some
+        return deleted
+
+    # -- following ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _working(self) -> bool:
+        return self._task is not None and not self._task.done() and self.failure is None
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                reconnects = self._log.bus.reconnects
+                await self._align()
+                await self._follow(reconnects)
+        except Exception as error:
+            self.failure = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+            log.exception("the projector stopped at %d", self.applied_seq)
+
+    async def _align(self) -> None:
+        """Make sure that the read model is the beginning of this log: keep it if it is, else empty it."""
+        self._position = position = await self._in_thread(self._writer.position)
+        state, last = await self._look_at(position)
+        reason = mismatch(position, state, last) or outdated(position, state, self._log.clock() - self._horizon)
+        if reason is not None:
+            if position.applied_seq:
+                log.warning("the read model starts from nothing: %s", reason)
+            self._position = await self._in_thread(partial(self._writer.reset, state.created))
+            self._tell()
+        self._last_seq = state.last_seq
+
+    async def _look_at(self, position: Position) -> tuple[StreamState, Recorded | None]:
+        """The log's state and its message at `position`; waits for the server as long as it takes."""
+        while True:
+            try:
+                last = await self._log.get(position.applied_seq) if position.applied_seq else None
+                return await self._log.state(), last
+            except LogUnavailable as error:
+                log.warning("the projector waits for the log: %s", error)
+                await asyncio.sleep(LOOK_S / 4)
+
+    async def _follow(self, reconnects: int) -> None:
+        """Apply the log until it may be another one: after every reconnect, among others."""
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(self._apply_batches(reconnects)), group.create_task(self._watch())
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+
+    async def _apply_batches(self, reconnects: int) -> None:
+        read = self.applied_seq
+        async with self._log.tail(read + 1, (EVERYTHING,), batch=BATCH) as batches:
+            async for batch in batches:
+                if batch[0].seq <= read or self._log.bus.reconnects != reconnects:
+                    return
+                read = batch[-1].seq
+                if not await self._apply(batch):
+                    return
+
+    async def _apply(self, batch: list[Recorded]) -> bool:
+        """False: the file is not where this process left it, nor further on."""
+        self._position, strangers = await self._in_thread(partial(self._writer.apply, batch, self._position))
+        for name in sorted(strangers - self._strangers):
+            log.warning("events of type %r are not known to this version: they stand in the history and change nothing", name)
+        self._strangers |= strangers
+        self._progress_at = asyncio.get_running_loop().time()
+        self._tell()
+        return self.applied_seq >= batch[-1].seq
+
+    async def _watch(self) -> None:
+        """Look at the log's end now and then. Ends when it is not the log that is being applied."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            position = self._position
+            try:
+                state = await self._log.state()
+                if mismatch(position, state, None) is not None:
+                    return
+                if state.last_seq > position.applied_seq == self.applied_seq:
+                    await self._skip_purged(position, state)
+            except LogUnavailable:
+                continue  # the tail says it
+            self._last_seq = state.last_seq
+            if self.applied_seq >= state.last_seq:
+                self._progress_at = asyncio.get_running_loop().time()
+
+    async def _skip_purged(self, position: Position, state: StreamState) -> None:
+        if await self._log.next_of(EVERYTHING, position.applied_seq + 1) is None:
+            self._position = await self._in_thread(partial(self._writer.skip_to, state.last_seq, position))
+            self._tell()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _tell(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+
+def mismatch(position: Position, state: StreamState, last: Recorded | None) -> str | None:
+    """Why a read model at `position` is not the beginning of the log; None when it is. `last`: the log's message there, if it was looked up."""
+    applied = position.applied_seq
+    if position.stream_created != state.created:
+        return f"it belongs to the log made at {position.stream_created}, this one was made at {state.created}"
+    if state.last_seq < applied:
+        return f"the log ends at {state.last_seq}, {applied} was applied: it was rolled back"
+    if 0 < applied < state.first_seq - 1:
+        return f"{applied} was applied, the log begins at {state.first_seq}: what is between was purged"
+    if last is not None and position.fingerprint not in (b"", fingerprint(last)):
+        return f"message {applied} is not the one that was applied: the log was rolled back"
+    return None
+
+
+def outdated(position: Position, state: StreamState, horizon: datetime) -> str | None:
+    """Why events that follow `position` may have been purged before they were applied; None when they cannot have been."""
+    if position.applied_at is not None and position.applied_at < horizon and state.last_seq > position.applied_seq:
+        return f"the last applied event is of {position.applied_at:%Y-%m-%d}: later ones may have been purged since"
+    return None

@@ -1,0 +1,397 @@
+"""The read model: what the event log adds up to, in one SQLite file, asked with plain synchronous queries.
+
+Every method takes its own connection from a pool, so it may be called from any thread (`asyncio.to_thread`) while the projector writes. One call sees one
+moment: its statements share a snapshot. Nothing here is an authority; the file can be thrown away and is made anew from the log.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import sqlite3
+import statistics
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from qgjet import codec, subjects
+from qgjet.errors import InvalidInput
+from qgjet.events import LIVE, JobSpec, Partition, Requeued, Slot, Status, Submitted, Verdict
+from qgjet.job import status_of
+from qgjet_projections import schema
+from qgjet_projections.batch import Row
+from qgjet_projections.schema import instant
+from qgjet_projections.views import (
+    AttemptView,
+    Counts,
+    Duration,
+    EventView,
+    JobQuery,
+    JobView,
+    LiveJob,
+    Page,
+    PartitionView,
+    SuiteView,
+    T,
+    attempt_views,
+    job_view,
+    maybe_instant,
+)
+
+__all__ = ["AttemptView", "Counts", "Duration", "EventView", "JobQuery", "JobView", "LiveJob", "Page", "PartitionView", "ReadModel", "SuiteView"]
+
+MAX_LIMIT = 500
+MAX_EVENTS = 1_000
+_PIECE = 1_000
+_NEAR = 1_000
+"""This close to its end the log is looked through event by event; what is further back is found by the jobs of the suite."""
+_RECENT_RUNS = 10_000
+_RUNS_PER_TEST = 10
+_COLUMNS = ", ".join(f"jobs.{name}" for name in Row.__struct_fields__)
+_LIVE = ", ".join(f"'{status.value}'" for status in sorted(LIVE))
+_BY_STATUS = "jobs INDEXED BY jobs_by_status"
+"""Goes with the condition `status <> 'done'`, which SQLite wants to read before it takes the index."""
+
+_OF_JOB = """(events.submitted_seq IN (SELECT submitted_seq FROM jobs WHERE job_id = :job_id)
+    OR events.seq IN (SELECT seq FROM jobs WHERE job_id = :job_id AND replaced_by <> ''))"""
+_OF_SUITE = """(events.submitted_seq IN (SELECT submitted_seq FROM suite_jobs WHERE suite_id = :suite_id)
+    OR events.seq IN (SELECT seq FROM suite_jobs CROSS JOIN jobs USING (submitted_seq) WHERE suite_id = :suite_id AND replaced_by <> ''))"""
+
+
+class ReadModel:
+    """Made by `open`; `close` when done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._idle: deque[sqlite3.Connection] = deque()
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: Path) -> ReadModel:
+        """The read model in `path`, made when it is missing.
+
+        A file of another schema version, or one that is damaged, is thrown away: the projector fills the new one from the log. Raises SchemaMismatch for
+        a database that is not ours.
+        """
+        schema.prepare(path)
+        return cls(path)
+
+    def close(self) -> None:
+        """Close all connections; those in use close when they are given back. A second call is harmless."""
+        self._closed = True
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A connection that sees one moment of the database."""
+        connection = self._take()
+        try:
+            connection.execute("BEGIN")
+            yield connection
+        finally:
+            connection.rollback()
+            self._idle.append(connection)
+            if self._closed:
+                self.close()
+
+    def _take(self) -> sqlite3.Connection:
+        if self._closed:
+            raise RuntimeError(f"the read model {self.path} is closed")
+        try:
+            return self._idle.pop()
+        except IndexError:
+            connection = schema.connect(self.path)
+            connection.execute("PRAGMA query_only = 1")
+            return connection
+
+    @property
+    def applied_seq(self) -> int:
+        """The log is applied up to here."""
+        with self._snapshot() as connection:
+            return int(connection.execute("SELECT applied_seq FROM position").fetchone()[0])
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def job(self, job_id: str) -> JobView | None:
+        """The job; of several submissions under one id the last."""
+        with self._snapshot() as connection:
+            row = _find(connection, job_id)
+        return None if row is None else job_view(row)
+
+    def spec(self, job_id: str) -> JobSpec | None:
+        """The job as it was last submitted or requeued: what a rerun or a requeue starts from."""
+        with self._snapshot() as connection:
+            row = _find(connection, job_id)
+            found = None if row is None else connection.execute("SELECT data FROM events WHERE seq = ?", (row.ticket,)).fetchone()
+        event = None if found is None else codec.decode(found[0])
+        return event.spec if isinstance(event, Submitted | Requeued) else None
+
+    def jobs(self, query: JobQuery) -> Page[JobView]:
+        """Jobs, last submitted first. Raises InvalidInput for a cursor that is none, or a limit out of bounds."""
+        sql, values = _select_jobs(query)
+        with self._snapshot() as connection:
+            rows = [Row(*found) for found in connection.execute(sql, values)]
+        return _page([job_view(row) for row in rows], [[row.submitted_seq] for row in rows], query.limit)
+
+    def attempts(self, job_id: str) -> list[AttemptView]:
+        """The job's attempts, first to last, with their tests and artifacts."""
+        with self._snapshot() as connection:
+            row = _find(connection, job_id)
+            if row is None:
+                return []
+            history = connection.execute("SELECT data FROM events WHERE submitted_seq = ? AND legal ORDER BY seq", (row.submitted_seq,)).fetchall()
+        return attempt_views([codec.decode(data) for (data,) in history], row)
+
+    def live_jobs(self) -> Iterator[LiveJob]:
+        """Queued jobs, then running ones, each first submitted first. Read in pieces: no snapshot is held while the caller works."""
+        for status in (Status.QUEUED, Status.RUNNING):
+            after_seq = 0
+            while True:
+                with self._snapshot() as connection:
+                    sql = f"SELECT {_COLUMNS} FROM {_BY_STATUS} WHERE status <> 'done' AND status = ? AND submitted_seq > ? ORDER BY submitted_seq LIMIT ?"
+                    rows = [Row(*found) for found in connection.execute(sql, (status.value, after_seq, _PIECE))]
+                if not rows:
+                    break
+                yield from map(_live_job, rows)
+                after_seq = rows[-1].submitted_seq
+
+    def durations(self, org_id: str, target: str) -> dict[str, Duration]:
+        """test -> how long its last runs on the target took, over all app versions."""
+        sql = """
+            SELECT test, duration_s FROM jobs NOT INDEXED
+            WHERE org_id = ? AND target = ? AND verdict IN ('passed', 'flaky', 'failed', 'timed_out') AND duration_s IS NOT NULL
+            ORDER BY submitted_seq DESC LIMIT ?"""
+        runs: dict[str, list[float]] = {}
+        with self._snapshot() as connection:
+            for test, duration_s in connection.execute(sql, (org_id, target, _RECENT_RUNS)):
+                runs.setdefault(test, []).append(duration_s)
+        return {
+            test: Duration(median_s=statistics.median(last_first[:_RUNS_PER_TEST]), last_s=last_first[0], runs=len(last_first))
+            for test, last_first in runs.items()
+        }
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def events(
+        self, *, after_seq: int, job_id: str | None = None, org_id: str | None = None, suite_id: str | None = None, limit: int = MAX_EVENTS
+    ) -> list[EventView]:
+        """Events after a sequence, in order. Those of a job, or a suite, include the submission that replaced the job: it is the job's end."""
+        _check_limit(limit, MAX_EVENTS)
+        wanted = ((_OF_JOB, job_id), (_OF_SUITE, suite_id), ("events.org_id = :org_id", org_id))
+        conditions = ["events.seq > :after_seq", *(condition for condition, value in wanted if value is not None)]
+        values = {"after_seq": after_seq, "job_id": job_id, "org_id": org_id, "suite_id": suite_id, "limit": limit}
+        with self._snapshot() as connection:
+            (applied_seq,) = connection.execute("SELECT applied_seq FROM position").fetchone()
+            near = applied_seq - after_seq <= _NEAR
+            found = connection.execute(
+                f"""SELECT events.seq, at, type, coalesce(job_id, ''), events.org_id, legal, data
+                    FROM events {"NOT INDEXED" if near else ""} LEFT JOIN jobs USING (submitted_seq)
+                    WHERE {" AND ".join(conditions)} ORDER BY events.seq LIMIT :limit""",
+                values,
+            ).fetchall()
+        return [_event_view(one) for one in found]
+
+    # -- suites, partitions, counts ----------------------------------------------------------------------------------
+
+    def suite(self, suite_id: str, org_id: str | None = None) -> SuiteView | None:
+        """The suite; without an org the first that has one of this id."""
+        with self._snapshot() as connection:
+            if org_id is None:
+                found = connection.execute("SELECT min(org_id) FROM suite_jobs WHERE suite_id = ?", (suite_id,)).fetchone()
+                org_id = found[0]
+            return None if org_id is None else _suite_view(connection, suite_id, org_id)
+
+    def suites(self, org_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[SuiteView]:
+        """Suites, newest first."""
+        _check_limit(limit, MAX_LIMIT)
+        opened_before, below = _read_cursor(cursor, [2**63 - 1, ""])
+        sql = """
+            SELECT suite_id, org_id, min(submitted_seq) AS opened_seq FROM suite_jobs WHERE :org_id IS NULL OR org_id = :org_id
+            GROUP BY suite_id, org_id HAVING (opened_seq, suite_id) < (:opened_before, :below) ORDER BY opened_seq DESC, suite_id DESC LIMIT :limit + 1"""
+        values = {"org_id": org_id, "opened_before": opened_before, "below": below, "limit": limit}
+        with self._snapshot() as connection:
+            found = connection.execute(sql, values).fetchall()
+            views = [_suite_view(connection, suite_id, org) for suite_id, org, _ in found[:limit]]
+        return _page([view for view in views if view is not None], [[opened_seq, suite_id] for suite_id, _, opened_seq in found], limit)
+
+    def partitions(self) -> list[PartitionView]:
+        """Partitions with live jobs."""
+        sql = f"""
+            SELECT org_id, app_version_id, target, status, rank, count(*), min(queued_at) FROM {_BY_STATUS}
+            WHERE status <> 'done' AND status IN ({_LIVE}) GROUP BY 1, 2, 3, 4, 5"""
+        with self._snapshot() as connection:
+            found = connection.execute(sql).fetchall()
+        partitions: dict[Partition, list[Sequence[Any]]] = {}
+        for org_id, app_version_id, target, *lane in found:
+            partitions.setdefault(Partition(org_id, app_version_id, target), []).append(lane)
+        return [_partition_view(partition, lanes) for partition, lanes in sorted(partitions.items())]
+
+    def counts(self) -> Counts:
+        with self._snapshot() as connection:
+            tallies = connection.execute("SELECT target, status, verdict, jobs, attempts FROM tallies").fetchall()
+            oldest = connection.execute(
+                f"SELECT target, min(queued_at) FROM {_BY_STATUS} WHERE status <> 'done' AND status = 'queued' GROUP BY target"
+            ).fetchall()
+        jobs: dict[tuple[str, Status], int] = {}
+        finished: dict[tuple[str, Verdict], int] = {}
+        attempts: dict[str, int] = {}
+        for target, status, verdict, count, started in tallies:
+            jobs[target, Status(status)] = jobs.get((target, Status(status)), 0) + count
+            attempts[target] = attempts.get(target, 0) + started
+            if verdict:
+                finished[target, Verdict(verdict)] = finished.get((target, Verdict(verdict)), 0) + count
+        return Counts(jobs=jobs, finished=finished, attempts=attempts, oldest_queued_at={target: instant(at) for target, at in oldest})
+
+
+def _find(connection: sqlite3.Connection, job_id: str) -> Row | None:
+    found = connection.execute(f"SELECT {_COLUMNS} FROM jobs WHERE job_id = ? ORDER BY submitted_seq DESC LIMIT 1", (job_id,)).fetchone()
+    return None if found is None else Row(*found)
+
+
+def _select_jobs(query: JobQuery) -> tuple[str, dict[str, Any]]:
+    _check_limit(query.limit, MAX_LIMIT)
+    (before_seq,) = _read_cursor(query.cursor, [2**63 - 1])
+    values: dict[str, Any] = {"before_seq": before_seq, "limit": query.limit + 1}
+    status = status_of(query.verdict) if query.verdict is not None and query.status is None else query.status
+    wanted = {
+        "org_id": query.org_id,
+        "app_version_id": query.app_version_id,
+        "target": query.target,
+        "test": query.test,
+        "status": status,
+        "verdict": query.verdict,
+    }
+    conditions = ["jobs.submitted_seq < :before_seq"]
+    for name, value in wanted.items():
+        if value is not None:
+            conditions.append(f"jobs.{name} = :{name}")
+            values[name] = str(value)
+    source, more = _source(query, status, values)
+    sql = f"SELECT {_COLUMNS} FROM {source} WHERE {' AND '.join(conditions + more)} ORDER BY jobs.submitted_seq DESC LIMIT :limit"
+    return sql, values
+
+
+def _source(query: JobQuery, status: Status | None, values: dict[str, Any]) -> tuple[str, list[str]]:
+    """Where to look first, and the conditions that go with it; the narrowest that the query allows."""
+    tags = _tag_conditions(query.tags, values)
+    if query.suite_id is not None:
+        values["suite_id"] = query.suite_id
+        return "suite_jobs CROSS JOIN jobs USING (submitted_seq)", ["suite_jobs.suite_id = :suite_id", *tags]
+    if tags:
+        return "job_tags CROSS JOIN jobs USING (submitted_seq)", ["job_tags.key = :key0 AND job_tags.value = :value0", *tags[1:]]
+    if query.org_id is not None and query.app_version_id is not None:
+        tokens = subjects.encode_part(query.org_id, "org_id"), subjects.encode_part(query.app_version_id, "app_version_id")
+        values["from_slot"] = ".".join((subjects.JOB_PREFIX, *tokens, ""))
+        values["to_slot"] = values["from_slot"][:-1] + chr(ord(".") + 1)
+        return "jobs INDEXED BY jobs_of_slot", ["jobs.slot >= :from_slot AND jobs.slot < :to_slot"]
+    if status is not None and status is not Status.DONE:
+        return _BY_STATUS, ["jobs.status <> 'done'"]
+    return "jobs NOT INDEXED", []
+
+
+def _tag_conditions(tags: dict[str, str], values: dict[str, Any]) -> list[str]:
+    conditions = []
+    for number, (key, value) in enumerate(tags.items()):
+        values[f"key{number}"], values[f"value{number}"] = key, value
+        conditions.append(
+            f"EXISTS (SELECT * FROM job_tags AS t WHERE t.key = :key{number} AND t.value = :value{number} AND t.submitted_seq = jobs.submitted_seq)"
+        )
+    return conditions
+
+
+def _live_job(row: Row) -> LiveJob:
+    running = row.status == Status.RUNNING
+    since = row.started_at if running and row.started_at is not None else row.queued_at
+    return LiveJob(
+        job_id=row.job_id,
+        slot=Slot(row.org_id, row.app_version_id, row.target, row.test),
+        status=Status(row.status),
+        ticket=row.ticket,
+        rank=row.rank,
+        agent=row.agent if running else "",
+        attempt=row.attempt,
+        cancel_requested=bool(row.cancel_requested),
+        since=instant(since),
+        retry_at=maybe_instant(row.retry_at),
+        queue_timeout_s=row.queue_timeout_s,
+        submitted_at=instant(row.created_at),
+        seq=row.seq,
+    )
+
+
+def _event_view(found: Sequence[Any]) -> EventView:
+    seq, at, name, job_id, org_id, legal, data = found
+    return EventView(seq=seq, at=maybe_instant(at), type=name, job_id=job_id, org_id=org_id, legal=bool(legal), payload=data)
+
+
+def _suite_view(connection: sqlite3.Connection, suite_id: str, org_id: str) -> SuiteView | None:
+    groups = connection.execute(
+        """SELECT status, coalesce(verdict, ''), count(*), min(created_at), max(finished_at), max(seq) FROM suite_jobs CROSS JOIN jobs USING (submitted_seq)
+           WHERE suite_jobs.suite_id = ? AND suite_jobs.org_id = ? GROUP BY 1, 2""",
+        (suite_id, org_id),
+    ).fetchall()
+    if not groups:
+        return None
+    statuses: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
+    for status, verdict, count, *_ in groups:
+        statuses[status] += count
+        verdicts[verdict] += count if verdict else 0
+    live = sum(statuses[status] for status in LIVE)
+    return SuiteView(
+        suite_id=suite_id,
+        org_id=org_id,
+        jobs=statuses.total(),
+        live=live,
+        statuses=dict(+statuses),
+        verdicts=dict(+verdicts),
+        created_at=instant(min(created_at for _, _, _, created_at, _, _ in groups)),
+        finished_at=None if live else instant(max(finished_at for _, _, _, _, finished_at, _ in groups)),
+        seq=max(seq for _, _, _, _, _, seq in groups),
+    )
+
+
+def _partition_view(partition: Partition, lanes: list[Sequence[Any]]) -> PartitionView:
+    queued = [(rank, count, oldest) for status, rank, count, oldest in lanes if status == Status.QUEUED]
+    return PartitionView(
+        org_id=partition.org_id,
+        app_version_id=partition.app_version_id,
+        target=partition.target,
+        queued=sum(count for _, count, _ in queued),
+        queued_by_rank={rank: count for rank, count, _ in queued},
+        running=sum(count for status, _, count, _ in lanes if status == Status.RUNNING),
+        oldest_queued_at=maybe_instant(min((oldest for _, _, oldest in queued), default=None)),
+    )
+
+
+def _page(items: list[T], keys: list[list[Any]], limit: int) -> Page[T]:
+    """The first `limit` of `items`; there is one more, or its key, if another page follows."""
+    more = len(keys) > limit
+    return Page(items[:limit], _cursor(keys[limit - 1]) if more else None)
+
+
+def _cursor(key: list[Any]) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str | None, start: list[Any]) -> list[Any]:
+    """The key in a cursor, of the same shape as `start`, which stands for none."""
+    if cursor is None:
+        return start
+    try:
+        key = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=list[int | str])
+    except (msgspec.MsgspecError, ValueError):
+        key = []
+    if [type(part) for part in key] != [type(part) for part in start] or not 0 <= int(key[0]) < 2**63:
+        raise InvalidInput("cursor", "is not one that a page ended with")
+    return list(key)
+
+
+def _check_limit(limit: int, most: int) -> None:
+    if not 1 <= limit <= most:
+        raise InvalidInput("limit", f"must be from 1 to {most}")

@@ -1,0 +1,225 @@
+"""One API process put together: the read model, the connection to the log, the projector and the janitor.
+
+It starts without NATS and mends itself: what is in the read model can be read at any time, writing and catching up begin when the server is there. Closed in
+the reverse order. Any number of these processes may run side by side; they share nothing but the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from qgjet import presence, streams
+from qgjet.bus import Bus, connect
+from qgjet.clock import Clock, utc_now, within
+from qgjet.errors import IncompatibleServer, LogUnavailable, QgjetError
+from qgjet.log import EventLog
+from qgjet.presence import AgentInfo
+from qgjet.settings import Settings
+from qgjet_projections.janitor import Janitor
+from qgjet_projections.projector import Projector
+from qgjet_projections.readmodel import ReadModel
+
+log = logging.getLogger(__name__)
+
+DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
+FIRST_TRY_S = 2.0
+"""The start waits so long for NATS; then it goes on without."""
+PAUSE_S = 1.0
+WATCH_S = 0.25
+UNHEALTHY_AFTER_S = 5.0
+AGENTS_FRESH_S = 1.0
+
+
+class Service:
+    """Made by `open_service`."""
+
+    def __init__(self, settings: Settings, read_model: ReadModel, clock: Clock = utc_now) -> None:
+        self.settings = settings
+        self.read_model = read_model
+        self.clock = clock
+        self.deployment = settings.queue.deployment
+        self.projector: Projector | None = None
+        self.closing = asyncio.Event()
+        """Set when the process is about to end: whoever streams has to stop."""
+        self.refusal: IncompatibleServer | None = None
+        self._loop = asyncio.get_running_loop()
+        self._log: EventLog | None = None
+        self._tried = asyncio.Event()
+        self._broken = ""
+        self._lost_at: float | None = self._loop.time()
+        self._agents: list[AgentInfo] = []
+        self._agents_until = 0.0
+
+    @property
+    def nats_url(self) -> str:
+        return self.settings.nats_url or DEFAULT_NATS_URL
+
+    @property
+    def log(self) -> EventLog:
+        """Raises LogUnavailable while there is no connection."""
+        if self._log is None:
+            raise LogUnavailable(self._broken or f"no NATS server at {self.nats_url} yet")
+        return self._log
+
+    @property
+    def applied_seq(self) -> int:
+        """The read model holds the log up to here."""
+        return self.read_model.applied_seq if self.projector is None else self.projector.applied_seq
+
+    # -- what is wrong -----------------------------------------------------------------------------------------------
+
+    def ailments(self, *, patience_s: float = 0.0) -> list[str]:
+        """Why reads are not up to date, or writes impossible; empty when all is well. A lost connection counts after `patience_s`."""
+        found = []
+        if self._lost_at is not None and self._loop.time() - self._lost_at >= patience_s:
+            found.append(self._broken if self._log is None and self._broken else f"not connected to NATS at {self.nats_url}")
+        if self._log is not None and (self.projector is None or self.projector.failure is not None):
+            found.append(f"the projection has stopped: {self._broken or (self.projector and self.projector.failure) or 'it starts'}")
+        return found
+
+    # -- keeping it up -----------------------------------------------------------------------------------------------
+
+    async def keep(self) -> None:
+        """Connect, project, and begin again whatever breaks. Ends when it is cancelled, and the process closes.
+
+        Both, because an error of the clean-up (a connection reset while it is closed) may come in the place of the cancellation.
+        """
+        while not self.closing.is_set():
+            try:
+                await self._connected()
+            except IncompatibleServer as error:
+                self.refusal = error
+                self._note(error)
+            except LogUnavailable as error:
+                self._note(error)
+            except Exception as error:
+                log.exception("the connection to NATS could not be made")
+                self._note(error)
+            self._tried.set()
+            await within(PAUSE_S, self.closing)
+
+    async def _connected(self) -> None:
+        async with connect(self.nats_url, name="qgjet-api") as bus:
+            self.deployment = await streams.ensure(bus, self.settings.queue.deployment)
+            self._log = EventLog(bus, self.clock)
+            try:
+                await self._project_for_ever(self._log)
+            finally:
+                self._log = None
+                self._lost_at = self._loop.time()
+
+    async def _project_for_ever(self, event_log: EventLog) -> None:
+        while not self.closing.is_set():
+            try:
+                await self._project(event_log)
+            except IncompatibleServer:
+                raise
+            except Exception as error:  # whatever it is, reads go on with what is there and the next try may work
+                log.exception("the projection has stopped and begins again")
+                self._note(error)
+            await within(PAUSE_S, self.closing)
+
+    async def _project(self, event_log: EventLog) -> None:
+        """Until the projector fails; raises its failure."""
+        async with Projector(event_log, self.read_model) as projector, self._janitor(event_log):
+            self.projector, self._broken, self.refusal = projector, "", None
+            try:
+                await self._watch(event_log.bus, projector)
+            finally:
+                self.projector = None
+            raise projector.failure or RuntimeError("the projector has ended")
+
+    async def _watch(self, bus: Bus, projector: Projector) -> None:
+        reconnects = bus.reconnects
+        while projector.failure is None:
+            self._lost_at = _lost(bus, self._lost_at, self._loop.time())
+            self._tried.set()
+            if bus.is_connected and bus.reconnects != reconnects:
+                with contextlib.suppress(LogUnavailable):  # gone again: the next round tries again
+                    seen = bus.reconnects
+                    await streams.ensure(bus, self.settings.queue.deployment)  # the server may be a new, empty one
+                    reconnects = seen
+            await asyncio.sleep(WATCH_S)
+
+    def _janitor(self, event_log: EventLog) -> contextlib.AbstractAsyncContextManager[object]:
+        """The janitor beside the projector, unless it is switched off (`api.janitor`)."""
+        return Janitor(event_log, self.read_model, self.settings.queue) if self.settings.api.janitor else contextlib.nullcontext()
+
+    def _note(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if text != self._broken:
+            log.warning("%s", text)
+        self._broken = text
+
+    async def first_try(self) -> None:
+        """Wait a moment for the first connection. Raises IncompatibleServer when there is a server that must not be used."""
+        await within(FIRST_TRY_S, self._tried)
+        if self.refusal is not None:
+            raise self.refusal
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    async def applied(self, seq: int, timeout_s: float) -> bool:
+        """Wait until the read model holds the log up to `seq`; False when it does not in time."""
+        if self.applied_seq >= seq:
+            return True
+        return self.projector is not None and await self.projector.wait_for(seq, timeout_s)
+
+    async def moved_on(self, seq: int, timeout_s: float) -> None:
+        """Wait until the read model holds more than `seq`, the process closes, or the time is over."""
+        if self.projector is None or self.projector.failure is not None:
+            await within(min(timeout_s, PAUSE_S), self.closing)
+            return
+        waits = {asyncio.create_task(self.projector.wait_for(seq + 1, timeout_s)), asyncio.create_task(self.closing.wait())}
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    # -- agents ------------------------------------------------------------------------------------------------------
+
+    async def agents(self) -> list[AgentInfo]:
+        """Agents that are alive, at most a second old. Raises LogUnavailable."""
+        if self._loop.time() >= self._agents_until:
+            self._agents = await presence.agents(self.log.bus)
+            self._agents_until = self._loop.time() + AGENTS_FRESH_S
+        return self._agents
+
+    async def agents_if_known(self) -> list[AgentInfo] | None:
+        try:
+            return await self.agents()
+        except QgjetError:
+            return None
+
+
+def _lost(bus: Bus, since: float | None, now: float) -> float | None:
+    """Since when the connection is lost; None while it is there."""
+    if bus.is_connected:
+        return None
+    return now if since is None else since
+
+
+@contextlib.asynccontextmanager
+async def open_service(settings: Settings, clock: Clock = utc_now) -> AsyncIterator[Service]:
+    """A running service, closed at the end. Raises IncompatibleServer when the NATS server must not be used; a missing one is waited for."""
+    path = Path(settings.api.database)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    read_model = ReadModel.open(path)
+    try:
+        service = Service(settings, read_model, clock)
+        keeper = asyncio.create_task(service.keep(), name="service")  # no TaskGroup: it would wrap the errors of the block
+        try:
+            await service.first_try()
+            yield service
+        finally:
+            service.closing.set()
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+    finally:
+        read_model.close()

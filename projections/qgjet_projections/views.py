@@ -1,0 +1,320 @@
+"""What the read model answers with, and how the answers are made from its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from qgjet.events import (
+    Artifact,
+    AttemptEnded,
+    AttemptLost,
+    Cancelled,
+    Event,
+    Finished,
+    Outcome,
+    Released,
+    Slot,
+    Started,
+    Status,
+    TestResult,
+    Verdict,
+    event_type,
+)
+from qgjet_projections.batch import Row
+from qgjet_projections.schema import instant
+
+T = TypeVar("T")
+
+
+class Page(Struct, Generic[T], frozen=True):
+    items: list[T]
+    next_cursor: str | None
+    """Hand it back for the next page; None: this was the last one."""
+
+
+class JobQuery(Struct, frozen=True, kw_only=True):
+    """Which jobs; what is None is not asked for, what is given must all hold."""
+
+    org_id: str | None = None
+    app_version_id: str | None = None
+    target: str | None = None
+    test: str | None = None
+    status: Status | None = None
+    verdict: Verdict | None = None
+    suite_id: str | None = None
+    tags: dict[str, str] = {}
+    cursor: str | None = None
+    limit: int = 100
+    """1 to 500."""
+
+
+class JobView(Struct, frozen=True, kw_only=True):
+    job_id: str
+    org_id: str
+    app_version_id: str
+    target: str
+    test: str
+    status: Status
+    verdict: Verdict | None
+    """None while the job is live."""
+    priority: int
+    rank: int
+    attempt: int
+    """The running attempt, or the last one; 0 before the first."""
+    retries: int
+    """Attempts that were not the first."""
+    max_retries: int
+    infra_retries: int
+    retries_left: int
+    infra_retries_left: int
+    created_at: datetime
+    """When it was submitted."""
+    queued_at: datetime
+    """When it last came into the queue."""
+    pending_since: datetime | None
+    """`queued_at` while it is queued."""
+    started_at: datetime | None
+    """Start of the running attempt, or of the last one."""
+    finished_at: datetime | None
+    retry_at: datetime | None
+    duration_s: float | None
+    """Of the last attempt that ended."""
+    agent: str
+    """The agent that runs it, or ran its last attempt."""
+    reason: str
+    """Why it is where it is: code of the last outcome, release, loss or cancel; `replaced`."""
+    message: str
+    cancel_requested: bool
+    submitted_by: str
+    suite_ids: tuple[str, ...]
+    tags: dict[str, str]
+    execution_timeout_s: float | None
+    queue_timeout_s: float | None
+    request_hash: str
+    rerun_of: str
+    replaces: str
+    replaced_by: str
+    ticket: int
+    seq: int
+    """Sequence of the last event that concerns it."""
+    submitted_seq: int
+
+
+class AttemptView(Struct, frozen=True, kw_only=True):
+    attempt: int
+    agent: str
+    device: str
+    warm: bool
+    started_at: datetime
+    ended_at: datetime | None
+    ended_by: str
+    """Type of the event that ended it, or `replaced`; empty while it runs."""
+    verdict: Verdict | None
+    """None while it runs, and when it was released."""
+    reason: str
+    message: str
+    exit_code: int | None
+    signal: str
+    duration_s: float | None
+    tests: tuple[TestResult, ...]
+    tests_omitted: int
+    artifacts: tuple[Artifact, ...]
+
+
+class EventView(Struct, frozen=True, kw_only=True):
+    seq: int
+    at: datetime | None
+    """None when this version cannot read the event."""
+    type: str
+    job_id: str
+    """The job that the slot was about; empty for none."""
+    org_id: str
+    legal: bool
+    """False: it broke a rule, or this version cannot read it; it changed nothing."""
+    payload: bytes
+    """The message as it stands in the log: JSON, if its writer was one of ours."""
+
+
+class SuiteView(Struct, frozen=True, kw_only=True):
+    suite_id: str
+    org_id: str
+    jobs: int
+    live: int
+    """Jobs that are not finished yet; 0: the suite has its result."""
+    statuses: dict[str, int]
+    verdicts: dict[str, int]
+    created_at: datetime
+    finished_at: datetime | None
+    """When its last job finished; None while one is live."""
+    seq: int
+
+
+class PartitionView(Struct, frozen=True, kw_only=True):
+    org_id: str
+    app_version_id: str
+    target: str
+    queued: int
+    queued_by_rank: dict[int, int]
+    running: int
+    oldest_queued_at: datetime | None
+
+
+class Counts(Struct, frozen=True, kw_only=True):
+    """For metrics: what is in the read model now. Pruned jobs leave the counts."""
+
+    jobs: dict[tuple[str, Status], int]
+    """(target, status) -> jobs"""
+    finished: dict[tuple[str, Verdict], int]
+    """(target, verdict) -> jobs"""
+    attempts: dict[str, int]
+    """target -> attempts started"""
+    oldest_queued_at: dict[str, datetime]
+    """target -> since when its longest waiting job waits"""
+
+
+class LiveJob(Struct, frozen=True, kw_only=True):
+    """A queued or running job, for the janitor."""
+
+    job_id: str
+    slot: Slot
+    status: Status
+    ticket: int
+    rank: int
+    agent: str
+    """Empty unless running."""
+    attempt: int
+    cancel_requested: bool
+    since: datetime
+    """When it came into its status."""
+    retry_at: datetime | None
+    queue_timeout_s: float | None
+    submitted_at: datetime
+    seq: int
+
+
+class Duration(Struct, frozen=True, kw_only=True):
+    """How long a test takes."""
+
+    median_s: float
+    last_s: float
+    runs: int
+
+
+def job_view(row: Row) -> JobView:
+    status = Status(row.status)
+    return JobView(
+        job_id=row.job_id,
+        org_id=row.org_id,
+        app_version_id=row.app_version_id,
+        target=row.target,
+        test=row.test,
+        status=status,
+        verdict=None if row.verdict is None else Verdict(row.verdict),
+        priority=row.priority,
+        rank=row.rank,
+        attempt=row.attempt,
+        retries=max(row.attempt - 1, 0),
+        max_retries=row.max_retries,
+        infra_retries=row.infra_retries,
+        retries_left=row.retries_left,
+        infra_retries_left=row.infra_retries_left,
+        created_at=instant(row.created_at),
+        queued_at=instant(row.queued_at),
+        pending_since=instant(row.queued_at) if status is Status.QUEUED else None,
+        started_at=maybe_instant(row.started_at),
+        finished_at=maybe_instant(row.finished_at),
+        retry_at=maybe_instant(row.retry_at),
+        duration_s=row.duration_s,
+        agent=row.agent,
+        reason=row.reason,
+        message=row.message,
+        cancel_requested=bool(row.cancel_requested),
+        submitted_by=row.submitted_by,
+        suite_ids=msgspec.json.decode(row.suite_ids, type=tuple[str, ...]),
+        tags=msgspec.json.decode(row.tags, type=dict[str, str]),
+        execution_timeout_s=row.execution_timeout_s,
+        queue_timeout_s=row.queue_timeout_s,
+        request_hash=row.request_hash,
+        rerun_of=row.rerun_of,
+        replaces=row.replaces,
+        replaced_by=row.replaced_by,
+        ticket=row.ticket,
+        seq=row.seq,
+        submitted_seq=row.submitted_seq,
+    )
+
+
+def maybe_instant(at: int | None) -> datetime | None:
+    return None if at is None else instant(at)
+
+
+def attempt_views(history: Iterable[Event], row: Row) -> list[AttemptView]:
+    """The attempts that the legal events of a job tell of; `row` says how the last one ended when the job was replaced."""
+    attempts: list[AttemptView] = []
+    for event in history:
+        if isinstance(event, Started):
+            attempts.append(_begun(event))
+        elif attempts and attempts[-1].ended_at is None:
+            attempts[-1] = _ended(attempts[-1], event)
+    if attempts and attempts[-1].ended_at is None and row.replaced_by and row.finished_at is not None:
+        outcome = Outcome(verdict=Verdict.CANCELLED, reason="replaced")
+        attempts[-1] = _closed(attempts[-1], instant(row.finished_at), "replaced", outcome, outcome.verdict)
+    return attempts
+
+
+def _begun(event: Started) -> AttemptView:
+    return AttemptView(
+        attempt=event.attempt,
+        agent=event.agent,
+        device=event.device,
+        warm=event.warm,
+        started_at=event.at,
+        ended_at=None,
+        ended_by="",
+        verdict=None,
+        reason="",
+        message="",
+        exit_code=None,
+        signal="",
+        duration_s=None,
+        tests=(),
+        tests_omitted=0,
+        artifacts=(),
+    )
+
+
+def _ended(attempt: AttemptView, event: Event) -> AttemptView:
+    match event:
+        case AttemptEnded() | Finished():
+            return _closed(attempt, event.at, event_type(event), event.outcome, event.outcome.verdict)
+        case Cancelled():
+            return _closed(attempt, event.at, event_type(event), event.outcome or Outcome(verdict=Verdict.CANCELLED), Verdict.CANCELLED)
+        case AttemptLost():
+            return _closed(attempt, event.at, event_type(event), Outcome(verdict=Verdict.INFRA_ERROR, reason=event.reason), Verdict.INFRA_ERROR)
+        case Released():
+            outcome = Outcome(verdict=Verdict.INFRA_ERROR, reason=event.reason, message=event.message)
+            return _closed(attempt, event.at, event_type(event), outcome, None)
+        case _:
+            return attempt
+
+
+def _closed(attempt: AttemptView, at: datetime, ended_by: str, outcome: Outcome, verdict: Verdict | None) -> AttemptView:
+    return msgspec.structs.replace(
+        attempt,
+        ended_at=at,
+        ended_by=ended_by,
+        verdict=verdict,
+        reason=outcome.reason,
+        message=outcome.message,
+        exit_code=outcome.exit_code,
+        signal=outcome.signal,
+        duration_s=outcome.duration_s or max((at - attempt.started_at).total_seconds(), 0.0),
+        tests=outcome.tests,
+        tests_omitted=outcome.tests_omitted,
+        artifacts=outcome.artifacts,
+    )

@@ -1,0 +1,193 @@
+"""The writing side of the read model: one transaction per batch, rows and position together.
+
+Several processes may write one file: a transaction starts from the position it finds, so what somebody else has applied is skipped, never applied twice.
+Whatever ends a transaction early (a crash, SIGKILL, a full disk) leaves the file at the position before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import fields
+
+from qgjet.log import Recorded
+from qgjet_projections import schema
+from qgjet_projections.batch import Batch, Row, Standing, slot_key, standing_of
+from qgjet_projections.schema import instant, micros
+
+KNOWN_SLOTS = 20_000
+"""Slots whose latest job is kept in memory between batches, some 1.5 kB each."""
+CHECKPOINT_PAGES = 8_000
+"""Size of the write-ahead log at which SQLite copies it into the file: 32 MB; the default of 4 MB halves the rate of catching up."""
+_PER_STATEMENT = 500
+
+_COLUMNS = tuple(field.name for field in fields(Row))
+_FIXED = frozenset({"submitted_seq", "job_id", "slot", "org_id", "app_version_id", "target", "test", "created_at", "replaces", "rerun_of", "tags"})
+_UPSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (submitted_seq) DO UPDATE SET " + ", ".join(
+    f"{column} = excluded.{column}" for column in _COLUMNS if column not in _FIXED
+)
+_TALLY = """
+INSERT INTO tallies VALUES (?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, attempts = attempts + excluded.attempts"""
+_PRUNE = (
+    "DELETE FROM events WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
+    "DELETE FROM suite_jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
+    "DELETE FROM job_tags WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
+    """INSERT INTO tallies SELECT target, status, coalesce(verdict, ''), -count(*), -sum(attempt) FROM jobs
+       WHERE submitted_seq IN (SELECT submitted_seq FROM pruned) GROUP BY 1, 2, 3
+       ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, attempts = attempts + excluded.attempts""",
+    "DELETE FROM tallies WHERE jobs = 0",
+    "DELETE FROM jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
+)
+
+
+class Position(Struct, frozen=True, kw_only=True):
+    """How much of which log the read model is the sum of."""
+
+    applied_seq: int
+    stream_created: str
+    """Identity of the log; empty: none yet."""
+    fingerprint: bytes
+    """Of the message at `applied_seq`; empty where there is none."""
+    applied_at: datetime | None
+
+
+def fingerprint(message: Recorded) -> bytes:
+    return hashlib.blake2b(message.subject.encode() + b"\n" + message.data, digest_size=16).digest()
+
+
+class Writer:
+    """The one connection of this process that writes. For one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = schema.connect(path)
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        self._standings: OrderedDict[str, Standing] = OrderedDict()
+        self._data_version = 0
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def position(self) -> Position:
+        row = self._connection.execute("SELECT applied_seq, stream_created, fingerprint, applied_at FROM position").fetchone()
+        return Position(applied_seq=row[0], stream_created=row[1], fingerprint=row[2], applied_at=None if row[3] is None else instant(row[3]))
+
+    def apply(self, messages: Sequence[Recorded], follows: Position) -> tuple[Position, set[str]]:
+        """Apply messages that come next after `follows`; gives the new position, and the names of events that could not be read.
+
+        Nothing is written when another process has applied them already, or has emptied the file: the position says so.
+        """
+        with self._transaction():
+            found = self.position()
+            if found.stream_created != follows.stream_created or found.applied_seq < follows.applied_seq:
+                return found, set()
+            fresh = [one for one in messages if one.seq > found.applied_seq]
+            if not fresh:
+                return found, set()
+            keys = [slot_key(one.subject) for one in fresh]
+            batch = Batch(self._standings_for(keys))
+            for one, key in zip(fresh, keys, strict=True):
+                batch.add(one, key)
+            self._write(batch)
+            moved = self._move_to(fresh[-1], batch.applied_at)
+        return moved, batch.strangers
+
+    def skip_to(self, seq: int, follows: Position) -> Position:
+        """Nothing is left in the log up to `seq`: it was purged."""
+        with self._transaction():
+            if self.position() == follows:
+                self._connection.execute("UPDATE position SET applied_seq = ?, fingerprint = x''", (seq,))
+        return self.position()
+
+    def reset(self, stream_created: str) -> Position:
+        """Empty the read model, for the log made at `stream_created`. Readers see it full until it is empty."""
+        with self._transaction():
+            for table in schema.CONTENT:
+                self._connection.execute(f"DELETE FROM {table}")
+            self._connection.execute("UPDATE position SET applied_seq = 0, stream_created = ?, fingerprint = x'', applied_at = NULL", (stream_created,))
+        self._standings.clear()
+        return self.position()
+
+    def prune(self, before: datetime, after_seq: int, limit: int = 1000) -> tuple[int, int | None]:
+        """Delete the jobs that finished before, with all that belongs to them, among the next `limit` submissions after `after_seq`.
+
+        Gives the number of deleted jobs, and where to go on; None at the end.
+        """
+        with self._transaction() as connection:
+            window = connection.execute(
+                "SELECT submitted_seq, finished_at FROM jobs WHERE submitted_seq > ? ORDER BY submitted_seq LIMIT ?", (after_seq, limit)
+            ).fetchall()
+            old = [(seq,) for seq, finished_at in window if finished_at is not None and finished_at < micros(before)]
+            if old:
+                self._delete(old)
+        return len(old), window[-1][0] if len(window) == limit else None
+
+    def _delete(self, old: list[tuple[int]]) -> None:
+        self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS pruned (submitted_seq INTEGER PRIMARY KEY)")
+        self._connection.execute("DELETE FROM pruned")
+        self._connection.executemany("INSERT INTO pruned VALUES (?)", old)
+        for statement in _PRUNE:
+            self._connection.execute(statement)
+        self._standings.clear()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._standings.clear()  # they may be ahead of the file now
+            with contextlib.suppress(sqlite3.OperationalError):  # SQLite has rolled back by itself
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _standings_for(self, keys: Iterable[str | None]) -> dict[str, Standing]:
+        """The latest jobs of the slots, among others."""
+        (data_version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if data_version != self._data_version:  # another process has written since
+            self._standings.clear()
+            self._data_version = data_version
+        while len(self._standings) > KNOWN_SLOTS:
+            self._standings.popitem(last=False)
+        unknown = [key for key in set(keys) if key is not None and key not in self._standings]
+        for start in range(0, len(unknown), _PER_STATEMENT):
+            self._load(unknown[start : start + _PER_STATEMENT])
+        return self._standings
+
+    def _load(self, keys: list[str]) -> None:
+        # one statement for any number of keys: an empty key is no slot's
+        padded = keys + [""] * (_PER_STATEMENT - len(keys)) if len(keys) > 1 else keys
+        latest = f"SELECT max(submitted_seq) FROM jobs WHERE slot IN ({', '.join('?' * len(padded))}) GROUP BY slot"
+        for values in self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE submitted_seq IN ({latest})", padded):
+            row = Row(*values)
+            self._standings[row.slot] = standing_of(row)
+
+    def _write(self, batch: Batch) -> None:
+        connection = self._connection
+        connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", batch.events)
+        connection.executemany(_UPSERT, batch.rows())
+        come, go = batch.suite_changes()
+        if come:
+            connection.executemany("INSERT INTO suite_jobs VALUES (?, ?, ?)", come)
+        if go:
+            connection.executemany("DELETE FROM suite_jobs WHERE (suite_id, org_id, submitted_seq) = (?, ?, ?)", go)
+        if batch.new_tags:
+            connection.executemany("INSERT INTO job_tags VALUES (?, ?, ?)", batch.new_tags)
+        tallies = batch.tally_changes()
+        if tallies:
+            connection.executemany(_TALLY, tallies)
+            connection.execute("DELETE FROM tallies WHERE jobs = 0")
+
+    def _move_to(self, last: Recorded, applied_at: int | None) -> Position:
+        self._connection.execute(
+            "UPDATE position SET applied_seq = ?, fingerprint = ?, applied_at = coalesce(?, applied_at)", (last.seq, fingerprint(last), applied_at)
+        )
+        return self.position()
