@@ -1,0 +1,1 @@
+"""Measurements of qgjet against the broker it stands on; run with `make bench`."""
