@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import msgspec
 
 from qgjet.errors import InvalidInput, UndecodableEvent
-from qgjet.events import Event
+from qgjet.events import Event, Outcome
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
+MAX_OUTCOME_BYTES = 900_000
+"""A message holds 1 MiB; the rest of the event is small."""
+
+
 def encode(event: Event) -> bytes:
     """JSON of one event. Raises InvalidInput for what JSON cannot hold: half a surrogate pair, a number that is not finite."""
-    try:
-        data = _encoder.encode(event)
-    except UnicodeEncodeError as error:
-        raise InvalidInput("event", f"holds text that cannot be written: {error}") from error
+    data = _encoded(event)
     if b":null" in data and not _reads_back(data, event):  # how msgspec writes NaN and infinity; nothing else of ours is null
         raise InvalidInput("event", "holds a number that is not finite")
     return data
+
+
+def check_writable(outcome: Outcome) -> None:
+    """Raise InvalidInput for an outcome that no event could hold."""
+    data = _encoded(outcome)
+    if not all(math.isfinite(seconds) for seconds in _durations(outcome)):
+        raise InvalidInput("outcome", "holds a number that is not finite")
+    if len(data) > MAX_OUTCOME_BYTES:
+        raise InvalidInput("outcome", f"is {len(data)} bytes, at most {MAX_OUTCOME_BYTES} fit an event")
+
+
+def _durations(outcome: Outcome) -> Iterator[float]:
+    yield outcome.duration_s
+    for test in outcome.tests:
+        yield from (one.duration_s for one in test.tries)
+
+
+def _encoded(value: Event | Outcome) -> bytes:
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError as error:
+        raise InvalidInput("event", f"holds text that cannot be written: {error}") from error
 
 
 def _reads_back(data: bytes, event: Event) -> bool:

@@ -21,6 +21,7 @@ from qgjet.agents.lease import Lease
 from qgjet.agents.output import LogFeed
 from qgjet.agents.runner import Attempt, Session, StopReason, Tether
 from qgjet.agents.slot import AgentSlot
+from qgjet.codec import check_writable
 from qgjet.decide import DRAINED, Command, EndAttempt, Lose, Release, Start, decide
 from qgjet.errors import LogUnavailable, PrepareFailed, Refused, WrongVersion
 from qgjet.events import Event, Outcome, Status, Verdict
@@ -69,7 +70,10 @@ class Executor:
                 return await self._admitted(delivery, slot, lease)
         except LogUnavailable as error:
             log.warning("job %s: the log does not answer, the job comes back by itself: %s", delivery.spec.job_id, error)
-            return Result(again_in_s=self.queue_settings.visibility_timeout_s)
+        except Exception:
+            # a defect of ours: this job must not take the others of the agent with it; max_deliver bounds how often it comes back
+            log.exception("job %s: could not be executed, it comes back by itself", delivery.spec.job_id)
+        return Result(again_in_s=self.queue_settings.visibility_timeout_s)
 
     def drain(self) -> None:
         """Start nothing any more: what is only being prepared is given back."""
@@ -175,10 +179,13 @@ class Executor:
         deadline = asyncio.get_running_loop().call_later(timeout_s, lease.tether.stop, StopReason.DEADLINE)
         try:
             attempt = Attempt(spec=spec, number=job.attempt, directory=directory, tether=lease.tether, on_output=feed.write)
-            return await session.run(attempt)
+            outcome = await session.run(attempt)
+            check_writable(outcome)
+            return outcome
         except Exception as defect:
             log.exception("job %s: the runner failed", spec.job_id)
-            return Outcome(verdict=Verdict.INFRA_ERROR, reason=Reason.RUNNER_FAILED, message=f"{type(defect).__name__}: {defect}")
+            message = f"{type(defect).__name__}: {defect}".encode("utf-8", "backslashreplace").decode()
+            return Outcome(verdict=Verdict.INFRA_ERROR, reason=Reason.RUNNER_FAILED, message=message[:2000])
         finally:
             deadline.cancel()
             await feed.close()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
 from qgjet import presence
+from qgjet.agents.runner import Attempt
 from qgjet.decide import Cancel
-from qgjet.events import AttemptEnded, Finished, Released, Started, Status, Verdict
+from qgjet.events import AttemptEnded, Finished, Outcome, Partition, Released, Started, Status, Verdict
 from qgjet.job import Job
 from qgjet.log import EventLog
 from qgjet.queue import Queue
@@ -222,3 +225,36 @@ async def test_a_retry_waits_for_its_time(log: EventLog, tmp_path: Path) -> None
     second_start = [event for event in history if isinstance(event, Started)][1]
     assert first_end.retry_at is not None
     assert second_start.at >= first_end.retry_at
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(verdict=Verdict.PASSED, duration_s=float("nan")),
+        Outcome(verdict=Verdict.PASSED, message="half an emoji \ud83d"),
+        Outcome(verdict=Verdict.PASSED, message="x" * 2_000_000),
+    ],
+    ids=["not a number", "not a text", "too large"],
+)
+async def test_an_outcome_that_the_log_cannot_hold_is_no_verdict(log: EventLog, tmp_path: Path, outcome: Outcome) -> None:
+    class Session:
+        device = "test"
+
+        async def healthy(self) -> bool:
+            return True
+
+        async def run(self, _: Attempt) -> Outcome:
+            return outcome
+
+        async def release(self) -> None:
+            return
+
+    class Runner:
+        async def prepare(self, _: Partition, __: Path) -> Session:
+            return Session()
+
+    job = spec(infra_retries=0)
+    await submit(log, job)
+    async with running_agent(log, tmp_path, runners={"emulator": Runner()}):
+        final = await ended(log, job.slot)
+    assert (final.verdict, final.attempt) == (Verdict.INFRA_ERROR, 1)
