@@ -62,6 +62,8 @@ class Requeue(Struct, frozen=True):
     spec: JobSpec
     reason: str
     by: str
+    ticket: int = 0
+    """The message to be replaced; 0: whichever is in force."""
 
 
 class Start(Struct, frozen=True):
@@ -105,13 +107,13 @@ class Cancel(Struct, frozen=True):
 
 
 class Expire(Struct, frozen=True):
-    """End a job without an agent: nothing delivers it any more, or it waited too long."""
+    """End a job without an agent: it waited too long for its first start, or nothing delivers it any more (`even_started`)."""
 
     ticket: int
     reason: str
     message: str
     by: str
-    even_running: bool = False
+    even_started: bool = False
 
 
 Command = Submit | Requeue | Start | EndAttempt | Release | Lose | Cancel | Expire
@@ -169,6 +171,8 @@ def _submit(command: Submit, job: Job | None, now: datetime) -> Submitted:
 def _requeue(command: Requeue, job: Job, now: datetime) -> Requeued:
     _require(job.status is Status.QUEUED, f"job {job.job_id} is {job.status}: only a queued job can be queued again")
     _require(command.spec.job_id == job.job_id, f"the slot belongs to job {job.job_id} now")
+    if command.ticket not in (0, job.ticket):
+        raise StaleTicket(f"message {command.ticket} was replaced by {job.ticket}")
     carried = _carried(job, now, Status.QUEUED) | {"ticket": 0, "by": command.by}
     return Requeued(**carried, spec=command.spec, reason=command.reason, retry_at=job.retry_at)
 
@@ -257,7 +261,7 @@ def _cancel(command: Cancel, job: Job, now: datetime) -> CancelRequested:
 def _expire(command: Expire, job: Job, now: datetime) -> Finished | Cancelled:
     if command.ticket != job.ticket:
         raise StaleTicket(f"message {command.ticket} was replaced by {job.ticket}")
-    _require(job.status is Status.QUEUED or command.even_running, f"job {job.job_id} is running on {job.agent}")
+    _require(job.attempt == 0 or command.even_started, f"job {job.job_id} has been started")
     if job.cancel_requested:
         return Cancelled(**_carried(job, now, Status.CANCELLED) | {"by": command.by})
     return _no_verdict(job, now, command.reason, command.message, command.by)

@@ -120,21 +120,22 @@ class EventLog:
         Raises Refused when the slot's present state does not allow the command, LogUnavailable when the log does not answer for `timeout_s`.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
+        version = job.version if job else 0
         while True:
             try:
                 event = decide(command, job, self.clock())
-                return event, await self.append(slot, event, job.version if job else 0, timeout_s=timeout_s)
+                return event, await self.append(slot, event, version, timeout_s=timeout_s)
             except WrongVersion:
-                job = await self._reload(slot, deadline)
+                job, version = await self._reload(slot, deadline)
             except Refused:
-                known, job = job, await self._reload(slot, deadline)
+                known, (job, version) = job, await self._reload(slot, deadline)
                 if job == known:
                     raise
 
-    async def _reload(self, slot: Slot, deadline: float) -> Job | None:
+    async def _reload(self, slot: Slot, deadline: float) -> tuple[Job | None, int]:
         while True:
             try:
-                return await self.load(slot)
+                return await self.read(slot)
             except LogUnavailable as problem:
                 await self._pause(deadline, problem)
 
@@ -159,6 +160,7 @@ class EventLog:
         `reject`.
         """
         job: Job | None = None
+        version = 0
         while True:
             if job is not None and job.job_id == spec.job_id:
                 return Accepted(job_id=spec.job_id, seq=job.version)
@@ -170,9 +172,9 @@ class EventLog:
                 return Accepted(job_id=duplicate.job_id, seq=job.version, attached=True)
             assert isinstance(event, Submitted)
             try:
-                seq = await self.append(spec.slot, event, job.version if job else 0)
+                seq = await self.append(spec.slot, event, version)
             except WrongVersion:
-                job = await self.load(spec.slot)
+                job, version = await self.read(spec.slot)
                 continue
             return Accepted(job_id=spec.job_id, seq=seq, replaced=event.replaces)
 
@@ -196,19 +198,20 @@ class EventLog:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def load(self, slot: Slot) -> Job | None:
-        """The slot's state as the stream's leader knows it; None for an empty slot."""
+        """The slot's state as the stream's leader knows it; None for a slot without a job."""
+        return (await self.read(slot))[0]
+
+    async def read(self, slot: Slot) -> tuple[Job | None, int]:
+        """The slot's state, and the version that the next append has to expect: 0 for an empty slot."""
         last = await self._get({"last_by_subj": subjects.slot_filter(slot)})
         if last is None:
-            return None
+            return None, 0
         if last.event is not None:
-            return state_of(last.event, last.seq)
+            return state_of(last.event, last.seq), last.seq
         log.warning("event %d of %s is not known to this version: the events before it count", last.seq, last.subject)
-        return await self._fold_known(slot)
-
-    async def _fold_known(self, slot: Slot) -> Job | None:
         history = await self.history(slot)
         job = fold((one.seq, one.event) for one in history if one.event is not None)
-        return None if job is None else msgspec.structs.replace(job, version=history[-1].seq)
+        return None if job is None else msgspec.structs.replace(job, version=history[-1].seq), history[-1].seq
 
     async def history(self, slot: Slot, *, from_seq: int = 1) -> list[Recorded]:
         """All events of a slot, oldest first, from the stream's leader."""

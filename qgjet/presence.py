@@ -18,6 +18,9 @@ from qgjet.subjects import AGENTS_BUCKET, encode_token
 log = logging.getLogger(__name__)
 
 RENEW_EVERY_S = 5.0
+_BATCH = 500
+_END = frozenset({"204", "404"})
+"""End of a batch; nothing to be found."""
 _PREFIX = f"$KV.{AGENTS_BUCKET}."
 _ack = msgspec.json.Decoder(PubAck)
 
@@ -64,30 +67,49 @@ async def withdraw(bus: Bus, instance: str) -> None:
 
 
 async def agents(bus: Bus, *, timeout_s: float = 2.0) -> list[AgentInfo]:
-    """All agents that are alive, by name.
+    """All agents that are alive, by name. Raises LogUnavailable when the list cannot be had whole.
 
-    A direct get of the last message of every key: at most 1024 agents, and no ordered consumer, which nats-py's own KV functions are made of.
+    Direct gets in batches, and no ordered consumer, which nats-py's own KV functions are made of.
     """
-    inbox = bus.client.new_inbox()
     found: list[AgentInfo] = []
-    complete = asyncio.Event()
+    seq: int | None = 1
+    try:
+        async with asyncio.timeout(timeout_s):
+            while seq is not None:
+                messages, seq = await _batch(bus, seq)
+                found += [info for info in map(_read, messages) if info is not None]
+    except TimeoutError:
+        raise LogUnavailable("no answer about the agents that are alive") from None
+    return sorted(found, key=lambda info: (info.name, info.instance))
+
+
+async def _batch(bus: Bus, from_seq: int) -> tuple[list[Msg], int | None]:
+    """Messages of the bucket from a sequence on, and where to go on; None at the end."""
+    messages: list[Msg] = []
+    end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def receive(message: Msg) -> None:
         status = (message.headers or {}).get("Status")
-        if status is not None:
-            complete.set()
-        elif message.data:
-            with contextlib.suppress(msgspec.MsgspecError):  # of another version: shown by that version's tools
-                found.append(_info.decode(message.data))
+        if status is None:
+            messages.append(message)
+        elif not end.done():
+            end.set_result(status)
 
-    subscription = await bus.client.subscribe(inbox, cb=receive)
+    subscription = await bus.client.subscribe(bus.client.new_inbox(), cb=receive)
     try:
-        body = msgspec.json.encode({"multi_last": [_PREFIX + ">"]})
-        await bus.publish(f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}", body, reply=inbox)
-        async with asyncio.timeout(timeout_s):
-            await complete.wait()
-    except TimeoutError:
-        raise LogUnavailable("no answer about the agents that are alive") from None
+        body = {"seq": from_seq, "batch": _BATCH, "next_by_subj": _PREFIX + ">"}
+        await bus.publish(f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}", msgspec.json.encode(body), reply=subscription.subject)
+        status = await end
     finally:
         await subscription.unsubscribe()
-    return sorted(found, key=lambda info: (info.name, info.instance))
+    if status not in _END:
+        raise LogUnavailable(f"the agents that are alive cannot be listed: status {status}")
+    more = len(messages) == _BATCH
+    return messages, int((messages[-1].headers or {})["Nats-Sequence"]) + 1 if more else None
+
+
+def _read(message: Msg) -> AgentInfo | None:
+    """None for an agent that has withdrawn, and for one of another version: that version's tools show it."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        return _info.decode(message.data)
+    return None

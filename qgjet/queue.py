@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -27,6 +28,11 @@ from qgjet.subjects import STREAM, Lane
 
 log = logging.getLogger(__name__)
 
+ACK_WAIT_SLACK_S = 1.0
+"""JetStream keeps the time of a delivery in whole seconds: after a restart it hands messages out again up to a second early."""
+UNREADABLE_AGAIN_S = 60.0
+MAX_UNREADABLE = 100
+"""Messages of a newer version that one `take` steps over."""
 MAX_ACK_PENDING = 1000
 """Jobs of one lane that can run at once, over all agents."""
 TAKE_TIMEOUT_S = 1.0
@@ -58,6 +64,8 @@ class Delivery(Struct, frozen=True, kw_only=True):
     meta: AckSubject
     reply: str
     bus: Bus
+    asked_at: float
+    """`time.monotonic()` when the pull was sent: the visibility timeout cannot have begun earlier."""
 
     @property
     def seq(self) -> int:
@@ -74,8 +82,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
     async def nak(self, delay_s: float = 0.0) -> None:
         """Give it back, not to be delivered before `delay_s`."""
-        body = b"-NAK" if delay_s <= 0 else b'-NAK {"delay": %d}' % int(delay_s * _NANOS)
-        await self.bus.publish(self.reply, body)
+        await self.bus.publish(self.reply, _nak(delay_s))
 
     async def extend(self, timeout_s: float) -> None:
         """Start the visibility timeout anew. Confirmed by the server; raises LogUnavailable when it is not."""
@@ -89,12 +96,14 @@ class Queue:
         self.bus = bus
         self.settings = settings
         self._inboxes: list[_PullInbox] = []
+        self._ensured: set[Lane] = set()
 
     async def ensure(self, lane: Lane) -> None:
-        """Make the lane's consumer unless it is there. Idempotent, about 1.3 ms."""
+        """Make the lane's consumer, or give an old one the settings in force. Idempotent, about 1.3 ms."""
         name = subjects.lane_consumer(lane)
         config = self._config(lane, name)
         await self.bus.api(f"CONSUMER.CREATE.{STREAM}.{name}.{config['filter_subject']}", {"stream_name": STREAM, "config": config, "action": ""})
+        self._ensured.add(lane)
 
     def _config(self, lane: Lane, name: str) -> dict[str, Any]:
         return {
@@ -103,7 +112,7 @@ class Queue:
             "filter_subject": subjects.lane_filter(lane),
             "deliver_policy": "all",
             "ack_policy": "explicit",
-            "ack_wait": int(self.settings.visibility_timeout_s * _NANOS),
+            "ack_wait": int((self.settings.visibility_timeout_s + ACK_WAIT_SLACK_S) * _NANOS),
             "max_deliver": self.settings.max_deliver,
             "max_ack_pending": MAX_ACK_PENDING,
             "replay_policy": "instant",
@@ -118,35 +127,49 @@ class Queue:
                 raise
 
     async def take(self, lane: Lane, wait_s: float = 0.0) -> Delivery | None:
-        """One message, or None when none came within `wait_s`. Makes the consumer when it is missing."""
-        message = await self._next(lane, wait_s)
-        if message is not None and not message.reply and _status(message) in _NO_CONSUMER:
+        """One message, or None when none came within `wait_s`. Makes the consumer when it is missing.
+
+        What this version cannot read is given back for a newer agent, and the next message is tried.
+        """
+        if lane not in self._ensured:
             await self.ensure(lane)
+        for _ in range(MAX_UNREADABLE):
+            asked_at = time.monotonic()
             message = await self._next(lane, wait_s)
-        if message is None or not message.reply:
-            return None
-        return await self._delivery(lane, message)
+            if message is not None and not message.reply and _status(message) in _NO_CONSUMER:
+                await self.ensure(lane)
+                message = await self._next(lane, wait_s)
+            if message is None or not message.reply:
+                return None
+            delivery = await self._delivery(lane, message, asked_at)
+            if delivery is not None:
+                return delivery
+        return None
 
     async def _next(self, lane: Lane, wait_s: float) -> Msg | None:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{subjects.lane_consumer(lane)}"
         body = b'{"batch":1,"expires":%d}' % int(wait_s * _NANOS) if wait_s else b'{"batch":1,"no_wait":true}'
         inbox = self._inboxes.pop() if self._inboxes else await _PullInbox.open(self.bus)
         try:
-            return await inbox.ask(subject, body, wait_s + TAKE_TIMEOUT_S)
+            return await inbox.ask(subject, body, wait_s + TAKE_TIMEOUT_S, self._late)
         finally:
             self._inboxes.append(inbox)
 
-    async def _delivery(self, lane: Lane, message: Msg) -> Delivery | None:
+    async def _late(self, message: Msg) -> None:
+        """Give back unseen what came after its pull was given up. Not at once: a second delivery of a job that runs would say that its lease is over."""
+        await self.bus.publish(message.reply, _nak(self.settings.visibility_timeout_s))
+
+    async def _delivery(self, lane: Lane, message: Msg, asked_at: float) -> Delivery | None:
         meta = parse_ack_subject(message.reply)
         if meta.consumer != subjects.lane_consumer(lane):  # the late answer to an earlier pull
-            await self.bus.publish(message.reply, b"-NAK")
+            await self._late(message)
             return None
         event = recorded(meta.stream_seq, message.subject, message.data).event
         if not isinstance(event, Submitted | Requeued):
             log.error("message %d of %s cannot be run by this version; left to a newer agent", meta.stream_seq, lane)
-            await self.bus.publish(message.reply, b'-NAK {"delay": %d}' % (60 * _NANOS))
+            await self.bus.publish(message.reply, _nak(UNREADABLE_AGAIN_S))
             return None
-        return Delivery(lane=lane, event=event, meta=meta, reply=message.reply, bus=self.bus)
+        return Delivery(lane=lane, event=event, meta=meta, reply=message.reply, bus=self.bus, asked_at=asked_at)
 
     async def lanes(self) -> list[LaneState]:
         """All lanes that have a consumer, with their depths. 18 ms at 1,000 of them."""
@@ -190,6 +213,10 @@ def _group(subject_filter: str) -> str:
     return "qg-bell-" + hashlib.sha256(subject_filter.encode()).hexdigest()[:16]
 
 
+def _nak(delay_s: float) -> bytes:
+    return b"-NAK" if delay_s <= 0 else b'-NAK {"delay": %d}' % int(delay_s * _NANOS)
+
+
 def _status(message: Msg) -> str:
     return (message.headers or {}).get("Status", "")
 
@@ -214,6 +241,7 @@ class _PullInbox:
         self._bus = bus
         self._subject = bus.client.new_inbox()
         self._answer: asyncio.Future[Msg] | None = None
+        self._late: Callable[[Msg], Awaitable[None]] | None = None
 
     @classmethod
     async def open(cls, bus: Bus) -> _PullInbox:
@@ -221,11 +249,12 @@ class _PullInbox:
         await bus.client.subscribe(inbox._subject, cb=inbox._receive)
         return inbox
 
-    async def ask(self, subject: str, body: bytes, timeout_s: float) -> Msg | None:
+    async def ask(self, subject: str, body: bytes, timeout_s: float, late: Callable[[Msg], Awaitable[None]]) -> Msg | None:
         """The message or status that answers the pull; None when nothing does.
 
-        A consumer at max_ack_pending does not answer at all. What comes too late is given back, or is the answer to the next pull.
+        A consumer at max_ack_pending does not answer at all. What comes too late goes to `late`, or is the answer to the next pull.
         """
+        self._late = late
         self._answer = asyncio.get_running_loop().create_future()
         await self._bus.publish(subject, body, reply=self._subject)
         try:
@@ -241,5 +270,5 @@ class _PullInbox:
     async def _receive(self, message: Msg) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
-        elif message.reply.startswith("$JS.ACK."):
-            await self._bus.publish(message.reply, b"-NAK")
+        elif message.reply.startswith("$JS.ACK.") and self._late is not None:
+            await self._late(message)

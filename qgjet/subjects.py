@@ -148,8 +148,8 @@ def parse_bell(subject: str) -> Lane | None:
     tokens = subject.split(".")
     if len(tokens) == 6 and subject.startswith(BELL_PREFIX + "."):
         return _lane(tokens[2:5], tokens[5])
-    parsed = parse_job_subject(subject)
-    return None if parsed is None or parsed[2] is None else Lane(parsed[0].partition, parsed[2])
+    is_ticket = len(tokens) == 8 and subject.startswith(JOB_PREFIX + ".")
+    return _lane(tokens[2:5], tokens[7]) if is_ticket else None
 
 
 def parse_job_subject(subject: str) -> tuple[Slot, str, int | None] | None:
@@ -166,7 +166,14 @@ def parse_job_subject(subject: str) -> tuple[Slot, str, int | None] | None:
 
 def _lane(partition: list[str], rank_token: str) -> Lane | None:
     rank, texts = _parse_rank(rank_token), _decoded(partition)
-    return None if rank is None or texts is None else Lane(Partition(*texts), rank)
+    if rank is None or texts is None:
+        return None
+    lane = Lane(Partition(*texts), rank)
+    try:
+        partition_tokens(lane.partition)
+    except InvalidInput:  # longer than any of ours
+        return None
+    return lane
 
 
 def _decoded(tokens: list[str]) -> list[str] | None:

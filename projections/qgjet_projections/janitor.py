@@ -7,6 +7,7 @@ version, or an idempotent request. Several may run. Without one, jobs that agent
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from msgspec import Struct
 from qgjet import presence
 from qgjet.bus import JetStreamError
 from qgjet.decide import Command, Expire, Lose, Requeue
-from qgjet.errors import LogUnavailable, QgjetError, Refused
+from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused
 from qgjet.events import Requeued, Slot, Status, Submitted
 from qgjet.log import EventLog, Recorded
 from qgjet.queue import LaneState, Queue
@@ -98,10 +99,13 @@ class Janitor:
         """A lane with queued jobs has a consumer, and idle agents hear of it should they have missed the bell."""
         for lane in sorted(wanted):
             state = states.get(lane)
-            if state is None:
-                await self._queue.ensure(lane)
-            if state is None or state.pending:
-                await self._queue.ring(lane)
+            try:
+                if state is None:
+                    await self._queue.ensure(lane)
+                if state is None or state.pending:
+                    await self._queue.ring(lane)
+            except InvalidInput as error:
+                log.warning("%s cannot have a consumer: %s", lane, error)
 
     async def _close_idle_lanes(self, states: dict[Lane, LaneState], wanted: set[Lane]) -> None:
         before = self._log.clock() - IDLE_LANE
@@ -116,7 +120,7 @@ class Janitor:
         now = self._log.clock()
         for job in queued:
             timeout_s = job.queue_timeout_s
-            if timeout_s is not None and (now - job.submitted_at).total_seconds() > timeout_s:
+            if timeout_s is not None and not job.attempt and (now - job.submitted_at).total_seconds() > timeout_s:
                 message = f"nobody started it within its queue timeout of {timeout_s:g} s"
                 await self._act(job.slot, Expire(ticket=job.ticket, reason="queue_timeout", message=message, by=NAME))
 
@@ -129,7 +133,7 @@ class Janitor:
                 continue
             ticket = await self._log.get(job.ticket)
             if ticket is not None and isinstance(ticket.event, Submitted | Requeued):
-                await self._act(job.slot, Requeue(spec=ticket.event.spec, reason="undeliverable", by=NAME))
+                await self._act(job.slot, Requeue(spec=ticket.event.spec, reason="undeliverable", by=NAME, ticket=job.ticket))
 
     async def _lose_abandoned(self, running: Iterable[LiveJob]) -> None:
         """An agent that is gone cannot end its job. Usually the redelivery shows it first; this is for jobs without one."""
@@ -145,7 +149,7 @@ class Janitor:
         """A message that JetStream stopped delivering ends its job, if it is still the job's ticket."""
         while (found := await self._next_advisory()) is not None:
             seq, advisory = found
-            ticket = await self._log.get(advisory.stream_seq) if advisory.stream_seq else None
+            ticket = await self._log.get(advisory.stream_seq) if advisory.stream_seq > 0 else None
             if ticket is not None:
                 await self._give_up(ticket, advisory)
             self._advisory_seq = seq + 1
@@ -159,14 +163,18 @@ class Janitor:
                 return None
             raise
         message = answer["message"]
-        return message["seq"], msgspec.json.decode(msgspec.convert(message["data"], bytes), type=Advisory)
+        try:
+            return message["seq"], msgspec.json.decode(base64.b64decode(message.get("data", "")), type=Advisory)
+        except msgspec.MsgspecError as error:
+            log.warning("advisory %d is skipped: %s", message["seq"], error)
+            return message["seq"], Advisory()
 
     async def _give_up(self, ticket: Recorded, advisory: Advisory) -> None:
         parsed = parse_job_subject(ticket.subject)
         if parsed is None:
             return
         message = f"delivered {advisory.deliveries} times without a result"
-        await self._act(parsed[0], Expire(ticket=ticket.seq, reason="deliveries_exhausted", message=message, by=NAME, even_running=True))
+        await self._act(parsed[0], Expire(ticket=ticket.seq, reason="deliveries_exhausted", message=message, by=NAME, even_started=True))
 
     async def _act(self, slot: Slot, command: Command) -> None:
         """Carry out on the slot's present state; if that does not call for it any more, there is nothing to do."""

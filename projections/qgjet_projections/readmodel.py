@@ -266,32 +266,33 @@ def _select_jobs(query: JobQuery) -> tuple[str, dict[str, Any]]:
         "status": status,
         "verdict": query.verdict,
     }
-    conditions = ["jobs.submitted_seq < :before_seq"]
+    conditions = []
     for name, value in wanted.items():
         if value is not None:
             conditions.append(f"jobs.{name} = :{name}")
             values[name] = str(value)
-    source, more = _source(query, status, values)
-    sql = f"SELECT {_COLUMNS} FROM {source} WHERE {' AND '.join(conditions + more)} ORDER BY jobs.submitted_seq DESC LIMIT :limit"
-    return sql, values
+    source, seq, more = _source(query, status, values)
+    conditions += [f"{seq} < :before_seq", *more]
+    return f"SELECT {_COLUMNS} FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {seq} DESC LIMIT :limit", values
 
 
-def _source(query: JobQuery, status: Status | None, values: dict[str, Any]) -> tuple[str, list[str]]:
-    """Where to look first, and the conditions that go with it; the narrowest that the query allows."""
+def _source(query: JobQuery, status: Status | None, values: dict[str, Any]) -> tuple[str, str, list[str]]:
+    """Where to look first, by which column in order, and the conditions that go with it; the narrowest that the query allows."""
     tags = _tag_conditions(query.tags, values)
     if query.suite_id is not None:
         values["suite_id"] = query.suite_id
-        return "suite_jobs CROSS JOIN jobs USING (submitted_seq)", ["suite_jobs.suite_id = :suite_id", *tags]
+        return "suite_jobs CROSS JOIN jobs USING (submitted_seq)", "suite_jobs.submitted_seq", ["suite_jobs.suite_id = :suite_id", *tags]
     if tags:
-        return "job_tags CROSS JOIN jobs USING (submitted_seq)", ["job_tags.key = :key0 AND job_tags.value = :value0", *tags[1:]]
+        first = "job_tags.key = :key0 AND job_tags.value = :value0"
+        return "job_tags CROSS JOIN jobs USING (submitted_seq)", "job_tags.submitted_seq", [first, *tags[1:]]
     if query.org_id is not None and query.app_version_id is not None:
         tokens = subjects.encode_part(query.org_id, "org_id"), subjects.encode_part(query.app_version_id, "app_version_id")
         values["from_slot"] = ".".join((subjects.JOB_PREFIX, *tokens, ""))
         values["to_slot"] = values["from_slot"][:-1] + chr(ord(".") + 1)
-        return "jobs INDEXED BY jobs_of_slot", ["jobs.slot >= :from_slot AND jobs.slot < :to_slot"]
+        return "jobs INDEXED BY jobs_of_slot", "jobs.submitted_seq", ["jobs.slot >= :from_slot AND jobs.slot < :to_slot"]
     if status is not None and status is not Status.DONE:
-        return _BY_STATUS, ["jobs.status <> 'done'"]
-    return "jobs NOT INDEXED", []
+        return _BY_STATUS, "jobs.submitted_seq", ["jobs.status <> 'done'"]
+    return "jobs NOT INDEXED", "jobs.submitted_seq", []
 
 
 def _tag_conditions(tags: dict[str, str], values: dict[str, Any]) -> list[str]:

@@ -26,7 +26,8 @@ KNOWN_SLOTS = 20_000
 """Slots whose latest job is kept in memory between batches, some 1.5 kB each."""
 CHECKPOINT_PAGES = 8_000
 """Size of the write-ahead log at which SQLite copies it into the file: 32 MB; the default of 4 MB halves the rate of catching up."""
-_PER_STATEMENT = 500
+_KEYS_PER_STATEMENT = (1, 64, 4_096)
+"""Statements are padded to one of these, so that few have to be prepared. Few and large: each one gives the interpreter lock away and has to wait for it."""
 
 _COLUMNS = tuple(field.name for field in fields(Row))
 _FIXED = frozenset({"submitted_seq", "job_id", "slot", "org_id", "app_version_id", "target", "test", "created_at", "replaces", "rerun_of", "tags"})
@@ -158,14 +159,15 @@ class Writer:
         while len(self._standings) > KNOWN_SLOTS:
             self._standings.popitem(last=False)
         unknown = [key for key in set(keys) if key is not None and key not in self._standings]
-        for start in range(0, len(unknown), _PER_STATEMENT):
-            self._load(unknown[start : start + _PER_STATEMENT])
+        most = _KEYS_PER_STATEMENT[-1]
+        for start in range(0, len(unknown), most):
+            self._load(unknown[start : start + most])
         return self._standings
 
     def _load(self, keys: list[str]) -> None:
-        # one statement for any number of keys: an empty key is no slot's
-        padded = keys + [""] * (_PER_STATEMENT - len(keys)) if len(keys) > 1 else keys
-        latest = f"SELECT max(submitted_seq) FROM jobs WHERE slot IN ({', '.join('?' * len(padded))}) GROUP BY slot"
+        size = next(size for size in _KEYS_PER_STATEMENT if size >= len(keys))
+        latest = f"SELECT max(submitted_seq) FROM jobs WHERE slot IN ({', '.join('?' * size)}) GROUP BY slot"
+        padded = keys + [""] * (size - len(keys))  # no slot's key is empty
         for values in self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE submitted_seq IN ({latest})", padded):
             row = Row(*values)
             self._standings[row.slot] = standing_of(row)

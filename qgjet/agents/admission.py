@@ -24,8 +24,8 @@ class Admission(Enum):
     """Who ran it let the lease expire: record that, then look again."""
 
 
-def admit(job: Job | None, ticket: int, agent: str, now: datetime, *, num_delivered: int) -> Admission:
-    """Judge the delivery of message `ticket` to `agent`.
+def admit(job: Job | None, ticket: int, now: datetime, *, num_delivered: int, running_here: bool) -> Admission:
+    """Judge the delivery of message `ticket`. `running_here`: this very process runs the job; its agent's name on the log does not prove that.
 
     A message that JetStream hands out again says that nobody has renewed its lease for a visibility timeout. A first delivery of a job that runs says nothing:
     the consumer was made anew and knows no leases. Given back once for a visibility timeout, it comes again only if nobody's heartbeats reach the new
@@ -36,6 +36,6 @@ def admit(job: Job | None, ticket: int, agent: str, now: datetime, *, num_delive
     if job.status is Status.QUEUED:
         due = job.retry_at is None or job.retry_at <= now
         return Admission.CLAIM if due else Admission.WAIT
-    if job.agent == agent or num_delivered <= 1:
+    if running_here or num_delivered <= 1:
         return Admission.LEAVE
     return Admission.LOSE

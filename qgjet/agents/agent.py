@@ -37,6 +37,7 @@ BELL_WAIT_S = 0.25
 """A bell rings before its message is stored: how long to wait for it."""
 RING_EVERY_S = 0.05
 """Each bell wakes one idle agent, and that one rings for the next."""
+AFTER_TROUBLE_S = 0.5
 COOL_OFF_S = 15.0
 """How long others have precedence for a partition that could not be prepared here."""
 
@@ -65,7 +66,7 @@ class Agent:
         self._executor = Executor(event_log, self.instance, settings, queue_settings, work_dir)
         self._busy = 0
         self._cooling: dict[Partition, float] = {}
-        self._rang: dict[Lane, float] = {}
+        self._rang: set[Lane] = set()
         self._since: Instant = event_log.clock()
         self._draining = asyncio.Event()
         self._slots_changed = asyncio.Event()
@@ -119,7 +120,7 @@ class Agent:
 
     def _dispatch(self) -> None:
         """Give lanes with work to free slots until one of both runs out."""
-        while self._work is not None and not self.draining and self._busy < self._limit:
+        while self._work is not None and not self.draining and self._busy < self._limit and self._log.bus.is_connected:
             chosen = choose(self._catalog.waiting(), self._bench(), self._turns)
             if chosen is None:
                 return
@@ -155,8 +156,12 @@ class Agent:
         try:
             while await self._serve_one(slot, lane, rung) and self._goes_on(slot, lane):
                 rung = self._catalog.take(lane)
+        except asyncio.CancelledError:
+            self.drain()  # what becomes free now must not be given away again
+            raise
         except LogUnavailable as error:
             log.warning("%s: %s", lane, error)
+            await asyncio.sleep(AFTER_TROUBLE_S)
         finally:
             slot.busy = False
             slot.idle_since = asyncio.get_running_loop().time()
@@ -174,13 +179,18 @@ class Agent:
             return False
         self._catalog.taken(lane, since=delivery.seq, pending=delivery.meta.num_pending)
         if self.draining:
-            await delivery.nak()
+            await self._give_back_unseen(delivery)
             return False
         self._dispatch()  # what waits behind it is for the other slots, and for the other agents
         if self._catalog.has_waiting(lane):
             await self._ring_for_others(lane)
         result = await self._execute(slot, lane, delivery)
         return not result.prepare_failed
+
+    async def _give_back_unseen(self, delivery: Delivery) -> None:
+        """At once, unless somebody runs the job: the next delivery would say that its lease is over."""
+        job = await self._log.load(delivery.spec.slot)
+        await delivery.nak(self._visibility_s if job is not None and job.agent else 0.0)
 
     async def _execute(self, slot: AgentSlot, lane: Lane, delivery: Delivery) -> Result:
         self._turns.take(lane.partition.org_id)
@@ -197,9 +207,20 @@ class Agent:
         return result
 
     async def _ring_for_others(self, lane: Lane) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._rang.get(lane, 0.0) >= RING_EVERY_S:
-            self._rang[lane] = now
+        """Ring now, at most every RING_EVERY_S, and once more after that: the first bell may still be ours, with nobody to hear it."""
+        loop = asyncio.get_running_loop()
+        if lane not in self._rang:
+            self._rang.add(lane)
+            loop.call_later(RING_EVERY_S, self._ring_again, lane)
+            await self._queue.ring(lane)
+
+    def _ring_again(self, lane: Lane) -> None:
+        self._rang.discard(lane)
+        if self._work is not None and not self.draining and self._catalog.has_waiting(lane):
+            self._work.create_task(self._ring_unless_lost(lane))
+
+    async def _ring_unless_lost(self, lane: Lane) -> None:
+        with contextlib.suppress(LogUnavailable):
             await self._queue.ring(lane)
 
     def _ring_later(self, lane: Lane, delay_s: float) -> None:
@@ -250,6 +271,9 @@ class Agent:
         if not self._catalog.ring(lane):
             return
         self._dispatch()
+        if self._catalog.has_waiting(lane):
+            with contextlib.suppress(LogUnavailable):
+                await self._ring_for_others(lane)
 
     async def _announce(self) -> None:
         while True:
@@ -284,7 +308,6 @@ class Agent:
             await asyncio.sleep(min(self._settings.keep_warm_s / 4, 5.0))
             now = asyncio.get_running_loop().time()
             self._cooling = {partition: until for partition, until in self._cooling.items() if until > now}
-            self._rang = {lane: at for lane, at in self._rang.items() if now - at < RING_EVERY_S}
             for slot in self._slots:
                 if not slot.busy and slot.partition is not None and now - slot.idle_since > self._settings.keep_warm_s:
                     await self._cool(slot)

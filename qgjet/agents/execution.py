@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
@@ -22,13 +23,14 @@ from qgjet.agents.output import LogFeed
 from qgjet.agents.runner import Attempt, Session, StopReason, Tether
 from qgjet.agents.slot import AgentSlot
 from qgjet.codec import check_writable
-from qgjet.decide import DRAINED, Command, EndAttempt, Lose, Release, Start, decide
+from qgjet.decide import DRAINED, Command, EndAttempt, Lose, Release, Requeue, Start, decide
 from qgjet.errors import LogUnavailable, PrepareFailed, Refused, WrongVersion
 from qgjet.events import Event, Outcome, Status, Verdict
 from qgjet.job import Job, state_of
 from qgjet.log import EventLog
 from qgjet.queue import Delivery
 from qgjet.settings import AgentSettings, QueueSettings
+from qgjet.subjects import encode_token
 from qgjet.verdicts import Reason
 
 log = logging.getLogger(__name__)
@@ -56,8 +58,8 @@ class Executor:
     agent_settings: AgentSettings
     queue_settings: QueueSettings
     work_dir: Path
-    preparing: dict[str, Tether] = field(default_factory=dict)
-    """Job id -> tether of what is claimed and not started yet."""
+    preparing: set[Tether] = field(default_factory=set)
+    """Of what is claimed and not started yet; a job may be delivered twice."""
     running: dict[str, Tether] = field(default_factory=dict)
     """Job id -> tether of what runs now."""
     draining: bool = False
@@ -83,7 +85,7 @@ class Executor:
     def halt(self) -> None:
         """Drain, and stop what runs: it is given back too."""
         self.drain()
-        _stop(self.running)
+        _stop(self.running.values())
 
     # -- before the run ----------------------------------------------------------------------------------------------
 
@@ -93,7 +95,8 @@ class Executor:
         job = state_of(delivery.event, delivery.seq) if ready else await self.event_log.load(delivery.spec.slot)
         while True:
             now = self.event_log.clock()
-            match admit(job, delivery.seq, self.agent, now, num_delivered=delivery.meta.num_delivered):
+            running_here = delivery.spec.job_id in self.running
+            match admit(job, delivery.seq, now, num_delivered=delivery.meta.num_delivered, running_here=running_here):
                 case Admission.CLAIM:
                     assert job is not None
                     try:
@@ -129,7 +132,7 @@ class Executor:
 
     async def _claim(self, delivery: Delivery, slot: AgentSlot, lease: Lease, job: Job) -> Result:
         """Prepare, then start. Raises WrongVersion when the slot has moved on since `job` was read."""
-        self.preparing[job.job_id] = lease.tether
+        self.preparing.add(lease.tether)
         if self.draining:
             lease.tether.stop(StopReason.DRAINED)
         try:
@@ -139,14 +142,16 @@ class Executor:
             start = Start(ticket=delivery.seq, agent=self.agent, device=session.device, warm=warm)
             job = await self._append(delivery, start, job)
             lease.running(job.attempt)
-            self.running[job.job_id] = self.preparing.pop(job.job_id)
+            self.preparing.discard(lease.tether)
+            self.running[job.job_id] = lease.tether
             outcome = await self._run(delivery, session, lease, job)
             return await self._end(delivery, lease, job, outcome)
         except PrepareFailed as failure:
             return await self._release(delivery, job, "prepare_failed", str(failure))
         finally:
-            self.preparing.pop(job.job_id, None)
-            self.running.pop(job.job_id, None)
+            self.preparing.discard(lease.tether)
+            if self.running.get(job.job_id) is lease.tether:
+                del self.running[job.job_id]
 
     async def _prepared(self, delivery: Delivery, slot: AgentSlot, lease: Lease) -> tuple[Session | None, bool]:
         """The session, or None when the job was taken away or cancelled, or the agent was stopped, while it was being prepared."""
@@ -173,7 +178,9 @@ class Executor:
 
     async def _run(self, delivery: Delivery, session: Session, lease: Lease, job: Job) -> Outcome:
         spec = delivery.spec
-        directory = Path(f"{self.work_dir}/{spec.job_id}/{job.attempt}")
+        # one name per attempt, from an id that anybody may have written: it leads nowhere else
+        name = encode_token(spec.job_id).replace("/", "%2F")
+        directory = Path(f"{self.work_dir}/job-{name}-{job.attempt}")
         feed = LogFeed(self.event_log.bus, spec.job_id, job.attempt)
         timeout_s = spec.execution_timeout_s or self.agent_settings.execution_timeout_s
         deadline = asyncio.get_running_loop().call_later(timeout_s, lease.tether.stop, StopReason.DEADLINE)
@@ -190,7 +197,7 @@ class Executor:
             deadline.cancel()
             await feed.close()
             if not self.agent_settings.keep_attempts and directory.exists():
-                await asyncio.to_thread(shutil.rmtree, directory.parent, ignore_errors=True)
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     # -- after the run -----------------------------------------------------------------------------------------------
 
@@ -218,11 +225,22 @@ class Executor:
         except Refused as refused:
             log.warning("job %s: the result came too late and counts for nothing: %s", delivery.spec.job_id, refused)
             return Result(ran=True)
-        if event.status is Status.QUEUED:
+        if event.status is Status.QUEUED and delivery.meta.num_delivered < self.queue_settings.max_deliver // 2:
             await delivery.nak(retry_in_s)
             return Result(ran=True, again_in_s=retry_in_s)
+        if event.status is Status.QUEUED:
+            await self._requeue(delivery)
         await delivery.ack()
         return Result(ran=True)
+
+    async def _requeue(self, delivery: Delivery) -> None:
+        """A new message for the job, as the old one has been delivered too often: `max_deliver` is for what goes wrong, not for retries."""
+        requeue = Requeue(spec=delivery.spec, reason="many_deliveries", by=self.agent, ticket=delivery.seq)
+        try:
+            job = await self.event_log.load(delivery.spec.slot)
+            await self.event_log.execute(delivery.spec.slot, requeue, job, timeout_s=RESULT_TIMEOUT_S)
+        except Refused as refused:
+            log.info("job %s: not queued anew: %s", delivery.spec.job_id, refused)
 
     async def _append(self, delivery: Delivery, command: Command, job: Job) -> Job:
         """Append on the version that was read. Raises WrongVersion."""
@@ -234,6 +252,6 @@ class Executor:
         return state_of(event, seq)
 
 
-def _stop(tethers: dict[str, Tether]) -> None:
-    for tether in list(tethers.values()):
+def _stop(tethers: Iterable[Tether]) -> None:
+    for tether in list(tethers):
         tether.stop(StopReason.DRAINED)

@@ -30,12 +30,12 @@ RETRY = 1 / 12
 class Lease:
     """Heartbeats for the length of a block: `async with Lease(...) as lease`."""
 
-    def __init__(self, event_log: EventLog, delivery: Delivery, agent: str, visibility_s: float, confirmed: float | None = None) -> None:
+    def __init__(self, event_log: EventLog, delivery: Delivery, agent: str, visibility_s: float) -> None:
         self._log = event_log
         self._delivery = delivery
         self._agent = agent
         self._visibility_s = visibility_s
-        self._confirmed = time.monotonic() if confirmed is None else confirmed
+        self._confirmed = delivery.asked_at
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
         self._attempt = 0
@@ -46,7 +46,10 @@ class Lease:
         self._attempt = attempt
 
     async def __aenter__(self) -> Lease:
-        self._schedule(HEARTBEAT)
+        age_s = time.monotonic() - self._confirmed
+        if age_s >= GIVE_UP * self._visibility_s:  # the agent was frozen between the delivery and here
+            self.tether.stop(StopReason.LEASE_LOST)
+        self._schedule(max(0.0, HEARTBEAT - age_s / self._visibility_s))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -32,6 +32,7 @@ class AgentSlot:
         self._work_dir = work_dir
         self._session: Session | None = None
         self._directory: Path | None = None
+        self._releasing: asyncio.Future[None] | None = None
 
     async def session(self, partition: Partition) -> tuple[Session, bool]:
         """A healthy session of `partition`, and whether it was warm already.
@@ -69,10 +70,19 @@ class AgentSlot:
         raise PrepareFailed(f"{self.target} was prepared for {partition.app_version_id}, but is not healthy")
 
     async def release(self) -> None:
-        """Let go of what is warm. A second call is harmless."""
+        """Let go of what is warm, to the end, even if the caller is cancelled meanwhile: half a release leaves a device where nobody finds it.
+
+        A second call waits for the first.
+        """
         session, self._session = self._session, None
         directory, self._directory = self._directory, None
         self.partition, self.run_in_a_row = None, 0
+        if session is not None or directory is not None:
+            self._releasing = asyncio.ensure_future(self._let_go(session, directory))
+        if self._releasing is not None:
+            await asyncio.shield(self._releasing)
+
+    async def _let_go(self, session: Session | None, directory: Path | None) -> None:
         try:
             if session is not None:
                 await session.release()

@@ -149,7 +149,7 @@ def test_more_slots_than_are_kept_in_memory_make_no_difference(read_model: ReadM
     alone = empty(str(tmp_path), "alone")
     apply(alone, history, batch=3)
     monkeypatch.setattr("qgjet_projections.writer.KNOWN_SLOTS", 1)
-    monkeypatch.setattr("qgjet_projections.writer._PER_STATEMENT", 2)
+    monkeypatch.setattr("qgjet_projections.writer._KEYS_PER_STATEMENT", (1, 2))
     apply(read_model.path, history, batch=3)
     assert content(read_model.path) == content(alone)
 

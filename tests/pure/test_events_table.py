@@ -72,7 +72,7 @@ def commands(job: Job | None, number: int) -> list[Command]:
         Lose(agent, job.attempt, "janitor"),
         Cancel("operator"),
         Expire(job.ticket, "max_deliveries", "", "janitor"),
-        Expire(job.ticket, "max_deliveries", "", "janitor", even_running=True),
+        Expire(job.ticket, "max_deliveries", "", "janitor", even_started=True),
     ]
 
 

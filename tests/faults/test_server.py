@@ -1,0 +1,166 @@
+"""The server dies, stays away, or forgets its consumers."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from agents import FAST, eventually, running_agent, story, submit
+from factories import spec
+from faults.proxy import Proxy
+from faults.storm import Storm, drop_consumers, rage
+from faults.watched import Ledger, ended, watched
+from qgjet.agents.lease import HOLD
+from qgjet.bus import Bus, connect
+from qgjet.embedded import NatsServer
+from qgjet.events import Verdict
+from qgjet.log import EventLog
+from qgjet.queue import Queue
+from qgjet.settings import QueueSettings
+from qgjet.subjects import Lane
+
+VISIBILITY_S = FAST.visibility_timeout_s
+LONGER = QueueSettings(visibility_timeout_s=3.0)
+"""A restart, and the reconnecting after it, take a second on a busy machine."""
+
+
+async def test_a_server_that_is_killed_under_load_loses_nothing_and_runs_nothing_twice_at_a_time(server: NatsServer, bus: Bus, tmp_path: Path) -> None:
+    async def kill(_: EventLog) -> None:
+        server.kill()
+        await server.start()
+
+    storm = Storm(server.url, tmp_path)
+    told = await rage(storm, kill, times=3)
+    assert told["finished"] == len(storm.accepted) >= 3 * 40
+
+
+async def test_consumers_that_are_deleted_under_load_lose_nothing_and_run_nothing_twice_at_a_time(server: NatsServer, bus: Bus, tmp_path: Path) -> None:
+    storm = Storm(server.url, tmp_path)
+    told = await rage(storm, lambda log: drop_consumers(log, storm), times=4)
+    assert told["finished"] == told["started"] == len(storm.accepted), "no lease was lost by it"
+
+
+# -- the lease -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_that_ends_while_the_server_is_away_keeps_its_verdict(server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
+    job = spec(max_retries=0, infra_retries=0)
+    gate = asyncio.Event()
+    await submit(log, job)
+    async with running_agent(log, tmp_path, runners=watched(ledger, gate=gate)):
+        run = await ledger.started(job.slot)
+        server.kill()
+        gate.set()
+        await ledger.until(lambda: run.ended is not None, what="end of the test")
+        await server.start()
+        final = await ended(log, job.slot)
+    assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)
+    assert await story(log, job.slot) == ["submitted", "started", "finished"]
+
+
+async def test_a_server_away_for_less_than_the_lease_costs_a_running_job_nothing(server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
+    job = spec(max_retries=0, infra_retries=0)
+    gate = asyncio.Event()
+    await Queue(log.bus, LONGER).ensure(Lane(job.partition, job.rank))
+    await log.submit(job)
+    async with running_agent(log, tmp_path, runners=watched(ledger, gate=gate), queue=LONGER):
+        run = await ledger.started(job.slot)
+        await run.heartbeat()
+        server.kill()
+        await eventually(lambda: is_away(log.bus))
+        await server.start()
+        await run.heartbeat()
+        gate.set()
+        final = await ended(log, job.slot)
+    assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)
+    assert await story(log, job.slot) == ["submitted", "started", "finished"]
+
+
+async def is_away(bus: Bus) -> bool:
+    return not bus.is_connected
+
+
+async def killed(server: NatsServer) -> None:
+    server.kill()
+
+
+async def frozen(server: NatsServer) -> None:
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+
+
+async def back(server: NatsServer) -> None:
+    if server.process is None:
+        await server.start()
+    else:
+        server.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("away", [killed, frozen])
+async def test_a_server_away_for_longer_than_the_lease_stops_the_job_before_it_may_be_handed_on(
+    server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger, away: Callable[[NatsServer], Awaitable[None]]
+) -> None:
+    job = spec(max_retries=0, infra_retries=1)
+    await submit(log, job)
+    async with running_agent(log, tmp_path, runners=watched(ledger, takes_s=lambda _: 0.0 if ledger.runs[1:] else 60.0)):
+        run = await ledger.started(job.slot)
+        await run.heartbeat()
+        await away(server)
+        since = time.monotonic()
+        await ledger.until(lambda: run.ended is not None, what="end of the test")
+        await back(server)
+        assert run.ended is not None
+        assert run.ended - since < VISIBILITY_S
+        final = await ended(log, job.slot)
+    assert (final.verdict, final.attempt, final.infra_retries_left) == (Verdict.PASSED, 2, 0)
+    assert await story(log, job.slot) == ["submitted", "started", "attempt_ended", "started", "finished"]
+
+
+async def test_an_agent_that_is_cut_off_stops_its_job_before_another_one_gets_it_and_is_heard_no_more(
+    log: EventLog, relay: Proxy, tmp_path: Path, ledger: Ledger
+) -> None:
+    """What it says when it is back, heartbeats, a result and an answer to the message, comes too late."""
+    job = spec(max_retries=0)
+    await submit(log, job)
+    async with connect(relay.url, name="cut off") as bus, running_agent(EventLog(bus), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 60.0)):
+        run = await ledger.started(job.slot)
+        await run.heartbeat()
+        relay.hold()
+        async with running_agent(log, tmp_path, runners=watched(ledger, "two"), poll_s=0.1):
+            final = await ended(log, job.slot)
+            history = await log.history(job.slot)
+            relay.let_go()
+            await bus.request("$JS.API.INFO")
+    assert await log.history(job.slot) == history
+    assert await story(log, job.slot) == ["submitted", "started", "attempt_lost", "started", "finished"]
+    assert (final.verdict, final.attempt, final.infra_retries_left) == (Verdict.PASSED, 2, job.infra_retries - 1)
+    assert ledger.overlaps == []
+
+
+async def test_a_restart_of_the_server_does_not_hand_a_job_on_while_it_runs(
+    server: NatsServer, log: EventLog, relay: Proxy, tmp_path: Path, ledger: Ledger
+) -> None:
+    """The server remembers the time of a delivery in whole seconds: after a restart it hands jobs on up to a second too early."""
+    job = spec()
+    await submit(log, job)
+    async with connect(relay.url, name="cut off") as bus, running_agent(EventLog(bus), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 60.0)):
+        run = await ledger.started(job.slot)
+        while not 0.6 < sent_at(await run.heartbeat()) % 1 < 0.95:
+            pass
+        relay.refuse()
+        async with running_agent(log, tmp_path, runners=watched(ledger, "two"), poll_s=0.05):
+            server.kill()
+            await server.start()
+            await ended(log, job.slot)
+        await relay.accept()
+    assert ledger.overlaps == []
+
+
+def sent_at(hold_until: float) -> float:
+    """When the heartbeat was sent that moved the hard end there, by the wall clock."""
+    return time.time() + hold_until - HOLD * VISIBILITY_S - time.monotonic()

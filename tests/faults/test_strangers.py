@@ -1,0 +1,213 @@
+"""Messages in the log that this version did not write: of a newer one, of another program, or of nobody in their right mind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agents import FAST, ended, eventually, running_agent, story, submit
+from factories import NOW, spec
+from faults.watched import Ledger, legal_history, watched
+from qgjet import codec, presence, subjects
+from qgjet.decide import Cancel, Requeue, Submit, decide
+from qgjet.events import Slot, Status, Verdict
+from qgjet.job import Job
+from qgjet.log import EventLog
+from qgjet.queue import Queue
+from qgjet.subjects import Lane
+from qgjet_projections.projector import Projector
+from qgjet_projections.readmodel import ReadModel
+
+NEWER = b'{"type":"paused","job_id":"j","at":"2030-01-01T00:00:00Z","status":"on_hold","because":"a newer version said so"}'
+DEEP = b'{"type":"submitted","new":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+GARBAGE = [b"", b"\xff\xfe\x00", b"null", b"[]", b"{}", b'{"type":"submitted"}', NEWER, b"x" * 100_000, DEEP]
+
+
+async def write(log: EventLog, subject: str, data: bytes) -> int:
+    """Put bytes into the log as they are; gives their sequence."""
+    ack = msgspec.json.decode((await log.bus.request(subject, data)).data)
+    return int(ack["seq"])
+
+
+async def strange(log: EventLog, slot: Slot, data: bytes = NEWER) -> int:
+    return await write(log, subjects.slot_prefix(slot) + ".paused", data)
+
+
+async def present(log: EventLog, instance: str) -> bool:
+    return instance in {info.instance for info in await presence.agents(log.bus)}
+
+
+# -- an event of a newer version ----------------------------------------------------------------------------------------------
+
+
+async def test_a_queued_job_with_an_unknown_last_event_is_run_to_its_end(log: EventLog, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    job = spec()
+    await submit(log, job)
+    with caplog.at_level(logging.WARNING, "qgjet.log"):
+        seq = await strange(log, job.slot)
+        live = await log.load(job.slot)
+    assert live is not None
+    assert (live.job_id, live.status, live.version) == (job.job_id, Status.QUEUED, seq)
+    assert str(seq) in caplog.text
+    async with running_agent(log, tmp_path):
+        final = await ended(log, job.slot)
+    assert final.verdict is Verdict.PASSED
+    assert await story(log, job.slot) == ["submitted", "started", "finished"]
+    await legal_history(log, job.slot)
+
+
+async def test_a_running_job_with_an_unknown_last_event_keeps_its_lease_and_its_verdict(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
+    job = spec(infra_retries=0)
+    gate = asyncio.Event()
+    await submit(log, job)
+    async with running_agent(log, tmp_path, runners=watched(ledger, gate=gate)):
+        run = await ledger.started(job.slot)
+        await strange(log, job.slot)
+        for _ in range(4):
+            await run.heartbeat()
+        gate.set()
+        final = await ended(log, job.slot)
+    assert (final.verdict, final.attempt, len(ledger.runs)) == (Verdict.PASSED, 1, 1)
+
+
+async def test_every_command_steps_over_an_unknown_last_event(log: EventLog) -> None:
+    job = spec()
+    await log.submit(job)
+    await strange(log, job.slot)
+    await log.execute(job.slot, Requeue(spec=job, reason="rank", by="test"), await log.load(job.slot))
+    await strange(log, job.slot)
+    attached = await log.submit(spec())
+    assert (attached.job_id, attached.attached) == (job.job_id, True)
+    await log.execute(job.slot, Cancel(by="test"), await log.load(job.slot))
+    await strange(log, job.slot)
+    assert not (await log.submit(spec())).attached
+    assert await story(log, job.slot) == ["submitted", "requeued", "cancel_requested", "submitted"]
+    await legal_history(log, job.slot)
+
+
+# -- garbage ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"", NEWER, DEEP], ids=["nothing", "a newer event", "deep JSON"])
+async def test_a_slot_that_holds_nothing_but_garbage_can_be_used(log: EventLog, data: bytes) -> None:
+    job = spec()
+    await strange(log, job.slot, data)
+    async with asyncio.timeout(3):
+        accepted = await log.submit(job)
+    live = await log.load(job.slot)
+    assert live is not None
+    assert (live.job_id, live.version) == (job.job_id, accepted.seq)
+
+
+async def test_garbage_that_asks_for_a_run_does_not_hold_up_the_jobs_behind_it(log: EventLog, tmp_path: Path) -> None:
+    job = spec()
+    for number, data in enumerate(GARBAGE):
+        await write(log, f"{subjects.slot_prefix(job.slot)}-{number}.submitted.p5", data)
+    await submit(log, job)
+    async with running_agent(log, tmp_path, poll_s=60.0):
+        assert (await ended(log, job.slot, within_s=5.0)).verdict is Verdict.PASSED
+
+
+LONG = "x" * 100
+
+
+async def test_bells_for_lanes_that_cannot_be_do_not_end_an_agent(log: EventLog, tmp_path: Path) -> None:
+    job = spec()
+    odd = codec.encode(decide(Submit(job), None, NOW))
+    async with running_agent(log, tmp_path, poll_s=60.0) as agent:
+        await eventually(lambda: present(log, agent.instance))
+        for subject in (
+            f"qg.job.{LONG}.1.emulator.test.submitted.p5",
+            f"qg.job.acme.{LONG}.emulator.test.submitted.p5",
+            f"qg.job.acme.1.emulator.{LONG * 6}.submitted.p5",
+            "qg.job.acme.%FF%FE.emulator.test.submitted.p5",
+            "qg.job.acme.%00.emulator.test.submitted.p5",
+            "qg.job.acme.1.emulator.test.submitted.p99",
+            f"qg.bell.{LONG}.1.emulator.p5",
+            "qg.bell.acme.1.emulator.p",
+        ):
+            await log.bus.publish(subject, odd)
+        await log.submit(job)
+        assert (await ended(log, job.slot, within_s=5.0)).verdict is Verdict.PASSED
+
+
+async def test_forged_submissions_do_not_end_an_agent(log: EventLog, tmp_path: Path) -> None:
+    """Jobs that `make_spec` would have refused. Their messages stay in the queue until they are answered: what ends one agent ends every agent after it."""
+    honest = spec(test="tests/honest.spec.js")
+    await Queue(log.bus, FAST).ensure(Lane(honest.partition, 5))
+    forged = [
+        spec(test="t" * 600),
+        spec(test=""),
+        spec(org_id=LONG),
+        spec(org_id=""),
+        spec(job_id=""),
+        spec(execution_timeout_s=-1.0),
+        spec(max_retries=-1, infra_retries=10**6),
+    ]
+    for number, job in enumerate(forged):
+        await write(log, f"qg.job.acme.1%2E0%2E0.emulator.forged-{number}.submitted.p5", codec.encode(decide(Submit(job), None, NOW)))
+    await log.submit(honest)
+    async with running_agent(log, tmp_path):
+        assert (await ended(log, honest.slot, within_s=5.0)).verdict is Verdict.PASSED
+
+
+async def test_forged_job_ids_do_not_lead_out_of_the_work_directory(log: EventLog, tmp_path: Path) -> None:
+    """The directory of an attempt is made of them, and deleted in the end."""
+    work_dir, precious = tmp_path / "work", tmp_path / "precious"
+    directories = [precious / "1", work_dir / "other", work_dir / "1", tmp_path / "1"]
+    for directory in directories:
+        directory.mkdir(parents=True)
+    jobs = [
+        spec(job_id=job_id, test=f"tests/{number}.spec.js") for number, job_id in enumerate(["../precious", "", ".", "..", "a/../../precious", str(precious)])
+    ]
+    for job in jobs:
+        await submit(log, job)
+    async with running_agent(log, work_dir):
+        for job in jobs:
+            await eventually(lambda job=job: has_ended(log, job.slot))  # type: ignore[misc]
+    assert [directory for directory in directories if not directory.is_dir()] == []
+
+
+async def has_ended(log: EventLog, slot: Slot) -> bool:
+    job = await log.load(slot)
+    return job is not None and (not job.live or job.attempt > 0)
+
+
+async def test_the_projector_and_the_tail_step_over_all_of_it(log: EventLog, read_model: ReadModel) -> None:
+    honest = spec()
+    await log.submit(honest)
+    for number, data in enumerate(GARBAGE):
+        await write(log, f"qg.job.a.b.c.{number}.submitted.p5", data)
+        await write(log, f"qg.job.a.b.c.{number}", data)
+        await write(log, f"qg.suite.a.{number}.opened", data)
+        await write(log, f"qg.control.{number}", data)
+        await strange(log, honest.slot, data)
+    await write(log, f"qg.job.{LONG}.%FF.c.t.finished", b"{}")
+    await strange(log, honest.slot)
+    last = (await log.state()).last_seq
+    async with Projector(log, read_model) as projector:
+        assert await projector.wait_for(last, 10), projector.failure
+        assert projector.failure is None
+    view = read_model.job(honest.job_id)
+    assert view is not None
+    assert view.status is Status.QUEUED
+
+
+async def test_a_direct_hit_on_the_heartbeat_is_survived(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
+    """Whatever lands in the slot of a running job, its lease goes on."""
+    job = spec(infra_retries=0)
+    gate = asyncio.Event()
+    await submit(log, job)
+    async with running_agent(log, tmp_path, runners=watched(ledger, gate=gate)):
+        run = await ledger.started(job.slot)
+        for data in GARBAGE:
+            await strange(log, job.slot, data)
+        await run.heartbeat()
+        await run.heartbeat()
+        gate.set()
+        final: Job = await ended(log, job.slot)
+    assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)
