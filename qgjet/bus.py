@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import nats
@@ -20,7 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from qgjet.clock import within
-from qgjet.errors import IncompatibleServer, LogUnavailable
+from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ class Bus:
         with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
             if self.client.is_connected:
                 await self.client.flush(timeout=2)
-        with contextlib.suppress(nats.errors.Error, OSError):  # bytes left over for a broken connection must not hide why we close
+        with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):  # a broken connection must not hide why we close it
             await self.client.close()
         await self._disconnected()
 
@@ -198,9 +199,10 @@ def _fail(future: asyncio.Future[Msg], error: Exception) -> None:
 
 @contextlib.asynccontextmanager
 async def connect(url: str, *, name: str, timeout_s: float = 5.0, check: bool = True) -> AsyncIterator[Bus]:
-    """A Bus on the server at `url`, closed at the end.
+    """A Bus on the server at `url`, or on one of several, separated by commas; closed at the end.
 
-    Raises LogUnavailable when no server answers within `timeout_s`, IncompatibleServer for one that qgjet must not be used with. Later losses of
+    Raises LogUnavailable when no server answers within `timeout_s`, IncompatibleServer for one that qgjet must not be used with, InvalidSettings for an
+    address that is none. Later losses of
     the connection are mended for ever; what is in flight then fails with LogUnavailable.
     """
     bus = await open_bus(url, name=name, timeout_s=timeout_s, check=check)
@@ -212,6 +214,7 @@ async def connect(url: str, *, name: str, timeout_s: float = 5.0, check: bool = 
 
 async def open_bus(url: str, *, name: str, timeout_s: float = 5.0, check: bool = True) -> Bus:
     """Like `connect`, for owners that close it themselves."""
+    servers = [_address(one.strip()) for one in url.split(",")]
     client = Client()
     box: list[Bus] = []
 
@@ -226,7 +229,7 @@ async def open_bus(url: str, *, name: str, timeout_s: float = 5.0, check: bool =
     try:
         async with asyncio.timeout(timeout_s):
             await client.connect(
-                url,
+                servers,
                 name=name,
                 connect_timeout=max(1, round(timeout_s)),
                 allow_reconnect=True,
@@ -240,7 +243,7 @@ async def open_bus(url: str, *, name: str, timeout_s: float = 5.0, check: bool =
             )
     except (nats.errors.Error, OSError, TimeoutError) as error:
         await client.close()
-        raise LogUnavailable(f"no NATS server at {_without_password(url)}: {error or type(error).__name__}") from error
+        raise LogUnavailable(f"no NATS server at {_without_password(url)}: {str(error) or type(error).__name__}") from error
     bus = Bus(client, _without_password(url))
     box.append(bus)
     try:
@@ -251,6 +254,15 @@ async def open_bus(url: str, *, name: str, timeout_s: float = 5.0, check: bool =
         await bus.close()
         raise
     return bus
+
+
+def _address(url: str) -> str:
+    """nats-py ends in an assertion for what it cannot read."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url if "//" in url else f"nats://{url}")
+        if parts.hostname and parts.port != 0:
+            return url
+    raise InvalidSettings("nats_url", f"{_without_password(url)!r} is not an address such as nats://127.0.0.1:4222")
 
 
 def check_server(client: Client) -> None:

@@ -78,6 +78,8 @@ class EndAttempt(Struct, frozen=True):
     attempt: int
     outcome: Outcome
     retry_in_s: float = 0.0
+    job_id: str = ""
+    """The job that was run; empty: whichever the slot holds. Attempts of two jobs in one slot have the same numbers."""
 
 
 class Release(Struct, frozen=True):
@@ -99,6 +101,8 @@ class Lose(Struct, frozen=True):
     attempt: int
     by: str
     reason: str = "lease_expired"
+    job_id: str = ""
+    """As in EndAttempt."""
 
 
 class Cancel(Struct, frozen=True):
@@ -188,10 +192,7 @@ def _start(command: Start, job: Job, now: datetime) -> Started:
 
 
 def _end_attempt(command: EndAttempt, job: Job, now: datetime) -> AttemptEnded | Finished | Cancelled:
-    _require(
-        job.status is Status.RUNNING and (job.agent, job.attempt) == (command.agent, command.attempt),
-        f"attempt {command.attempt} of job {job.job_id} is no longer run by {command.agent}",
-    )
+    _require(_is_run(job, command), f"attempt {command.attempt} of job {command.job_id or job.job_id} is no longer run by {command.agent}")
     outcome = command.outcome
     if outcome.verdict is Verdict.CANCELLED:
         _require(job.cancel_requested, f"nobody asked to cancel job {job.job_id}")
@@ -205,6 +206,11 @@ def _end_attempt(command: EndAttempt, job: Job, now: datetime) -> AttemptEnded |
     status = Status.CANCELLED if job.cancel_requested else Status.QUEUED
     carried = _carried(job, now, status) | spent | {"failures": failures, "by": command.agent}
     return AttemptEnded(**carried, outcome=outcome, retry_at=None if job.cancel_requested else _later(now, command.retry_in_s))
+
+
+def _is_run(job: Job, command: EndAttempt | Lose) -> bool:
+    same_job = command.job_id in ("", job.job_id)
+    return same_job and job.status is Status.RUNNING and (job.agent, job.attempt) == (command.agent, command.attempt)
 
 
 def _over_all_attempts(last: Verdict, failures: int) -> Verdict:
@@ -239,10 +245,7 @@ def _release(command: Release, job: Job, now: datetime) -> Released | Finished |
 
 
 def _lose(command: Lose, job: Job, now: datetime) -> AttemptLost | Finished:
-    _require(
-        job.status is Status.RUNNING and (job.agent, job.attempt) == (command.agent, command.attempt),
-        f"attempt {command.attempt} of job {job.job_id} is not run by {command.agent}",
-    )
+    _require(_is_run(job, command), f"attempt {command.attempt} of job {command.job_id or job.job_id} is not run by {command.agent}")
     spent = _spent(job, Verdict.INFRA_ERROR)
     if spent is None and not job.cancel_requested:
         return _no_verdict(job, now, "attempt_lost", f"agent {command.agent} was lost and no infra retry is left", command.by)

@@ -143,7 +143,7 @@ class Janitor:
         self._missing = {key: self._missing.get(key, now) for key in missing}
         for key, job in missing.items():
             if now - self._missing[key] >= max(self._visibility_s, PRESENCE_GRACE_S):
-                await self._act(job.slot, Lose(agent=job.agent, attempt=job.attempt, by=NAME, reason="agent_gone"))
+                await self._act(job.slot, Lose(agent=job.agent, attempt=job.attempt, by=NAME, reason="agent_gone", job_id=job.job_id))
 
     async def _hear_advisories(self) -> None:
         """A message that JetStream stopped delivering ends its job, if it is still the job's ticket."""

@@ -173,14 +173,15 @@ class Projector:
                     return
 
     async def _apply(self, batch: list[Recorded]) -> bool:
-        """False: the file is not where this process left it, nor further on."""
-        self._position, strangers = await self._in_thread(partial(self._writer.apply, batch, self._position))
+        """False: another process has emptied the file since."""
+        follows = self._position
+        self._position, strangers = await self._in_thread(partial(self._writer.apply, batch, follows))
         for name in sorted(strangers - self._strangers):
             log.warning("events of type %r are not known to this version: they stand in the history and change nothing", name)
         self._strangers |= strangers
         self._progress_at = asyncio.get_running_loop().time()
         self._tell()
-        return self.applied_seq >= batch[-1].seq
+        return self._position.stream_created == follows.stream_created and self.applied_seq >= batch[-1].seq
 
     async def _watch(self) -> None:
         """Look at the log's end now and then. Ends when it is not the log that is being applied."""

@@ -58,6 +58,7 @@ class Agent:
         self._log = event_log
         self._queue = Queue(event_log.bus, queue_settings)
         self._settings = settings
+        self._work_dir = work_dir
         self._visibility_s = queue_settings.visibility_timeout_s
         self._slots = [AgentSlot(target, runners[target], work_dir) for target, count in slots.items() for _ in range(count)]
         self._limit = settings.slots or len(self._slots)
@@ -81,6 +82,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until drained; returns with every session released and the agent withdrawn."""
         self._log.bus.on_reconnect.append(self._refresh_now.set)
+        self._work_dir.mkdir(parents=True, exist_ok=True)
         try:
             async with asyncio.TaskGroup() as keepers:
                 tasks = [keepers.create_task(keeper()) for keeper in (self._refresh, self._announce, self._listen, self._cool_down)]

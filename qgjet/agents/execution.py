@@ -120,7 +120,7 @@ class Executor:
 
     async def _lose(self, delivery: Delivery, job: Job) -> Job | None:
         log.warning("job %s: agent %s lost attempt %d", job.job_id, job.agent, job.attempt)
-        lose = Lose(agent=job.agent, attempt=job.attempt, by=self.agent)
+        lose = Lose(agent=job.agent, attempt=job.attempt, by=self.agent, job_id=job.job_id)
         try:
             return await self._append(delivery, lose, job)
         except WrongVersion:
@@ -206,7 +206,7 @@ class Executor:
         if stopped == StopReason.DRAINED:
             return await self._release(delivery, job, DRAINED, "")
         retry_in_s = self._backoff_s(job)
-        end = EndAttempt(agent=self.agent, attempt=job.attempt, outcome=outcome, retry_in_s=retry_in_s)
+        end = EndAttempt(agent=self.agent, attempt=job.attempt, outcome=outcome, retry_in_s=retry_in_s, job_id=job.job_id)
         return await self._report(delivery, end, job, retry_in_s)
 
     async def _release(self, delivery: Delivery, job: Job, reason: str, message: str) -> Result:

@@ -11,8 +11,8 @@ from agents import FAST, ended, eventually, running_agent, scripted, story, subm
 from factories import spec
 from qgjet import presence
 from qgjet.agents.runner import Attempt
-from qgjet.decide import Cancel
-from qgjet.events import AttemptEnded, Finished, Outcome, Partition, Released, Started, Status, Verdict
+from qgjet.decide import Cancel, OnDuplicate
+from qgjet.events import AttemptEnded, Finished, JobSpec, Outcome, Partition, Released, Started, Status, Verdict
 from qgjet.job import Job
 from qgjet.log import EventLog
 from qgjet.queue import Queue
@@ -258,3 +258,31 @@ async def test_an_outcome_that_the_log_cannot_hold_is_no_verdict(log: EventLog, 
     async with running_agent(log, tmp_path, runners={"emulator": Runner()}):
         final = await ended(log, job.slot)
     assert (final.verdict, final.attempt) == (Verdict.INFRA_ERROR, 1)
+
+
+async def test_the_result_of_a_replaced_job_is_not_the_result_of_its_successor(log: EventLog, tmp_path: Path) -> None:
+    """Both are attempt 1 of the same slot, and may be run by the same agent."""
+    gate = asyncio.Event()
+    old, new = spec(), spec()
+    await submit(log, old)
+    async with running_agent(log, tmp_path, runners=scripted(gate=gate), slots=2):
+        await started(log, old.slot)
+        await submit(log, new, OnDuplicate.REPLACE)
+        await eventually(lambda: runs(log, new))
+        await eventually(lambda: idle_but_for(log, 1))
+        still = await log.load(new.slot)
+        assert still is not None
+        assert (still.job_id, still.status) == (new.job_id, Status.RUNNING)
+        gate.set()
+        final = await ended(log, new.slot)
+    assert (final.job_id, final.verdict) == (new.job_id, Verdict.PASSED)
+    assert await story(log, new.slot) == ["submitted", "started", "submitted", "started", "finished"]
+
+
+async def runs(log: EventLog, wanted: JobSpec) -> bool:
+    job = await log.load(wanted.slot)
+    return job is not None and job.job_id == wanted.job_id and job.status is Status.RUNNING
+
+
+async def idle_but_for(log: EventLog, deliveries: int) -> bool:
+    return sum(lane.unacknowledged for lane in await Queue(log.bus, FAST).lanes()) == deliveries
