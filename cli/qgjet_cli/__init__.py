@@ -1,0 +1,1 @@
+"""The command line: `qgjet`, also installed as `qgjob`."""

@@ -1,0 +1,150 @@
+"""`qgjet agent`: executes jobs for some targets until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qgjet import streams
+from qgjet.agents.agent import Agent
+from qgjet.agents.target import make_runner
+from qgjet.bus import Bus, connect
+from qgjet.errors import InvalidSettings
+from qgjet.log import EventLog
+from qgjet.settings import Settings, Target
+from qgjet.subjects import STREAM
+from qgjet_cli import config, daemon, options
+from qgjet_cli.output import counted
+
+log = logging.getLogger(__name__)
+
+DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
+CONNECT_TIMEOUT_S = 5.0
+
+
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", metavar="TEXT", help="Serve this target; repeatable. [default: every target declared]", show_default=False)
+]
+Nats = Annotated[str | None, typer.Option("--nats", metavar="URL", help=f"The NATS server. [QGJET_NATS_URL, or nats_url in qgjet.toml; {DEFAULT_NATS_URL}]")]
+
+
+def agent(
+    targets: Targets = None,
+    app_version_id: Annotated[
+        str | None, typer.Option("--app-version-id", metavar="TEXT", help="Serve this app version only. [default: all, which is every one]")
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option("--slots", metavar="N", min=0, help="Jobs side by side, over all targets. [default: what the targets allow together]")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="N", min=1, help="Jobs of one app version and target in a row, before a look for others. [default: 3]")
+    ] = None,
+    execution_timeout: Annotated[
+        str | None, typer.Option("--execution-timeout", metavar="DURATION", help="Limit of one attempt, for jobs that bring none. [default: 10m]")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="For people. [default: the host's name]")] = None,
+    nats: Nats = None,
+    config_file: options.Config = None,
+) -> None:
+    """Execute jobs. The first Ctrl-C or SIGTERM finishes what runs and takes nothing new; the second stops what runs and gives it back."""
+    flags = {
+        "nats_url": nats,
+        "agent.targets": targets or None,
+        "agent.app_version_id": app_version_id,
+        "agent.slots": slots,
+        "agent.batch": batch,
+        "agent.execution_timeout": execution_timeout,
+        "agent.name": name,
+    }
+    settings = config.load(config_file, flags)
+    daemon.log_to_stderr()
+    raise typer.Exit(daemon.run(_serve(settings)))
+
+
+async def _serve(settings: Settings) -> int:
+    chosen = chosen_targets(settings)  # before anything is touched: a typo is answered at once
+    url = settings.nats_url or DEFAULT_NATS_URL
+    async with connect(url, name="qgjet-agent", timeout_s=CONNECT_TIMEOUT_S) as bus, work_dir(settings) as directory:
+        await ensure_streams(bus, settings)
+        one = make_agent(settings, EventLog(bus), directory)
+        log.info("agent %s serves %s on %s", one.instance, ", ".join(map(_described, chosen)), bus.url)
+        with daemon.stopping(lambda: drain(one), lambda: halt(one)) as stops:
+            await one.run()
+        log.info("agent %s has ended", one.instance)
+        return stops.exit_code
+
+
+def drain(one: Agent) -> None:
+    """Finish what runs, and say so: it may take a while."""
+    running = len(one.info().running)
+    log.info("draining: %s", f"{running} running, once more stops them and gives them back to the queue" if running else "nothing is running")
+    one.drain()
+
+
+def halt(one: Agent) -> None:
+    log.info("stopping what runs: it goes back to the queue")
+    one.halt()
+
+
+def chosen_targets(settings: Settings) -> list[Target]:
+    """The targets to serve, in the order asked. Raises InvalidSettings when there are none, or one is not declared."""
+    declared = settings.targets
+    if not declared:
+        raise InvalidSettings("qgjet.toml", "declares no targets: an agent needs a [targets.<name>] table, in the file found here or named with --config")
+    unknown = [name for name in settings.agent.targets if name not in declared]
+    if unknown:
+        raise InvalidSettings("target", f"{', '.join(unknown)}: no such target; declared are {', '.join(declared)}")
+    return [declared[name] for name in dict.fromkeys(settings.agent.targets or declared)]
+
+
+def make_agent(settings: Settings, event_log: EventLog, directory: Path) -> Agent:
+    """An agent for the chosen targets. Raises InvalidSettings for a target that could never work."""
+    chosen = chosen_targets(settings)
+    runners = {target.name: make_runner(target) for target in chosen}
+    slots = {target.name: target.slots for target in chosen}
+    return Agent(event_log, runners, slots, directory, settings.agent, settings.queue)
+
+
+async def ensure_streams(bus: Bus, settings: Settings) -> None:
+    """Make what is missing. A log that is there stays as it is: an agent has no part in how priorities are ranked."""
+    there = await streams.stream_config(bus, STREAM) is not None
+    await streams.ensure(bus, None if there else settings.queue.deployment)
+
+
+@contextlib.asynccontextmanager
+async def work_dir(settings: Settings) -> AsyncIterator[Path]:
+    """Where attempts run: `agent.work_dir`, or a directory that goes with the agent."""
+    if settings.agent.work_dir:
+        path = Path(settings.agent.work_dir).expanduser().absolute()
+        _make(path)
+        yield path
+    else:
+        with _temporary() as path:
+            yield path
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSettings("agent.work_dir", f"{path} cannot be made: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="qgjet-agent-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)  # a job may have made what we may not remove
+
+
+def _described(target: Target) -> str:
+    return f"{target.name} ({counted(target.slots, 'slot')})"

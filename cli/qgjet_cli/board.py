@@ -1,0 +1,142 @@
+"""The jobs that a command follows: the fold of their events, and what people want to see of them. Pure.
+
+Events carry state and every append is fenced, so the first event of a job that is seen here seeds its fold; from then on the rules of `qgjet.job` decide, and
+an event that breaks one changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from qgjet.events import LIVE, AttemptEnded, AttemptLost, Cancelled, Event, Finished, Outcome, Released, Slot, Status, Submitted, Verdict
+from qgjet.job import Job, broken_rule, state_of
+
+LEGACY_STATUS = {
+    Status.QUEUED: "queued",
+    Status.RUNNING: "in_progress",
+    Status.DONE: "completed",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "failed",
+}
+"""The words of S1, which has none for cancelled."""
+_NO_FAILURE = frozenset({Verdict.PASSED, Verdict.SKIPPED, Verdict.CANCELLED})
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """An attempt that did not pass."""
+
+    attempt: int
+    verdict: Verdict | None
+    """None: it was lost, or given back."""
+    reason: str
+    message: str
+
+
+class Track(Struct, kw_only=True):
+    """One job as far as it is known."""
+
+    job_id: str
+    slot: Slot
+    seq: int = 0
+    """Events up to here are in it."""
+    status: Status = Status.QUEUED
+    verdict: Verdict | None = None
+    attempt: int = 0
+    retries_left: int | None = None
+    duration_s: float | None = None
+    """Of the last attempt that ended."""
+    reason: str = ""
+    message: str = ""
+    first_failure: Failure | None = None
+    cancel_requested: bool = False
+    attached: bool = False
+    """Somebody else's job: not to be cancelled by us."""
+    replaced: str | None = None
+    state: Job | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.status in LIVE
+
+    def apply(self, seq: int, event: Event) -> bool:
+        """Take in an event; True when that changed where the job is."""
+        if seq <= self.seq or not self.live:
+            return False
+        self.seq = seq
+        if isinstance(event, Submitted) and event.replaces == self.job_id:
+            self.status, self.verdict, self.reason = Status.CANCELLED, Verdict.CANCELLED, "replaced"
+            self.message = f"replaced by job {event.job_id}"
+            return True
+        return event.job_id == self.job_id and self._evolve(seq, event)
+
+    def _evolve(self, seq: int, event: Event) -> bool:
+        if self.state is not None and broken_rule(self.state, event) is not None:
+            return False
+        before = (self.status, self.attempt, self.cancel_requested)
+        self.state = after = state_of(event, seq)
+        self.status, self.verdict, self.attempt = after.status, after.verdict, after.attempt
+        self.cancel_requested, self.retries_left = after.cancel_requested, after.retries_left
+        self._note(event)
+        return (self.status, self.attempt, self.cancel_requested) != before
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case AttemptEnded(outcome=outcome) | Finished(outcome=outcome) | Cancelled(outcome=Outcome() as outcome):
+                self.duration_s, self.reason, self.message = outcome.duration_s, outcome.reason, outcome.message
+                self._failed(outcome.verdict, outcome.reason, outcome.message)
+            case Released(reason=reason, message=message) if reason != "drained":
+                self._failed(None, reason, message)
+            case AttemptLost(reason=reason, lost_agent=agent):
+                self._failed(None, reason, f"agent {agent} was lost")
+            case _:
+                pass
+
+    def _failed(self, verdict: Verdict | None, reason: str, message: str) -> None:
+        if self.first_failure is None and verdict not in _NO_FAILURE:
+            self.first_failure = Failure(attempt=self.attempt, verdict=verdict, reason=reason, message=message)
+
+
+class Change(Struct, frozen=True):
+    """Something new about a job, to be told once."""
+
+    track: Track
+    event: Event
+
+
+class Board:
+    """All jobs of a command. One that `grows` takes in jobs that join its suite later."""
+
+    def __init__(self, tracks: Iterable[Track], suite_id: str = "", *, grows: bool = False) -> None:
+        self.tracks = {track.job_id: track for track in tracks}
+        self.suite_id = suite_id
+        self._grows = grows
+
+    @property
+    def live(self) -> list[Track]:
+        return [track for track in self.tracks.values() if track.live]
+
+    @property
+    def next_seq(self) -> int:
+        """Where following has to begin."""
+        return min((track.seq for track in self.live), default=0) + 1
+
+    def counts(self) -> dict[str, int]:
+        """Status, or verdict of an ended job -> jobs."""
+        found: dict[str, int] = {}
+        for track in self.tracks.values():
+            word = str(track.verdict or track.status)
+            found[word] = found.get(word, 0) + 1
+        return found
+
+    def apply(self, seq: int, event: Event) -> list[Change]:
+        """The changes that an event makes: at most one to its own job, one to the job that it replaces."""
+        self._adopt(seq, event)
+        concerned = [event.job_id] + ([event.replaces] if isinstance(event, Submitted) and event.replaces else [])
+        tracks = [self.tracks[job_id] for job_id in concerned if job_id in self.tracks]
+        return [Change(track, event) for track in tracks if track.apply(seq, event)]
+
+    def _adopt(self, seq: int, event: Event) -> None:
+        if self._grows and isinstance(event, Submitted) and event.job_id not in self.tracks and self.suite_id in event.suite_ids:
+            self.tracks[event.job_id] = Track(job_id=event.job_id, slot=event.spec.slot, seq=seq - 1)

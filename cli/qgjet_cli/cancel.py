@@ -1,0 +1,65 @@
+"""`qgjet cancel`: end jobs, or the live jobs of a suite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qgjet.errors import InvalidInput
+from qgjet_cli import foreground, options, output
+from qgjet_cli.client import open_api
+from qgjet_cli.exits import Exit, NotAccepted
+from qgjet_cli.foreground import Interrupts
+from qgjet_cli.request import settings_of
+
+if TYPE_CHECKING:
+    from qgjet_cli.over_http import ApiClient
+
+
+def cancel(
+    job_ids: Annotated[list[str] | None, typer.Argument(metavar="JOB_ID", help="Jobs to cancel.", show_default=False)] = None,
+    suite: Annotated[str | None, typer.Option("--suite", metavar="SUITE_ID", help="Cancel all live jobs of this suite.")] = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For people; kept with the job.", show_default=False)] = "",
+    json: options.Json = False,
+    api: options.Api = None,
+    config: options.Config = None,
+) -> None:
+    """Cancel jobs. A queued job ends at once, a running one when its agent has stopped it. Cancelling twice is harmless.
+
+    Exit code 2 when a job is unknown or has ended in another way; the others are cancelled nevertheless.
+    """
+    if bool(job_ids) == bool(suite):
+        raise InvalidInput("job_id", "give jobs, or --suite")
+    settings = settings_of(config, None, api)
+
+    async def body(_: Interrupts) -> Exit:
+        async with open_api(settings, what="cancelling a job by its id", notice=output.note) as client:
+            answers = [await client.cancel_suite(suite, reason)] if suite else await _cancel_each(client, list(dict.fromkeys(job_ids or [])), reason)
+        if json:
+            output.json(answers)
+        else:
+            for answer in answers:
+                output.line(_told(answer))
+        return Exit.USAGE if any(answer.get("error") for answer in answers) else Exit.PASSED
+
+    foreground.run(body)
+
+
+async def _cancel_each(client: ApiClient, job_ids: list[str], reason: str) -> list[dict[str, Any]]:
+    answers = []
+    for job_id in job_ids:
+        try:
+            answers.append(await client.cancel_job(job_id, reason))
+        except NotAccepted as refused:
+            output.fail(refused)
+            answers.append({"job_id": job_id, "status": None, "cancel_requested": False, "seq": None, "error": str(refused)})
+    return answers
+
+
+def _told(answer: dict[str, Any]) -> str:
+    if "suite_id" in answer:
+        return f"Suite {answer['suite_id']}: {answer['cancelled']} cancelled, {answer['cancelling']} asked to stop"
+    if answer.get("error"):
+        return f"Job {answer['job_id']} → not cancelled"
+    return f"Job {answer['job_id']} → {answer['status']}" + (" · asked to stop" if answer["status"] == "running" else "")

@@ -1,0 +1,166 @@
+"""Checks of what is elsewhere: NATS server, streams, queue, agents, API. For `qgjet doctor`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from qgjet import __version__, presence, streams
+from qgjet.bus import SERVER_FLOOR, Bus, connect
+from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
+from qgjet.events import Partition
+from qgjet.presence import AgentInfo
+from qgjet.queue import LaneState, Queue
+from qgjet.settings import Deployment, Settings
+from qgjet.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM, Lane
+from qgjet_cli.agent import DEFAULT_NATS_URL
+from qgjet_cli.check import Check, dotted, fail, ok, warn
+from qgjet_cli.output import counted
+
+TIMEOUT_S = 2.0
+_OTHER_STREAMS = (ADVISORIES, LOGS, f"KV_{AGENTS_BUCKET}", f"OBJ_{ARTIFACTS_BUCKET}")
+
+
+async def look_at_server(settings: Settings) -> list[Check]:
+    url = settings.nats_url or DEFAULT_NATS_URL
+    try:
+        async with connect(url, name="qgjet-doctor", timeout_s=TIMEOUT_S) as bus:
+            version = bus.client.connected_server_version
+            found = f"{dotted((version.major, version.minor, version.patch))} at {bus.url}"
+            return [ok("NATS server", found), *await _look_inside(bus, settings)]
+    except InvalidSettings as error:
+        return [fail("NATS server", str(error), "correct nats_url (QGJET_NATS_URL, --nats)", server=True)]
+    except IncompatibleServer as error:
+        return [fail("NATS server", str(error), f"run nats-server {dotted(SERVER_FLOOR)} with the nats.conf of qgjet", server=True)]
+    except LogUnavailable as error:
+        if not settings.nats_url:
+            return [warn("NATS server", f"none configured, and none at {url}", "`qgjet up` starts one, `qgjet run` brings its own; else set QGJET_NATS_URL")]
+        return [fail("NATS server", str(error), "start it, or correct nats_url (QGJET_NATS_URL, --nats)", server=True)]
+
+
+async def _look_inside(bus: Bus, settings: Settings) -> list[Check]:
+    events = await streams.stream_config(bus, STREAM)
+    if events is None:
+        return [warn("streams", f"there is no {STREAM} yet", "nothing to do: the first agent, API or submission makes it")]
+    try:
+        deployment = streams.deployment_of(events)
+    except IncompatibleServer as error:
+        return [fail("streams", str(error), "use another server or account: qgjet cannot share this stream", server=True)]
+    missing = [name for name in _OTHER_STREAMS if await streams.stream_config(bus, name) is None]
+    agents = [] if f"KV_{AGENTS_BUCKET}" in missing else await presence.agents(bus)
+    lanes = await Queue(bus, settings.queue).lanes()
+    return [
+        _look_at_streams(deployment, settings, missing),
+        _look_at_lanes(lanes, agents),
+        *await _look_for_lanes(lanes, settings),
+        *_look_at_agents(agents, settings),
+    ]
+
+
+def _look_at_streams(deployment: Deployment, settings: Settings, missing: Sequence[str]) -> Check:
+    found = f"priority order {deployment.priority_order}, {counted(deployment.replicas, 'replica')}"
+    if missing:
+        return warn("streams", f"missing: {', '.join(missing)}", "nothing to do: the next agent or API that starts makes them")
+    if deployment.priority_order != settings.queue.priority_order:
+        return fail(
+            "streams", f"{found}; the settings say {settings.queue.priority_order}", f"set queue.priority_order to {deployment.priority_order}: it is fixed"
+        )
+    if deployment.replicas != settings.queue.replicas:
+        return warn(
+            "streams",
+            f"{found}; the settings say {settings.queue.replicas}",
+            f"nats stream edit {STREAM} --replicas {settings.queue.replicas}, and so for the others; or correct queue.replicas",
+        )
+    return ok("streams", found)
+
+
+def _look_at_lanes(lanes: Sequence[LaneState], agents: Sequence[AgentInfo]) -> Check:
+    waiting: Counter[str] = Counter()
+    for state in lanes:
+        waiting[state.lane.partition.target] += state.pending
+    served = {slots.target for agent in agents if not agent.draining for slots in agent.targets}
+    unserved = sorted(target for target, pending in waiting.items() if pending and target not in served)
+    found = f"{sum(waiting.values())} waiting, {sum(state.unacknowledged for state in lanes)} with agents, in {counted(len(lanes), 'consumer')}"
+    if unserved:
+        return warn("queue", f"{found}; nobody serves {', '.join(unserved)}", " ".join(["qgjet agent", *(f"--target {target}" for target in unserved)]))
+    return ok("queue", found)
+
+
+async def _look_for_lanes(lanes: Sequence[LaneState], settings: Settings) -> list[Check]:
+    """Queued work that no consumer delivers. Only the API knows all queued work; without it there is nothing to say."""
+    answer = await _get(settings, "/partitions")
+    if answer is None or answer.status_code != httpx.codes.OK:
+        return []
+    queued = msgspec.json.decode(answer.content, type=_Partitions).partitions
+    wanted = {Lane(Partition(one.org_id, one.app_version_id, one.target), rank) for one in queued for rank, jobs in one.queued_by_rank.items() if jobs}
+    lost = wanted - {state.lane for state in lanes}
+    if not lost:
+        return []
+    return [
+        warn(
+            "queue",
+            f"{len(lost)} partitions with queued jobs have no consumer",
+            "a janitor makes it within seconds: is api.janitor on?",
+        )
+    ]
+
+
+def _look_at_agents(agents: Sequence[AgentInfo], settings: Settings) -> list[Check]:
+    alive = ", ".join(f"{agent.name} ({'drains' if agent.draining else f'{len(agent.running)} of {agent.slots} busy'})" for agent in agents)
+    idle = [name for name in settings.targets if not any(slots.target == name for agent in agents for slots in agent.targets)]
+    found = [
+        warn("agents", f"{agent.name} is version {agent.version}, this is {__version__}", "update the older one")
+        for agent in agents
+        if agent.version != __version__
+    ]
+    if idle:
+        found.append(warn("agents", f"none for {', '.join(idle)}" + (f"; alive: {alive}" if alive else ""), "qgjet agent --target " + " --target ".join(idle)))
+    return found or [ok("agents", alive or "none, and no targets are declared here")]
+
+
+class _Queued(Struct):
+    """What matters here of a partition in the API's answer."""
+
+    org_id: str
+    app_version_id: str
+    target: str
+    queued_by_rank: dict[int, int]
+
+
+class _Partitions(Struct):
+    partitions: list[_Queued]
+
+
+async def look_at_api(settings: Settings) -> list[Check]:
+    """Nothing to say where none is configured: agents, `run` and `submit` do without."""
+    if not settings.api_url:
+        return []
+    answer = await _get(settings, "/readyz")
+    if answer is None:
+        mend = "start it with `qgjet serve`, or correct api_url (QGJET_API_URL, --api)"
+        return [fail("API", f"{settings.api_url} does not answer", mend, server=True)]
+    if answer.status_code == httpx.codes.OK:
+        return [ok("API", f"{settings.api_url} is ready")]
+    found = f"{settings.api_url} is not ready ({answer.status_code}): {_reason(answer)}"
+    return [fail("API", found, "see its log; it mends itself once NATS is there", server=True)]
+
+
+async def _get(settings: Settings, path: str) -> httpx.Response | None:
+    if not settings.api_url:
+        return None
+    try:
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
+            return await client.get(settings.api_url.rstrip("/") + path)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return None
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, LookupError, TypeError):
+        return answer.text[:200]

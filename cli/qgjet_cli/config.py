@@ -1,0 +1,64 @@
+"""Where settings come from: a qgjet.toml, then QGJET_ variables, then flags. The later one wins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from qgjet.errors import InvalidSettings
+from qgjet.settings import Settings, load_settings
+
+FILE = "qgjet.toml"
+
+
+def load(path: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from `path`, else QGJET_CONFIG, else the nearest qgjet.toml; then the environment, then flags (dotted key -> value; None: not given).
+
+    The targets' `dir` comes out absolute: in the file it counts from the file's own directory. Raises InvalidSettings.
+    """
+    environ = os.environ if environ is None else environ
+    found = _named(path, environ) or find(Path.cwd())
+    settings = load_settings(_read(found) if found else "", environ, flags)
+    base = found.absolute().parent if found else Path.cwd()
+    return replace(settings, targets={name: replace(target, dir=str(base / target.dir)) for name, target in settings.targets.items()})
+
+
+def _named(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if path is None and environ.get("QGJET_CONFIG"):
+        path = Path(environ["QGJET_CONFIG"])
+    if path is not None and not path.is_file():
+        raise InvalidSettings("config", f"there is no file {path}")
+    return path
+
+
+def find(start: Path) -> Path | None:
+    """The qgjet.toml of `start`, or of the nearest directory above it up to the root of its git repository.
+
+    A file above that belongs to somebody else is refused: it names commands to run, and /tmp/qgjet.toml can be anybody's. Raises InvalidSettings.
+    """
+    for directory in (start, *start.parents):
+        candidate = directory / FILE
+        if candidate.is_file():
+            if directory != start and not _own(candidate):
+                raise InvalidSettings("config", f"{candidate} belongs to another user; if you trust it, name it with --config")
+            return candidate
+        if (directory / ".git").exists():
+            break
+    return None
+
+
+def _own(path: Path) -> bool:
+    return not hasattr(os, "getuid") or path.stat().st_uid in (os.getuid(), 0)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InvalidSettings("config", f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidSettings("config", f"{path} is not UTF-8 text") from error

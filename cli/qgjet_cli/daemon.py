@@ -1,0 +1,71 @@
+"""Commands that run until they are told to stop: their event loop, their log on stderr, and what signals mean to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stops:
+    """The signals that asked this process to stop, in order."""
+
+    def __init__(self) -> None:
+        self.heard: list[signal.Signals] = []
+        self.first = asyncio.Event()
+
+    @property
+    def exit_code(self) -> int:
+        """0 after one: what was begun was finished. Of more than one, as shells have it."""
+        return 0 if len(self.heard) < 2 else 128 + self.heard[-1]
+
+
+@contextlib.contextmanager
+def stopping(on_first: Callable[[], object], on_next: Callable[[], object]) -> Iterator[Stops]:
+    """Hear stop signals for the length of a block: the first asks, every further one insists.
+
+    A signal that the process was started to ignore (nohup, a script's `&`) stays ignored.
+    """
+    stops, loop = Stops(), asyncio.get_running_loop()
+
+    def hear(number: signal.Signals) -> None:
+        stops.heard.append(number)
+        stops.first.set()
+        (on_first if len(stops.heard) == 1 else on_next)()
+
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heeded:
+        loop.add_signal_handler(number, hear, number)
+    try:
+        yield stops
+    finally:
+        for number in heeded:
+            loop.remove_signal_handler(number)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where there is one: it moves twice the messages."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """One line per record, with the time of day."""
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")

@@ -1,0 +1,96 @@
+"""The entry of `qgjet` and `qgjob`: one Typer app, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+import qgjet
+from qgjet.errors import QgjetError
+from qgjet_cli import cancel, listing, output, run, status, submit, wait
+from qgjet_cli.exits import HELP, Exit, of_error
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: rich would double the time of `qgjet --help`
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        output.line(f"qgjet {qgjet.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True, epilog=HELP)
+def qgjet_cli(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Queue for AppWright test jobs: submit them, run them on emulators, devices and farms, see the verdicts.
+
+    Data goes to stdout, everything else to stderr. Flags go before QGJET_ variables, those before qgjet.toml.
+
+    Without an address, commands look for the API at http://127.0.0.1:8000, where `qgjet up` listens; `run` starts everything itself.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+app.command("run", epilog=HELP)(run.run)
+app.command("submit")(submit.submit)
+app.command("status")(status.status)
+app.command("wait", epilog=HELP)(wait.wait)
+app.command("list")(listing.list_jobs)
+app.command("cancel")(cancel.cancel)
+
+
+_HEAVY = {
+    "agent": "Execute jobs for some targets.",
+    "serve": "Serve the HTTP API.",
+    "up": "Start a server, the API and an agent on this machine.",
+    "doctor": "Look for what is missing, and say how to mend it.",
+}
+"""Commands that bring servers and clients along, with their line in the overview: imported only when they are called."""
+
+
+def _register_heavy(argv: Sequence[str]) -> None:
+    called = next((word for word in argv if not word.startswith("-")), "")
+    for name, summary in _HEAVY.items():
+        command = getattr(import_module(f"qgjet_cli.{name}"), name) if name == called else _not_called
+        app.command(name, short_help=summary)(command)
+
+
+def _not_called() -> None:
+    raise AssertionError("a command that was not loaded")
+
+
+def main() -> None:
+    """Run the command of sys.argv. Ends the process, never with a traceback (QGJET_DEBUG=1 shows it)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that has no arrow gets a question mark
+    try:
+        _register_heavy(sys.argv[1:])
+        app()
+    except QgjetError as error:
+        output.fail(error)
+        sys.exit(of_error(error))
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("QGJET_DEBUG"):
+            raise
+        output.note(f"Error: this is a defect of qgjet, please report it: {type(error).__name__}: {error} (QGJET_DEBUG=1 shows where)")
+        sys.exit(of_error(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What people and programs see: data on stdout, everything else on stderr.
+
+Test names, messages and ids come from elsewhere: nothing in them reaches a terminal as a control sequence or as markup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+import msgspec
+
+from qgjet.errors import InvalidInput
+
+WIDE = 220
+"""Columns of a table that goes to a file or a CI's log, where nothing has to be cut."""
+FOLDED = frozenset({"test", "reason"})
+NUMBERS = frozenset({"attempt", "tries", "time", "prio", "age"})
+LEAST_FOLDED = 28
+_COLORS = {
+    "passed": "green",
+    "done": "green",
+    "flaky": "yellow",
+    "skipped": "yellow",
+    "failed": "red",
+    "timed_out": "red",
+    "infra_error": "magenta",
+    "config_error": "magenta",
+    "cancelled": "cyan",
+    "running": "blue",
+}
+
+
+def printable(text: str) -> str:
+    """`text` with everything escaped that is no visible character: control sequences, line ends, marks that turn the writing direction."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str, limit: int = 2000) -> str:
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+# -- stderr --------------------------------------------------------------------------------------------------------------
+
+
+def note(text: str) -> None:
+    _write(sys.stderr, one_line(text))
+
+
+def warn(text: str) -> None:
+    note(f"Warning: {text}")
+
+
+def fail(error: BaseException) -> None:
+    """One line, with the flag's name where a value was at fault."""
+    text = f"--{error.field.replace('_', '-')}: {error.reason}" if isinstance(error, InvalidInput) and error.field.isidentifier() else str(error)
+    note(f"Error: {text or type(error).__name__}")
+
+
+# -- stdout --------------------------------------------------------------------------------------------------------------
+
+
+def line(text: str) -> None:
+    _write(sys.stdout, printable(text))
+
+
+def json(value: Any) -> None:
+    """One document: indented for a person at a terminal, one line for a program."""
+    data = msgspec.json.encode(value)
+    _write(sys.stdout, (msgspec.json.format(data, indent=2) if sys.stdout.isatty() else data).decode())
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows of text under headings; verdicts and statuses get their colours on a terminal. Where it is narrow, `test` and `reason` are folded."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column.upper(), overflow="fold", no_wrap=column not in FOLDED, justify="right" if column in NUMBERS else "left")
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    for row in cells:
+        shown.add_row(*(Text(cell, style=_COLORS.get(cell.partition(" ")[0], "")) for cell in row))
+    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+    console.width = max(console.width if console.is_terminal else WIDE, _least_width(columns, cells))
+    with _survive_closed(sys.stdout):
+        console.print(shown)
+
+
+def _least_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Below that a terminal has to wrap whole lines: a path of which every line holds three letters helps nobody."""
+    from rich.cells import cell_len
+
+    widths = [max(cell_len(text) for text in texts) for texts in zip(columns, *rows, strict=True)]
+    return sum(min(width, LEAST_FOLDED) if column in FOLDED else width for column, width in zip(columns, widths, strict=True)) + 2 * len(columns)
+
+
+def _write(file: TextIO, text: str) -> None:
+    with _survive_closed(file):
+        print(text, file=file, flush=True)
+
+
+@contextlib.contextmanager
+def _survive_closed(file: TextIO) -> Iterator[None]:
+    """A reader that has gone (`| head`) is no error, and the exit code still tells the verdict."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4s`, `12.3s`, `4m05s`, `2h03m`, `3d04h`."""
+    if seconds is None:
+        return ""
+    if seconds < 59.95:
+        return f"{seconds:.1f}s"
+    minutes, left = divmod(round(seconds), 60)
+    hours, days = minutes // 60, minutes // 1440
+    return f"{minutes}m{left:02d}s" if not hours else f"{hours}h{minutes % 60:02d}m" if not days else f"{days}d{hours % 24:02d}h"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 job`, `2 jobs`"""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

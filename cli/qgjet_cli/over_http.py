@@ -1,0 +1,240 @@
+"""Through the HTTP API: the verbs of a client, and the reads that only the API can answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+
+from qgjet.errors import InvalidInput
+from qgjet.events import Slot, Status, Verdict
+from qgjet.submission import MAX_SUITE_JOBS, SubmitRequest
+from qgjet_cli.board import Board, Failure, Track
+from qgjet_cli.client import ALL, Batch, Events, Notice, Placed
+from qgjet_cli.exits import CannotReach, Exit, NotAccepted
+from qgjet_cli.http_ask import PAUSE_S, Http, Json, open_http
+from qgjet_cli.http_follow import follow
+
+MAX_BODY_BYTES = 900_000
+MAX_PAGE = 500
+CANCEL_WINDOW = 8
+_NO_FAILURE = ("passed", "skipped", "cancelled")
+
+
+class Refusal(Struct, frozen=True):
+    status: int
+    detail: str
+
+
+class Submission(Struct, frozen=True, kw_only=True):
+    """The API's answer to one job; those of a suite may be refusals."""
+
+    job_id: str | None
+    status: Status | None
+    seq: int | None
+    attached: bool = False
+    replaced: str | None = None
+    error: Refusal | None = None
+
+    @property
+    def settled(self) -> bool:
+        """To ask again would change nothing."""
+        return self.error is None or self.error.status == 409
+
+
+class Suite(Struct, frozen=True):
+    jobs: list[Submission]
+
+
+class Page(Struct, frozen=True):
+    jobs: list[Json]
+    next_cursor: str | None
+
+
+class Served(Struct, frozen=True):
+    target: str
+
+
+class AgentAnswer(Struct, frozen=True, kw_only=True):
+    targets: list[Served]
+    app_version_id: str = ALL
+    draining: bool = False
+
+
+class Agents(Struct, frozen=True):
+    agents: list[AgentAnswer]
+
+
+@contextlib.asynccontextmanager
+async def api_client(url: str, *, patience_s: float, notice: Notice) -> AsyncIterator[ApiClient]:
+    """Raises InvalidSettings for an address that is none. Nothing is sent yet."""
+    async with open_http(url, patience_s=patience_s) as http:
+        yield ApiClient(http, notice)
+
+
+class ApiClient:
+    def __init__(self, http: Http, notice: Notice) -> None:
+        self.where = http.where
+        self._http = http
+        self._notice = notice
+
+    # -- submit ------------------------------------------------------------------------------------------------------
+
+    async def submit(self, batch: Batch) -> list[Placed]:
+        key = batch.key or uuid.uuid4().hex
+        if len(batch.requests) == 1:
+            return [await self._submit_one(batch.requests[0], key)]
+        placed: list[Placed] = []
+        for number, chunk in enumerate(_chunks(batch.requests)):
+            placed += await self._submit_chunk(batch.suite_id, chunk, key if number == 0 else f"{key} {number}")
+        return placed
+
+    async def _submit_one(self, request: SubmitRequest, key: str) -> Placed:
+        try:
+            return _placed(request, await self._http.ask("POST", "/submit", Submission, body=_fields(request), key=key))
+        except NotAccepted as refused:
+            if refused.status != 409:
+                raise
+            return Placed(request=request, error=str(refused), exit=Exit.USAGE)
+
+    async def _submit_chunk(self, suite_id: str, chunk: Sequence[SubmitRequest], key: str) -> list[Placed]:
+        body = {"suite_id": suite_id, "on_duplicate": chunk[0].on_duplicate, "jobs": [_fields(request) for request in chunk]}
+        deadline = asyncio.get_running_loop().time() + self._http.patience_s
+        while True:
+            answers = await self._suite(body, key)
+            if all(answer.settled for answer in answers) or asyncio.get_running_loop().time() >= deadline:
+                return [_placed(request, answer) for request, answer in zip(chunk, answers, strict=True)]
+            await asyncio.sleep(PAUSE_S)  # the key makes the same answer of what was written, and a second try of what was not
+
+    async def _suite(self, body: Json, key: str) -> list[Submission]:
+        try:
+            return (await self._http.ask("POST", "/suites", Suite, body=body, key=key)).jobs
+        except NotAccepted as refused:
+            if refused.status != 409 or not refused.problem.get("jobs"):
+                raise
+            return msgspec.convert(refused.problem["jobs"], list[Submission])
+
+    # -- follow ------------------------------------------------------------------------------------------------------
+
+    def follow(self, board: Board) -> AsyncIterator[Events]:
+        return follow(self._http, board, self._notice)
+
+    def check(self) -> None:
+        """`follow` looks after that itself."""
+
+    # -- reads and cancel --------------------------------------------------------------------------------------------
+
+    async def job(self, job_id: str) -> Json:
+        """A job with its attempts. Raises NotAccepted when there is none."""
+        return await self._http.ask("GET", f"/jobs/{_segment('job_id', job_id)}", Json)
+
+    async def jobs(self, filters: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
+        """The first `limit` jobs, last submitted first, and whether there are more."""
+        found: list[Json] = []
+        cursor = None
+        while True:
+            page = await self._http.ask("GET", "/jobs", Page, params={**filters, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor})
+            found += page.jobs
+            cursor = page.next_cursor
+            if cursor is None or len(found) >= limit:
+                return found, cursor is not None
+
+    async def suite(self, suite_id: str) -> list[Json]:
+        """All jobs of a suite. Raises NotAccepted when there is none."""
+        found: list[Json] = []
+        cursor = None
+        while True:
+            page = await self._http.ask("GET", f"/suites/{_segment('suite', suite_id)}", Page, params={"limit": MAX_PAGE, "cursor": cursor})
+            found += page.jobs
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
+    async def cancel_job(self, job_id: str, reason: str) -> Json:
+        return await self._http.ask("POST", f"/jobs/{_segment('job_id', job_id)}/cancel", Json, body={"reason": reason})
+
+    async def cancel_suite(self, suite_id: str, reason: str) -> Json:
+        return await self._http.ask("POST", f"/suites/{_segment('suite', suite_id)}/cancel", Json, body={"reason": reason})
+
+    async def cancel(self, tracks: Sequence[Track], reason: str) -> None:
+        gate = asyncio.Semaphore(CANCEL_WINDOW)
+
+        async def one(track: Track) -> None:
+            async with gate:
+                with contextlib.suppress(NotAccepted):  # it has ended
+                    await self.cancel_job(track.job_id, reason)
+
+        await asyncio.gather(*(one(track) for track in tracks))
+
+    async def served(self) -> set[tuple[str, str]] | None:
+        try:
+            agents = (await self._http.once("GET", "/agents", Agents)).agents
+        except (CannotReach, NotAccepted):
+            return None
+        return {(served.target, agent.app_version_id or ALL) for agent in agents if not agent.draining for served in agent.targets}
+
+
+def track_of(job: Json) -> Track:
+    """A job as the API shows it, with what failed first if its attempts are there."""
+    failures = [one for one in job.get("attempts", ()) if one["ended_by"] and one["verdict"] not in _NO_FAILURE]
+    first = failures[0] if failures else None
+    return Track(
+        job_id=job["job_id"],
+        slot=Slot(job["org_id"], job["app_version_id"], job["target"], job["test"]),
+        seq=job["seq"],
+        status=Status(job["status"]),
+        verdict=Verdict(job["verdict"]) if job["verdict"] else None,
+        attempt=job["attempt"],
+        retries_left=job["retries_left"],
+        duration_s=job["duration_s"],
+        reason=job["reason"],
+        message=job["message"],
+        first_failure=first and Failure(attempt=first["attempt"], verdict=first["verdict"], reason=first["reason"], message=first["message"]),
+        cancel_requested=job["cancel_requested"],
+    )
+
+
+def _placed(request: SubmitRequest, answer: Submission) -> Placed:
+    if answer.error is not None:
+        return Placed(request=request, error=answer.error.detail, exit=Exit.USAGE if answer.settled else Exit.UNREACHABLE)
+    return Placed(
+        request=request,
+        job_id=answer.job_id or "",
+        status=answer.status,
+        priority=None if answer.attached else request.priority,
+        attached=answer.attached,
+        replaced=answer.replaced,
+        seq=answer.seq or 0,
+    )
+
+
+def _chunks(requests: Sequence[SubmitRequest]) -> Iterator[list[SubmitRequest]]:
+    """As many as one request of the API may hold, by number and by size."""
+    chunk: list[SubmitRequest] = []
+    size = 0
+    for request in requests:
+        length = len(msgspec.json.encode(_fields(request))) + 1
+        if chunk and (len(chunk) == MAX_SUITE_JOBS or size + length > MAX_BODY_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(request)
+        size += length
+    yield chunk
+
+
+def _fields(request: SubmitRequest) -> Json:
+    """What was given; the rest is the server's to choose."""
+    return {name: value for name, value in msgspec.to_builtins(request).items() if value not in (None, "", {})}
+
+
+def _segment(field: str, text: str) -> str:
+    """An id as one segment of a path. Raises InvalidInput for what cannot be an id."""
+    if not text or text in (".", "..") or "/" in text or not text.isprintable():
+        raise InvalidInput(field, f"{text!r} is not an id")
+    return quote(text, safe="")

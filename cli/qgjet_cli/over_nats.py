@@ -1,0 +1,164 @@
+"""Straight to NATS: appends to the log, and follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Sequence
+
+from qgjet import presence, streams, subjects
+from qgjet.bus import Bus, JetStreamError, open_bus
+from qgjet.decide import OnDuplicate
+from qgjet.errors import InvalidInput, LogUnavailable, QgjetError
+from qgjet.events import JobSpec, Status, Submitted
+from qgjet.log import Accepted, EventLog
+from qgjet.queue import Queue
+from qgjet.settings import Deployment, Settings
+from qgjet.subjects import STREAM, Lane
+from qgjet.submission import hash_of, idempotent_id, make_spec
+from qgjet_cli.board import Board, Track
+from qgjet_cli.client import ALL, Batch, Events, Notice, Placed, without_password
+from qgjet_cli.exits import CannotReach, of_error
+
+BY = "cli"
+PAUSE_S = 0.2
+SUBMIT_PATIENCE_S = 30.0
+_NO_CONSUMER = 10014
+
+
+@contextlib.asynccontextmanager
+async def nats_client(settings: Settings, *, patience_s: float, notice: Notice) -> AsyncIterator[NatsClient]:
+    bus = await _connected(settings.nats_url)
+    try:
+        yield NatsClient(bus, settings, await _deployment(bus, settings), patience_s, notice)
+    finally:
+        await bus.close()
+
+
+async def _connected(url: str) -> Bus:
+    try:
+        return await open_bus(url, name="qgjet-cli")
+    except LogUnavailable as error:
+        raise CannotReach(f"no NATS server answers at {without_password(url)}: is it running? Start one with `qgjet up`, or set QGJET_NATS_URL") from error
+
+
+async def _deployment(bus: Bus, settings: Settings) -> Deployment:
+    """The deployment in force. Who comes first sets it up as the settings say; settings without a word about the order accept what is there."""
+    asked = settings.queue.deployment
+    fresh = await streams.stream_config(bus, STREAM) is None
+    return await streams.ensure(bus, asked if fresh or asked.priority_order != Deployment().priority_order else None)
+
+
+class NatsClient:
+    def __init__(self, bus: Bus, settings: Settings, deployment: Deployment, patience_s: float, notice: Notice) -> None:
+        self.where = f"NATS at {bus.url}"
+        self._bus = bus
+        self._log = EventLog(bus)
+        self._queue = Queue(bus, settings.queue)
+        self._settings = settings
+        self._deployment = deployment
+        self._patience_s = patience_s
+        self._notice = notice
+        self._lost_at: float | None = None
+
+    # -- submit ------------------------------------------------------------------------------------------------------
+
+    async def submit(self, batch: Batch) -> list[Placed]:
+        specs = [self._spec(batch, number) for number in range(len(batch.requests))]
+        await self._ensure_lanes(specs)
+        answers: list[Accepted | QgjetError | None] = [await self._earlier(spec) if batch.key else None for spec in specs]
+        await self._append(specs, answers, batch.requests[0].on_duplicate)
+        return [await self._placed(batch, number, spec, answer) for number, (spec, answer) in enumerate(zip(specs, answers, strict=True))]
+
+    def _spec(self, batch: Batch, number: int) -> JobSpec:
+        request = batch.requests[number]
+        key = batch.key if len(batch.requests) == 1 else f"{number} {batch.key}"
+        return make_spec(
+            request,
+            job_id=idempotent_id(request.org_id, key) if batch.key else str(uuid.uuid4()),
+            now=self._log.clock(),
+            deployment=self._deployment,
+            defaults=self._settings.job,
+            submitted_by=BY,
+            request_hash=hash_of(request) if batch.key else "",
+        )
+
+    async def _ensure_lanes(self, specs: Sequence[JobSpec]) -> None:
+        """Make missing consumers, so that the jobs are found without a janitor too. Those that are there keep their owner's visibility timeout."""
+        for lane in sorted({Lane(spec.partition, spec.rank) for spec in specs}):
+            try:
+                await self._bus.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")
+            except JetStreamError as error:
+                if error.error.err_code != _NO_CONSUMER:
+                    raise
+                await self._queue.ensure(lane)
+
+    async def _earlier(self, spec: JobSpec) -> Accepted | None:
+        """The answer that the same idempotency key got before, for the same slot. Raises InvalidInput when it was another request's."""
+        for one in await self._log.history(spec.slot):
+            if isinstance(one.event, Submitted) and one.event.job_id == spec.job_id:
+                if one.event.spec.request_hash != spec.request_hash:
+                    raise InvalidInput("idempotency_key", f"belongs to another request, which made job {spec.job_id}")
+                return Accepted(job_id=spec.job_id, seq=one.seq, replaced=one.event.replaces)
+        return None
+
+    async def _append(self, specs: Sequence[JobSpec], answers: list[Accepted | QgjetError | None], on_duplicate: OnDuplicate) -> None:
+        """Fill in the answers; what got lost on the way is sent again, which is safe by the job's id."""
+        deadline = asyncio.get_running_loop().time() + SUBMIT_PATIENCE_S
+        while todo := [number for number, answer in enumerate(answers) if answer is None or isinstance(answer, LogUnavailable)]:
+            for number, answer in zip(todo, await self._log.submit_many([specs[number] for number in todo], on_duplicate), strict=True):
+                answers[number] = answer
+            if asyncio.get_running_loop().time() >= deadline:
+                return
+            if any(isinstance(answer, LogUnavailable) for answer in answers):
+                await asyncio.sleep(PAUSE_S)
+
+    async def _placed(self, batch: Batch, number: int, spec: JobSpec, answer: Accepted | QgjetError | None) -> Placed:
+        request = batch.requests[number]
+        if not isinstance(answer, Accepted):
+            error = answer or LogUnavailable("not sent")
+            return Placed(request=request, error=str(error), exit=of_error(error))
+        job = await self._log.load(spec.slot) if answer.attached else None
+        status = job.status if job is not None and job.job_id == answer.job_id else Status.QUEUED
+        return Placed(
+            request=request,
+            job_id=answer.job_id,
+            status=status,
+            priority=None if answer.attached else spec.priority,
+            attached=answer.attached,
+            replaced=answer.replaced or None,
+            seq=answer.seq,
+        )
+
+    # -- follow ------------------------------------------------------------------------------------------------------
+
+    async def follow(self, board: Board) -> AsyncIterator[Events]:
+        filters = sorted({subjects.partition_filter(track.slot.partition) for track in board.live})
+        async with self._log.tail(board.next_seq, filters) as batches:
+            async for batch in batches:
+                yield [(one.seq, one.event) for one in batch if one.event is not None]
+
+    def check(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._bus.is_connected:
+            if self._lost_at is not None:
+                self._notice(f"connected to {self.where} again")
+            self._lost_at = None
+        elif self._lost_at is None:
+            self._lost_at = now
+            self._notice(f"the connection to {self.where} is lost; trying again for {self._patience_s:.0f} s")
+        elif now - self._lost_at >= self._patience_s:
+            raise CannotReach(f"{self.where} has been away for {self._patience_s:.0f} s")
+
+    # -- the rest ----------------------------------------------------------------------------------------------------
+
+    async def cancel(self, tracks: Sequence[Track], reason: str) -> None:
+        await asyncio.gather(*(self._log.cancel(track.slot, track.job_id, by=BY, reason=reason) for track in tracks))
+
+    async def served(self) -> set[tuple[str, str]] | None:
+        try:
+            agents = await presence.agents(self._bus)
+        except LogUnavailable:
+            return None
+        return {(target.target, agent.app_version_id or ALL) for agent in agents if not agent.draining for target in agent.targets}

@@ -1,0 +1,131 @@
+"""What `run` and `wait` end with: a table or one document, and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from qgjet.events import GREEN, Status, Verdict
+from qgjet_cli import output
+from qgjet_cli.board import LEGACY_STATUS, Board, Failure, Track
+from qgjet_cli.client import Placed
+from qgjet_cli.exits import Exit, of_verdicts
+
+REFUSED = "refused"
+COLUMNS = ("test", "target", "version", "verdict", "tries", "time", "reason")
+
+
+class JobResult(Struct, frozen=True, kw_only=True):
+    job_id: str | None
+    """None: the job was not accepted."""
+    org_id: str
+    app_version_id: str
+    target: str
+    test: str
+    status: Status | None
+    legacy_status: str | None
+    verdict: Verdict | None
+    """None: it has not ended, or was not accepted."""
+    attempts: int
+    duration_s: float | None
+    """Of the last attempt."""
+    reason: str
+    message: str
+    first_failure: Failure | None
+    attached: bool
+    replaced: str | None
+    seq: int | None
+
+
+def of_track(track: Track) -> JobResult:
+    slot = track.slot
+    return JobResult(
+        job_id=track.job_id,
+        org_id=slot.org_id,
+        app_version_id=slot.app_version_id,
+        target=slot.target,
+        test=slot.test,
+        status=track.status,
+        legacy_status=LEGACY_STATUS[track.status],
+        verdict=track.verdict,
+        attempts=track.attempt,
+        duration_s=track.duration_s,
+        reason=track.reason,
+        message=track.message,
+        first_failure=track.first_failure,
+        attached=track.attached,
+        replaced=track.replaced,
+        seq=track.seq,
+    )
+
+
+def of_refused(placed: Placed) -> JobResult:
+    request = placed.request
+    return JobResult(
+        job_id=None,
+        org_id=request.org_id,
+        app_version_id=request.app_version_id,
+        target=request.target,
+        test=request.test,
+        status=None,
+        legacy_status=None,
+        verdict=None,
+        attempts=0,
+        duration_s=None,
+        reason=REFUSED,
+        message=placed.error,
+        first_failure=None,
+        attached=False,
+        replaced=None,
+        seq=None,
+    )
+
+
+def results_of(board: Board, placed: Sequence[Placed] = ()) -> list[JobResult]:
+    """In the order in which they were asked for."""
+    refused = [of_refused(one) for one in placed if not one.job_id]
+    return [of_track(track) for track in board.tracks.values()] + refused
+
+
+def exit_of(results: Sequence[JobResult], *, fail_on_flaky: bool) -> Exit:
+    return of_verdicts([result.verdict for result in results], fail_on_flaky=fail_on_flaky)
+
+
+def show(results: Sequence[JobResult], code: Exit, *, suite_id: str, json: bool) -> None:
+    """The end of the command on stdout."""
+    if json:
+        output.json({"suite_id": suite_id or None, "summary": summary(results, code), "jobs": results})
+    elif results:
+        output.table(COLUMNS, [_row(result) for result in results])
+    if results and all(result.verdict is Verdict.SKIPPED for result in results):
+        output.warn("every test was skipped: nothing was tested")
+
+
+def summary(results: Sequence[JobResult], code: Exit) -> dict[str, Any]:
+    verdicts = [result.verdict for result in results]
+    counts = {verdict.value: verdicts.count(verdict) for verdict in Verdict}
+    return {"exit_code": int(code), "total": len(results), **counts, "no_result": verdicts.count(None)}
+
+
+def _row(result: JobResult) -> tuple[str, ...]:
+    verdict = result.verdict or result.status or REFUSED
+    return (
+        result.test,
+        result.target,
+        result.app_version_id,
+        str(verdict),
+        str(result.attempts),
+        output.duration(result.duration_s),
+        _why(result),
+    )
+
+
+def _why(result: JobResult) -> str:
+    """Reason and message of the first failure; of the end when there was none."""
+    first = result.first_failure
+    if result.verdict in GREEN and first is None:
+        return result.message if result.verdict is Verdict.SKIPPED else ""
+    reason, message = (first.reason, first.message) if first else (result.reason, result.message)
+    return output.one_line(": ".join(part for part in (reason, message) if part), 200)

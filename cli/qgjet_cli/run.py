@@ -1,0 +1,224 @@
+"""`qgjet run`: submit, wait, report. The verb for CI and for a laptop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from msgspec import Struct
+from msgspec.structs import replace
+
+from qgjet.decide import OnDuplicate
+from qgjet.errors import InvalidInput, QgjetError
+from qgjet.events import Status
+from qgjet.settings import Settings, Target
+from qgjet_cli import foreground, options, output, result
+from qgjet_cli.board import Board, Track
+from qgjet_cli.client import Batch, Client, Placed, open_client, patience
+from qgjet_cli.exits import Exit, of_error
+from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
+from qgjet_cli.progress import summary, view_of
+from qgjet_cli.request import Asked, batch_of, seconds, settings_of, targets_of
+from qgjet_cli.submit import slot_of, slots_of, tell_refused, told
+from qgjet_cli.watch import unserved, watch
+
+CANCEL_WAIT_S = 15.0
+"""How long to wait for cancelled jobs to end; they end without us too. An agent looks every third of its visibility timeout (30 s)."""
+EMBEDDED_LEAVE_S = 5.0
+"""Agent and server get so long to stop, even in a hurry."""
+LOCAL = "local"
+"""Org and app version of a run that nobody else sees."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    settings: Settings
+    batch: Batch
+    embedded: bool
+    timeout_s: float | None
+    patience_s: float
+    detach: bool
+    fail_on_flaky: bool
+    json: bool
+
+
+def run(
+    test: options.Tests,
+    org_id: options.OrgId = None,
+    app_version_id: options.AppVersion = None,
+    target: options.Targets = None,
+    priority: options.Priority = None,
+    max_retries: options.MaxRetries = None,
+    infra_retries: options.InfraRetries = None,
+    execution_timeout: options.ExecutionTimeout = None,
+    queue_timeout: options.QueueTimeout = None,
+    on_duplicate: options.Duplicate = OnDuplicate.ATTACH,
+    tag: options.Tags = None,
+    suite_id: options.SuiteId = None,
+    idempotency_key: options.IdempotencyKey = None,
+    timeout: options.Timeout = None,
+    patience_: options.Patience = None,
+    fail_on_flaky: options.FailOnFlaky = False,
+    detach_on_interrupt: Annotated[bool, typer.Option("--detach-on-interrupt", help="Leave the jobs running on Ctrl-C and SIGTERM.")] = False,
+    json: options.Json = False,
+    nats: options.Nats = None,
+    api: options.Api = None,
+    config: options.Config = None,
+) -> None:
+    """Submit tests, wait for them, show the verdicts.
+
+    Without a server (--nats, --api or the settings) everything is started here and stopped at the end.
+
+    Ctrl-C cancels the jobs that this command has submitted, not those it was attached to; a second one leaves at once.
+    """
+    settings = settings_of(config, nats, api)
+    asked = Asked(
+        tests=test,
+        org_id=org_id,
+        app_version_id=app_version_id,
+        targets=target or [],
+        priority=priority,
+        max_retries=max_retries,
+        infra_retries=infra_retries,
+        execution_timeout=execution_timeout,
+        queue_timeout=queue_timeout,
+        on_duplicate=on_duplicate,
+        tags=tag or [],
+        suite_id=suite_id,
+        idempotency_key=idempotency_key,
+    )
+    timeout_s = seconds("timeout", timeout)
+    plan = _plan(
+        settings,
+        asked,
+        timeout_s=timeout_s,
+        patience_s=patience(timeout_s, seconds("patience", patience_)),
+        detach=detach_on_interrupt,
+        fail_on_flaky=fail_on_flaky,
+        json=json,
+    )
+    foreground.run(lambda interrupts: _run(plan, interrupts))
+
+
+def _plan(settings: Settings, asked: Asked, **others: Any) -> Plan:
+    embedded = not settings.nats_url and not settings.api_url
+    if embedded and others["detach"]:
+        raise InvalidInput("detach_on_interrupt", "needs a server to leave the jobs to: set QGJET_NATS_URL or QGJET_API_URL, or pass --nats or --api")
+    if embedded:
+        settings, asked = _local(settings, asked)
+    return Plan(settings=settings, batch=batch_of(asked, settings, suite=True), embedded=embedded, **others)
+
+
+def _local(settings: Settings, asked: Asked) -> tuple[Settings, Asked]:
+    """For a server of our own: an org and a version if none is given, and only the targets asked for. Raises InvalidInput for one that is not declared."""
+    names = targets_of(asked, settings)
+    declared = settings.targets or {name: Target(name=name, dir=str(Path.cwd())) for name in names}
+    unknown = [name for name in names if name not in declared]
+    if unknown:
+        raise InvalidInput("target", f"{', '.join(unknown)}: no such target; qgjet.toml declares {', '.join(declared)}")
+    return (
+        replace(settings, targets=declared, agent=replace(settings.agent, targets=tuple(names))),
+        replace(asked, org_id=asked.org_id or settings.org_id or LOCAL, app_version_id=asked.app_version_id or LOCAL),
+    )
+
+
+Halt = Callable[[], None]
+"""Stops what runs at once, where the agent is our own."""
+
+
+@contextlib.asynccontextmanager
+async def _reached(plan: Plan, interrupts: Interrupts) -> AsyncIterator[tuple[Client, Halt | None]]:
+    if not plan.embedded:
+        async with open_client(plan.settings, patience_s=plan.patience_s, notice=output.note) as client:
+            yield client, None
+        return
+    from qgjet_cli.stack import LocalStack
+
+    interrupts.leave_s = EMBEDDED_LEAVE_S
+    output.note("No server is configured: starting one for this run.")
+    async with LocalStack(plan.settings) as stack:
+        settings = replace(plan.settings, nats_url=stack.nats_url)
+        async with open_client(settings, patience_s=plan.patience_s, notice=output.note) as client:
+            yield client, stack.agent.halt if stack.agent else None
+
+
+async def _run(plan: Plan, interrupts: Interrupts) -> Exit:
+    async with _reached(plan, interrupts) as (client, halt):
+        began = asyncio.get_running_loop().time()
+        with interrupts.held("finishing the submission"):  # up to the wait, which knows what to cancel
+            placed = await client.submit(plan.batch)
+            await _tell(plan, client, placed)
+        board = Board([_track(one) for one in placed if one.job_id], plan.batch.suite_id)
+        try:
+            code = await _wait(plan, client, board, interrupts, began) if board.tracks else max(one.exit for one in placed)
+        except Interrupted:
+            code = interrupts.code
+            await _stop(plan, client, board, halt)
+        results = result.results_of(board, placed)
+        code = code or result.exit_of(results, fail_on_flaky=plan.fail_on_flaky)
+        result.show(results, code, suite_id=plan.batch.suite_id, json=plan.json)
+        return code
+
+
+async def _tell(plan: Plan, client: Client, placed: Sequence[Placed]) -> None:
+    accepted = [one for one in placed if one.job_id]
+    if not sys.stderr.isatty():
+        for one in accepted:
+            output.note(f"{told(one)} | Test: {one.request.test} | Target: {one.request.target}")
+    attached = sum(one.attached for one in accepted)
+    output.note(f"Suite {plan.batch.suite_id}: {output.counted(len(accepted), 'job')}" + (f", {attached} of them live before" if attached else ""))
+    tell_refused(placed)
+    if not plan.embedded:
+        for warning in await unserved(client, slots_of(placed)):
+            output.warn(warning)
+
+
+def _track(placed: Placed) -> Track:
+    status = placed.status or Status.QUEUED
+    return Track(job_id=placed.job_id, slot=slot_of(placed), seq=placed.seq - 1, status=status, attached=placed.attached, replaced=placed.replaced)
+
+
+async def _wait(plan: Plan, client: Client, board: Board, interrupts: Interrupts, began: float) -> Exit:
+    """PASSED when every job has ended, however it did. Raises Interrupted."""
+    elapsed_s = asyncio.get_running_loop().time() - began
+    try:
+        async with interrupts.limit(None if plan.timeout_s is None else plan.timeout_s - elapsed_s):
+            with view_of(board) as view:
+                await watch(client, board, view)
+        return Exit.PASSED
+    except TimedOut:
+        output.note(f"--timeout is over: {summary(board)}.{_later(plan)}")
+        return Exit.TIMEOUT
+    except QgjetError as error:
+        output.fail(error)
+        output.note(f"{summary(board)}.{_later(plan)}")
+        return of_error(error)
+
+
+def _later(plan: Plan) -> str:
+    return "" if plan.embedded else f" What is live goes on; `qgjet wait --suite {plan.batch.suite_id}` waits for it"
+
+
+async def _stop(plan: Plan, client: Client, board: Board, halt: Halt | None) -> None:
+    """Cancel what this command has submitted, and give it a moment to end."""
+    own = [track for track in board.live if not track.attached]
+    if plan.detach or not own:
+        output.note(f"Interrupted: {summary(board)}.{_later(plan)}")
+        return
+    output.note(f"Interrupted: cancelling {output.counted(len(own), 'job')}. Once more to leave at once.")
+    ending = Board(own)
+    try:
+        async with asyncio.timeout(CANCEL_WAIT_S):
+            await client.cancel(own, "interrupted")
+            if halt is not None:
+                halt()
+            with view_of(ending) as view:
+                await watch(client, ending, view)
+    except TimeoutError:
+        output.note(f"Not ended yet: {summary(ending)}. They are asked to.")
+    except QgjetError as error:
+        output.warn(f"not all jobs could be cancelled: {error}")

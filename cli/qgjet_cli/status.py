@@ -1,0 +1,77 @@
+"""`qgjet status`: one job, as it is now."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from qgjet.errors import InvalidInput
+from qgjet_cli import foreground, options, output
+from qgjet_cli.client import open_api
+from qgjet_cli.exits import Exit
+from qgjet_cli.foreground import Interrupts
+from qgjet_cli.request import settings_of
+
+COLUMNS = ("attempt", "verdict", "time", "device", "agent", "reason")
+
+
+def status(
+    job: Annotated[str | None, typer.Argument(metavar="JOB_ID", help="The job.", show_default=False)] = None,
+    job_id: Annotated[str | None, typer.Option("--job-id", metavar="ID", help="The same, as a flag.")] = None,
+    json: options.Json = False,
+    api: options.Api = None,
+    config: options.Config = None,
+) -> None:
+    """Show a job and its attempts. The exit code is 0 whatever the job's verdict is: see `qgjet wait` for that."""
+    if (job is None) == (job_id is None):
+        raise InvalidInput("job_id", "give one job: `qgjet status JOB_ID`")
+    wanted = job or job_id or ""
+    settings = settings_of(config, None, api)
+
+    async def body(_: Interrupts) -> Exit:
+        async with open_api(settings, what="reading a job by its id", notice=output.note) as client:
+            found = await client.job(wanted)
+        if json:
+            output.json(found)
+        else:
+            _show(found)
+        return Exit.PASSED
+
+    foreground.run(body)
+
+
+def _show(job: dict[str, Any]) -> None:
+    fields = {
+        "Job": job["job_id"],
+        "Status": job["status"] + (f" ({job['pending_reason']})" if job.get("pending_reason") else ""),
+        "Verdict": job["verdict"] or "",
+        "Reason": ": ".join(part for part in (job["reason"], job["message"]) if part),
+        "Test": job["test"],
+        "Target": job["target"],
+        "App version": job["app_version_id"],
+        "Organisation": job["org_id"],
+        "Priority": f"{job['priority']} ({priority_order(job)})",
+        "Retries": f"{job['retries_left']} of {job['max_retries']} left, infra {job['infra_retries_left']} of {job['infra_retries']}",
+        "Submitted": job["created_at"],
+        "Started": job["started_at"] or "",
+        "Finished": job["finished_at"] or "",
+        "Tags": ", ".join(f"{key}={value}" for key, value in job["tags"].items()),
+        "Suites": ", ".join(job["suite_ids"]),
+    }
+    for name, value in fields.items():
+        if value:
+            output.line(f"{name + ':':<14}{value}")
+    if job["attempts"]:
+        output.table(COLUMNS, [_row(attempt) for attempt in job["attempts"]])
+
+
+def _row(attempt: dict[str, Any]) -> tuple[str, ...]:
+    verdict = attempt["verdict"] or attempt["ended_by"] or "running"
+    reason = ": ".join(part for part in (attempt["reason"], attempt["message"]) if part)
+    return (str(attempt["attempt"]), verdict, output.duration(attempt["duration_s"]), attempt["device"], attempt["agent"], output.one_line(reason, 200))
+
+
+def priority_order(job: dict[str, Any]) -> str:
+    """Which end runs first on the job's server: the rank is the priority after that order."""
+    return "0 runs first" if job["rank"] == job["priority"] else "9 runs first"

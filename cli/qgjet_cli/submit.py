@@ -1,0 +1,129 @@
+"""`qgjet submit`: put jobs into the queue and leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qgjet.decide import OnDuplicate
+from qgjet.events import Slot
+from qgjet.settings import Settings
+from qgjet_cli import foreground, options, output
+from qgjet_cli.board import LEGACY_STATUS
+from qgjet_cli.client import Batch, Placed, open_client
+from qgjet_cli.exits import Exit
+from qgjet_cli.foreground import Interrupts
+from qgjet_cli.request import Asked, batch_of, settings_of
+from qgjet_cli.watch import unserved
+
+
+def submit(
+    test: options.Tests,
+    org_id: options.OrgId = None,
+    app_version_id: options.AppVersion = None,
+    target: options.OneTarget = None,
+    priority: options.Priority = None,
+    max_retries: options.MaxRetries = None,
+    infra_retries: options.InfraRetries = None,
+    execution_timeout: options.ExecutionTimeout = None,
+    queue_timeout: options.QueueTimeout = None,
+    on_duplicate: options.Duplicate = OnDuplicate.ATTACH,
+    tag: options.Tags = None,
+    suite_id: options.SuiteId = None,
+    idempotency_key: options.IdempotencyKey = None,
+    json: options.Json = False,
+    nats: options.Nats = None,
+    api: options.Api = None,
+    config: options.Config = None,
+) -> None:
+    """Submit tests and leave; `qgjet run` also waits for them.
+
+    With --json: one object for one path, a list for a pattern or several --test.
+    """
+    settings = settings_of(config, nats, api)
+    asked = Asked(
+        tests=test,
+        org_id=org_id,
+        app_version_id=app_version_id,
+        targets=[target] if target else [],
+        priority=priority,
+        max_retries=max_retries,
+        infra_retries=infra_retries,
+        execution_timeout=execution_timeout,
+        queue_timeout=queue_timeout,
+        on_duplicate=on_duplicate,
+        tags=tag or [],
+        suite_id=suite_id,
+        idempotency_key=idempotency_key,
+    )
+    batch = batch_of(asked, settings, suite=False)
+
+    async def body(_: Interrupts) -> Exit:
+        placed = await _submit(settings, batch)
+        if json:
+            answers = [answer(one) for one in placed]
+            output.json(answers[0] if len(test) == 1 and batch.requests[0].test == test[0] else answers)
+        else:
+            _tell(batch, placed)
+        return max(one.exit for one in placed)
+
+    foreground.run(body)
+
+
+async def _submit(settings: Settings, batch: Batch) -> list[Placed]:
+    async with open_client(settings, notice=output.note) as client:
+        placed = await client.submit(batch)
+        for warning in await unserved(client, slots_of(placed)):
+            output.warn(warning)
+    tell_refused(placed)
+    return placed
+
+
+def slots_of(placed: Sequence[Placed]) -> list[Slot]:
+    """Of the jobs that were accepted."""
+    return [slot_of(one) for one in placed if one.job_id]
+
+
+def slot_of(placed: Placed) -> Slot:
+    request = placed.request
+    return Slot(request.org_id, request.app_version_id, request.target, request.test)
+
+
+def tell_refused(placed: Sequence[Placed]) -> None:
+    for one in placed:
+        if one.error:
+            output.note(f"Error: {one.request.test} on {one.request.target}: {one.error}")
+
+
+def told(placed: Placed) -> str:
+    """S1's line, with what else there is to say."""
+    parts = [f"Job submitted! ID: {placed.job_id}", f"Status: {placed.status}"]
+    parts += ["attached to a live job of the same test"] if placed.attached else []
+    parts += [f"replaces job {placed.replaced}"] if placed.replaced else []
+    return " | ".join(parts)
+
+
+def _tell(batch: Batch, placed: Sequence[Placed]) -> None:
+    accepted = [one for one in placed if one.job_id]
+    for one in accepted:
+        output.line(told(one) + (f" | Test: {one.request.test}" if len(batch.requests) > 1 else ""))
+    if batch.suite_id and accepted:
+        output.line(f"Suite: {batch.suite_id} | Jobs: {len(accepted)}")
+
+
+def answer(placed: Placed) -> dict[str, object]:
+    request = placed.request
+    return {
+        "job_id": placed.job_id or None,
+        "status": placed.status,
+        "legacy_status": LEGACY_STATUS[placed.status] if placed.status else None,
+        "org_id": request.org_id,
+        "app_version_id": request.app_version_id,
+        "target": request.target,
+        "test": request.test,
+        "priority": placed.priority,
+        "suite_id": request.suite_id or None,
+        "attached": placed.attached,
+        "replaced": placed.replaced,
+        "seq": placed.seq or None,
+        "error": placed.error or None,
+    }

@@ -1,0 +1,60 @@
+"""Where settings are found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qgjet.errors import InvalidSettings
+from qgjet_cli import config
+
+
+def test_the_nearest_file_up_to_the_root_of_the_repository_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "repo" / "a" / "b"
+    inner.mkdir(parents=True)
+    (tmp_path / "qgjet.toml").write_text('org_id = "outside"')
+    monkeypatch.chdir(inner)
+    assert config.load(environ={}).org_id == "outside"
+    (tmp_path / "repo" / ".git").mkdir()
+    assert config.load(environ={}).org_id == ""
+    (tmp_path / "repo" / "qgjet.toml").write_text('org_id = "repo"')
+    assert config.load(environ={}).org_id == "repo"
+    assert config.load(environ={"QGJET_CONFIG": str(tmp_path / "qgjet.toml")}).org_id == "outside"
+    assert config.load(tmp_path / "qgjet.toml", environ={"QGJET_CONFIG": "nowhere"}).org_id == "outside"
+
+
+def test_directories_of_targets_count_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    (tmp_path / "qgjet.toml").write_text('[targets.a]\n[targets.b]\ndir = "apps/b"\n[targets.c]\ndir = "/c"\n')
+    settings = config.load(environ={})
+    assert [Path(settings.targets[name].dir) for name in "abc"] == [tmp_path, tmp_path / "apps/b", Path("/c")]
+
+
+@pytest.mark.parametrize(
+    "content", [b"org_id = ", b"\xff\xfe", b"queue = 3", b"unknown = 1", b'targets = "x"', b"[targets]\na = 1", b'[job]\npriority = "high"']
+)
+def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "qgjet.toml").write_bytes(content)
+    for environ in ({}, {"QGJET_QUEUE_REPLICAS": "1", "QGJET_TARGETS_A_SLOTS": "1"}):
+        with pytest.raises(InvalidSettings):
+            config.load(tmp_path / "qgjet.toml", environ=environ)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "q.toml").write_bytes(b'\xef\xbb\xbforg_id = "x"')
+    assert config.load(tmp_path / "q.toml", environ={}).org_id == "x"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_a_file_of_somebody_else_above_is_not_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "qgjet.toml").write_text('org_id = "evil"')
+    os.chown(tmp_path / "qgjet.toml", 12345, 12345)
+    monkeypatch.chdir(tmp_path / "inner")
+    with pytest.raises(InvalidSettings, match="belongs to another user"):
+        config.load(environ={})
+    monkeypatch.chdir(tmp_path)
+    assert config.load(environ={}).org_id == "evil"

@@ -1,0 +1,117 @@
+"""The command as a whole: help, version, start-up, and what may never be seen."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import resource
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+import qgjet
+from cli.commandline import BIN, Cli, Inside
+from qgjet.events import Slot, Status, Verdict
+from qgjet_cli import output, result
+from qgjet_cli.board import Track
+from qgjet_cli.exits import Exit
+
+
+@pytest.mark.parametrize("program", ["qgjet", "qgjob"])
+async def test_both_names_show_the_version_and_the_help(alone: Cli, program: str) -> None:
+    version = await alone("--version", program=program)
+    assert (version.code, version.out) == (0, f"qgjet {qgjet.__version__}\n")
+    bare, help_ = await alone(program=program), await alone("--help", program=program)
+    assert (bare.code, bare.out) == (0, help_.out)
+    for command in ("run", "submit", "status", "wait", "list", "cancel", "agent", "serve", "up", "doctor"):
+        assert re.search(rf"^  {command}  ", bare.out, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("command", ["run", "submit", "status", "wait", "list", "cancel", "agent", "serve", "up", "doctor"])
+async def test_every_command_explains_itself(inside: Inside, command: str) -> None:
+    ended = inside(command, "--help")
+    assert ended.code == 0
+    assert len(ended.out.splitlines()) > 5
+    if command in ("run", "wait"):
+        assert "124  --timeout was reached" in ended.out
+    if command in ("run", "submit"):
+        assert "0 runs first" in ended.out
+
+
+def test_the_help_costs_less_than_0_3_s() -> None:
+    """Best of three: other work on the machine is not ours."""
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([BIN / "qgjet", "--help"], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(spent) < 0.3, spent
+
+
+def test_the_start_brings_nothing_heavy_along() -> None:
+    heavy = {"nats", "httpx", "litestar", "rich", "uvloop", "sqlite3"}
+    code = f"import sys, qgjet_cli.main; print(*sorted({heavy!r} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "\n"
+
+
+def test_an_unexpected_error_is_one_line_and_no_verdict(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr("qgjet_cli.listing.settings_of", broken)
+    ended = inside("list")
+    assert (ended.code, ended.out) == (3, "")
+    assert ended.err == "Error: this is a defect of qgjet, please report it: ZeroDivisionError: by zero (QGJET_DEBUG=1 shows where)\n"
+
+
+def test_ctrl_c_before_anything_is_reached_is_130(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qgjet_cli.listing.settings_of", interrupted)
+    assert inside("list").code == Exit.INTERRUPTED
+
+
+async def test_a_terminal_without_an_arrow_gets_a_question_mark(cli: Cli) -> None:
+    ended = await cli("submit", "--test", "tests/ümläut→.spec.js", "--test", "b", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert ended.code == 0
+    assert "Test: tests/?ml?ut?.spec.js" in ended.out
+
+
+async def test_a_reader_that_leaves_early_is_no_error(over_api: Cli) -> None:
+    for args in (("list", "--json"), ("list",)):
+        reading, writing = os.pipe()
+        os.close(reading)
+        called = partial(subprocess.run, [BIN / "qgjet", *args], cwd=over_api.cwd, env=over_api.environment, stdout=writing, stderr=subprocess.PIPE, text=True)
+        process = await asyncio.to_thread(called)  # the API is in this process
+        os.close(writing)
+        assert (process.returncode, "Traceback" in process.stderr) == (0, False), process.stderr
+
+
+# -- output ----------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_reaches_a_terminal_as_a_control_sequence() -> None:
+    assert output.printable("a\x1b[31mb\u202ec\nd é 漢") == "a\\x1b[31mb\\u202ec\\nd é 漢"
+    assert output.one_line("  two\n\tlines \x07 ") == "two lines \\x07"
+    assert output.one_line("x" * 10, 5) == "xxxx…"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, ""), (0.04, "0.0s"), (59.94, "59.9s"), (59.96, "1m00s"), (245, "4m05s"), (3599.6, "1h00m"), (7380, "2h03m"), (273_600, "3d04h")],
+)
+def test_durations_are_short(seconds: float | None, text: str) -> None:
+    assert output.duration(seconds) == text
+
+
+def test_a_table_keeps_markup_and_long_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    track = Track(job_id="1", slot=Slot("o", "v", "[red]t", "a" * 150), status=Status.FAILED, verdict=Verdict.FAILED, reason="x", message="[bold]\nsecond line")
+    code = Exit.FAILED
+    result.show([result.of_track(track)], code, suite_id="", json=False)
+    (_, row) = capsys.readouterr().out.splitlines()
+    assert row.split() == ["a" * 150, "[red]t", "v", "failed", "0", "x:", "[bold]", "second", "line"]
