@@ -184,6 +184,6 @@ async def all_executed_once_at_a_time(log: EventLog, specs: Sequence[JobSpec], l
             assert final.verdict in ("passed", "flaky"), events
             assert sum(isinstance(event, Finished) for event in events) == 1
             assert 1 <= len(runs) <= sum(isinstance(event, Started) for event in events), (runs, events)
-    assert ledger.overlaps == []
-    assert ledger.under_way() == []
+    assert not ledger.overlaps, "\n".join(ledger.overlaps)
+    assert not ledger.under_way(), ledger.under_way()
     return told

@@ -1,0 +1,98 @@
+# make run: the example, from nothing to a table of verdicts. make test: everything. `make` lists the rest.
+# Needs make, git and Python 3.11 or later. What it installs stays in .venv, .tools and examples/shop/node_modules; a second run finds it there.
+
+VERSION ?= 1.0.0
+TESTS ?= tests/*.spec.*
+TARGETS ?= emulator device browserstack
+# the example fails for good or not at all, so a second try is enough to see it
+RETRIES ?= 1
+ARGS ?=
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+SHOP := examples/shop
+export PATH := $(CURDIR)/.tools/bin:$(BIN):$(PATH)
+
+RUNTIME := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+MODULES := $(SHOP)/node_modules/.package-lock.json
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help run up test check lint format suite bench soak chaos install dev node example nats-cli lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: install example  ## run the example's tests: VERSION=2.0.0 has bugs, TARGETS="emulator device", ARGS for more flags
+	@cd $(SHOP) && exec qgjet run --org-id shop --app-version-id '$(VERSION)' --test '$(TESTS)' $(TARGETS:%=--target %) --max-retries $(RETRIES) $(ARGS)
+
+up: install example  ## server, API and agents for the example, until Ctrl-C
+	@cd $(SHOP) && exec qgjet up $(ARGS)
+
+test: check  ## the whole suite, with format, lint, types and import directions before it: what CI runs
+
+check: dev example nats-cli lint suite  ## the same
+
+lint: dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+suite: dev example nats-cli
+	$(BIN)/python -m pytest $(ARGS)
+
+format: dev  ## format, and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install  ## throughput and latency, next to the raw client: ARGS="submit drain" for some of it
+	$(BIN)/python -m bench $(ARGS)
+
+chaos: dev  ## kill and cut everything in turn, then count: the part of the suite that does so
+	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+soak: dev  ## the same for many minutes, and a cluster of three
+	$(BIN)/python -m pytest tests/soak $(ARGS)
+
+install: $(RUNTIME)  ## the environment with qgjet in it
+
+dev: $(DEV)
+
+$(BIN)/python:
+	@tools/venv.sh $(VENV)
+
+$(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
+	@echo "installing qgjet"
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps --editable .
+	@touch $@
+
+$(DEV): requirements-dev.lock $(RUNTIME)
+	@echo "installing what the tests need"
+	@$(PIP) -r requirements-dev.lock
+	@touch $@
+
+node: | $(BIN)/python
+	@tools/node.sh $(BIN)/python
+
+example: node $(MODULES)
+
+$(MODULES): $(SHOP)/package-lock.json | node
+	@echo "installing the example's npm packages"
+	@cd $(SHOP) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+nats-cli:
+	@tools/nats-cli.sh
+
+# No index lines: the lock has to work with whatever registry pip is set up for.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --custom-compile-command 'make lock' pyproject.toml
+lock: dev  ## compile requirements*.lock anew from pyproject.toml; ARGS=--upgrade for newer versions
+	@$(PIP) uv
+	$(LOCK) -o requirements.lock $(ARGS)
+	$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock $(ARGS)
+
+clean:  ## remove everything that was installed or made here
+	rm -rf $(VENV) .tools $(SHOP)/node_modules $(SHOP)/.qgjet .qgjet dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

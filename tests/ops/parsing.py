@@ -1,0 +1,20 @@
+"""Whether a `qgjet` command line could be typed: parsed by the real app, not run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from qgjet_cli import main
+
+
+def parse(argv: Sequence[str]) -> str:
+    """The name of the command that `argv`, without the program, calls. Raises the app's own error for what it would refuse."""
+    main._register_heavy(argv)
+    group: Any = typer.main.get_command(main.app)
+    context = group.make_context("qgjet", list(argv))
+    name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+    command.make_context(name, rest, parent=context)
+    return str(name)

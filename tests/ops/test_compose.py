@@ -1,0 +1,119 @@
+"""docker-compose.yml and the Dockerfile, as far as they can be proven without an engine: whatever they name is there and is understood."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from litestar import Litestar
+
+from ops.commands import ROOT
+from ops.parsing import parse
+from qgjet.bus import SERVER_CEILING, SERVER_FLOOR, parse_version
+from qgjet.settings import Settings, load_settings
+from qgjet_projections.api.app import create_app
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = ("qg-api", "qg-worker")
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def stages() -> dict[str, list[list[str]]]:
+    """Stage -> its instructions, split into words; lines that a backslash joins are one."""
+    found: dict[str, list[list[str]]] = {}
+    stage = ""
+    for line in DOCKERFILE.replace("\\\n", " ").splitlines():
+        words = line.split()
+        if not words or line.startswith("#"):
+            continue
+        if words[0] == "FROM":
+            stage = words[-1]
+        found.setdefault(stage, []).append(words)
+    return found
+
+
+def command_of_image(stage: str) -> list[str]:
+    (line,) = re.findall(r"^CMD (.*)$", DOCKERFILE.split(f" AS {stage}\n")[1].split("\nFROM")[0], re.M)
+    return list(yaml.safe_load(line))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_commands_are_understood(name: str) -> None:
+    service = SERVICES[name]
+    for program, *argv in (service["command"], command_of_image(service["build"]["target"])):
+        assert program == "qgjet"
+        assert parse(argv) == {"qg-api": "serve", "qg-worker": "agent"}[name]
+
+
+def test_health_checks_ask_for_routes_that_exist() -> None:
+    app: Litestar = create_app(Settings())
+    routes = {route.path for route in app.routes}
+    check = SERVICES["qg-api"]["healthcheck"]["test"]
+    (url,) = re.findall(r"http://127\.0\.0\.1:8000(/\w+)", " ".join(check))
+    assert url in routes
+    compile(check[check.index("-c") + 1], "healthcheck", "exec")
+    assert check[1] == "python"
+
+
+def test_workers_can_be_scaled() -> None:
+    worker = SERVICES["qg-worker"]
+    assert not {"container_name", "ports", "hostname"} & worker.keys()
+    assert "--target" not in worker["command"]
+
+
+def test_everybody_finds_the_server() -> None:
+    listens = SERVICES["nats"]["environment"]["QGJET_NATS_LISTEN"]
+    for name in OURS:
+        assert SERVICES[name]["environment"]["QGJET_NATS_URL"] == f"nats://nats:{listens.rsplit(':', 1)[1]}"
+        assert SERVICES[name]["depends_on"]["nats"]["condition"] == "service_healthy"
+        assert load_settings("", SERVICES[name]["environment"]).nats_url
+
+
+def test_the_server_is_a_version_that_qgjet_accepts() -> None:
+    image, tag = SERVICES["nats"]["image"].split(":")
+    assert image == "nats"
+    assert SERVER_FLOOR <= parse_version(tag) < SERVER_CEILING
+
+
+def test_state_is_in_a_named_volume() -> None:
+    names = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ()) if not volume.startswith(".")}
+    assert names == set(COMPOSE["volumes"])
+
+
+def test_nothing_is_published_beyond_this_host_unless_asked() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert published
+    assert all(port.startswith("${QGJET_BIND:-127.0.0.1}:") for port in published)
+
+
+def test_images_are_built_from_stages_that_exist_and_run_as_nobody_special() -> None:
+    for name in OURS:
+        target = SERVICES[name]["build"]["target"]
+        assert target in stages()
+    assert ["USER", "qgjet"] in stages()["api"]
+    assert stages()["worker"][0] == ["FROM", "api", "AS", "worker"]
+    assert not any(words[0] == "USER" for words in stages()["worker"])
+
+
+def test_the_image_gets_what_it_copies() -> None:
+    """Sources exist, and .dockerignore lets them through."""
+    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    project = next(words[1].split("=")[1] for words in stages()["project"] if words[0] == "ARG")
+    for words in (words for stage in stages().values() for words in stage if words[0] == "COPY" and not words[1].startswith("--from")):
+        for source in (word.replace("${PROJECT}", project) for word in words[1:-1]):
+            assert (ROOT / source).exists(), source
+            assert not any(Path(source).match(pattern) for pattern in ignored), source
+    copied = {words[1] for words in stages()["build"] if words[0] == "COPY"}
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {package.split("/")[0] for package in wheel["packages"]} <= copied
+
+
+def test_the_image_installs_from_the_lock() -> None:
+    installs = [" ".join(words) for words in stages()["build"] if words[0] == "RUN"]
+    assert any("pip install -r requirements.lock" in line for line in installs)
+    assert any("--no-deps --no-index" in line for line in installs)

@@ -1,0 +1,129 @@
+"""README and docs say what is so: commands can be typed, settings exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from ops.commands import ROOT, environment
+from ops.parsing import parse
+from qgjet.agents.target import make_runner
+from qgjet.embedded import server_binary
+from qgjet.settings import AgentSettings, ApiSettings, JobSettings, QueueSettings, Settings, Target, load_settings
+from qgjet_cli.exits import Exit
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page: Path, *kinds: str) -> Iterator[str]:
+    return (text for kind, text in BLOCK.findall(page.read_text()) if kind in kinds)
+
+
+def commands() -> Iterator[str]:
+    """Every `qgjet …` and `qgjob …` that a page tells people to type."""
+    for page in PAGES:
+        for text in blocks(page, "sh", "console", "yaml"):
+            for line in text.splitlines():
+                found = re.search(r"(?:^|[$>] |exec |run: )(qgjet|qgjob) (.+)", line)
+                if found:
+                    yield found[2]
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_commands_can_be_typed(line: str) -> None:
+    argv = shlex.split(line, comments=True)
+    assert parse(argv) == next(word for word in argv if not word.startswith("-"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_make_targets_that_are_named_exist() -> None:
+    made = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    for page in PAGES:
+        for target in re.findall(r"(?:^\$ |`)make ([a-z-]+)", page.read_text(), re.M):
+            assert target in made, f"{page.name}: make {target}"
+
+
+def test_the_settings_of_the_readme_are_settings() -> None:
+    (text,) = blocks(ROOT / "README.md", "toml")
+    targets = load_settings(text).targets
+    assert targets.keys() == {"emulator", "browserstack", "ios"}
+    for target in targets.values():
+        make_runner(target)
+
+
+def test_the_pipeline_of_the_readme_is_one() -> None:
+    (text,) = blocks(ROOT / "README.md", "yaml")
+    assert yaml.safe_load(text)["e2e"]["steps"]
+
+
+def test_every_exit_code_is_in_the_readme() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \|", (ROOT / "README.md").read_text(), re.M)
+    named = {int(code) for row in rows for code in row.split(",")}
+    assert named == {int(code) for code in Exit} - {Exit.HUNG_UP}
+
+
+SECTIONS = {
+    "Top level": Settings,
+    "`[targets.<name>]`": Target,
+    "`[queue]`": QueueSettings,
+    "`[job]`": JobSettings,
+    "`[agent]`": AgentSettings,
+    "`[api]`": ApiSettings,
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_setting_is_documented_with_its_default(section: str) -> None:
+    (text,) = (part for part in re.split(r"^## ", (ROOT / "docs/settings.md").read_text(), flags=re.M) if part.startswith(section))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\|", text, re.M))
+    tables = {"queue", "job", "agent", "api", "targets"} if section == "Top level" else {"name"} if SECTIONS[section] is Target else set()
+    fields = {one.encode_name: one for one in msgspec.structs.fields(SECTIONS[section]) if one.encode_name not in tables}
+    assert rows.keys() == fields.keys()
+    for key, one in fields.items():
+        if isinstance(one.default, str | int | float) and one.default != "" and rows[key]:
+            assert _same(rows[key].strip("`"), one.default), key
+
+
+def _same(written: str, default: str | float) -> bool:
+    if isinstance(default, bool):
+        return written == str(default).lower()
+    if isinstance(default, str):
+        return written == default
+    seconds = load_settings(flags={"agent.poll": written}).agent.poll_s
+    return seconds == default
+
+
+def test_the_cluster_of_the_docs_is_accepted_by_the_server(tmp_path: Path) -> None:
+    (line,) = (line for text in blocks(ROOT / "docs/operations.md", "sh") for line in text.splitlines() if line.startswith("nats-server "))
+    (sed,) = (line for text in blocks(ROOT / "docs/operations.md", "sh") for line in text.splitlines() if line.startswith("sed "))
+    _, old, new, _ = shlex.split(sed)[1].split("/")
+    conf = (ROOT / "nats.conf").read_text()
+    assert conf.count(old) == 1
+    (tmp_path / "cluster.conf").write_text(conf.replace(old, new))
+    variables = {"QGJET_NATS_NAME": "n1", "QGJET_NATS_LISTEN": "0.0.0.0:4222", "QGJET_NATS_STORE": str(tmp_path)}
+    checked = subprocess.run(
+        [server_binary(), "-t", *shlex.split(line)[1:]], cwd=tmp_path, env=environment(**variables), capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+HOSTS = re.compile(r"py[p]i\.org|python[h]osted|registry\.npm[j]s|proxy\.go[l]ang")
+
+
+def test_no_registry_is_named() -> None:
+    own = [ROOT / name for name in ("Makefile", "Dockerfile", "docker-compose.yml", "requirements.lock", "requirements-dev.lock", "pyproject.toml")]
+    for file in [*own, *PAGES, *(ROOT / "tools").iterdir(), *(ROOT / ".github").rglob("*.yml")]:
+        assert not HOSTS.search(file.read_text()), file
