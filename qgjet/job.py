@@ -51,7 +51,7 @@ TRANSITIONS: dict[str, dict[Status | None, frozenset[Status]]] = {
 """event -> status before (None: empty slot) -> statuses it may lead to. `submitted` over a live job must name it in `replaces`."""
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class Job(Struct, frozen=True, kw_only=True, gc=False):
     """State of a slot: its latest job, live or finished."""
 
     job_id: str

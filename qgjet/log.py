@@ -34,7 +34,7 @@ _TRANSIENT = frozenset({429, 503})
 _ack_decoder = msgspec.json.Decoder(PubAck)
 
 
-class Recorded(Struct, frozen=True):
+class Recorded(Struct, frozen=True, gc=False):
     """One message of the log. `event` is None when this version cannot read it."""
 
     seq: int
@@ -263,7 +263,7 @@ def recorded(seq: int, subject: str, data: bytes) -> Recorded:
     return Recorded(seq, subject, event, data)
 
 
-class AckSubject(Struct, frozen=True):
+class AckSubject(Struct, frozen=True, gc=False):
     """What JetStream tells about a delivery in its reply subject, `$JS.ACK.<stream>.<consumer>.<…>`."""
 
     consumer: str

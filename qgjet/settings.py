@@ -167,6 +167,7 @@ def load_settings(text: str = "", environ: Mapping[str, str] | None = None, flag
     for key, value in (flags or {}).items():
         if value is not None:
             _set(data, tuple(key.split(".")), value)
+    _check_tables(data)
     targets = {name: _target(name, table) for name, table in data.pop("targets", {}).items()}
     settings = msgspec.structs.replace(_convert(data, Settings, ""), targets=targets)
     _check_values(settings)
@@ -222,8 +223,10 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
 
 
 def _set(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    for key in path[:-1]:
+    for depth, key in enumerate(path[:-1]):
         data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise InvalidSettings(".".join(path[: depth + 1]), "is no table")
     data[path[-1]] = value
 
 

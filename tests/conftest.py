@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from qgjet import streams
 from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.log import EventLog
+
+# Started in the background of a script, this process ignores Ctrl-C, and so would every command that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile(
+    "qgjet",
+    max_examples=60,
+    deadline=None,  # a machine under load is slow, not wrong
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,  # a gate answers the same every time; at a desk every run looks elsewhere
+)
+settings.load_profile("qgjet")
 
 
 @pytest.fixture

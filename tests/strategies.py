@@ -11,7 +11,6 @@ from types import UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import msgspec
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from factories import NOW, spec
@@ -32,9 +31,6 @@ from qgjet.decide import (
 from qgjet.errors import Refused
 from qgjet.events import EVENT_TYPES, TERMINAL, Event, JobSpec, Outcome, Status, Verdict
 from qgjet.job import Job, state_of
-
-settings.register_profile("qgjet", parent=settings.default, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("qgjet")  # a machine under load is slow, not wrong
 
 # Text
 

@@ -22,8 +22,8 @@ from qgjet_projections import schema
 from qgjet_projections.batch import Batch, Row, Standing, slot_key, standing_of
 from qgjet_projections.schema import instant, micros
 
-KNOWN_SLOTS = 20_000
-"""Slots whose latest job is kept in memory between batches, some 1.5 kB each."""
+KNOWN_SLOTS = 5_000
+"""Slots whose latest job is kept in memory between batches, some 1.5 kB each: those under way, mostly. Others are loaded with one statement per batch."""
 CHECKPOINT_PAGES = 8_000
 """Size of the write-ahead log at which SQLite copies it into the file: 32 MB; the default of 4 MB halves the rate of catching up."""
 _KEYS_PER_STATEMENT = (1, 64, 4_096)
