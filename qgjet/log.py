@@ -203,7 +203,7 @@ class EventLog:
 
     async def read(self, slot: Slot) -> tuple[Job | None, int]:
         """The slot's state, and the version that the next append has to expect: 0 for an empty slot."""
-        last = await self._get({"last_by_subj": subjects.slot_filter(slot)})
+        last = await self.last(slot)
         if last is None:
             return None, 0
         if last.event is not None:
@@ -212,6 +212,10 @@ class EventLog:
         history = await self.history(slot)
         job = fold((one.seq, one.event) for one in history if one.event is not None)
         return None if job is None else msgspec.structs.replace(job, version=history[-1].seq), history[-1].seq
+
+    async def last(self, slot: Slot) -> Recorded | None:
+        """The slot's last event, from the stream's leader."""
+        return await self._get({"last_by_subj": subjects.slot_filter(slot)})
 
     async def history(self, slot: Slot, *, from_seq: int = 1) -> list[Recorded]:
         """All events of a slot, oldest first, from the stream's leader."""

@@ -132,7 +132,7 @@ def _agents(asked: Deployment) -> dict[str, Any]:
         "description": "qgjet: agents that are alive",
         "subjects": [f"$KV.{AGENTS_BUCKET}.>"],
         "retention": "limits",
-        "storage": "memory",
+        "storage": "file",  # one in memory does not outlive a single server, and nobody would make it anew
         "max_msgs_per_subject": 1,
         "max_age": int(asked.agents_ttl_s * _NANOS),
         "discard": "new",

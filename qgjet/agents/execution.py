@@ -105,6 +105,9 @@ class Executor:
                         job = await self.event_log.load(delivery.spec.slot)
                 case Admission.LOSE:
                     assert job is not None
+                    too_early_s = await self._lease_left_s(delivery)
+                    if too_early_s > 0:
+                        return await self._give_back(delivery, too_early_s)
                     job = await self._lose(delivery, job)
                 case Admission.FORGET:
                     await delivery.ack()
@@ -117,6 +120,17 @@ class Executor:
                     return await self._give_back(delivery, self.queue_settings.visibility_timeout_s)
                 case admission:
                     assert_never(admission)
+
+    async def _lease_left_s(self, delivery: Delivery) -> float:
+        """What is left of the first visibility timeout since the slot's last event.
+
+        A server that was killed may have forgotten when it delivered a message last, and hands it out again at once: the log knows better.
+        """
+        last = await self.event_log.last(delivery.spec.slot)
+        if last is None or last.event is None:
+            return 0.0
+        age_s = (self.event_log.clock() - last.event.at).total_seconds()
+        return self.queue_settings.visibility_timeout_s - max(age_s, 0.0)
 
     async def _lose(self, delivery: Delivery, job: Job) -> Job | None:
         log.warning("job %s: agent %s lost attempt %d", job.job_id, job.agent, job.attempt)

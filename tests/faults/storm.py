@@ -17,11 +17,9 @@ from qgjet.errors import LogUnavailable
 from qgjet.events import JobSpec
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
-from qgjet.settings import QueueSettings
+from qgjet.settings import ApiSettings, QueueSettings, Settings
 from qgjet.subjects import Lane
-from qgjet_projections.janitor import Janitor
-from qgjet_projections.projector import Projector
-from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.service import open_service
 
 AGENTS = 3
 SLOTS = 4
@@ -30,7 +28,7 @@ QUEUE = QueueSettings(visibility_timeout_s=2.0, retry_base_s=0.02, retry_cap_s=0
 
 
 class Storm:
-    """Submits jobs until it is told to stop, while agents run them and a janitor looks after them: each with a connection of its own."""
+    """Submits jobs until it is told to stop, while agents run them and the API's janitor looks after them: each with a connection of its own."""
 
     def __init__(self, url: str, path: Path, *, queue: QueueSettings = QUEUE, jobs_per_s: float = 60.0, seed: int = 1) -> None:
         self.ledger = Ledger()
@@ -45,10 +43,11 @@ class Storm:
 
     @contextlib.asynccontextmanager
     async def raging(self) -> AsyncIterator[EventLog]:
-        """Agents, janitor and submissions for the length of a block; at its end everything that was accepted has been executed."""
+        """Agents, service and submissions for the length of a block; at its end everything that was accepted has been executed."""
         async with contextlib.AsyncExitStack() as stack:
             log = EventLog(await stack.enter_async_context(connect(self._url, name="test")))
-            await self._start_janitor(stack)
+            settings = Settings(nats_url=self._url, queue=self._queue, api=ApiSettings(database=str(self._path / "read-model.sqlite")))
+            await stack.enter_async_context(open_service(settings))
             for number in range(AGENTS):
                 bus = await stack.enter_async_context(connect(self._url, name=f"agent {number}"))
                 runners = watched(self.ledger, f"agent {number}", takes_s=self._takes_s)
@@ -62,13 +61,6 @@ class Storm:
                     await submitting
             await self._find_unanswered(log)
             self.told = await all_executed_once_at_a_time(log, self.accepted, self.ledger, within_s=60)
-
-    async def _start_janitor(self, stack: contextlib.AsyncExitStack) -> None:
-        log = EventLog(await stack.enter_async_context(connect(self._url, name="janitor")))
-        read_model = ReadModel.open(self._path / "read-model.sqlite")
-        stack.callback(read_model.close)
-        await stack.enter_async_context(Projector(log, read_model))
-        await stack.enter_async_context(Janitor(log, read_model, self._queue))
 
     def _takes_s(self, _: JobSpec) -> float:
         """Mostly short; one in twenty lives through several heartbeats."""

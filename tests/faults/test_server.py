@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -15,16 +17,19 @@ from factories import spec
 from faults.proxy import Proxy
 from faults.storm import Storm, drop_consumers, rage
 from faults.watched import Ledger, ended, watched
+from qgjet import presence
 from qgjet.agents.lease import HOLD
 from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer
+from qgjet.errors import LogUnavailable
 from qgjet.events import Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.settings import QueueSettings
-from qgjet.subjects import Lane
+from qgjet.subjects import Lane, lane_consumer
 
 VISIBILITY_S = FAST.visibility_timeout_s
+BRIEF = QueueSettings(visibility_timeout_s=1.0)
 LONGER = QueueSettings(visibility_timeout_s=3.0)
 """A restart, and the reconnecting after it, take a second on a busy machine."""
 
@@ -159,6 +164,52 @@ async def test_a_restart_of_the_server_does_not_hand_a_job_on_while_it_runs(
             await ended(log, job.slot)
         await relay.accept()
     assert ledger.overlaps == []
+
+
+async def test_a_restart_of_the_server_does_not_hand_on_what_was_started_a_moment_ago(
+    server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger
+) -> None:
+    """On disk the server takes the time of the message for that of its delivery, until the first heartbeat: what had waited long is due at once."""
+    job = spec()
+    lane = Lane(job.partition, job.rank)
+    await Queue(log.bus, BRIEF).ensure(lane)
+    await log.submit(job)
+    await eventually(lambda: is_overdue(log, lane))
+    async with (
+        connect(server.url, name="one") as one,
+        running_agent(EventLog(one), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 1.5), queue=BRIEF),
+    ):
+        await ledger.started(job.slot)
+        async with running_agent(log, tmp_path, runners=watched(ledger, "two", takes_s=lambda _: 1.5), queue=BRIEF, poll_s=0.05):
+            server.kill()
+            await server.start()
+            final = await ended(log, job.slot)
+    assert not ledger.overlaps, ledger.overlaps
+    assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)
+
+
+async def is_overdue(log: EventLog, lane: Lane) -> bool:
+    """Whether the last event is older than the lane's messages may be without an answer, by the server's clock."""
+    consumer = await log.bus.api(f"CONSUMER.INFO.QG_EVENTS.{lane_consumer(lane)}")
+    stream = await log.bus.api("STREAM.INFO.QG_EVENTS")
+    stored, now = (datetime.fromisoformat(text[:26]) for text in (stream["state"]["last_ts"], stream["ts"]))
+    return (now - stored).total_seconds() > consumer["config"]["ack_wait"] / 1e9
+
+
+async def test_agents_are_known_again_after_a_restart_of_the_server(server: NatsServer, log: EventLog, tmp_path: Path) -> None:
+    """A stream in memory does not outlive a single server. Whoever is not known is taken for gone, with all that runs there."""
+    async with running_agent(log, tmp_path) as agent:
+        await eventually(lambda: is_known(log, agent.instance))
+        server.stop()
+        await server.start()
+        await log.bus.wait_connected(10)
+        await eventually(lambda: is_known(log, agent.instance), what="the agent is known again")
+
+
+async def is_known(log: EventLog, instance: str) -> bool:
+    with contextlib.suppress(LogUnavailable):
+        return instance in {info.instance for info in await presence.agents(log.bus)}
+    return False
 
 
 def sent_at(hold_until: float) -> float:

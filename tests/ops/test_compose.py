@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from litestar import Litestar
 
-from ops.commands import ROOT
+from agents import eventually
+from ops.commands import ROOT, qgjet
 from ops.parsing import parse
 from qgjet.bus import SERVER_CEILING, SERVER_FLOOR, parse_version
+from qgjet.embedded import NatsServer
 from qgjet.settings import Settings, load_settings
 from qgjet_projections.api.app import create_app
 
@@ -89,6 +93,33 @@ def test_nothing_is_published_beyond_this_host_unless_asked() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert published
     assert all(port.startswith("${QGJET_BIND:-127.0.0.1}:") for port in published)
+
+
+async def test_the_services_run_jobs_together(server: NatsServer, tmp_path: Path) -> None:
+    """Their commands as processes of this host: one API, three agents, no flags but those of the file, except for addresses."""
+    (tmp_path / "qgjet.toml").write_text('[targets.emulator]\nrunner = "scripted"\n[targets.device]\nrunner = "scripted"\n')
+    api, worker = (SERVICES[name]["command"][1:] for name in OURS)
+    api = [{"0.0.0.0": "127.0.0.1", "8000": "0"}.get(word, word) for word in api]
+    async with contextlib.AsyncExitStack() as stack:
+        serving = await stack.enter_async_context(qgjet(*api, cwd=tmp_path, QGJET_NATS_URL=server.url))
+        url = (await serving.says("API on")).split("API on ")[1].split(",")[0]
+        for _ in range(3):
+            await (await stack.enter_async_context(qgjet(*worker, cwd=tmp_path, QGJET_NATS_URL=server.url))).says("serves")
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=url))
+
+        async def three_agents() -> bool:
+            return len((await client.get("/agents")).json()["agents"]) == 3
+
+        await eventually(three_agents)
+        for number in range(12):
+            body = {"org_id": "acme", "app_version_id": "1", "test_path": f"tests/{number}.spec.js", "target": ("emulator", "device")[number % 2]}
+            assert (await client.post("/submit", json=body)).is_success
+
+        async def all_done() -> bool:
+            jobs = (await client.get("/jobs")).json()["jobs"]
+            return len(jobs) == 12 and all(job["status"] == "done" for job in jobs)
+
+        await eventually(all_done)
 
 
 def test_images_are_built_from_stages_that_exist_and_run_as_nobody_special() -> None:
