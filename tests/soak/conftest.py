@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from faults.conftest import relay, yard
+from faults.conftest import yard
 
-__all__ = ["relay", "yard"]
+__all__ = ["yard"]
 
 HERE = Path(__file__).resolve().parent
 
