@@ -186,7 +186,8 @@ class Executor:
     async def _stopped_early(self, delivery: Delivery, lease: Lease, job: Job) -> Result:
         if lease.tether.reason is StopReason.DRAINED:
             return await self._release(delivery, job, DRAINED, "")
-        return await self._give_back(delivery, 0.0)  # whoever gets it next looks at the log first
+        # the lease is over: the message comes again by itself, and giving it back late would take it from whoever has it then
+        return Result(again_in_s=self.queue_settings.visibility_timeout_s)
 
     # -- the run -----------------------------------------------------------------------------------------------------
 

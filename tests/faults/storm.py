@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agents import running_agent
 from factories import spec
-from faults.watched import Ledger, all_executed_once_at_a_time, watched
+from faults.watched import Ledger, all_executed_once_at_a_time, patiently, watched
 from qgjet.bus import connect
 from qgjet.errors import LogUnavailable
 from qgjet.events import JobSpec
@@ -85,7 +85,7 @@ class Storm:
     async def _find_unanswered(self, log: EventLog) -> None:
         """A job whose submission got no answer exists or does not; when it does, it is owed the same."""
         for job in self.unanswered:
-            if await log.load(job.slot) is not None:
+            if await patiently(lambda job=job: log.load(job.slot)) is not None:  # type: ignore[misc]
                 self.accepted.append(job)
 
 

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -18,6 +19,8 @@ from qgjet.errors import LogUnavailable
 from qgjet.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, event_type
 from qgjet.job import Job, broken_rule, evolve
 from qgjet.log import EventLog
+
+T = TypeVar("T")
 
 
 class Run(Struct):
@@ -159,6 +162,15 @@ async def ended(log: EventLog, slot: Slot, *, within_s: float = 15.0) -> Job:
     return job
 
 
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again while the server is away."""
+    while True:
+        try:
+            return await ask()
+        except LogUnavailable:
+            await asyncio.sleep(0.1)
+
+
 async def legal_history(log: EventLog, slot: Slot) -> list[Event]:
     """The slot's known events, oldest first, after a look that every one was allowed where it stands."""
     job: Job | None = None
@@ -178,7 +190,7 @@ async def all_executed_once_at_a_time(log: EventLog, specs: Sequence[JobSpec], l
     async with asyncio.timeout(within_s):
         for spec in specs:
             final = await ended(log, spec.slot, within_s=within_s)
-            events = await legal_history(log, spec.slot)
+            events = await patiently(lambda slot=spec.slot: legal_history(log, slot))  # type: ignore[misc]
             told.update(map(event_type, events))
             runs = ledger.of(spec.slot)
             assert final.verdict in ("passed", "flaky"), events
