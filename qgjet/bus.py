@@ -19,6 +19,7 @@ import nats
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from qgjet.clock import within
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
@@ -30,6 +31,7 @@ SERVER_FLOOR = (2, 15, 1)
 SERVER_CEILING = (2, 16, 0)
 """2.16 sends acknowledgement subjects that nats-py 2.16 cannot read."""
 REQUEST_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 2.0
 _SWEEP_S = 0.25
 _WATCHDOG_S = 10.0
 
@@ -136,6 +138,19 @@ class Bus:
         if "error" in answer:
             raise JetStreamError(subject, msgspec.convert(answer["error"], ApiError))
         return answer
+
+    async def stop_listening(self, subscription: Subscription) -> None:
+        """Unsubscribe, and let its callback have what the server had sent by then. Never raises; a server that is away is not waited for long."""
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await subscription.drain()  # type: ignore[no-untyped-call]
+        except BaseException as error:
+            # nats-py has closed it but kept it, and would subscribe it again after a reconnect
+            subscription._closed = False
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await subscription.unsubscribe()
+            if not isinstance(error, nats.errors.Error | OSError | TimeoutError):
+                raise
 
     async def _answer(self, message: Msg) -> None:
         pending = self._pending.pop(message.subject, None)

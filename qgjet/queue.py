@@ -198,11 +198,10 @@ class Queue:
         # a group per filter: one queue name over two filters would be one group, and agents of two targets would take each other's bells
         subscriptions = [await self.bus.client.subscribe(one, queue=_group(one), cb=ring) for one in filters]
 
-        async def unsubscribe() -> None:
-            for subscription in subscriptions:
-                await subscription.unsubscribe()
+        async def stop() -> None:
+            await asyncio.gather(*map(self.bus.stop_listening, subscriptions))
 
-        return unsubscribe
+        return stop
 
     async def ring(self, lane: Lane) -> None:
         """Tell one idle agent, if there is any, that more waits in `lane` than this one can take."""

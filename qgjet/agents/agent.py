@@ -111,9 +111,7 @@ class Agent:
         return self._draining.is_set()
 
     async def _say_goodbye(self) -> None:
-        for unsubscribe in list(self._deaf.values()):
-            with contextlib.suppress(Exception):
-                await unsubscribe()
+        await asyncio.gather(*(stop() for stop in self._deaf.values()), return_exceptions=True)
         await asyncio.gather(*(slot.release() for slot in self._slots), return_exceptions=True)
         with contextlib.suppress(LogUnavailable):
             await withdraw(self._log.bus, self.instance)
@@ -260,13 +258,13 @@ class Agent:
     async def _listen(self) -> None:
         """Hear the bell of a target exactly while a slot of it is free: a bell that nobody can answer is for somebody else."""
         while True:
+            self._slots_changed.clear()
             wanted = {slot.target for slot in self._slots if not slot.busy} if self._busy < self._limit and not self.draining else set()
             with contextlib.suppress(LogUnavailable):
                 for target in wanted - self._deaf.keys():
                     self._deaf[target] = await self._queue.listen(target, self._rung)
                 for target in self._deaf.keys() - wanted:
                     await self._deaf.pop(target)()
-            self._slots_changed.clear()
             await self._slots_changed.wait()
 
     async def _rung(self, lane: Lane) -> None:

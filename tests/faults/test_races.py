@@ -383,6 +383,31 @@ async def listening(*agents: Agent) -> bool:
     return all("emulator" in agent._deaf for agent in agents)
 
 
+async def test_a_bell_under_way_is_heard_by_one_who_stops_listening(log: EventLog) -> None:
+    """The server chose this listener for it: nobody else hears of the job."""
+    heard: list[Lane] = []
+    busy, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hear(lane: Lane) -> None:
+        heard.append(lane)
+        busy.set()
+        await go_on.wait()
+
+    queue = Queue(log.bus, FAST)
+    stop = await queue.listen("emulator", hear)
+    lanes = [Lane(spec(app_version_id=f"{number}").partition, 5) for number in range(3)]
+    await queue.ring(lanes[0])
+    await busy.wait()
+    await queue.ring(lanes[1])
+    stopping = asyncio.create_task(stop())
+    await log.bus.client.flush()
+    await queue.ring(lanes[2])
+    go_on.set()
+    await stopping
+    await log.bus.client.flush()
+    assert heard == lanes[:2]
+
+
 async def test_a_lost_server_is_not_asked_once_for_every_job_that_waits(
     server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
