@@ -13,10 +13,10 @@ from typing import TypeVar
 from msgspec import Struct
 
 from agents import eventually
-from qgjet.agents.runner import Attempt, Runner, Session, Tether
+from qgjet.agents.runner import Attempt, Runner, Session, StopReason, Tether
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.errors import LogUnavailable
-from qgjet.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, event_type
+from qgjet.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, Verdict, event_type
 from qgjet.job import Job, broken_rule, evolve
 from qgjet.log import EventLog
 
@@ -126,6 +126,16 @@ class WatchedRunner:
                 asyncio.get_running_loop().call_later(self._takes_s(attempt.spec), gate.set)
             session = await ScriptedRunner(self._outcomes, gate=gate).prepare(attempt.spec.partition, attempt.directory)
             return await session.run(attempt)
+
+
+class StubbornRunner(WatchedRunner):
+    """Its jobs hear no stop. They end when they are killed: when their hold is over."""
+
+    async def run(self, attempt: Attempt) -> Outcome:
+        with self._ledger.running(attempt, self._by):
+            while (left_s := attempt.tether.hold_until - time.monotonic()) > 0:  # noqa: ASYNC110 - what is killed hears of nothing
+                await asyncio.sleep(left_s)
+        return Outcome(verdict=Verdict.INFRA_ERROR, reason=StopReason.LEASE_LOST)
 
 
 class WatchedSession:
