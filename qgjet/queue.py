@@ -39,6 +39,8 @@ TAKE_TIMEOUT_S = 1.0
 _PAGE = 256
 _NO_CONSUMER = frozenset({"409", "503"})
 _NOT_FOUND = 10014
+_OTHER_SETTINGS = 10148
+"""The consumer is there, and not as asked for."""
 _NANOS = 1_000_000_000
 
 
@@ -54,6 +56,8 @@ class LaneState(Struct, frozen=True, kw_only=True):
     """Stream sequence of the last delivery: what waits is younger."""
     last_active: datetime
     """When the consumer delivered last, or was made."""
+    ack_wait_ns: int
+    max_deliver: int
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
@@ -99,11 +103,37 @@ class Queue:
         self._ensured: set[Lane] = set()
 
     async def ensure(self, lane: Lane) -> None:
-        """Make the lane's consumer, or give an old one the settings in force. Idempotent, about 1.3 ms."""
-        name = subjects.lane_consumer(lane)
-        config = self._config(lane, name)
-        await self.bus.api(f"CONSUMER.CREATE.{STREAM}.{name}.{config['filter_subject']}", {"stream_name": STREAM, "config": config, "action": ""})
+        """Make the lane's consumer if there is none, and make its leases longer if ours are. Idempotent, about 1.3 ms."""
+        try:
+            await self._put(lane, "create")
+        except JetStreamError as error:
+            if error.error.err_code != _OTHER_SETTINGS:
+                raise
+            await self._lengthen(lane)
         self._ensured.add(lane)
+
+    async def _lengthen(self, lane: Lane) -> None:
+        """One that waits less than our heartbeats count on would hand our jobs on; one that waits longer does no harm."""
+        info = await self.bus.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")
+        if info["config"]["ack_wait"] < self._ack_wait_ns:
+            await self.renew(lane)
+
+    async def renew(self, lane: Lane) -> None:
+        """Make the lane's consumer, or give the one that is there the settings in force."""
+        await self._put(lane, "")
+
+    async def _put(self, lane: Lane, action: str) -> None:
+        config = self._config(lane, subjects.lane_consumer(lane))
+        subject = f"CONSUMER.CREATE.{STREAM}.{config['name']}.{config['filter_subject']}"
+        await self.bus.api(subject, {"stream_name": STREAM, "config": config, "action": action})
+
+    def is_current(self, state: LaneState) -> bool:
+        """Whether the lane's consumer has the settings in force."""
+        return (state.ack_wait_ns, state.max_deliver) == (self._ack_wait_ns, self.settings.max_deliver)
+
+    @property
+    def _ack_wait_ns(self) -> int:
+        return int((self.settings.visibility_timeout_s + ACK_WAIT_SLACK_S) * _NANOS)
 
     def _config(self, lane: Lane, name: str) -> dict[str, Any]:
         return {
@@ -112,7 +142,7 @@ class Queue:
             "filter_subject": subjects.lane_filter(lane),
             "deliver_policy": "all",
             "ack_policy": "explicit",
-            "ack_wait": int((self.settings.visibility_timeout_s + ACK_WAIT_SLACK_S) * _NANOS),
+            "ack_wait": self._ack_wait_ns,
             "max_deliver": self.settings.max_deliver,
             "max_ack_pending": MAX_ACK_PENDING,
             "replay_policy": "instant",
@@ -186,7 +216,8 @@ class Queue:
     async def listen(self, target: str, on_bell: Callable[[Lane], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """Hear that a lane of `target` has work, as one of all listeners each time; gives the way to stop listening.
 
-        A bell is a hint: it rings before the event is stored, may be missed and may be wrong.
+        A bell is a hint: it rings before the event is stored, may be missed and may be wrong. Those that the server has sent before it knows that nobody
+        listens here any more are still heard: they were for one listener only, and nobody else will hear of them.
         """
 
         async def ring(message: Msg) -> None:
@@ -229,6 +260,8 @@ def _lane_state(info: dict[str, Any]) -> LaneState | None:
         pending=info["num_pending"],
         unacknowledged=info["num_ack_pending"],
         since=info["delivered"]["stream_seq"],
+        ack_wait_ns=info["config"]["ack_wait"],
+        max_deliver=info["config"]["max_deliver"],
         last_active=msgspec.convert(info["delivered"].get("last_active") or info["created"], datetime),
     )
 

@@ -23,6 +23,10 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 RUNNERS = ("appwright", "command", "scripted")
 
 
+DEFAULT_VISIBILITY_TIMEOUT_S = 30.0
+DEFAULT_MAX_DELIVER = 20
+
+
 class Deployment(Struct, frozen=True, kw_only=True):
     """What everybody on one server has to agree on; stored with the log's stream by whoever comes first."""
 
@@ -32,6 +36,8 @@ class Deployment(Struct, frozen=True, kw_only=True):
     max_consumers: int = 10_000
     """Explicit, because 2.15 limits a stream to 1000 consumers otherwise."""
     agents_ttl_s: float = 30.0
+    visibility_timeout_s: float = DEFAULT_VISIBILITY_TIMEOUT_S
+    max_deliver: int = DEFAULT_MAX_DELIVER
 
     def rank(self, priority: int) -> int:
         """Priority 0-9 to rank: 0 runs first."""
@@ -81,16 +87,28 @@ class QueueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Fixed when the log is made. `low-first`: priority 0 is the most urgent."""
     replicas: int = 1
     """3 on a cluster."""
-    visibility_timeout_s: float = field(default=30.0, name="visibility_timeout")
-    """A job whose agent is silent for this long is given to another one."""
-    max_deliver: int = 20
-    """Deliveries of one message that the server allows, whatever our code does."""
+    visibility_timeout_s: float = field(default=DEFAULT_VISIBILITY_TIMEOUT_S, name="visibility_timeout")
+    """A job whose agent is silent for this long is given to another one. Stored with the log: the API's value is in force for all."""
+    max_deliver: int = DEFAULT_MAX_DELIVER
+    """Deliveries of one message that the server allows, whatever our code does. Stored with the log, too."""
     retry_base_s: float = field(default=1.0, name="retry_base")
     retry_cap_s: float = field(default=60.0, name="retry_cap")
 
     @property
     def deployment(self) -> Deployment:
-        return Deployment(priority_order=self.priority_order, replicas=self.replicas)
+        return Deployment(
+            priority_order=self.priority_order, replicas=self.replicas, visibility_timeout_s=self.visibility_timeout_s, max_deliver=self.max_deliver
+        )
+
+    def agreed(self, deployment: Deployment) -> QueueSettings:
+        """These settings with what is in force on the server in place of what was asked for."""
+        return msgspec.structs.replace(
+            self,
+            priority_order=deployment.priority_order,
+            replicas=deployment.replicas,
+            visibility_timeout_s=deployment.visibility_timeout_s,
+            max_deliver=deployment.max_deliver,
+        )
 
     @property
     def backoff(self) -> Backoff:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import msgspec
+
+from qgjet import presence
 from qgjet.bus import Bus, JetStreamError
 from qgjet.errors import IncompatibleServer
-from qgjet.settings import Deployment
+from qgjet.settings import DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
 from qgjet.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM
+
+log = logging.getLogger(__name__)
 
 _NANOS = 1_000_000_000
 _DAY_S = 86_400
 _NOT_FOUND = 10059
 _IN_USE = 10058
 _PRIORITY_KEY = "qgjet.priority_order"
+_VISIBILITY_KEY = "qgjet.visibility_timeout"
+"""In seconds."""
+_MAX_DELIVER_KEY = "qgjet.max_deliver"
 
 
 async def ensure(bus: Bus, wanted: Deployment | None = None) -> Deployment:
     """Create what is missing and return the deployment in force.
 
     An existing log keeps its priority order: ranks are in its subjects. Raises IncompatibleServer when `wanted` asks for another one, or
-    when a stream of our name was set up by somebody else for something else.
+    when a stream of our name was set up by somebody else for something else. It also keeps its visibility timeout; `change_leases` is for that.
     """
     asked = wanted or Deployment()
     existing = await stream_config(bus, STREAM)
@@ -43,11 +52,47 @@ def deployment_of(config: dict[str, Any]) -> Deployment:
     problems = [f"{key} is {config.get(key)!r}, must be {value!r}" for key, value in _ESSENTIAL.items() if config.get(key, False) != value]
     if problems:
         raise IncompatibleServer(f"stream {STREAM} cannot serve as the event log: " + "; ".join(problems))
-    return Deployment(
-        priority_order=(config.get("metadata") or {}).get(_PRIORITY_KEY, "low-first"),
-        replicas=int(config.get("num_replicas", 1)),
-        max_consumers=int(config.get("max_consumers", -1)),
-    )
+    metadata = config.get("metadata") or {}
+    try:
+        return Deployment(
+            priority_order=metadata.get(_PRIORITY_KEY, "low-first"),
+            replicas=int(config.get("num_replicas", 1)),
+            max_consumers=int(config.get("max_consumers", -1)),
+            visibility_timeout_s=float(metadata.get(_VISIBILITY_KEY, DEFAULT_VISIBILITY_TIMEOUT_S)),
+            max_deliver=int(metadata.get(_MAX_DELIVER_KEY, DEFAULT_MAX_DELIVER)),
+        )
+    except ValueError as error:
+        raise IncompatibleServer(f"the metadata of stream {STREAM} cannot be read: {error}") from error
+
+
+async def change_leases(bus: Bus, wanted: Deployment) -> Deployment:
+    """Put the visibility timeout and the limit of deliveries of `wanted` in force for whoever starts from now on; gives the deployment in force.
+
+    Agents that run keep to the timeout that they started with. That is safe while theirs is the shorter one. A shorter one is not put in force while agents are
+    alive: their jobs would be given to others between two heartbeats.
+    """
+    config = await stream_config(bus, STREAM)
+    if config is None:
+        return await ensure(bus, wanted)
+    in_force = deployment_of(config)
+    if (in_force.visibility_timeout_s, in_force.max_deliver) == (wanted.visibility_timeout_s, wanted.max_deliver):
+        return in_force
+    if wanted.visibility_timeout_s < in_force.visibility_timeout_s and (alive := await presence.agents(bus)):
+        log.warning(
+            "the visibility timeout stays at %gs: %d running agents rely on it; stop them and start anew for %gs",
+            in_force.visibility_timeout_s,
+            len(alive),
+            wanted.visibility_timeout_s,
+        )
+        return in_force
+    metadata = (config.get("metadata") or {}) | _lease_metadata(wanted)
+    await bus.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": metadata}, timeout_s=15.0)
+    log.info("the visibility timeout is now %gs for every agent that starts", wanted.visibility_timeout_s)
+    return msgspec.structs.replace(in_force, visibility_timeout_s=wanted.visibility_timeout_s, max_deliver=wanted.max_deliver)
+
+
+def _lease_metadata(wanted: Deployment) -> dict[str, str]:
+    return {_VISIBILITY_KEY: f"{wanted.visibility_timeout_s:g}", _MAX_DELIVER_KEY: str(wanted.max_deliver)}
 
 
 async def stream_config(bus: Bus, name: str) -> dict[str, Any] | None:
@@ -91,7 +136,7 @@ def _events(asked: Deployment) -> dict[str, Any]:
         "discard": "new",
         "num_replicas": asked.replicas,
         "duplicate_window": 120 * _NANOS,
-        "metadata": {_PRIORITY_KEY: asked.priority_order},
+        "metadata": {_PRIORITY_KEY: asked.priority_order} | _lease_metadata(asked),
     }
 
 

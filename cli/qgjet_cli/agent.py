@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 
 from qgjet import streams
 from qgjet.agents.agent import Agent
@@ -18,7 +19,7 @@ from qgjet.agents.target import make_runner
 from qgjet.bus import Bus, connect
 from qgjet.errors import InvalidSettings
 from qgjet.log import EventLog
-from qgjet.settings import Settings, Target
+from qgjet.settings import DEFAULT_VISIBILITY_TIMEOUT_S, QueueSettings, Settings, Target
 from qgjet.subjects import STREAM
 from qgjet_cli import config, daemon, options
 from qgjet_cli.output import counted
@@ -72,7 +73,7 @@ async def _serve(settings: Settings) -> int:
     chosen = chosen_targets(settings)  # before anything is touched: a typo is answered at once
     url = settings.nats_url or DEFAULT_NATS_URL
     async with connect(url, name="qgjet-agent", timeout_s=CONNECT_TIMEOUT_S) as bus, work_dir(settings) as directory:
-        await ensure_streams(bus, settings)
+        settings = replace(settings, queue=await queue_in_force(bus, settings.queue))
         one = make_agent(settings, EventLog(bus), directory)
         log.info("agent %s serves %s on %s", one.instance, ", ".join(map(_described, chosen)), bus.url)
         with daemon.stopping(lambda: drain(one), lambda: halt(one)) as stops:
@@ -112,10 +113,15 @@ def make_agent(settings: Settings, event_log: EventLog, directory: Path) -> Agen
     return Agent(event_log, runners, slots, directory, settings.agent, settings.queue)
 
 
-async def ensure_streams(bus: Bus, settings: Settings) -> None:
-    """Make what is missing. A log that is there stays as it is: an agent has no part in how priorities are ranked."""
+async def queue_in_force(bus: Bus, asked: QueueSettings) -> QueueSettings:
+    """Make what is missing. A log that is there stays as it is: an agent ranks priorities, and counts its leases, as agreed there."""
     there = await streams.stream_config(bus, STREAM) is not None
-    await streams.ensure(bus, None if there else settings.queue.deployment)
+    in_force = asked.agreed(await streams.ensure(bus, None if there else asked.deployment))
+    if asked.visibility_timeout_s not in (in_force.visibility_timeout_s, DEFAULT_VISIBILITY_TIMEOUT_S):
+        log.warning(
+            "the visibility timeout is %gs on this server, not %gs: the API's settings say so", in_force.visibility_timeout_s, asked.visibility_timeout_s
+        )
+    return in_force
 
 
 @contextlib.asynccontextmanager

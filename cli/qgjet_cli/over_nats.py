@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 
 from qgjet import presence, streams, subjects
-from qgjet.bus import Bus, JetStreamError, open_bus
+from qgjet.bus import Bus, open_bus
 from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError
 from qgjet.events import JobSpec, Status, Submitted
@@ -24,7 +24,6 @@ from qgjet_cli.exits import CannotReach, of_error
 BY = "cli"
 PAUSE_S = 0.2
 SUBMIT_PATIENCE_S = 30.0
-_NO_CONSUMER = 10014
 
 
 @contextlib.asynccontextmanager
@@ -55,7 +54,7 @@ class NatsClient:
         self.where = f"NATS at {bus.url}"
         self._bus = bus
         self._log = EventLog(bus)
-        self._queue = Queue(bus, settings.queue)
+        self._queue = Queue(bus, settings.queue.agreed(deployment))
         self._settings = settings
         self._deployment = deployment
         self._patience_s = patience_s
@@ -85,14 +84,9 @@ class NatsClient:
         )
 
     async def _ensure_lanes(self, specs: Sequence[JobSpec]) -> None:
-        """Make missing consumers, so that the jobs are found without a janitor too. Those that are there keep their owner's visibility timeout."""
+        """Make missing consumers, so that the jobs are found without a janitor too."""
         for lane in sorted({Lane(spec.partition, spec.rank) for spec in specs}):
-            try:
-                await self._bus.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")
-            except JetStreamError as error:
-                if error.error.err_code != _NO_CONSUMER:
-                    raise
-                await self._queue.ensure(lane)
+            await self._queue.ensure(lane)
 
     async def _earlier(self, spec: JobSpec) -> Accepted | None:
         """The answer that the same idempotency key got before, for the same slot. Raises InvalidInput when it was another request's."""

@@ -17,7 +17,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
-from qgjet import presence
+from qgjet import presence, streams
 from qgjet.bus import JetStreamError
 from qgjet.decide import Command, Expire, Lose, Requeue
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused
@@ -25,7 +25,7 @@ from qgjet.events import Requeued, Slot, Status, Submitted
 from qgjet.log import EventLog, Recorded
 from qgjet.queue import LaneState, Queue
 from qgjet.settings import QueueSettings
-from qgjet.subjects import ADVISORIES, Lane, parse_job_subject
+from qgjet.subjects import ADVISORIES, STREAM, Lane, parse_job_subject
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.views import LiveJob
 
@@ -53,7 +53,6 @@ class Janitor:
         self._log = event_log
         self._read_model = read_model
         self._queue = Queue(event_log.bus, settings)
-        self._visibility_s = settings.visibility_timeout_s
         self._advisory_seq = 1
         self._missing: dict[tuple[str, int], float] = {}
         """(agent, attempt's `started`) -> when it was first not present, by the loop's clock."""
@@ -81,6 +80,7 @@ class Janitor:
     async def round(self) -> None:
         """One look at everything. Harmless at any time and any number of times."""
         await self._hear_advisories()
+        await self._read_settings()
         states = {state.lane: state for state in await self._queue.lanes()}
         queued, running = await asyncio.to_thread(self._live)
         await self._open_lanes({_lane(job) for job in queued}, states)
@@ -89,6 +89,16 @@ class Janitor:
         await self._lose_abandoned(running)
         await self._close_idle_lanes(states, {_lane(job) for job in queued})
 
+    async def _read_settings(self) -> None:
+        """Another API process may have put others in force; two that hold on to their own would take turns with every consumer."""
+        config = await streams.stream_config(self._log.bus, STREAM)
+        if config is not None:
+            self._queue.settings = self._queue.settings.agreed(streams.deployment_of(config))
+
+    @property
+    def _visibility_s(self) -> float:
+        return self._queue.settings.visibility_timeout_s
+
     def _live(self) -> tuple[list[LiveJob], list[LiveJob]]:
         jobs = list(self._read_model.live_jobs())
         return [job for job in jobs if job.status is Status.QUEUED], [job for job in jobs if job.status is Status.RUNNING]
@@ -96,7 +106,9 @@ class Janitor:
     # -- lanes -------------------------------------------------------------------------------------------------------
 
     async def _open_lanes(self, wanted: set[Lane], states: dict[Lane, LaneState]) -> None:
-        """A lane with queued jobs has a consumer, and idle agents hear of it should they have missed the bell."""
+        """A lane with queued jobs has a consumer, and idle agents hear of it should they have missed the bell. All have the settings in force."""
+        for outdated in [state.lane for state in states.values() if not self._queue.is_current(state)]:
+            await self._queue.renew(outdated)
         for lane in sorted(wanted):
             state = states.get(lane)
             try:

@@ -18,7 +18,7 @@ from qgjet.clock import Clock, utc_now, within
 from qgjet.errors import IncompatibleServer, LogUnavailable, QgjetError
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
-from qgjet.settings import Settings
+from qgjet.settings import Deployment, Settings
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
@@ -104,7 +104,7 @@ class Service:
 
     async def _connected(self) -> None:
         async with connect(self.nats_url, name="qgjet-api") as bus:
-            self.deployment = await streams.ensure(bus, self.settings.queue.deployment)
+            self.deployment = await _agree(bus, self.settings)
             self._log = EventLog(bus, self.clock)
             try:
                 await self._project_for_ever(self._log)
@@ -141,7 +141,7 @@ class Service:
             if bus.is_connected and bus.reconnects != reconnects:
                 with contextlib.suppress(LogUnavailable):  # gone again: the next round tries again
                     seen = bus.reconnects
-                    await streams.ensure(bus, self.settings.queue.deployment)  # the server may be a new, empty one
+                    await _agree(bus, self.settings)  # the server may be a new, empty one
                     reconnects = seen
             await asyncio.sleep(WATCH_S)
 
@@ -196,6 +196,12 @@ class Service:
             return await self.agents()
         except QgjetError:
             return None
+
+
+async def _agree(bus: Bus, settings: Settings) -> Deployment:
+    """Make what is missing, and put this process's leases in force for the agents that start from now on."""
+    await streams.ensure(bus, settings.queue.deployment)
+    return await streams.change_leases(bus, settings.queue.deployment)
 
 
 def _lost(bus: Bus, since: float | None, now: float) -> float | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from faults.crew import Crew, Yard, crew
+from faults.crew import SOON, Crew, Yard, crew
 from faults.proxy import Proxy, proxy
 from faults.watched import Ledger
+from qgjet import streams
 from qgjet.bus import Bus
 from qgjet.embedded import NatsServer
 from qgjet_projections.readmodel import ReadModel
@@ -39,8 +40,9 @@ def yard(tmp_path: Path) -> Yard:
 
 
 @pytest.fixture
-def agents(server: NatsServer, bus: Bus, yard: Yard) -> Iterator[Crew]:
+async def agents(server: NatsServer, bus: Bus, yard: Yard) -> AsyncIterator[Crew]:
     """Starts agents as processes, on a server where everything is set up."""
+    await streams.change_leases(bus, SOON.deployment)
     with crew(server.url, yard) as started:
         yield started
 

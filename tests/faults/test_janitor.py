@@ -13,7 +13,7 @@ import pytest
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
 from faults.watched import Ledger, legal_history, watched
-from qgjet import codec
+from qgjet import codec, streams
 from qgjet.clock import utc_now
 from qgjet.decide import Requeue, Start, Submit, decide
 from qgjet.events import Finished, JobSpec, Status, Verdict
@@ -30,6 +30,11 @@ GIVES_UP_SOON = QueueSettings(visibility_timeout_s=1.0, max_deliver=2)
 ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.QG_EVENTS.somebody"
 
 
+@pytest.fixture(autouse=True)
+async def _short_leases(log: EventLog) -> None:
+    await streams.change_leases(log.bus, FAST.deployment)
+
+
 def later(seconds: float) -> datetime:
     return utc_now() + timedelta(seconds=seconds)
 
@@ -37,6 +42,7 @@ def later(seconds: float) -> datetime:
 @contextlib.asynccontextmanager
 async def caught_up(log: EventLog, read_model: ReadModel, queue: QueueSettings = FAST, *, later_s: float = 0.0) -> AsyncIterator[Janitor]:
     """A janitor whose read model holds the whole log and stays behind from then on, and whose clock is ahead by `later_s`."""
+    await streams.change_leases(log.bus, queue.deployment)
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for((await log.state()).last_seq, 10)
     yield Janitor(EventLog(log.bus, lambda: later(later_s)), read_model, queue)
@@ -49,6 +55,21 @@ async def round_of(log: EventLog, read_model: ReadModel, queue: QueueSettings = 
 
 async def advisories(log: EventLog) -> int:
     return int((await log.bus.api("STREAM.INFO.QG_ADVISORIES"))["state"]["messages"])
+
+
+async def test_all_lanes_get_the_leases_in_force_whatever_the_janitor_was_started_with(log: EventLog, read_model: ReadModel) -> None:
+    """Two with different settings would take turns with every consumer; what is stored with the log decides."""
+    job = spec()
+    queue, lane = Queue(log.bus, FAST), Lane(job.partition, job.rank)
+    await queue.ensure(lane)
+    await round_of(log, read_model, FAST)
+    in_force = QueueSettings(visibility_timeout_s=8.0, max_deliver=7)
+    async with caught_up(log, read_model, FAST) as janitor:
+        await streams.change_leases(log.bus, in_force.deployment)
+        await janitor.round()
+    (state,) = await queue.lanes()
+    assert (state.ack_wait_ns, state.max_deliver) == (9_000_000_000, 7)
+    assert Queue(log.bus, in_force).is_current(state)
 
 
 # -- what it is for -------------------------------------------------------------------------------------------------------------------

@@ -154,6 +154,8 @@ async def test_settings_that_disagree_with_the_server_are_found(bus: Bus, server
     assert (order.health, order.mend) == (Health.FAIL, "set queue.priority_order to low-first: it is fixed")
     replicas = of(await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\nreplicas = 3')), "streams")
     assert (replicas.health, f"nats stream edit {STREAM} --replicas 3" in replicas.mend) == (Health.WARN, True)
+    lease = of(await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\nvisibility_timeout = "1m"')), "streams")
+    assert (lease.health, "timeout 30s; the settings say 60s" in lease.found) == (Health.WARN, True)
 
 
 async def test_somebody_elses_stream_is_refused(server: NatsServer) -> None:

@@ -1,0 +1,76 @@
+"""What everybody on one server agrees on, stored with the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents import FAST, eventually, running_agent
+from factories import spec
+from qgjet import presence, streams
+from qgjet.bus import Bus, connect
+from qgjet.embedded import NatsServer
+from qgjet.errors import IncompatibleServer
+from qgjet.log import EventLog
+from qgjet.queue import ACK_WAIT_SLACK_S, Queue
+from qgjet.settings import Deployment, QueueSettings
+from qgjet.subjects import STREAM, Lane
+
+ASKED = Deployment(priority_order="high-first", visibility_timeout_s=42.5, max_deliver=9)
+
+
+async def in_force(bus: Bus) -> Deployment:
+    return await streams.ensure(bus)
+
+
+async def test_who_comes_first_decides_and_all_others_find_it(server: NatsServer) -> None:
+    async with connect(server.url, name="first") as bus:
+        assert await streams.ensure(bus, ASKED) == ASKED
+    async with connect(server.url, name="second") as bus:
+        assert await streams.ensure(bus) == ASKED
+        assert await streams.ensure(bus, Deployment(priority_order="high-first")) == ASKED
+        assert QueueSettings(retry_base_s=3.0).agreed(await in_force(bus)) == QueueSettings(
+            priority_order="high-first", visibility_timeout_s=42.5, max_deliver=9, retry_base_s=3.0
+        )
+
+
+async def test_leases_can_be_changed_and_the_rest_stays(server: NatsServer) -> None:
+    async with connect(server.url, name="test") as bus:
+        await streams.ensure(bus, ASKED)
+        changed = await streams.change_leases(bus, Deployment(visibility_timeout_s=60.0, max_deliver=5))
+        assert changed == await in_force(bus) == Deployment(priority_order="high-first", visibility_timeout_s=60.0, max_deliver=5)
+        before = await streams.stream_config(bus, STREAM)
+        assert await streams.change_leases(bus, changed) == changed
+        assert await streams.stream_config(bus, STREAM) == before
+
+
+async def test_leases_get_no_shorter_while_agents_rely_on_them(bus: Bus, log: EventLog, tmp_path: Path) -> None:
+    longer, shorter = Deployment(visibility_timeout_s=40.0), Deployment(visibility_timeout_s=20.0)
+    async with running_agent(log, tmp_path):
+        await eventually(lambda: presence.agents(bus))
+        assert await streams.change_leases(bus, longer) == longer
+        assert await streams.change_leases(bus, shorter) == longer
+        assert await in_force(bus) == longer
+    assert await streams.change_leases(bus, shorter) == shorter
+
+
+async def test_a_consumer_is_never_made_to_wait_less_by_who_uses_it(bus: Bus) -> None:
+    job = spec()
+    lane = Lane(job.partition, job.rank)
+    for visibility_s, expected_s in ((10.0, 10.0), (5.0, 10.0), (20.0, 20.0)):
+        queue = Queue(bus, QueueSettings(visibility_timeout_s=visibility_s))
+        await queue.ensure(lane)
+        (state,) = await queue.lanes()
+        assert state.ack_wait_ns == (expected_s + ACK_WAIT_SLACK_S) * 1e9
+    await Queue(bus, FAST).renew(lane)
+    (state,) = await Queue(bus, FAST).lanes()
+    assert Queue(bus, FAST).is_current(state)
+
+
+async def test_metadata_that_somebody_has_broken_is_said(bus: Bus) -> None:
+    config = await streams.stream_config(bus, STREAM)
+    assert config is not None
+    await bus.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": config["metadata"] | {"qgjet.visibility_timeout": "soon"}})
+    with pytest.raises(IncompatibleServer, match="soon"):
+        await streams.ensure(bus)
