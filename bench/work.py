@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
 import sys
@@ -10,15 +11,19 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from qgjet import streams
+import nats
+
+from qgjet import codec, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import connect
 from qgjet.clock import utc_now
+from qgjet.decide import Submit, decide
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.events import JobSpec
 from qgjet.log import EventLog
 from qgjet.settings import AgentSettings, QueueSettings
+from qgjet.subjects import STREAM
 
 QUEUE = QueueSettings()
 
@@ -55,6 +60,28 @@ async def serve(url: str, slots: int) -> None:
             agent = Agent(EventLog(bus), {"bench": ScriptedRunner({})}, {"bench": slots}, Path(directory), AgentSettings(), QUEUE)
             print("ready", flush=True)
             await agent.run()
+
+
+async def move(url: str, workers: int) -> None:
+    """What an agent says to the server for each job, in nats-py and nothing else, until it is ended: pull, two fenced events, acknowledgement."""
+    client = await nats.connect(url)
+    stream = client.jetstream()
+    (info,) = await stream.consumers_info(STREAM)
+    payload = codec.encode(decide(Submit(specs(1, "raw")[0]), None, utc_now()))
+
+    async def work() -> None:
+        subscription = await stream.pull_subscribe_bind(consumer=info.name, stream=STREAM)
+        while True:
+            with contextlib.suppress(nats.errors.TimeoutError):
+                (message,) = await subscription.fetch(1, timeout=5)
+                seq, prefix = message.metadata.sequence.stream, message.subject.removesuffix(".submitted.p5")
+                for event in ("started", "finished"):
+                    fence = {"Nats-Expected-Last-Subject-Sequence": str(seq), "Nats-Expected-Last-Subject-Sequence-Subject": f"{prefix}.>"}
+                    seq = (await stream.publish(f"{prefix}.{event}", payload, headers=fence)).seq
+                await message.ack()
+
+    print("ready", flush=True)
+    await asyncio.gather(*(work() for _ in range(workers)))
 
 
 @contextlib.contextmanager
