@@ -312,6 +312,7 @@ class Tail:
         self._unsubscribe: Callable[[], Any] | None = None
         self._reconnects = 0
         self._iterator: AsyncGenerator[list[Recorded], None] | None = None
+        self._loop = asyncio.get_running_loop()
 
     async def __aenter__(self) -> AsyncIterator[list[Recorded]]:
         self._iterator = self._batches()
@@ -359,7 +360,7 @@ class Tail:
         }
         answer = await self._bus.api(f"CONSUMER.CREATE.{subjects.STREAM}", {"stream_name": subjects.STREAM, "config": config})
         self._consumer = answer["name"]
-        self._last_sign = asyncio.get_running_loop().time()
+        self._last_sign = self._loop.time()
         await self._pull()
 
     async def _pull(self) -> None:
@@ -374,7 +375,7 @@ class Tail:
             await self._bus.publish(f"$JS.API.CONSUMER.MSG.NEXT.{subjects.STREAM}.{self._consumer}", msgspec.json.encode(body), reply=self._inbox)
 
     async def _receive(self, message: Msg) -> None:
-        self._last_sign = asyncio.get_running_loop().time()
+        self._last_sign = self._loop.time()
         if not message.reply:
             self._status(message)
             return
@@ -397,11 +398,10 @@ class Tail:
         self._arrived.set()
 
     async def _take(self) -> list[Recorded]:
-        loop = asyncio.get_running_loop()
         await within(self.LOOK_S, self._arrived)
         self._arrived.clear()
         taken, self._buffer = self._buffer, []
-        silent = loop.time() - self._last_sign >= self.SILENCE_S
+        silent = self._loop.time() - self._last_sign >= self.SILENCE_S
         if self._broken or silent or self._bus.reconnects != self._reconnects:  # a pull dies silently with its server
             await self._drop()
         else:

@@ -30,6 +30,9 @@ EVERYTHING = "qg.>"
 BATCH = 4000
 LOOK_S = 1.0
 """How often the end of the log is looked up, for `lag` and to notice that it is another log."""
+CROWD = 8
+PACE_S = 0.01
+"""A batch of this many events shows that more are coming: waiting for them costs nobody much, and a transaction costs as much as ten events."""
 HORIZON = timedelta(days=90)
 """What finished longer ago may have been purged from the log."""
 
@@ -171,6 +174,8 @@ class Projector:
                 read = batch[-1].seq
                 if not await self._apply(batch):
                     return
+                if CROWD <= len(batch) < BATCH:
+                    await asyncio.sleep(PACE_S)
 
     async def _apply(self, batch: list[Recorded]) -> bool:
         """False: another process has emptied the file since."""

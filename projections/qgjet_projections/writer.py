@@ -12,7 +12,10 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import fields
@@ -31,9 +34,10 @@ _KEYS_PER_STATEMENT = (1, 64, 4_096)
 
 _COLUMNS = tuple(field.name for field in fields(Row))
 _FIXED = frozenset({"submitted_seq", "job_id", "slot", "org_id", "app_version_id", "target", "test", "created_at", "replaces", "rerun_of", "tags"})
-_UPSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (submitted_seq) DO UPDATE SET " + ", ".join(
-    f"{column} = excluded.{column}" for column in _COLUMNS if column not in _FIXED
-)
+_INTO_JOBS = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES"
+_OR_UPDATE = "ON CONFLICT (submitted_seq) DO UPDATE SET " + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS if column not in _FIXED)
+_ROWS_PER_STATEMENT = (128, 16, 1)
+"""Many rows in one step: SQLite gives the interpreter lock away at each, and then has to wait until the event loop lets go of it."""
 _TALLY = """
 INSERT INTO tallies VALUES (?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, attempts = attempts + excluded.attempts"""
@@ -47,6 +51,12 @@ _PRUNE = (
     "DELETE FROM tallies WHERE jobs = 0",
     "DELETE FROM jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
 )
+
+
+@lru_cache
+def _values(head: str, width: int, size: int, tail: str) -> str:
+    one = f"({', '.join('?' * width)})"
+    return f"{head} {', '.join([one] * size)} {tail}"
 
 
 class Position(Struct, frozen=True, kw_only=True):
@@ -174,8 +184,8 @@ class Writer:
 
     def _write(self, batch: Batch) -> None:
         connection = self._connection
-        connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", batch.events)
-        connection.executemany(_UPSERT, batch.rows())
+        self._insert("INSERT INTO events VALUES", 7, batch.events)
+        self._insert(_INTO_JOBS, len(_COLUMNS), list(batch.rows()), _OR_UPDATE)
         come, go = batch.suite_changes()
         if come:
             connection.executemany("INSERT INTO suite_jobs VALUES (?, ?, ?)", come)
@@ -187,6 +197,14 @@ class Writer:
         if tallies:
             connection.executemany(_TALLY, tallies)
             connection.execute("DELETE FROM tallies WHERE jobs = 0")
+
+    def _insert(self, head: str, width: int, rows: Sequence[tuple[Any, ...]], tail: str = "") -> None:
+        start = 0
+        for size in _ROWS_PER_STATEMENT:
+            statement = _values(head, width, size, tail)
+            while len(rows) - start >= size:
+                self._connection.execute(statement, list(chain.from_iterable(rows[start : start + size])))
+                start += size
 
     def _move_to(self, last: Recorded, applied_at: int | None) -> Position:
         self._connection.execute(
