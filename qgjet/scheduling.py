@@ -6,7 +6,7 @@ loses its precedence for one choice, so that a long queue of one app version can
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -51,7 +51,7 @@ class Bench(Struct, frozen=True, kw_only=True):
     """Targets with a slot free."""
     warm: Mapping[Partition, int] = {}
     """Partition prepared in a free slot -> jobs it has run there in a row."""
-    warm_busy: Collection[Partition] = ()
+    warm_busy: Container[Partition] = ()
     """Partitions prepared in slots that are busy now, and will come back for them."""
     cooling: Collection[Partition] = ()
     """Partitions that could not be prepared here lately: others shall have a try first."""

@@ -13,7 +13,7 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 import qgjet
@@ -40,6 +40,16 @@ RING_EVERY_S = 0.05
 AFTER_TROUBLE_S = 0.5
 COOL_OFF_S = 15.0
 """How long others have precedence for a partition that could not be prepared here."""
+
+
+class _WarmAndBusy(Container[Partition]):
+    """The partitions of busy slots, looked up when somebody asks: most choices do not need them."""
+
+    def __init__(self, slots: Sequence[AgentSlot]) -> None:
+        self._slots = slots
+
+    def __contains__(self, partition: object) -> bool:
+        return any(slot.busy and slot.partition == partition for slot in self._slots)
 
 
 class Agent:
@@ -132,7 +142,7 @@ class Agent:
         return Bench(
             free_targets={slot.target for slot in free},
             warm={slot.partition: slot.run_in_a_row for slot in free if slot.partition is not None},
-            warm_busy={slot.partition for slot in self._slots if slot.busy and slot.partition is not None},
+            warm_busy=_WarmAndBusy(self._slots),
             cooling={partition for partition, until in self._cooling.items() if until > now},
             batch=self._settings.batch,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import shutil
 from collections.abc import Iterable
@@ -195,12 +196,12 @@ class Executor:
         spec = delivery.spec
         # one name per attempt, from an id that anybody may have written: it leads nowhere else
         name = encode_token(spec.job_id).replace("/", "%2F")
-        directory = Path(f"{self.work_dir}/job-{name}-{job.attempt}")
+        path = f"{self.work_dir}/job-{name}-{job.attempt}"
         feed = LogFeed(self.event_log.bus, spec.job_id, job.attempt)
         timeout_s = spec.execution_timeout_s or self.agent_settings.execution_timeout_s
         deadline = asyncio.get_running_loop().call_later(timeout_s, lease.tether.stop, StopReason.DEADLINE)
         try:
-            attempt = Attempt(spec=spec, number=job.attempt, directory=directory, tether=lease.tether, on_output=feed.write)
+            attempt = Attempt(spec=spec, number=job.attempt, path=path, tether=lease.tether, on_output=feed.write)
             outcome = await session.run(attempt)
             check_writable(outcome)
             return outcome
@@ -211,8 +212,8 @@ class Executor:
         finally:
             deadline.cancel()
             await feed.close()
-            if not self.agent_settings.keep_attempts and directory.exists():
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            if not self.agent_settings.keep_attempts and os.path.lexists(path):
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     # -- after the run -----------------------------------------------------------------------------------------------
 

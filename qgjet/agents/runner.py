@@ -70,11 +70,16 @@ class Attempt(Struct, frozen=True, kw_only=True):
     spec: JobSpec
     number: int
     """Counted from 1."""
-    directory: Path
-    """Private to this attempt and not made yet: a runner that needs it makes it. Reports, logs and media are left in it for the agent to collect."""
+    path: str
+    """Of `directory`."""
     tether: Tether
     on_output: Callable[[bytes], None] = lambda _: None
     """Gets the output as it comes, in pieces of any size; called on the event loop, must not block."""
+
+    @property
+    def directory(self) -> Path:
+        """Private to this attempt and not made yet: a runner that needs it makes it. Reports, logs and media are left in it for the agent to collect."""
+        return Path(self.path)
 
 
 class Session(Protocol):

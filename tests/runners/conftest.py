@@ -54,7 +54,7 @@ def make_attempt(tmp_path: Path) -> Callable[..., Attempt]:
     def make(*, number: int = 1, hold_s: float = 60.0, on_output: Callable[[bytes], None] = lambda _: None, **fields: Any) -> Attempt:
         directory = tmp_path / f"attempt-{uuid.uuid4().hex}"
         tether = Tether(time.monotonic() + hold_s)
-        return Attempt(spec=spec(**fields), number=number, directory=directory, tether=tether, on_output=on_output)
+        return Attempt(spec=spec(**fields), number=number, path=str(directory), tether=tether, on_output=on_output)
 
     return make
 
