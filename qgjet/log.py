@@ -21,7 +21,7 @@ from qgjet.bus import Bus, JetStreamError, PubAck
 from qgjet.clock import Clock, utc_now, within
 from qgjet.decide import Cancel, Command, OnDuplicate, Submit, decide
 from qgjet.errors import DuplicateJob, LogUnavailable, QgjetError, Refused, UndecodableEvent, WrongVersion
-from qgjet.events import Event, JobSpec, Requeued, Slot, Submitted, event_type
+from qgjet.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.job import Job, fold, state_of
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ class Accepted(Struct, frozen=True, kw_only=True):
     """The log holds the job's `submitted` up to here; a reader that has applied it knows the job."""
     attached: bool = False
     """The slot was held by a live job of this id; nothing was written."""
+    status: Status = Status.QUEUED
+    """Of the job that holds the slot now."""
     replaced: str = ""
 
 
@@ -169,7 +171,7 @@ class EventLog:
             except DuplicateJob as duplicate:
                 if on_duplicate is OnDuplicate.REJECT or job is None:
                     raise
-                return Accepted(job_id=duplicate.job_id, seq=job.version, attached=True)
+                return Accepted(job_id=duplicate.job_id, seq=job.version, attached=True, status=job.status)
             assert isinstance(event, Submitted)
             try:
                 seq = await self.append(spec.slot, event, version)
@@ -262,7 +264,7 @@ def recorded(seq: int, subject: str, data: bytes) -> Recorded:
     try:
         event = codec.decode(data)
     except UndecodableEvent as error:
-        log.warning("message %d on %s is skipped: %s", seq, subject, error)
+        log.debug("message %d on %s cannot be read: %s", seq, subject, error)  # who folds or projects it warns, once
         return Recorded(seq, subject, None, data)
     return Recorded(seq, subject, event, data)
 
@@ -294,6 +296,7 @@ class Tail:
     HEARTBEAT_S = 1.0
     SILENCE_S = 3.5
     LOOK_S = 0.5
+    PAUSE_S, MAX_PAUSE_S = 0.1, 2.0
 
     def __init__(self, event_log: EventLog, from_seq: int, filters: Sequence[str], batch: int) -> None:
         self._log = event_log
@@ -324,15 +327,20 @@ class Tail:
         await self._drop()
 
     async def _batches(self) -> AsyncGenerator[list[Recorded], None]:
+        pause_s, told = self.PAUSE_S, ""
         while True:
             try:
                 if self._consumer == "":
                     await self._start()
+                    pause_s, told = self.PAUSE_S, ""
                 taken = await self._take()
             except LogUnavailable as error:
-                log.warning("the tail waits for the server: %s", error)
+                if str(error) != told:
+                    log.warning("the tail waits for the server: %s", error)
+                    told = str(error)
                 await self._drop()
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, self.MAX_PAUSE_S)
                 with contextlib.suppress(LogUnavailable):
                     await self._bus.wait_connected(5.0)
                 continue

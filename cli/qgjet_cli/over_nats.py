@@ -11,7 +11,7 @@ from qgjet import presence, streams, subjects
 from qgjet.bus import Bus, open_bus
 from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError
-from qgjet.events import JobSpec, Status, Submitted
+from qgjet.events import JobSpec, Submitted
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
 from qgjet.settings import Deployment, Settings
@@ -68,7 +68,7 @@ class NatsClient:
         await self._ensure_lanes(specs)
         answers: list[Accepted | QgjetError | None] = [await self._earlier(spec) if batch.key else None for spec in specs]
         await self._append(specs, answers, batch.requests[0].on_duplicate)
-        return [await self._placed(batch, number, spec, answer) for number, (spec, answer) in enumerate(zip(specs, answers, strict=True))]
+        return [_placed(batch, number, spec, answer) for number, (spec, answer) in enumerate(zip(specs, answers, strict=True))]
 
     def _spec(self, batch: Batch, number: int) -> JobSpec:
         request = batch.requests[number]
@@ -108,23 +108,6 @@ class NatsClient:
             if any(isinstance(answer, LogUnavailable) for answer in answers):
                 await asyncio.sleep(PAUSE_S)
 
-    async def _placed(self, batch: Batch, number: int, spec: JobSpec, answer: Accepted | QgjetError | None) -> Placed:
-        request = batch.requests[number]
-        if not isinstance(answer, Accepted):
-            error = answer or LogUnavailable("not sent")
-            return Placed(request=request, error=str(error), exit=of_error(error))
-        job = await self._log.load(spec.slot) if answer.attached else None
-        status = job.status if job is not None and job.job_id == answer.job_id else Status.QUEUED
-        return Placed(
-            request=request,
-            job_id=answer.job_id,
-            status=status,
-            priority=None if answer.attached else spec.priority,
-            attached=answer.attached,
-            replaced=answer.replaced or None,
-            seq=answer.seq,
-        )
-
     # -- follow ------------------------------------------------------------------------------------------------------
 
     async def follow(self, board: Board) -> AsyncIterator[Events]:
@@ -156,3 +139,19 @@ class NatsClient:
         except LogUnavailable:
             return None
         return {(target.target, agent.app_version_id or ALL) for agent in agents if not agent.draining for target in agent.targets}
+
+
+def _placed(batch: Batch, number: int, spec: JobSpec, answer: Accepted | QgjetError | None) -> Placed:
+    request = batch.requests[number]
+    if not isinstance(answer, Accepted):
+        error = answer or LogUnavailable("not sent")
+        return Placed(request=request, error=str(error), exit=of_error(error))
+    return Placed(
+        request=request,
+        job_id=answer.job_id,
+        status=answer.status,
+        priority=None if answer.attached else spec.priority,
+        attached=answer.attached,
+        replaced=answer.replaced or None,
+        seq=answer.seq,
+    )

@@ -11,7 +11,8 @@ import pytest
 from factories import NOW
 from qgjet import presence
 from qgjet.bus import Bus
-from qgjet.events import Verdict
+from qgjet.decide import Start
+from qgjet.events import Slot, Verdict
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
 
@@ -76,6 +77,13 @@ class TestSubmit:
         attached = (await api.post("/suites", json={**SHARED, "tests": ["tests/1.spec.js", "tests/9.spec.js"]})).json()
         assert [job["attached"] for job in attached["jobs"]] == [True, False]
         assert attached["jobs"][0]["job_id"] == live["job_id"]
+
+    async def test_an_attached_job_has_its_own_status(self, api: httpx.AsyncClient, submit: Submit, log: EventLog) -> None:
+        live = await submit(test_path="tests/1.spec.js")
+        slot = Slot("qualgent", "xyz123", "emulator", "tests/1.spec.js")
+        await log.execute(slot, Start(live["seq"], "agent"), await log.load(slot))
+        body = (await api.post("/suites", json={**SHARED, "tests": ["tests/1.spec.js", "tests/2.spec.js"]})).json()
+        assert [job["status"] for job in body["jobs"]] == ["running", "queued"]
 
     async def test_when_none_is_accepted_it_is_an_error(self, api: httpx.AsyncClient, submit: Submit) -> None:
         live = await submit(test_path="tests/0.spec.js")

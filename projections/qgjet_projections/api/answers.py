@@ -205,10 +205,10 @@ class Health(Struct, frozen=True):
     status: str
 
 
-def submission(accepted: Accepted, status: Status) -> Submission:
+def submission(accepted: Accepted) -> Submission:
     return Submission(
         job_id=accepted.job_id,
-        status=status,
+        status=accepted.status,
         seq=accepted.seq,
         attached=accepted.attached,
         replaced=accepted.replaced or None,

@@ -88,14 +88,7 @@ def _earlier_answer(service: Service, spec: JobSpec) -> Submission | None:
 
 
 async def _submit(service: Service, spec: JobSpec, on_duplicate: OnDuplicate) -> Submission:
-    accepted = await service.log.submit(spec, on_duplicate)
-    return submission(accepted, _status_of(service, accepted.job_id) if accepted.attached else Status.QUEUED)
-
-
-def _status_of(service: Service, job_id: str) -> Status:
-    """Of a job that was live a moment ago."""
-    job = service.read_model.job(job_id)
-    return job.status if job is not None else Status.QUEUED
+    return submission(await service.log.submit(spec, on_duplicate))
 
 
 def _spec(service: Service, request: SubmitRequest, job_id: str, request_hash: str) -> JobSpec:
@@ -133,7 +126,7 @@ async def _submit_rest(
     for mode in OnDuplicate:
         todo = [number for number, wanted in enumerate(modes) if wanted is mode and number not in answers]
         results = await service.log.submit_many([specs[number] for number in todo], mode)
-        answers |= {n: result if isinstance(result, QgjetError) else submission(result, Status.QUEUED) for n, result in zip(todo, results, strict=True)}
+        answers |= {n: result if isinstance(result, QgjetError) else submission(result) for n, result in zip(todo, results, strict=True)}
     return [answers[number] for number in range(len(specs))]
 
 
