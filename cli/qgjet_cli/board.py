@@ -7,10 +7,13 @@ an event that breaks one changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from msgspec import Struct
 
-from qgjet.events import LIVE, AttemptEnded, AttemptLost, Cancelled, Event, Finished, Outcome, Released, Slot, Status, Submitted, Verdict
+from qgjet import attempts
+from qgjet.attempts import AttemptRecord
+from qgjet.events import LIVE, AttemptEnded, AttemptLost, Cancelled, Event, Finished, Outcome, Released, Requeued, Slot, Status, Submitted, Verdict
 from qgjet.job import Job, broken_rule, state_of
 
 LEGACY_STATUS = {
@@ -55,6 +58,12 @@ class Track(Struct, kw_only=True):
     """Somebody else's job: not to be cancelled by us."""
     replaced: str | None = None
     state: Job | None = None
+    attempts: list[AttemptRecord] = []
+    """As far as they are known."""
+    submitted_at: datetime | None = None
+    finished_at: datetime | None = None
+    priority: int | None = None
+    tags: dict[str, str] = {}
 
     @property
     def live(self) -> bool:
@@ -68,6 +77,8 @@ class Track(Struct, kw_only=True):
         if isinstance(event, Submitted) and event.replaces == self.job_id:
             self.status, self.verdict, self.reason = Status.CANCELLED, Verdict.CANCELLED, "replaced"
             self.message = f"replaced by job {event.job_id}"
+            self.finished_at = event.at
+            attempts.end_replaced(self.attempts, event.at)
             return True
         return event.job_id == self.job_id and self._evolve(seq, event)
 
@@ -78,11 +89,15 @@ class Track(Struct, kw_only=True):
         self.state = after = state_of(event, seq)
         self.status, self.verdict, self.attempt = after.status, after.verdict, after.attempt
         self.cancel_requested, self.retries_left = after.cancel_requested, after.retries_left
+        self.finished_at = None if self.live else event.at
+        attempts.note(self.attempts, event)
         self._note(event)
         return (self.status, self.attempt, self.cancel_requested) != before
 
     def _note(self, event: Event) -> None:
         match event:
+            case Submitted(spec=spec) | Requeued(spec=spec):
+                self.submitted_at, self.priority, self.tags = spec.submitted_at, spec.priority, spec.tags
             case AttemptEnded(outcome=outcome) | Finished(outcome=outcome) | Cancelled(outcome=Outcome() as outcome):
                 self.duration_s, self.reason, self.message = outcome.duration_s, outcome.reason, outcome.message
                 self._failed(outcome.verdict, outcome.reason, outcome.message)

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
+from qgjet.attempts import AttemptRecord
 from qgjet.errors import InvalidInput
 from qgjet.events import Slot, Status, Verdict
 from qgjet.submission import MAX_SUITE_JOBS, SubmitRequest
@@ -197,6 +199,11 @@ def track_of(job: Json) -> Track:
         message=job["message"],
         first_failure=first and Failure(attempt=first["attempt"], verdict=first["verdict"], reason=first["reason"], message=first["message"]),
         cancel_requested=job["cancel_requested"],
+        attempts=msgspec.convert(job.get("attempts", []), list[AttemptRecord]),
+        submitted_at=msgspec.convert(job["created_at"], datetime),
+        finished_at=msgspec.convert(job["finished_at"], datetime | None),
+        priority=job["priority"],
+        tags=job["tags"],
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from qgjet.events import GREEN, Status, Verdict
+from qgjet.suite_report import JobReport, SuiteReport
 from qgjet_cli import output
 from qgjet_cli.board import LEGACY_STATUS, Board, Failure, Track
 from qgjet_cli.client import Placed
@@ -87,6 +88,49 @@ def results_of(board: Board, placed: Sequence[Placed] = ()) -> list[JobResult]:
     """In the order in which they were asked for."""
     refused = [of_refused(one) for one in placed if not one.job_id]
     return [of_track(track) for track in board.tracks.values()] + refused
+
+
+def report_of(board: Board, placed: Sequence[Placed] = (), *, tags: dict[str, str] | None = None) -> SuiteReport:
+    """All that is known of the jobs, for reports."""
+    refused = [_refused_job(one) for one in placed if not one.job_id]
+    return SuiteReport(suite_id=board.suite_id, jobs=(*map(_job_report, board.tracks.values()), *refused), tags=tags or {})
+
+
+def _job_report(track: Track) -> JobReport:
+    slot = track.slot
+    return JobReport(
+        job_id=track.job_id,
+        org_id=slot.org_id,
+        app_version_id=slot.app_version_id,
+        target=slot.target,
+        test=slot.test,
+        status=track.status,
+        verdict=track.verdict,
+        reason=track.reason,
+        message=track.message,
+        attempts=tuple(track.attempts),
+        submitted_at=track.submitted_at,
+        finished_at=track.finished_at,
+        attached=track.attached,
+        priority=track.priority,
+        tags=track.tags,
+    )
+
+
+def _refused_job(placed: Placed) -> JobReport:
+    request = placed.request
+    return JobReport(
+        job_id="",
+        org_id=request.org_id,
+        app_version_id=request.app_version_id,
+        target=request.target,
+        test=request.test,
+        status=None,
+        verdict=None,
+        reason=REFUSED,
+        message=placed.error,
+        tags=request.tags,
+    )
 
 
 def exit_of(results: Sequence[JobResult], *, fail_on_flaky: bool) -> Exit:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from qgjet import codec, subjects
+from qgjet.attempts import AttemptRecord, attempts_of, end_replaced
 from qgjet.errors import InvalidInput
 from qgjet.events import LIVE, JobSpec, Partition, Requeued, Slot, Status, Submitted, Verdict
 from qgjet.job import status_of
@@ -25,7 +26,6 @@ from qgjet_projections import schema
 from qgjet_projections.batch import Row
 from qgjet_projections.schema import instant
 from qgjet_projections.views import (
-    AttemptView,
     Counts,
     Duration,
     EventView,
@@ -36,12 +36,11 @@ from qgjet_projections.views import (
     PartitionView,
     SuiteView,
     T,
-    attempt_views,
     job_view,
     maybe_instant,
 )
 
-__all__ = ["AttemptView", "Counts", "Duration", "EventView", "JobQuery", "JobView", "LiveJob", "Page", "PartitionView", "ReadModel", "SuiteView"]
+__all__ = ["Counts", "Duration", "EventView", "JobQuery", "JobView", "LiveJob", "Page", "PartitionView", "ReadModel", "SuiteView"]
 
 MAX_LIMIT = 500
 MAX_EVENTS = 1_000
@@ -138,14 +137,17 @@ class ReadModel:
             rows = [Row(*found) for found in connection.execute(sql, values)]
         return _page([job_view(row) for row in rows], [[row.submitted_seq] for row in rows], query.limit)
 
-    def attempts(self, job_id: str) -> list[AttemptView]:
+    def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The job's attempts, first to last, with their tests and artifacts."""
         with self._snapshot() as connection:
             row = _find(connection, job_id)
             if row is None:
                 return []
             history = connection.execute("SELECT data FROM events WHERE submitted_seq = ? AND legal ORDER BY seq", (row.submitted_seq,)).fetchall()
-        return attempt_views([codec.decode(data) for (data,) in history], row)
+        attempts = attempts_of(codec.decode(data) for (data,) in history)
+        if row.replaced_by and row.finished_at is not None:
+            end_replaced(attempts, instant(row.finished_at))
+        return attempts
 
     def live_jobs(self) -> Iterator[LiveJob]:
         """Queued jobs, then running ones, each first submitted first. Read in pieces: no snapshot is held while the caller works."""

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from qgjet.events import (
-    Artifact,
-    AttemptEnded,
-    AttemptLost,
-    Cancelled,
-    Event,
-    Finished,
-    Outcome,
-    Released,
-    Slot,
-    Started,
-    Status,
-    TestResult,
-    Verdict,
-    event_type,
-)
+from qgjet.events import Slot, Status, Verdict
 from qgjet_projections.batch import Row
 from qgjet_projections.schema import instant
 
@@ -103,27 +87,6 @@ class JobView(Struct, frozen=True, kw_only=True):
     seq: int
     """Sequence of the last event that concerns it."""
     submitted_seq: int
-
-
-class AttemptView(Struct, frozen=True, kw_only=True):
-    attempt: int
-    agent: str
-    device: str
-    warm: bool
-    started_at: datetime
-    ended_at: datetime | None
-    ended_by: str
-    """Type of the event that ended it, or `replaced`; empty while it runs."""
-    verdict: Verdict | None
-    """None while it runs, and when it was released."""
-    reason: str
-    message: str
-    exit_code: int | None
-    signal: str
-    duration_s: float | None
-    tests: tuple[TestResult, ...]
-    tests_omitted: int
-    artifacts: tuple[Artifact, ...]
 
 
 class EventView(Struct, frozen=True, kw_only=True):
@@ -251,70 +214,3 @@ def job_view(row: Row) -> JobView:
 
 def maybe_instant(at: int | None) -> datetime | None:
     return None if at is None else instant(at)
-
-
-def attempt_views(history: Iterable[Event], row: Row) -> list[AttemptView]:
-    """The attempts that the legal events of a job tell of; `row` says how the last one ended when the job was replaced."""
-    attempts: list[AttemptView] = []
-    for event in history:
-        if isinstance(event, Started):
-            attempts.append(_begun(event))
-        elif attempts and attempts[-1].ended_at is None:
-            attempts[-1] = _ended(attempts[-1], event)
-    if attempts and attempts[-1].ended_at is None and row.replaced_by and row.finished_at is not None:
-        outcome = Outcome(verdict=Verdict.CANCELLED, reason="replaced")
-        attempts[-1] = _closed(attempts[-1], instant(row.finished_at), "replaced", outcome, outcome.verdict)
-    return attempts
-
-
-def _begun(event: Started) -> AttemptView:
-    return AttemptView(
-        attempt=event.attempt,
-        agent=event.agent,
-        device=event.device,
-        warm=event.warm,
-        started_at=event.at,
-        ended_at=None,
-        ended_by="",
-        verdict=None,
-        reason="",
-        message="",
-        exit_code=None,
-        signal="",
-        duration_s=None,
-        tests=(),
-        tests_omitted=0,
-        artifacts=(),
-    )
-
-
-def _ended(attempt: AttemptView, event: Event) -> AttemptView:
-    match event:
-        case AttemptEnded() | Finished():
-            return _closed(attempt, event.at, event_type(event), event.outcome, event.outcome.verdict)
-        case Cancelled():
-            return _closed(attempt, event.at, event_type(event), event.outcome or Outcome(verdict=Verdict.CANCELLED), Verdict.CANCELLED)
-        case AttemptLost():
-            return _closed(attempt, event.at, event_type(event), Outcome(verdict=Verdict.INFRA_ERROR, reason=event.reason), Verdict.INFRA_ERROR)
-        case Released():
-            outcome = Outcome(verdict=Verdict.INFRA_ERROR, reason=event.reason, message=event.message)
-            return _closed(attempt, event.at, event_type(event), outcome, None)
-        case _:
-            return attempt
-
-
-def _closed(attempt: AttemptView, at: datetime, ended_by: str, outcome: Outcome, verdict: Verdict | None) -> AttemptView:
-    return msgspec.structs.replace(
-        attempt,
-        ended_at=at,
-        ended_by=ended_by,
-        verdict=verdict,
-        reason=outcome.reason,
-        message=outcome.message,
-        exit_code=outcome.exit_code,
-        signal=outcome.signal,
-        duration_s=outcome.duration_s or max((at - attempt.started_at).total_seconds(), 0.0),
-        tests=outcome.tests,
-        tests_omitted=outcome.tests_omitted,
-        artifacts=outcome.artifacts,
-    )

@@ -9,13 +9,15 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from qgjet.attempts import AttemptRecord
 from qgjet.errors import DuplicateJob, QgjetError, Refused
 from qgjet.events import JobSpec, Status, Verdict
 from qgjet.job import status_of
 from qgjet.log import Accepted
 from qgjet.presence import AgentInfo
+from qgjet.suite_report import WORST_FIRST
 from qgjet_projections.api.pending import PendingReason, pending_reason
-from qgjet_projections.views import AttemptView, EventView, JobView, PartitionView, SuiteView
+from qgjet_projections.views import EventView, JobView, PartitionView, SuiteView
 
 LEGACY_STATUS = {
     Status.QUEUED: "queued",
@@ -25,18 +27,6 @@ LEGACY_STATUS = {
     Status.CANCELLED: "failed",
 }
 """The words of S1, which has none for cancelled."""
-
-_WORST_FIRST = (
-    Verdict.FAILED,
-    Verdict.TIMED_OUT,
-    Verdict.INFRA_ERROR,
-    Verdict.CONFIG_ERROR,
-    Verdict.CANCELLED,
-    Verdict.FLAKY,
-    Verdict.PASSED,
-    Verdict.SKIPPED,
-)
-"""A suite's verdict is that of its worst job, in the order of the CLI's exit codes."""
 
 
 class Submission(Struct, frozen=True, kw_only=True):
@@ -77,7 +67,7 @@ class JobAnswer(JobView, frozen=True, kw_only=True):
 
 
 class JobDetail(JobAnswer, frozen=True, kw_only=True):
-    attempts: list[AttemptView]
+    attempts: list[AttemptRecord]
 
 
 class JobPage(Struct, frozen=True, kw_only=True):
@@ -238,7 +228,7 @@ def job_answer(job: JobView, agents: Sequence[AgentInfo] | None, now: datetime) 
     return JobAnswer(**_fields(job), legacy_status=LEGACY_STATUS[job.status], pending_reason=pending_reason(job, agents, now))
 
 
-def job_detail(job: JobView, attempts: list[AttemptView], agents: Sequence[AgentInfo] | None, now: datetime) -> JobDetail:
+def job_detail(job: JobView, attempts: list[AttemptRecord], agents: Sequence[AgentInfo] | None, now: datetime) -> JobDetail:
     answer = job_answer(job, agents, now)
     return JobDetail(**_fields(answer), attempts=attempts)
 
@@ -274,7 +264,7 @@ def suite_verdict(suite: SuiteView) -> Verdict | None:
     """The verdict of the suite's worst job; None while one is live."""
     if suite.live:
         return None
-    return next((verdict for verdict in _WORST_FIRST if suite.verdicts.get(verdict)), Verdict.CANCELLED)
+    return next((verdict for verdict in WORST_FIRST if suite.verdicts.get(verdict)), Verdict.CANCELLED)
 
 
 def suite_job(spec: JobSpec, answer: Submission | QgjetError) -> SuiteJobAnswer:

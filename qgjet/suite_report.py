@@ -1,0 +1,97 @@
+"""What became of a suite: the one thing that all reports are made from, for files, pipelines and people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from qgjet.attempts import AttemptRecord
+from qgjet.events import Status, Verdict
+
+WORST_FIRST = (
+    Verdict.FAILED,
+    Verdict.TIMED_OUT,
+    Verdict.INFRA_ERROR,
+    Verdict.CONFIG_ERROR,
+    Verdict.CANCELLED,
+    Verdict.FLAKY,
+    Verdict.PASSED,
+    Verdict.SKIPPED,
+)
+"""A suite's verdict is that of its worst job, in the order of the exit codes."""
+
+
+class JobReport(Struct, frozen=True, kw_only=True):
+    """One job of a suite."""
+
+    job_id: str
+    """Empty: it was not accepted, and `message` says why."""
+    org_id: str
+    app_version_id: str
+    target: str
+    test: str
+    """The file, relative to the test project."""
+    status: Status | None
+    """None: it was not accepted."""
+    verdict: Verdict | None
+    """None: it has not ended, or was not accepted."""
+    reason: str = ""
+    """Code of the last outcome, release, loss or refusal."""
+    message: str = ""
+    attempts: tuple[AttemptRecord, ...] = ()
+    """Oldest first, as far as they are known: of a job that was live before, the earlier ones may be missing."""
+    submitted_at: datetime | None = None
+    finished_at: datetime | None = None
+    attached: bool = False
+    """It was live before this suite asked for it."""
+    priority: int | None = None
+    tags: dict[str, str] = {}
+
+    @property
+    def duration_s(self) -> float:
+        """Of all attempts together, without the time in the queue."""
+        return sum(attempt.duration_s or 0.0 for attempt in self.attempts)
+
+    @property
+    def last(self) -> AttemptRecord | None:
+        return self.attempts[-1] if self.attempts else None
+
+
+class SuiteReport(Struct, frozen=True, kw_only=True):
+    suite_id: str
+    """Empty: the jobs were asked for one by one."""
+    jobs: tuple[JobReport, ...]
+    tags: dict[str, str] = {}
+    """What is known of the run: commit, branch, CI job and whatever else its submitter has said."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Of the worst job; None while one has no verdict, and without jobs."""
+        return worst([job.verdict for job in self.jobs])
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """Only those that there are."""
+        verdicts = [job.verdict for job in self.jobs]
+        return {verdict: verdicts.count(verdict) for verdict in Verdict if verdict in verdicts}
+
+    @property
+    def began_at(self) -> datetime | None:
+        times = [job.submitted_at or job.attempts[0].started_at for job in self.jobs if job.submitted_at or job.attempts]
+        return min(times, default=None)
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """None while a job is live."""
+        times = [job.finished_at for job in self.jobs if job.job_id]
+        ended = [at for at in times if at is not None]
+        return max(ended, default=None) if len(ended) == len(times) else None
+
+
+def worst(verdicts: Sequence[Verdict | None]) -> Verdict | None:
+    """None when one is missing, or there are none."""
+    if None in verdicts:
+        return None
+    return next((verdict for verdict in WORST_FIRST if verdict in verdicts), None)
