@@ -217,7 +217,11 @@ class EventLog:
 
     async def last(self, slot: Slot) -> Recorded | None:
         """The slot's last event, from the stream's leader."""
-        return await self._get({"last_by_subj": subjects.slot_filter(slot)})
+        return await self.last_of(subjects.slot_filter(slot))
+
+    async def last_of(self, subject_filter: str) -> Recorded | None:
+        """The last message that the filter matches."""
+        return await self._get({"last_by_subj": subject_filter})
 
     async def history(self, slot: Slot, *, from_seq: int = 1) -> list[Recorded]:
         """All events of a slot, oldest first, from the stream's leader."""

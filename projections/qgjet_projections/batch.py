@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from qgjet import subjects
+from qgjet import subjects, suites
+from qgjet.errors import UndecodableEvent
 from qgjet.events import (
     EVENT_TYPES,
     TERMINAL,
@@ -39,6 +40,7 @@ from qgjet.log import Recorded
 from qgjet_projections.schema import instant, micros
 
 _INT64 = 2**63 - 1
+_SUITES = subjects.SUITE_PREFIX + "."
 _NAMES = {kind: event_type(kind) for kind in EVENT_TYPES}
 _json = msgspec.json.Encoder(order="sorted")
 
@@ -156,6 +158,9 @@ class Batch:
         """`standings` must know the latest job of every slot that the batch is about; it is kept up to date."""
         self.events: list[tuple[Any, ...]] = []
         self.new_tags: list[tuple[str, str, int]] = []
+        self.openings: list[tuple[int, str, str, str, int, int, str]] = []
+        self.attached: list[tuple[str, str, str, int]] = []
+        """(suite id, org, job id, before which sequence it was submitted)"""
         self.strangers: set[str] = set()
         """Names of events that this version cannot read."""
         self.applied_at: int | None = None
@@ -166,6 +171,9 @@ class Batch:
 
     def add(self, one: Recorded, key: str | None) -> None:
         """`key`: what `slot_key` says of its subject."""
+        if key is None and one.subject.startswith(_SUITES):
+            self._open_suite(one)
+            return
         standing = None if key is None else self._standings.get(key)
         slot = standing.slot if standing is not None else None if key is None else _slot_of(key)
         event = one.event
@@ -182,6 +190,20 @@ class Batch:
             assert standing is not None
             self._move(standing, event, one.seq, at)
         self._keep(one, _NAMES[type(event)], at, standing, slot, legal)
+
+    def _open_suite(self, one: Recorded) -> None:
+        try:
+            event = suites.decode(one.data)
+        except UndecodableEvent:
+            self._keep_stranger(one, None, None)
+            return
+        at = self.applied_at = micros(event.at)
+        legal = one.subject == f"{suites.suite_prefix(event.org_id, event.suite_id)}.{suites.OPENED}" and 0 <= event.to_come <= _INT64
+        if legal:
+            tags = _json.encode(event.tags).decode()
+            self.openings.append((one.seq, event.suite_id, event.org_id, event.submission, at, event.to_come, tags))
+            self.attached += [(event.suite_id, event.org_id, member.job_id, one.seq) for member in event.jobs if member.attached]
+        self.events.append((one.seq, at, suites.OPENED, 0, event.org_id, int(legal), one.data))
 
     def _keep_stranger(self, one: Recorded, standing: Standing | None, slot: Slot | None) -> None:
         """Nothing is known about it but its subject."""

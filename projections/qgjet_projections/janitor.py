@@ -17,7 +17,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
-from qgjet import presence, streams
+from qgjet import presence, streams, suite_log
 from qgjet.bus import JetStreamError
 from qgjet.decide import Command, Expire, Lose, Requeue
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 NAME = "janitor"
 ROUND_S = 2.0
 IDLE_LANE = timedelta(days=7)
+INCOMPLETE_AFTER = timedelta(minutes=2)
 PRESENCE_GRACE_S = 3 * presence.RENEW_EVERY_S
 """After a restart of the server nobody is present until the agents have announced themselves again."""
 _NO_MESSAGE = 10037
@@ -87,6 +88,7 @@ class Janitor:
         await self._expire_overdue(queued)
         await self._requeue_stranded(queued, states)
         await self._lose_abandoned(running)
+        await self._end_incomplete_submissions()
         await self._close_idle_lanes(states, {_lane(job) for job in queued})
 
     async def _read_settings(self) -> None:
@@ -156,6 +158,13 @@ class Janitor:
         for key, job in missing.items():
             if now - self._missing[key] >= max(self._visibility_s, PRESENCE_GRACE_S):
                 await self._act(job.slot, Lose(agent=job.agent, attempt=job.attempt, by=NAME, reason="agent_gone", job_id=job.job_id))
+
+    async def _end_incomplete_submissions(self) -> None:
+        """Suites are all or nothing: what a client that died half-way has submitted is not run."""
+        before = self._log.clock() - INCOMPLETE_AFTER
+        for org_id, suite_id, submission_id in await asyncio.to_thread(self._read_model.incomplete_submissions, before):
+            if await suite_log.abandon(self._log, org_id, suite_id, submission_id, by=NAME):
+                log.warning("suite %s: its submission was never completed; its jobs are cancelled", suite_id)
 
     async def _hear_advisories(self) -> None:
         """A message that JetStream stopped delivering ends its job, if it is still the job's ticket."""

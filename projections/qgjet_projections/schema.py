@@ -18,7 +18,7 @@ from qgjet.errors import SchemaMismatch
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of the tables, or of what the projector writes into them."""
 APPLICATION_ID = 0x71676A74
 """`qgjt`: this file is one of ours, and may be deleted."""
@@ -92,10 +92,23 @@ CREATE INDEX IF NOT EXISTS jobs_of_slot ON jobs (slot);  -- by its prefix: the j
 -- what somebody looks for: what waits, runs or went wrong. Most jobs are done, and leave it
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status) WHERE status <> 'done';
 
+-- what submissions brought into suites: one row per event of a suite
+CREATE TABLE IF NOT EXISTS openings (
+    seq INTEGER PRIMARY KEY,
+    suite_id TEXT NOT NULL,
+    org_id TEXT NOT NULL,
+    submission TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    to_come INTEGER NOT NULL,           -- jobs of the submission that later events bring; 0: it is complete
+    tags TEXT NOT NULL                  -- JSON
+);
+CREATE INDEX IF NOT EXISTS openings_of_suite ON openings (suite_id, org_id);
+
 CREATE TABLE IF NOT EXISTS suite_jobs (
     suite_id TEXT NOT NULL,
     org_id TEXT NOT NULL,
     submitted_seq INTEGER NOT NULL,
+    attached INTEGER NOT NULL,          -- 1: it was live before the suite asked for it
     PRIMARY KEY (suite_id, org_id, submitted_seq)
 ) WITHOUT ROWID;
 
@@ -116,7 +129,7 @@ CREATE TABLE IF NOT EXISTS tallies (
     PRIMARY KEY (target, status, verdict)
 ) WITHOUT ROWID;
 """
-CONTENT = ("events", "jobs", "suite_jobs", "job_tags", "tallies")
+CONTENT = ("events", "jobs", "openings", "suite_jobs", "job_tags", "tallies")
 """The tables that are made from the log; `position` says from how much of it."""
 
 BUSY_TIMEOUT_S = 10.0

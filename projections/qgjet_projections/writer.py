@@ -41,9 +41,14 @@ _ROWS_PER_STATEMENT = (128, 16, 1)
 _TALLY = """
 INSERT INTO tallies VALUES (?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, attempts = attempts + excluded.attempts"""
+_ATTACH = """
+INSERT INTO suite_jobs SELECT ?, ?, max(submitted_seq), 1 FROM jobs WHERE job_id = ? AND submitted_seq < ? HAVING max(submitted_seq) IS NOT NULL
+ON CONFLICT DO NOTHING"""
 _PRUNE = (
     "DELETE FROM events WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     "DELETE FROM suite_jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
+    """DELETE FROM openings
+       WHERE NOT EXISTS (SELECT * FROM suite_jobs WHERE (suite_jobs.suite_id, suite_jobs.org_id) = (openings.suite_id, openings.org_id))""",
     "DELETE FROM job_tags WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     """INSERT INTO tallies SELECT target, status, coalesce(verdict, ''), -count(*), -sum(attempt) FROM jobs
        WHERE submitted_seq IN (SELECT submitted_seq FROM pruned) GROUP BY 1, 2, 3
@@ -188,9 +193,13 @@ class Writer:
         self._insert(_INTO_JOBS, len(_COLUMNS), list(batch.rows()), _OR_UPDATE)
         come, go = batch.suite_changes()
         if come:
-            connection.executemany("INSERT INTO suite_jobs VALUES (?, ?, ?)", come)
+            connection.executemany("INSERT INTO suite_jobs VALUES (?, ?, ?, 0) ON CONFLICT DO UPDATE SET attached = 0", come)
         if go:
             connection.executemany("DELETE FROM suite_jobs WHERE (suite_id, org_id, submitted_seq) = (?, ?, ?)", go)
+        if batch.openings:
+            connection.executemany("INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, ?)", batch.openings)
+        if batch.attached:
+            connection.executemany(_ATTACH, batch.attached)
         if batch.new_tags:
             connection.executemany("INSERT INTO job_tags VALUES (?, ?, ?)", batch.new_tags)
         tallies = batch.tally_changes()

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from factories import NOW, spec
-from qgjet import codec, subjects
+from qgjet import codec, subjects, suites
 from qgjet.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit, decide
 from qgjet.errors import Refused
 from qgjet.events import Artifact, Event, JobSpec, Outcome, Requeued, Slot, Started, Submitted, TestError, TestResult, Try, Verdict, event_type
 from qgjet.job import Job, evolve
 from qgjet.log import Recorded, recorded
+from qgjet.suites import Member, SuiteOpened
 from qgjet_projections import schema
 from qgjet_projections.writer import Position, Writer
 
@@ -101,6 +102,8 @@ class Author:
                 self._stranger()
             elif what < 0.1:
                 self._broken_rule(slot)
+            elif what < 0.15:
+                self._opening()
             else:
                 with contextlib.suppress(Refused):
                     self.tell(slot, self._command(slot))
@@ -109,6 +112,20 @@ class Author:
     def _stranger(self) -> None:
         subject, data = self._random.choice(_STRANGERS)
         self.messages.append(recorded(self.seq + self._random.randint(1, 3), subject, data))
+
+    def _opening(self) -> None:
+        """A suite with jobs that there are, that there were, and that there never were."""
+        pick = self._random.choice
+        ids = [*self._specs, "nobody"]
+        members = tuple(
+            Member(job_id=pick(ids), app_version_id="1.0.0", target="emulator", test="a.js", attached=pick([True, False]))
+            for _ in range(self._random.randint(0, 4))
+        )
+        self.open_suite(pick(["suite-1", "suite-3"]), members, submission=pick(["one", "two"]), to_come=pick([0, 5]))
+
+    def open_suite(self, suite_id: str, members: tuple[Member, ...], **fields: Any) -> None:
+        event = SuiteOpened(**{"suite_id": suite_id, "org_id": "acme", "at": self.now, "submission": "one", "jobs": members, **fields})
+        self.messages.append(recorded(self.seq + 1, f"{suites.suite_prefix('acme', suite_id)}.opened", suites.encode(event)))
 
     def _broken_rule(self, slot: Slot) -> None:
         """Something that was legal once, somewhere; now it mostly is not."""

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 
 import strategies  # noqa: F401 - its profile
 from factories import NOW, spec
+from qgjet import suites
 from qgjet.decide import Cancel, OnDuplicate
+from qgjet.errors import UndecodableEvent
 from qgjet.events import Slot, Status, Submitted, Verdict
 from qgjet.job import evolve
 from qgjet.log import Recorded
+from qgjet.suites import SuiteOpened
 from qgjet_projections import batch as batches
 from qgjet_projections import schema
 from qgjet_projections.batch import Row, slot_key
@@ -79,11 +82,32 @@ def test_what_is_repeated_for_queries_agrees_with_the_rows(history: list[Recorde
         for row in rows:
             attempts[row.target, row.status, row.verdict or ""] += row.attempt
         assert {(one[:3], one[3], one[4]) for one in tables["tallies"]} == {(key, count, attempts[key]) for key, count in tallies.items()}
-        suites = {(suite_id, row.org_id, row.submitted_seq) for row in rows for suite_id in msgspec.json.decode(row.suite_ids)}
-        assert set(tables["suite_jobs"]) == suites
+        created = {(suite_id, row.org_id, row.submitted_seq, 0) for row in rows for suite_id in msgspec.json.decode(row.suite_ids)}
+        assert {one for one in tables["suite_jobs"] if not one[3]} == created
+        assert {one for one in tables["suite_jobs"] if one[3]} == attached_to_suites(history, rows) - {(*one[:3], 1) for one in created}
+        assert len(tables["openings"]) == len(openings_in(history))
         tags = {(*tag, row.submitted_seq) for row in rows for tag in msgspec.json.decode(row.tags).items()}
         assert set(tables["job_tags"]) == tags
         assert [one[0] for one in sorted(tables["events"])] == [one.seq for one in history]
+
+
+def openings_in(history: list[Recorded]) -> list[tuple[int, SuiteOpened]]:
+    found = []
+    for one in history:
+        with contextlib.suppress(UndecodableEvent):
+            found += [(one.seq, suites.decode(one.data))] if one.subject.startswith("qg.suite.") else []
+    return found
+
+
+def attached_to_suites(history: list[Recorded], rows: list[Row]) -> set[tuple[str, str, int, int]]:
+    """By the job's last submission before the suite's event."""
+    found = set()
+    for seq, event in openings_in(history):
+        for member in event.jobs:
+            earlier = [row.submitted_seq for row in rows if row.job_id == member.job_id and row.submitted_seq < seq]
+            if member.attached and earlier:
+                found.add((event.suite_id, event.org_id, max(earlier), 1))
+    return found
 
 
 def all_rows(path: Path) -> list[Row]:

@@ -1,0 +1,323 @@
+"""Suites on the event log: all jobs of a submission in one atomic batch with the suite's own event, or none of them.
+
+The batch is written on the versions of all slots that were read, as a single append is. JetStream does not say which message a refused batch failed on: all
+slots are read again and everything is decided anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import chain
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from qgjet import codec, subjects
+from qgjet.bus import JetStreamError, PubAck
+from qgjet.decide import OnDuplicate, Submit, decide
+from qgjet.errors import DuplicateJob, LogUnavailable, Refused, UndecodableEvent, WrongVersion
+from qgjet.events import JobSpec, Slot, Submitted, event_type
+from qgjet.job import Job
+from qgjet.log import Accepted, EventLog
+from qgjet.suites import MAX_BATCH, MAX_EVENT_BYTES, OPENED, Member, SuiteOpened, decode, encode, member_of, suite_prefix
+
+SUBMIT_TIMEOUT_S = 30.0
+READ_WINDOW = 256
+PAUSE_S = 0.05
+_LOST_RACE = frozenset({10071, 10164})
+_NOT_NOW = frozenset({10176, 10209, 10210, 10211})
+"""Batches that the server gave up, or has too many of: sent again they may pass."""
+_ack_decoder = msgspec.json.Decoder(PubAck)
+
+
+class Submission(Struct, frozen=True, kw_only=True):
+    """Jobs to be put into the queue together, as one suite."""
+
+    suite_id: str
+    id: str
+    """The same for a repeated submission."""
+    specs: Sequence[JobSpec]
+    """Several orgs are possible: each gets a suite of this id."""
+    modes: Sequence[OnDuplicate]
+    """One per job."""
+    by: str = ""
+    request_hash: str = ""
+    tags: dict[str, str] = {}
+
+
+class SuiteRefused(Refused):
+    """Some of the jobs cannot be accepted, so none was. `errors`: position -> why."""
+
+    def __init__(self, errors: dict[int, DuplicateJob], jobs: int) -> None:
+        first = next(iter(errors.values()))
+        super().__init__(f"{len(errors)} of {jobs} jobs cannot be accepted, so none was: {first}")
+        self.errors = errors
+
+
+class KeyReused(Refused):
+    """The submission's id belongs to another request."""
+
+
+class _Decided(Struct):
+    """What a stretch of a submission comes to, on the versions that were read."""
+
+    accepted: dict[int, Accepted]
+    """Attached, or submitted already."""
+    created: list[tuple[int, Submitted, int]]
+    """(position, event, version that the slot must have)"""
+
+
+class _Message(Struct, frozen=True):
+    subject: str
+    payload: bytes
+    fence: str
+    expected: int
+
+
+async def submit_suite(log: EventLog, submission: Submission, *, timeout_s: float = SUBMIT_TIMEOUT_S) -> list[Accepted]:
+    """Submit all jobs or none; one answer each, in order. A second call with the same ids finds what the first one wrote.
+
+    Two jobs of one slot become one: the second is attached to the first. More jobs than a batch holds go in several, one after the other: a refusal of a
+    later one cancels what was created. Raises SuiteRefused, with nothing left in the queue, KeyReused, and LogUnavailable, after which the jobs may be there.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    answers: dict[int, Accepted] = {}
+    stretches = _stretches(submission)
+    for number, stretch in enumerate(stretches):
+        to_come = sum(map(len, stretches[number + 1 :]))
+        try:
+            answers |= await _submit(log, submission, stretch, to_come, deadline)
+        except SuiteRefused:
+            await _take_back(log, submission, answers)
+            raise
+    return [answers[position] for position in range(len(submission.specs))]
+
+
+def _stretches(submission: Submission) -> list[list[int]]:
+    """Positions that fit into one batch each, with an event per org that names them."""
+    orgs = len({spec.org_id for spec in submission.specs})
+    size = max(MAX_BATCH - orgs, 1)
+    longest = max((len(encode_member(spec)) for spec in submission.specs), default=1)
+    size = max(1, min(size, (MAX_EVENT_BYTES - len(msgspec.json.encode(submission.tags))) // longest))
+    positions = list(chain.from_iterable(_by_org(submission, range(len(submission.specs))).values()))
+    return [positions[start : start + size] for start in range(0, len(positions), size)]
+
+
+def encode_member(spec: JobSpec) -> bytes:
+    return msgspec.json.encode(member_of(spec, spec.job_id, attached=True)) + b","
+
+
+async def _take_back(log: EventLog, submission: Submission, answers: dict[int, Accepted]) -> None:
+    for position, accepted in answers.items():
+        if not accepted.attached:
+            await log.cancel(submission.specs[position].slot, accepted.job_id, by=submission.by, reason="the rest of its suite was refused")
+
+
+async def _submit(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: int, deadline: float) -> dict[int, Accepted]:
+    while True:
+        try:
+            earlier = await _earlier(log, submission, stretch)
+            if earlier is not None:
+                return earlier
+            decided = await _decide(log, submission, stretch)
+            return decided.accepted | await _write(log, submission, stretch, to_come, decided)
+        except WrongVersion:
+            continue
+        except JetStreamError as error:
+            if error.error.err_code not in _NOT_NOW:
+                raise
+            problem: LogUnavailable = error
+        except LogUnavailable as lost:
+            problem = lost
+        await _pause(log, deadline, problem)
+
+
+async def _earlier(log: EventLog, submission: Submission, stretch: Sequence[int]) -> dict[int, Accepted] | None:
+    """What this submission has come to already: its answer was lost, or it is repeated. None when it is new."""
+    found: list[tuple[int, SuiteOpened]] = []
+    for org_id, wanted in _by_org(submission, stretch).items():
+        slots = {submission.specs[position].slot for position in wanted}
+        async for seq, event in openings(log, org_id, submission.suite_id):
+            if event.submission == submission.id and event.request_hash != submission.request_hash:
+                raise KeyReused(f"suite {submission.suite_id} was opened by another request under the same key")
+            if event.submission == submission.id and slots == set(map(event.slot_of, event.jobs)):
+                found.append((seq, event))
+    if len(found) != len(_by_org(submission, stretch)):
+        return None
+    known = _told(found)
+    return {position: known[submission.specs[position].slot].pop(0) for position in stretch}
+
+
+def _told(found: list[tuple[int, SuiteOpened]]) -> dict[Slot, list[Accepted]]:
+    """The answers that one batch's events stand for, in the order of the batch."""
+    found.sort(key=lambda one: one[0])
+    last_seq = found[-1][0]
+    seq = found[0][0] - sum(not member.attached for _, event in found for member in event.jobs)
+    known: dict[Slot, list[Accepted]] = {}
+    for _, event in found:
+        for member in event.jobs:
+            answer = Accepted(job_id=member.job_id, seq=(member.seq or last_seq) if member.attached else seq, attached=member.attached)
+            seq += not member.attached
+            known.setdefault(event.slot_of(member), []).append(answer)
+    return known
+
+
+def _by_org(submission: Submission, positions: Iterable[int]) -> dict[str, list[int]]:
+    orgs: dict[str, list[int]] = {}
+    for position in positions:
+        orgs.setdefault(submission.specs[position].org_id, []).append(position)
+    return orgs
+
+
+async def _pause(log: EventLog, deadline: float, problem: LogUnavailable) -> None:
+    loop = asyncio.get_running_loop()
+    if loop.time() >= deadline:
+        raise problem
+    await asyncio.sleep(PAUSE_S)
+    await log.bus.wait_connected(deadline - loop.time())
+
+
+async def _decide(log: EventLog, submission: Submission, stretch: Sequence[int]) -> _Decided:
+    slots = list(dict.fromkeys(submission.specs[position].slot for position in stretch))
+    states = dict(zip(slots, await _read_all(log, slots), strict=True))
+    decided = _Decided(accepted={}, created=[])
+    errors: dict[int, DuplicateJob] = {}
+    taken: dict[Slot, str] = {}
+    for position in stretch:
+        spec, (job, version) = submission.specs[position], states[submission.specs[position].slot]
+        if spec.slot in taken:
+            decided.accepted[position] = Accepted(job_id=taken[spec.slot], seq=0, attached=True)
+        elif job is not None and job.job_id == spec.job_id:
+            decided.accepted[position] = Accepted(job_id=job.job_id, seq=job.version)
+        else:
+            try:
+                event = decide(Submit(spec, submission.modes[position]), job, log.clock())
+                assert isinstance(event, Submitted)
+                decided.created.append((position, event, version))
+                taken[spec.slot] = spec.job_id
+            except DuplicateJob as duplicate:
+                assert job is not None
+                decided.accepted[position] = Accepted(job_id=job.job_id, seq=job.version, attached=True, status=job.status)
+                if submission.modes[position] is OnDuplicate.REJECT:
+                    errors[position] = duplicate
+    if errors:
+        raise SuiteRefused(errors, len(submission.specs))
+    return decided
+
+
+async def _read_all(log: EventLog, slots: Sequence[Slot]) -> list[tuple[Job | None, int]]:
+    gate = asyncio.Semaphore(READ_WINDOW)
+
+    async def read(slot: Slot) -> tuple[Job | None, int]:
+        async with gate:
+            return await log.read(slot)
+
+    return await asyncio.gather(*map(read, slots))
+
+
+async def _write(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: int, decided: _Decided) -> dict[int, Accepted]:
+    """Append what is decided, with the suite's own events last. Raises WrongVersion when a slot has moved on."""
+    opened = _opened(log, submission, stretch, to_come, decided)
+    messages = [_submitted_message(event, expected) for _, event, expected in decided.created]
+    for event in opened:
+        last = await log.last_of(f"{suite_prefix(event.org_id, event.suite_id)}.>")
+        messages.append(_suite_message(event, last.seq if last else 0))
+    last_seq = await _append_all(log, messages)
+    first_seq = last_seq - len(messages) + 1
+    written = {
+        position: Accepted(job_id=event.job_id, seq=first_seq + number, replaced=event.replaces) for number, (position, event, _) in enumerate(decided.created)
+    }
+    twice = {position: replace(accepted, seq=last_seq) for position, accepted in decided.accepted.items() if not accepted.seq}
+    return written | twice
+
+
+def _opened(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: int, decided: _Decided) -> list[SuiteOpened]:
+    """One event per org."""
+
+    def member(position: int) -> Member:
+        spec, accepted = submission.specs[position], decided.accepted.get(position)
+        if accepted is None:
+            return member_of(spec, spec.job_id)
+        return member_of(spec, accepted.job_id, attached=accepted.attached, seq=accepted.seq)
+
+    return [
+        SuiteOpened(
+            suite_id=submission.suite_id,
+            org_id=org_id,
+            at=log.clock(),
+            by=submission.by,
+            submission=submission.id,
+            request_hash=submission.request_hash,
+            jobs=tuple(map(member, positions)),
+            to_come=to_come,
+            tags=submission.tags,
+        )
+        for org_id, positions in _by_org(submission, stretch).items()
+    ]
+
+
+async def abandon(log: EventLog, org_id: str, suite_id: str, submission_id: str, *, by: str) -> bool:
+    """End a submission whose rest never came: cancel what it created, and say so in the suite. False when there is nothing to end. Twice is harmless."""
+    events = [event async for _, event in openings(log, org_id, suite_id) if event.submission == submission_id]
+    if not events or not events[-1].to_come:
+        return False
+    for event in events:
+        for member in event.jobs:
+            if not member.attached:
+                await log.cancel(event.slot_of(member), member.job_id, by=by, reason="the rest of its suite never came")
+    last = await log.last_of(f"{suite_prefix(org_id, suite_id)}.>")
+    closing = replace(events[-1], at=log.clock(), by=by, jobs=(), to_come=0)
+    with contextlib.suppress(WrongVersion):  # somebody has opened the suite anew: the next round sees to it
+        await _append_all(log, [_suite_message(closing, last.seq if last else 0)])
+    return True
+
+
+async def openings(log: EventLog, org_id: str, suite_id: str) -> AsyncIterator[tuple[int, SuiteOpened]]:
+    """The suite's events that this version can read, oldest first, with their sequences; from the stream's leader."""
+    suite_filter, seq = f"{suite_prefix(org_id, suite_id)}.>", 1
+    while (one := await log.next_of(suite_filter, seq)) is not None:
+        with contextlib.suppress(UndecodableEvent):
+            yield one.seq, decode(one.data)
+        seq = one.seq + 1
+
+
+def _suite_message(event: SuiteOpened, expected: int) -> _Message:
+    prefix = suite_prefix(event.org_id, event.suite_id)
+    return _Message(f"{prefix}.{OPENED}", encode(event), f"{prefix}.>", expected)
+
+
+def _submitted_message(event: Submitted, expected: int) -> _Message:
+    prefix = subjects.slot_prefix(event.spec.slot)
+    return _Message(subjects.event_subject(prefix, event_type(event), event.spec.rank), codec.encode(event), f"{prefix}.>", expected)
+
+
+async def _append_all(log: EventLog, messages: Sequence[_Message]) -> int:
+    """One atomic batch; gives the sequence of its last message. Only the last one is answered."""
+    batch_id = uuid.uuid4().hex
+    for number, message in enumerate(messages[:-1], 1):
+        await log.bus.publish(message.subject, message.payload, headers=_headers(message, batch_id, number))
+    last = messages[-1]
+    headers = _headers(last, batch_id, len(messages)) | {"Nats-Batch-Commit": "1"}
+    ack = _ack_decoder.decode((await log.bus.request(last.subject, last.payload, headers=headers)).data or b"{}")
+    if ack.error is None and ack.seq:
+        return ack.seq
+    if ack.error is None:
+        raise LogUnavailable("the event log does not accept events: no stream")
+    if ack.error.err_code in _LOST_RACE:
+        raise WrongVersion("a slot of the suite has moved on")
+    if ack.error.code in (429, 503):
+        raise LogUnavailable(f"the event log does not accept events: {ack.error.description}")
+    raise JetStreamError("atomic batch", ack.error)
+
+
+def _headers(message: _Message, batch_id: str, number: int) -> dict[str, str]:
+    return {
+        "Nats-Expected-Last-Subject-Sequence": str(message.expected),
+        "Nats-Expected-Last-Subject-Sequence-Subject": message.fence,
+        "Nats-Batch-Id": batch_id,
+        "Nats-Batch-Sequence": str(number),
+    }
