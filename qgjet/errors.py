@@ -11,6 +11,7 @@
     ├── UndecodableEvent       bytes in the log that this version cannot read
     ├── LogUnavailable         no answer from the NATS server in time
     ├── IncompatibleServer     the NATS server, or what is set up on it, does not fit this version
+    ├── ArtifactGone           an attempt's file that is not stored any more, or not whole
     ├── PrepareFailed          a target could not be made ready; no attempt is spent
     ├── CannotStart            a command that cannot be started, now or later (qgjet.agents.tree)
     ├── UnusableReport         a report that a job left and nobody should read (qgjet.agents.preparation)
@@ -77,6 +78,10 @@ class LogUnavailable(QgjetError):
 
 class IncompatibleServer(QgjetError):
     """The NATS server, or a stream on it, does not fit this version of qgjet."""
+
+
+class ArtifactGone(QgjetError):
+    """An object that is not in the store any more, or not whole."""
 
 
 class PrepareFailed(QgjetError):

@@ -161,6 +161,9 @@ class Artifact(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     content_type: str
     size: int
     sha256: str
+    """Of what is stored; empty when the file was left out."""
+    note: str = ""
+    """What was cut, or why the file was left out; empty for a whole one."""
 
 
 class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

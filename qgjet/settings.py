@@ -20,11 +20,15 @@ from qgjet.retry import MAX_RETRIES, Backoff
 
 PREFIX = "QGJET_"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 RUNNERS = ("appwright", "command", "scripted")
+COLLECT = ("always", "on-failure", "never")
 
 
 DEFAULT_VISIBILITY_TIMEOUT_S = 30.0
 DEFAULT_MAX_DELIVER = 20
+DEFAULT_RETENTION_S = 14 * 86_400.0
+DEFAULT_LOG_RETENTION_S = 7 * 86_400.0
 
 
 class Deployment(Struct, frozen=True, kw_only=True):
@@ -38,6 +42,9 @@ class Deployment(Struct, frozen=True, kw_only=True):
     agents_ttl_s: float = 30.0
     visibility_timeout_s: float = DEFAULT_VISIBILITY_TIMEOUT_S
     max_deliver: int = DEFAULT_MAX_DELIVER
+    artifact_retention_s: float = DEFAULT_RETENTION_S
+    """This one and the next are used when the streams are made; those that are there keep theirs."""
+    log_retention_s: float = DEFAULT_LOG_RETENTION_S
 
     def rank(self, priority: int) -> int:
         """Priority 0-9 to rank: 0 runs first."""
@@ -76,6 +83,8 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
     """Names of the agent's own variables that jobs may see, besides PATH, HOME, LANG, LC_ALL, TMPDIR and TZ."""
+    redact: tuple[str, ...] = ()
+    """Names of variables of the jobs whose values become `***` in everything that leaves the agent as text."""
     outcomes: dict[str, tuple[str, ...]] = {}
     """Of the `scripted` runner: test path or `*` -> the verdict of each attempt."""
 
@@ -150,6 +159,21 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """For people; empty: the host's name."""
 
 
+class ArtifactSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[artifacts]`: what agents keep of attempts, and for how long."""
+
+    collect: str = "on-failure"
+    """Of every attempt its logs and reports, and media (`test-results`) of those that did not pass; `always`: media of all; `never`: nothing."""
+    max_file_bytes: int = field(default=100_000_000, name="max_file")
+    max_attempt_bytes: int = field(default=250_000_000, name="max_attempt")
+    upload_timeout_s: float = field(default=60.0, name="upload_timeout")
+    """Of all files of an attempt together; the result is told after it."""
+    retention_s: float = field(default=DEFAULT_RETENTION_S, name="retention")
+    """Fixed when the first of all starts, like the next one."""
+    log_retention_s: float = field(default=DEFAULT_LOG_RETENTION_S, name="log_retention")
+    """Of live output. The whole log of an attempt is an artifact."""
+
+
 class ApiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[api]`"""
 
@@ -170,8 +194,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queue: QueueSettings = QueueSettings()
     job: JobSettings = JobSettings()
     agent: AgentSettings = AgentSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
     api: ApiSettings = ApiSettings()
     targets: dict[str, Target] = {}
+
+    @property
+    def deployment(self) -> Deployment:
+        """What these settings ask for where nothing is agreed yet."""
+        kept = self.artifacts
+        return msgspec.structs.replace(self.queue.deployment, artifact_retention_s=kept.retention_s, log_retention_s=kept.log_retention_s)
 
 
 def load_settings(text: str = "", environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -267,12 +298,14 @@ def _convert(data: dict[str, Any], kind: type[S], path: str) -> S:
 
 
 def _seconds(data: dict[str, Any], kind: type[Struct], path: str) -> dict[str, Any]:
-    """Turn durations in text into seconds, wherever a field of `kind` counts seconds."""
+    """Turn durations and sizes in text into numbers, wherever a field of `kind` counts seconds or bytes."""
     result = dict(data)
     for one in msgspec.structs.fields(kind):
         key, value = one.encode_name, data.get(one.encode_name)
         if one.name.endswith("_s") and isinstance(value, str):
             result[key] = duration(value, f"{path}{key}")
+        elif one.name.endswith("_bytes") and isinstance(value, str):
+            result[key] = size(value, f"{path}{key}")
         elif isinstance(value, dict) and _is_struct(one.type):
             result[key] = _seconds(value, one.type, f"{path}{key}.")
     return result
@@ -286,6 +319,15 @@ def duration(text: str, where: str = "duration") -> float:
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 
+def size(text: str, where: str = "size") -> int:
+    """Bytes from `1000000`, `100MB` (10^8), `1.5 GB` or `64MiB` (2^26). Raises InvalidSettings."""
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kmg]?i?b)?\s*", text, re.IGNORECASE)
+    unit = _SIZES.get((match[2] or "b").lower()) if match else None
+    if match is None or unit is None:
+        raise InvalidSettings(where, f"{text!r} is not a size; write 1000000, 100MB or 64MiB")
+    return round(float(match[1]) * unit)
+
+
 def _check_values(settings: Settings) -> None:
     rules = [
         ("queue.priority_order", settings.queue.priority_order in ("low-first", "high-first"), "must be low-first or high-first"),
@@ -297,6 +339,11 @@ def _check_values(settings: Settings) -> None:
         ("job.infra_retries", 0 <= settings.job.infra_retries <= MAX_RETRIES, f"must be from 0 to {MAX_RETRIES}"),
         ("agent.batch", settings.agent.batch >= 1, "must be at least 1"),
         ("agent.slots", settings.agent.slots >= 0, "must not be negative"),
+        ("artifacts.collect", settings.artifacts.collect in COLLECT, f"must be {', '.join(COLLECT[:-1])} or {COLLECT[-1]}"),
+        ("artifacts.max_file", settings.artifacts.max_file_bytes >= 0, "must not be negative"),
+        ("artifacts.max_attempt", settings.artifacts.max_attempt_bytes >= 0, "must not be negative"),
+        ("artifacts.retention", settings.artifacts.retention_s >= 1, "must be at least 1s"),
+        ("artifacts.log_retention", settings.artifacts.log_retention_s >= 1, "must be at least 1s"),
         ("api.port", 0 <= settings.api.port <= 65_535, "must be from 0 to 65535"),
         *_time_rules(settings, ""),
     ]

@@ -69,6 +69,8 @@ class SuiteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Empty: made for it."""
     on_duplicate: OnDuplicate = OnDuplicate.ATTACH
     """For jobs that do not say otherwise, and for those that say `attach`."""
+    atomic: bool = True
+    """All jobs or none; False: those that can be accepted."""
     jobs: tuple[SubmitRequest, ...] = ()
     org_id: str = ""
     app_version_id: str = ""

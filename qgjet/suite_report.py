@@ -65,11 +65,13 @@ class SuiteReport(Struct, frozen=True, kw_only=True):
     jobs: tuple[JobReport, ...]
     tags: dict[str, str] = {}
     """What is known of the run: commit, branch, CI job and whatever else its submitter has said."""
+    to_come: int = 0
+    """Jobs of a large submission that are not stored yet: they are not among `jobs`, and there is no verdict without them."""
 
     @property
     def verdict(self) -> Verdict | None:
         """Of the worst job; None while one has no verdict, and without jobs."""
-        return worst([job.verdict for job in self.jobs])
+        return None if self.to_come else worst([job.verdict for job in self.jobs])
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -87,7 +89,7 @@ class SuiteReport(Struct, frozen=True, kw_only=True):
         """None while a job is live."""
         times = [job.finished_at for job in self.jobs if job.job_id]
         ended = [at for at in times if at is not None]
-        return max(ended, default=None) if len(ended) == len(times) else None
+        return max(ended, default=None) if len(ended) == len(times) and not self.to_come else None
 
 
 def worst(verdicts: Sequence[Verdict | None]) -> Verdict | None:

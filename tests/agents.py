@@ -16,7 +16,7 @@ from qgjet.events import JobSpec, Slot, event_type
 from qgjet.job import Job
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
-from qgjet.settings import AgentSettings, QueueSettings
+from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import Lane
 
 FAST = QueueSettings(visibility_timeout_s=1.5, retry_base_s=0.02, retry_cap_s=0.05)
@@ -48,11 +48,12 @@ async def running_agent(
     runners: Mapping[str, Runner] | None = None,
     slots: int = 1,
     queue: QueueSettings = FAST,
+    artifact_settings: ArtifactSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Agent]:
     """An agent for the length of a block; halted at its end."""
     runners = runners or scripted()
-    agent = Agent(log, runners, dict.fromkeys(runners, slots), work_dir, AgentSettings(**{"poll_s": 1.0, **settings}), queue)
+    agent = Agent(log, runners, dict.fromkeys(runners, slots), work_dir, AgentSettings(**{"poll_s": 1.0, **settings}), queue, artifact_settings)
     task = asyncio.create_task(agent.run())
     try:
         yield agent

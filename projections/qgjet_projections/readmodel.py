@@ -12,6 +12,7 @@ import sqlite3
 import statistics
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from qgjet.events import LIVE, JobSpec, Partition, Requeued, Slot, Status, Submi
 from qgjet.job import status_of
 from qgjet_projections import schema
 from qgjet_projections.batch import Row
-from qgjet_projections.schema import instant
+from qgjet_projections.schema import instant, micros
 from qgjet_projections.views import (
     Counts,
     Duration,
@@ -213,13 +214,23 @@ class ReadModel:
         _check_limit(limit, MAX_LIMIT)
         opened_before, below = _read_cursor(cursor, [2**63 - 1, ""])
         sql = """
-            SELECT suite_id, org_id, min(submitted_seq) AS opened_seq FROM suite_jobs WHERE :org_id IS NULL OR org_id = :org_id
+            SELECT suite_id, org_id, min(seq) AS opened_seq
+            FROM (SELECT suite_id, org_id, submitted_seq AS seq FROM suite_jobs WHERE NOT attached UNION ALL SELECT suite_id, org_id, seq FROM openings)
+            WHERE :org_id IS NULL OR org_id = :org_id
             GROUP BY suite_id, org_id HAVING (opened_seq, suite_id) < (:opened_before, :below) ORDER BY opened_seq DESC, suite_id DESC LIMIT :limit + 1"""
         values = {"org_id": org_id, "opened_before": opened_before, "below": below, "limit": limit}
         with self._snapshot() as connection:
             found = connection.execute(sql, values).fetchall()
             views = [_suite_view(connection, suite_id, org) for suite_id, org, _ in found[:limit]]
         return _page([view for view in views if view is not None], [[opened_seq, suite_id] for suite_id, _, opened_seq in found], limit)
+
+    def incomplete_submissions(self, before: datetime) -> list[tuple[str, str, str]]:
+        """(org, suite, submission) of large submissions that have not gone on since `before`."""
+        sql = """
+            SELECT org_id, suite_id, submission FROM openings GROUP BY org_id, suite_id, submission
+            HAVING min(to_come) > 0 AND max(at) < ? ORDER BY max(seq)"""
+        with self._snapshot() as connection:
+            return connection.execute(sql, (micros(before),)).fetchall()
 
     def partitions(self) -> list[PartitionView]:
         """Partitions with live jobs."""
@@ -283,7 +294,8 @@ def _source(query: JobQuery, status: Status | None, values: dict[str, Any]) -> t
     tags = _tag_conditions(query.tags, values)
     if query.suite_id is not None:
         values["suite_id"] = query.suite_id
-        return "suite_jobs CROSS JOIN jobs USING (submitted_seq)", "suite_jobs.submitted_seq", ["suite_jobs.suite_id = :suite_id", *tags]
+        only = [] if query.created is None else [f"suite_jobs.attached = {int(not query.created)}"]
+        return "suite_jobs CROSS JOIN jobs USING (submitted_seq)", "suite_jobs.submitted_seq", ["suite_jobs.suite_id = :suite_id", *only, *tags]
     if tags:
         first = "job_tags.key = :key0 AND job_tags.value = :value0"
         return "job_tags CROSS JOIN jobs USING (submitted_seq)", "job_tags.submitted_seq", [first, *tags[1:]]
@@ -334,12 +346,19 @@ def _event_view(found: Sequence[Any]) -> EventView:
 
 def _suite_view(connection: sqlite3.Connection, suite_id: str, org_id: str) -> SuiteView | None:
     groups = connection.execute(
-        """SELECT status, coalesce(verdict, ''), count(*), min(created_at), max(finished_at), max(seq) FROM suite_jobs CROSS JOIN jobs USING (submitted_seq)
+        """SELECT status, coalesce(verdict, ''), count(*), min(created_at), max(finished_at), max(seq), sum(attached) 
+           FROM suite_jobs CROSS JOIN jobs USING (submitted_seq)
            WHERE suite_jobs.suite_id = ? AND suite_jobs.org_id = ? GROUP BY 1, 2""",
         (suite_id, org_id),
     ).fetchall()
     if not groups:
         return None
+    openings = connection.execute(
+        "SELECT submission, at, to_come, tags, seq FROM openings WHERE suite_id = ? AND org_id = ? ORDER BY seq", (suite_id, org_id)
+    ).fetchall()
+    tags: dict[str, str] = {}
+    for _, _, _, said, _ in openings:
+        tags |= msgspec.json.decode(said, type=dict[str, str])
     statuses: Counter[str] = Counter()
     verdicts: Counter[str] = Counter()
     for status, verdict, count, *_ in groups:
@@ -350,12 +369,15 @@ def _suite_view(connection: sqlite3.Connection, suite_id: str, org_id: str) -> S
         suite_id=suite_id,
         org_id=org_id,
         jobs=statuses.total(),
+        attached=sum(attached for *_, attached in groups),
+        to_come=sum({submission: to_come for submission, _, to_come, _, _ in openings}.values()),  # of each submission the last one counts
+        tags=tags,
         live=live,
         statuses=dict(+statuses),
         verdicts=dict(+verdicts),
-        created_at=instant(min(created_at for _, _, _, created_at, _, _ in groups)),
-        finished_at=None if live else instant(max(finished_at for _, _, _, _, finished_at, _ in groups)),
-        seq=max(seq for _, _, _, _, _, seq in groups),
+        created_at=instant(openings[0][1] if openings else min(created_at for _, _, _, created_at, *_ in groups)),
+        finished_at=None if live else instant(max(finished_at for _, _, _, _, finished_at, *_ in groups)),
+        seq=max(*(seq for _, _, _, _, _, seq, _ in groups), *(seq for *_, seq in openings), 0),
     )
 
 

@@ -41,7 +41,7 @@ class Service:
         self.settings = settings
         self.read_model = read_model
         self.clock = clock
-        self.deployment = settings.queue.deployment
+        self.deployment = settings.deployment
         self.projector: Projector | None = None
         self.closing = asyncio.Event()
         """Set when the process is about to end: whoever streams has to stop."""
@@ -200,8 +200,8 @@ class Service:
 
 async def _agree(bus: Bus, settings: Settings) -> Deployment:
     """Make what is missing, and put this process's leases in force for the agents that start from now on."""
-    await streams.ensure(bus, settings.queue.deployment)
-    return await streams.change_leases(bus, settings.queue.deployment)
+    await streams.ensure(bus, settings.deployment)
+    return await streams.change_leases(bus, settings.deployment)
 
 
 def _lost(bus: Bus, since: float | None, now: float) -> float | None:

@@ -31,6 +31,8 @@ class JobQuery(Struct, frozen=True, kw_only=True):
     status: Status | None = None
     verdict: Verdict | None = None
     suite_id: str | None = None
+    created: bool | None = None
+    """With `suite_id`: only jobs that the suite created (True), or was attached to (False)."""
     tags: dict[str, str] = {}
     cursor: str | None = None
     limit: int = 100
@@ -107,6 +109,12 @@ class SuiteView(Struct, frozen=True, kw_only=True):
     suite_id: str
     org_id: str
     jobs: int
+    attached: int
+    """Jobs among them that were live before the suite asked for them: it waits for them, and does not cancel them."""
+    to_come: int
+    """Jobs of a large submission that are not stored yet."""
+    tags: dict[str, str]
+    """What the submissions said of it: commit, branch, CI run."""
     live: int
     """Jobs that are not finished yet; 0: the suite has its result."""
     statuses: dict[str, int]

@@ -28,7 +28,7 @@ from qgjet.log import EventLog
 from qgjet.presence import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
 from qgjet.queue import Delivery, Queue
 from qgjet.scheduling import Bench, Turns, choose
-from qgjet.settings import AgentSettings, QueueSettings
+from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import Lane
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Agent:
         work_dir: Path,
         settings: AgentSettings,
         queue_settings: QueueSettings,
+        artifact_settings: ArtifactSettings | None = None,
     ) -> None:
         self.instance = f"{settings.name or socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         self._log = event_log
@@ -74,7 +75,7 @@ class Agent:
         self._limit = settings.slots or len(self._slots)
         self._catalog = Catalog(list(slots), settings.app_version_id)
         self._turns = Turns()
-        self._executor = Executor(event_log, self.instance, settings, queue_settings, work_dir)
+        self._executor = Executor(event_log, self.instance, settings, queue_settings, work_dir, artifact_settings or ArtifactSettings())
         self._busy = 0
         self._cooling: dict[Partition, float] = {}
         self._rang: set[Lane] = set()

@@ -89,7 +89,7 @@ def _judge(result: ProcessResult, place: Place, attempt: Attempt) -> Outcome:
         exit_code=result.exit_code,
         signal=result.signal,
         report=report_of(result, attempt.directory / "report.json"),
-        output=result.tail.decode(errors="replace"),
+        output=place.redactor.text(result.tail.decode(errors="replace")),
         stopped=result.stopped or "",
         duration_s=result.duration_s,
         project_dir=str(place.project),

@@ -67,7 +67,7 @@ def _judge(result: ProcessResult, place: Place, junit: Path | None) -> Outcome:
         signal=result.signal,
         junit=report_of(result, junit) if junit else None,
         junit_due=junit is not None,
-        output=result.tail.decode(errors="replace"),
+        output=place.redactor.text(result.tail.decode(errors="replace")),
         stopped=result.stopped or "",
         duration_s=result.duration_s,
         project_dir=str(place.project),

@@ -1,6 +1,6 @@
 """One delivery, from the message to the acknowledgement.
 
-    admit -> prepare -> append `started` -> run -> append the result -> acknowledge
+    admit -> prepare -> append `started` -> run -> store artifacts -> append the result -> acknowledge
 
 Every step may find that the job is not ours any more; then nothing is written and nothing is left running. The event comes first, the acknowledgement after
 it: a crash between them brings the message back, and its ticket says that the job is over.
@@ -13,24 +13,30 @@ import logging
 import os
 import random
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
+from msgspec.structs import replace
+
 from qgjet.agents.admission import Admission, admit
 from qgjet.agents.lease import Lease
+from qgjet.agents.leftovers import Leftovers
 from qgjet.agents.output import LogFeed
 from qgjet.agents.runner import Attempt, Session, StopReason, Tether
 from qgjet.agents.slot import AgentSlot
+from qgjet.artifacts import ArtifactStore
+from qgjet.clock import within
 from qgjet.codec import check_writable
 from qgjet.decide import DRAINED, Command, EndAttempt, Lose, Release, Requeue, Start, decide
-from qgjet.errors import LogUnavailable, PrepareFailed, Refused, WrongVersion
+from qgjet.errors import InvalidInput, LogUnavailable, PrepareFailed, Refused, WrongVersion
 from qgjet.events import Event, Outcome, Status, Verdict
 from qgjet.job import Job, state_of
 from qgjet.log import EventLog
 from qgjet.queue import Delivery
-from qgjet.settings import AgentSettings, QueueSettings
+from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import encode_token
 from qgjet.verdicts import Reason
 
@@ -38,6 +44,7 @@ log = logging.getLogger(__name__)
 
 RESULT_TIMEOUT_S = 60.0
 """How long a result is offered to a log that does not answer. After that the job is run again."""
+_LOOK_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,13 @@ class Executor:
     agent_settings: AgentSettings
     queue_settings: QueueSettings
     work_dir: Path
+    artifact_settings: ArtifactSettings = field(default_factory=ArtifactSettings)
     preparing: set[Tether] = field(default_factory=set)
     """Of what is claimed and not started yet; a job may be delivered twice."""
     running: dict[str, Tether] = field(default_factory=dict)
     """Job id -> tether of what runs now."""
     draining: bool = False
+    halted: asyncio.Event = field(default_factory=asyncio.Event)
     random: random.Random = field(default_factory=random.Random)
 
     async def execute(self, delivery: Delivery, slot: AgentSlot) -> Result:
@@ -86,6 +95,7 @@ class Executor:
     def halt(self) -> None:
         """Drain, and stop what runs: it is given back too."""
         self.drain()
+        self.halted.set()
         _stop(self.running.values())
 
     # -- before the run ----------------------------------------------------------------------------------------------
@@ -204,7 +214,9 @@ class Executor:
             attempt = Attempt(spec=spec, number=job.attempt, path=path, tether=lease.tether, on_output=feed.write)
             outcome = await session.run(attempt)
             check_writable(outcome)
-            return outcome
+            deadline.cancel()
+            await feed.close()  # who follows the output need not wait for the videos
+            return await self._with_artifacts(outcome, attempt) if os.path.lexists(path) else outcome
         except Exception as defect:
             log.exception("job %s: the runner failed", spec.job_id)
             message = f"{type(defect).__name__}: {defect}".encode("utf-8", "backslashreplace").decode()
@@ -214,6 +226,41 @@ class Executor:
             await feed.close()
             if not self.agent_settings.keep_attempts and os.path.lexists(path):
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+    async def _with_artifacts(self, outcome: Outcome, attempt: Attempt) -> Outcome:
+        """Store what the attempt has left, and name it. Whatever happens to that, the verdict stands; a lost lease or a halt ends it."""
+        if outcome.verdict is Verdict.INFRA_ERROR and outcome.reason in (StopReason.DRAINED, StopReason.LEASE_LOST):
+            return outcome  # nobody will hear of it
+        limit_s = self.artifact_settings.upload_timeout_s
+        store = ArtifactStore(self.event_log.bus)
+        leftovers = Leftovers(store, self.artifact_settings, attempt.spec.job_id, attempt.number, attempt.path)
+        collecting = asyncio.create_task(leftovers.collect(outcome.verdict), name=f"artifacts of {attempt.spec.job_id}")
+        ended = asyncio.create_task(self._hold_ends(attempt.tether))
+        try:
+            await asyncio.wait({collecting, ended}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            why = "the agent was stopped, or lost the job" if ended.done() else f"not stored within upload_timeout ({limit_s:g} s)"
+            if collecting.done():
+                collecting.result()
+        except Exception:
+            log.exception("job %s: artifacts could not be collected", attempt.spec.job_id)
+            why = "the agent failed"
+        finally:
+            for task in (collecting, ended):
+                task.cancel()
+            await asyncio.gather(collecting, ended, return_exceptions=True)
+        found = replace(outcome, artifacts=(*outcome.artifacts, *leftovers.artifacts(why)))
+        try:
+            check_writable(found)
+        except InvalidInput as error:
+            log.warning("job %s: its artifacts are stored, but not named: %s", attempt.spec.job_id, error)
+            return outcome
+        return found
+
+    async def _hold_ends(self, tether: Tether) -> None:
+        """Until the job is not ours any more, or the agent is halted. A stop for another reason came before, or is too late to matter."""
+        while tether.reason not in (StopReason.LEASE_LOST, StopReason.DRAINED) and time.monotonic() < tether.hold_until:
+            if await within(_LOOK_S, self.halted):
+                return
 
     # -- after the run -----------------------------------------------------------------------------------------------
 

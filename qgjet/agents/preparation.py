@@ -3,6 +3,8 @@
 `prepare` runs once per session and may leave processes behind (an Appium, an emulator): they live until `release`, and no longer than the agent. It hands
 variables to the jobs through the file in QGJET_ENV (`environment.py`); `QGJET_DEVICE=...` there names the device. `healthy` runs before each job, `release`
 at the end. A `prepare` that fails has to clean up outside of this host by itself: `release` does not run then, nor when the agent was killed.
+
+The values of the variables in `redact` stay here: they are gone from the output, the text files and the outcome of a job before anybody else gets these.
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from qgjet.agents.environment import DEVICE_VARIABLE, read_variables, session_environment
+from qgjet.agents.leftovers import redact_files
 from qgjet.agents.process import HOLD_S, ProcessResult, keep_alive, run_within
+from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
 from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
@@ -49,6 +54,7 @@ class Place(Struct, kw_only=True):
     directory: Path
     """Of the session."""
     env: dict[str, str]
+    redactor: Redactor = field(default_factory=Redactor)
 
 
 Execute = Callable[[Place, Attempt], Awaitable[Outcome]]
@@ -68,7 +74,11 @@ class CommandLineRunner:
             place = _place(self._target, self._project, partition, directory)
         except InvalidInput as error:
             return MisconfiguredSession(self._target.name, error)
-        kept = await _prepare(place) if self._target.prepare else None
+        try:
+            kept = await _prepare(place) if self._target.prepare else None
+        except PrepareFailed as failure:
+            raise PrepareFailed(_redactor(self._target, place.env).text(str(failure))) from None
+        place.redactor = _redactor(self._target, place.env)
         return CommandLineSession(place, self._execute, kept)
 
 
@@ -76,7 +86,7 @@ class CommandLineSession:
     """A prepared place, with the processes that `prepare` left in it."""
 
     def __init__(self, place: Place, execute: Execute, kept: Kept | None) -> None:
-        self.device = place.env.pop(DEVICE_VARIABLE, "") or place.target.name
+        self.device = place.redactor.text(place.env.pop(DEVICE_VARIABLE, "")) or place.target.name
         self._place, self._execute, self._kept = place, execute, kept
         self._released = False
 
@@ -91,6 +101,18 @@ class CommandLineSession:
             return False
 
     async def run(self, attempt: Attempt) -> Outcome:
+        redactor = self._place.redactor
+        if not redactor:
+            return await self._run(attempt)
+        stream = redactor.listener(attempt.on_output)
+        try:
+            outcome = await self._run(replace(attempt, on_output=stream.write))
+        finally:
+            stream.close()
+            await asyncio.to_thread(redact_files, attempt.directory, redactor)
+        return redactor.outcome(outcome)
+
+    async def _run(self, attempt: Attempt) -> Outcome:
         try:
             attempt.directory.mkdir(parents=True, exist_ok=True)
             return await self._execute(self._place, attempt)
@@ -121,7 +143,7 @@ class CommandLineSession:
             logger.warning("target %s: release did not run: %s", target.name, error)
             return
         if result and result.exit_code != 0:
-            logger.warning("target %s: release %s", target.name, _how_it_failed(result.exit_code, result.signal, result.tail))
+            logger.warning("target %s: release %s", target.name, self._place.redactor.text(_how_it_failed(result.exit_code, result.signal, result.tail)))
 
     async def _command(self, name: str, argv: tuple[str, ...], timeout_s: float) -> ProcessResult:
         place = self._place
@@ -170,6 +192,10 @@ class Kept:
 def _place(target: Target, project: Path, partition: Partition, directory: Path) -> Place:
     directory = directory.absolute()
     return Place(target=target, project=project, directory=directory, env=session_environment(target, project, partition, directory))
+
+
+def _redactor(target: Target, env: Mapping[str, str]) -> Redactor:
+    return Redactor(env[name] for name in target.redact if name in env)
 
 
 async def _prepare(place: Place) -> Kept:

@@ -238,17 +238,3 @@ class TestLog:
                     await self.say(bus, job_id, 1, "two")
                     await agent.end(Verdict.PASSED)
         assert seen == ["one", "two"]
-
-
-class TestArtifacts:
-    async def test_they_are_listed_and_cannot_be_downloaded_yet(self, api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:
-        job_id = (await submit())["job_id"]
-        await agent.start()
-        artifact = {"name": "shots/home screen.png", "content_type": "image/png", "size": 7, "sha256": "ab"}
-        seq = await agent.end(Verdict.PASSED, outcome={"artifacts": [artifact]})
-        found = (await api.get(f"/jobs/{job_id}/artifacts", params={"min_seq": seq})).json()["artifacts"]
-        assert found == [{**artifact, "attempt": 1, "url": f"/jobs/{job_id}/artifacts/1/shots/home%20screen.png"}]
-        assert (await api.get(found[0]["url"])).status_code == 501
-        missing = await api.get(f"/jobs/{job_id}/artifacts/1/nothing.png")
-        assert missing.status_code == 404
-        assert "nothing.png" in missing.json()["detail"]

@@ -45,7 +45,7 @@ class TestSubmit:
         assert (await log.state()).last_seq == 0
         body = (await api.post("/suites", json={**SHARED, "tests": paths(1000)})).json()
         assert (body["accepted"], len({job["job_id"] for job in body["jobs"]})) == (1000, 1000)
-        assert (await log.state()).last_seq == 1000
+        assert (await log.state()).last_seq == 1002, "two batches, each with an event of its own"
 
     async def test_jobs_of_their_own(self, api: httpx.AsyncClient) -> None:
         jobs = [{**SHARED, "test": "a.js"}, {**SHARED, "target": "device", "test_path": "a.js", "priority": 0}]
@@ -69,7 +69,7 @@ class TestSubmit:
 
     async def test_each_job_has_its_answer(self, api: httpx.AsyncClient, submit: Submit) -> None:
         live = await submit(test_path="tests/1.spec.js")
-        answer = await api.post("/suites", json={**SHARED, "tests": paths(3), "on_duplicate": "reject"})
+        answer = await api.post("/suites", json={**SHARED, "tests": paths(3), "on_duplicate": "reject", "atomic": False})
         body = answer.json()
         assert (answer.status_code, body["accepted"], body["refused"]) == (202, 2, 1)
         assert [job["error"] and job["error"]["status"] for job in body["jobs"]] == [None, 409, None]
@@ -77,6 +77,39 @@ class TestSubmit:
         attached = (await api.post("/suites", json={**SHARED, "tests": ["tests/1.spec.js", "tests/9.spec.js"]})).json()
         assert [job["attached"] for job in attached["jobs"]] == [True, False]
         assert attached["jobs"][0]["job_id"] == live["job_id"]
+
+    async def test_all_are_accepted_or_none(self, api: httpx.AsyncClient, submit: Submit, log: EventLog) -> None:
+        live = await submit(test_path="tests/1.spec.js")
+        before = (await log.state()).last_seq
+        answer = await api.post("/suites", json={**SHARED, "tests": paths(3), "on_duplicate": "reject"})
+        errors = [job["error"] for job in answer.json()["jobs"]]
+        assert (answer.status_code, [error["status"] for error in errors]) == (409, [409, 409, 409])
+        assert (errors[1]["job_id"], errors[0]["job_id"]) == (live["job_id"], None)
+        assert "so none was" in errors[0]["detail"]
+        assert (await log.state()).last_seq == before
+
+    async def test_a_suite_waits_for_attached_jobs_and_does_not_cancel_them(self, api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:
+        live = await submit(test_path="tests/1.spec.js")
+        body = (await api.post("/suites", json={**SHARED, "tests": paths(2), "suite_id": "s", "tags": {"commit": "abc"}})).json()
+        suite = (await api.get("/suites/s", params={"min_seq": body["seq"]})).json()
+        assert (suite["total"], suite["attached"], suite["live"], suite["to_come"], suite["tags"]) == (2, 1, 2, 0, {"commit": "abc"})
+        assert {job["job_id"] for job in suite["jobs"]} == {job["job_id"] for job in body["jobs"]}
+        assert (await api.post("/suites/s/cancel")).json()["cancelled"] == 1
+        seq = await agent.run(Verdict.PASSED, test_path="tests/1.spec.js")
+        ended = (await api.get("/suites/s", params={"min_seq": seq})).json()
+        assert (ended["live"], ended["verdicts"]) == (0, {"cancelled": 1, "passed": 1})
+        assert (await api.get(f"/status/{live['job_id']}")).json()["verdict"] == "passed"
+
+    async def test_what_takes_longest_runs_first(self, api: httpx.AsyncClient, log: EventLog, agent: Any) -> None:
+        for number, seconds in enumerate((1.0, 30.0, 5.0)):
+            await api.post("/submit", json={**SHARED, "test": f"tests/{number}.spec.js"})
+            await agent.start(test_path=f"tests/{number}.spec.js")
+            seq = await agent.end(Verdict.PASSED, outcome={"duration_s": seconds}, test_path=f"tests/{number}.spec.js")
+        await api.get("/jobs", params={"min_seq": seq})
+        body = (await api.post("/suites", json={**SHARED, "tests": paths(4)})).json()
+        by_seq = sorted(body["jobs"], key=lambda job: job["seq"])
+        assert [job["test"] for job in by_seq] == [f"tests/{number}.spec.js" for number in (3, 1, 2, 0)]
+        assert [job["test"] for job in body["jobs"]] == paths(4)
 
     async def test_an_attached_job_has_its_own_status(self, api: httpx.AsyncClient, submit: Submit, log: EventLog) -> None:
         live = await submit(test_path="tests/1.spec.js")

@@ -61,7 +61,7 @@ async def test_attach_and_reject_leave_a_running_job_alone(log: EventLog, tmp_pa
     async with running_agent(log, tmp_path, runners=watched(ledger, gate=gate)):
         await ledger.started(live.slot)
         version = (await log.history(live.slot))[-1].seq
-        assert await log.submit(spec(), OnDuplicate.ATTACH) == Accepted(job_id=live.job_id, seq=version, attached=True)
+        assert await log.submit(spec(), OnDuplicate.ATTACH) == Accepted(job_id=live.job_id, seq=version, attached=True, status=Status.RUNNING)
         with pytest.raises(DuplicateJob, match=live.job_id):
             await log.submit(spec(), OnDuplicate.REJECT)
         gate.set()

@@ -9,18 +9,20 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
 from faults.watched import Ledger, legal_history, watched
-from qgjet import codec, streams
+from qgjet import codec, streams, suite_log
 from qgjet.clock import utc_now
-from qgjet.decide import Requeue, Start, Submit, decide
+from qgjet.decide import OnDuplicate, Requeue, Start, Submit, decide
 from qgjet.events import Finished, JobSpec, Status, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.settings import QueueSettings
 from qgjet.subjects import Lane
+from qgjet.suite_log import Submission, submit_suite
 from qgjet_projections import janitor as janitors
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
@@ -70,6 +72,23 @@ async def test_all_lanes_get_the_leases_in_force_whatever_the_janitor_was_starte
     (state,) = await queue.lanes()
     assert (state.ack_wait_ns, state.max_deliver) == (9_000_000_000, 7)
     assert Queue(log.bus, in_force).is_current(state)
+
+
+async def test_a_submission_that_was_never_completed_is_taken_back(log: EventLog, read_model: ReadModel) -> None:
+    """Its client died between two batches. What it was attached to goes on."""
+    live, first, other = spec(), spec(test="b.js"), spec(test="c.js")
+    await log.submit(live)
+    torn = Submission(suite_id="s", id="torn", specs=[spec(), first], modes=[OnDuplicate.ATTACH] * 2)
+    await suite_log._submit(log, torn, [0, 1], 500, asyncio.get_running_loop().time() + 10)
+    await submit_suite(log, replace(torn, id="whole", specs=[other], modes=[OnDuplicate.ATTACH]))
+    await round_of(log, read_model, later_s=60)
+    assert (await log.load(first.slot)).status is Status.QUEUED  # type: ignore[union-attr]
+    await round_of(log, read_model, later_s=200)
+    statuses = [(await log.load(one.slot)).status for one in (live, first, other)]  # type: ignore[union-attr]
+    assert statuses == [Status.QUEUED, Status.CANCELLED, Status.QUEUED]
+    written = (await log.state()).last_seq
+    await round_of(log, read_model, later_s=400)
+    assert (await log.state()).last_seq == written, "once is enough"
 
 
 # -- what it is for -------------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from qgjet.retry import Backoff
 from qgjet.settings import (
     AgentSettings,
     ApiSettings,
+    ArtifactSettings,
     Deployment,
     JobSettings,
     QueueSettings,
@@ -25,9 +26,17 @@ from qgjet.settings import (
     Target,
     duration,
     load_settings,
+    size,
 )
 
-TABLES: dict[str, type[msgspec.Struct]] = {"queue": QueueSettings, "job": JobSettings, "agent": AgentSettings, "api": ApiSettings, "targets.pixel-7": Target}
+TABLES: dict[str, type[msgspec.Struct]] = {
+    "queue": QueueSettings,
+    "job": JobSettings,
+    "agent": AgentSettings,
+    "artifacts": ArtifactSettings,
+    "api": ApiSettings,
+    "targets.pixel-7": Target,
+}
 WITH_TARGET = "[targets.pixel-7]\n"
 Field = msgspec.structs.FieldInfo
 
@@ -44,7 +53,7 @@ def keys() -> Iterator[tuple[str, Field]]:
 
 
 KEYS = dict(keys())
-NAMED = {"queue.priority_order": "high-first", "targets.pixel-7.runner": "scripted"}
+NAMED = {"queue.priority_order": "high-first", "targets.pixel-7.runner": "scripted", "artifacts.collect": "always"}
 """Keys with few values to choose from."""
 
 
@@ -185,6 +194,25 @@ def test_settings_give_the_deployment_and_the_backoff() -> None:
 @pytest.mark.parametrize(("order", "ranks"), [("low-first", list(range(10))), ("high-first", list(range(9, -1, -1)))])
 def test_the_most_urgent_priority_has_rank_zero(order: str, ranks: list[int]) -> None:
     assert [Deployment(priority_order=order).rank(priority) for priority in range(10)] == ranks
+
+
+def test_settings_give_the_retention_to_whoever_makes_the_streams() -> None:
+    settings = load_settings("[artifacts]\nretention = '3d'\nlog_retention = '12h'\n[queue]\nreplicas = 3")
+    assert settings.deployment == Deployment(replicas=3, artifact_retention_s=3 * 86_400.0, log_retention_s=43_200.0)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(("text", "count"), [("90", 90), ("100MB", 100_000_000), ("1.5 gb", 1_500_000_000), ("64MiB", 67_108_864), ("2KiB", 2048), ("7b", 7)])
+def test_sizes_count_bytes(text: str, count: int) -> None:
+    assert size(text) == count
+    assert load_settings(f"[artifacts]\nmax_file = '{text}'").artifacts.max_file_bytes == count
+
+
+@pytest.mark.parametrize("text", ["", "MB", "1 ib", "-1", "1e3", "1TB", "٣MB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    assert refusal(f"[artifacts]\nmax_file = '{text}'").field == "artifacts.max_file"
 
 
 # Durations

@@ -92,13 +92,16 @@ class EventPage(Struct, frozen=True, kw_only=True):
     """Hand it back as `after` for the next page; None: this was the last one."""
 
 
-class ArtifactAnswer(Struct, frozen=True, kw_only=True):
+class ArtifactAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int
     name: str
     content_type: str
     size: int
     sha256: str
+    """Empty when the file was left out."""
     url: str
+    note: str = ""
+    """What was cut, or why the file was left out."""
 
 
 class ArtifactList(Struct, frozen=True, kw_only=True):
@@ -154,6 +157,11 @@ class SuiteAnswer(Struct, frozen=True, kw_only=True):
     verdict: Verdict | None
     """That of the worst job: failed, timed_out, infra_error, config_error, cancelled, flaky, passed, skipped. None while a job is live."""
     total: int
+    attached: int
+    """Jobs among them that were live before: the suite waits for them, and does not cancel them."""
+    to_come: int
+    """Jobs of a large submission that are not stored yet."""
+    tags: dict[str, str]
     live: int
     statuses: dict[str, int]
     verdicts: dict[str, int]
@@ -261,8 +269,8 @@ def _suite_fields(suite: SuiteView) -> dict[str, Any]:
 
 
 def suite_verdict(suite: SuiteView) -> Verdict | None:
-    """The verdict of the suite's worst job; None while one is live."""
-    if suite.live:
+    """The verdict of the suite's worst job; None while one is live, or not stored yet."""
+    if suite.live or suite.to_come:
         return None
     return next((verdict for verdict in WORST_FIRST if suite.verdicts.get(verdict)), Verdict.CANCELLED)
 

@@ -15,7 +15,7 @@ from litestar import Litestar
 from litestar.types import ControllerRouterHandler
 
 from qgjet.settings import Settings
-from qgjet_projections.api import events, health, jobs, submissions, suites
+from qgjet_projections.api import artifacts, events, health, jobs, logs, submissions, suite_reports, suites
 from qgjet_projections.api.bodies import MAX_BODY_BYTES, JsonRequest
 from qgjet_projections.api.docs import openapi_config
 from qgjet_projections.api.problems import HANDLERS
@@ -25,17 +25,22 @@ from qgjet_projections.service import Service, open_service
 ROUTES: list[ControllerRouterHandler] = [
     submissions.submit,
     submissions.submit_suite,
+    submissions.rerun_suite,
     jobs.status,
     jobs.jobs,
     jobs.job,
-    jobs.log,
-    jobs.artifacts,
-    jobs.artifact,
+    logs.log,
+    artifacts.artifacts,
+    artifacts.artifact,
     jobs.cancel,
     jobs.rerun,
     suites.suites,
     suites.suite,
     suites.cancel_suite,
+    suite_reports.junit_xml,
+    suite_reports.ctrf_json,
+    suite_reports.report_json,
+    suite_reports.report_html,
     suites.partitions,
     suites.agents,
     events.events,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
+from qgjet import suite_log
 from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
-from qgjet.events import JobSpec, Slot, Status, Verdict
+from qgjet.events import GREEN, JobSpec, Slot, Status, Verdict
 from qgjet.log import EventLog
 from qgjet.submission import SubmitRequest, SuiteJob, SuiteRequest, check_suite_id, hash_of, idempotent_id, jobs_of, make_spec
+from qgjet.suites import shared_tags
 from qgjet_projections.api.answers import CancelAnswer, Submission, submission
 from qgjet_projections.api.problems import FieldError, IdempotencyMismatch, InvalidBody, NotCaughtUp, UnknownSuite, pointer_of
 from qgjet_projections.service import Service
@@ -107,15 +111,52 @@ def _spec(service: Service, request: SubmitRequest, job_id: str, request_hash: s
 
 
 async def submit_suite(service: Service, suite: SuiteRequest, key: str | None) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
-    """Submit the jobs of a suite: its id, and for each job what became of it. Nothing is written unless all of them are valid."""
+    """Submit the jobs of a suite: its id, and for each job what became of it. Nothing is written unless all of them are valid.
+
+    Of an atomic one all are accepted, or every one has an error. Those that take longest by experience come first in the queue.
+    """
     made_up = idempotent_id(suite.org_id, f"suite {key}") if key else str(uuid.uuid4())
     suite_id = check_suite_id(suite.suite_id or made_up)
     jobs = jobs_of(suite, suite_id)
     specs = _specs(service, jobs, key, hash_of(suite) if key else "")
     async with _turn(made_up if key else None):
         earlier = await _earlier_answers(service, specs) if key else [None] * len(specs)
-        answers = await _submit_rest(service, [job.request.on_duplicate for job in jobs], specs, earlier)
+        modes = [job.request.on_duplicate for job in jobs]
+        if suite.atomic:
+            submission_id, request_hash = made_up, hash_of(suite) if key else ""
+            together = suite_log.Submission(
+                suite_id=suite_id, id=submission_id, specs=specs, modes=modes, by=BY, request_hash=request_hash, tags=shared_tags([spec.tags for spec in specs])
+            )
+            answers = await _submit_together(service, together)
+        else:
+            answers = await _submit_rest(service, modes, specs, earlier)
     return suite_id, list(zip(specs, answers, strict=True))
+
+
+async def _submit_together(service: Service, wanted: suite_log.Submission) -> list[Submission | QgjetError]:
+    order = await asyncio.to_thread(_longest_first, service, wanted.specs)
+    sorted_ = replace(wanted, specs=[wanted.specs[n] for n in order], modes=[wanted.modes[n] for n in order])
+    try:
+        accepted = await suite_log.submit_suite(service.log, sorted_)
+    except suite_log.KeyReused as error:
+        raise IdempotencyMismatch(str(error)) from error
+    except suite_log.SuiteRefused as refused:
+        errors: dict[int, QgjetError] = {order[place]: error for place, error in refused.errors.items()}
+        return [errors.get(number, refused) for number in range(len(order))]
+    answers = {number: submission(one) for number, one in zip(order, accepted, strict=True)}
+    return [answers[number] for number in range(len(order))]
+
+
+def _longest_first(service: Service, specs: Sequence[JobSpec]) -> list[int]:
+    """Positions by the median of the last runs; what was never run counts as the longest: nobody knows, and starting late costs most."""
+    known = {pair: service.read_model.durations(*pair) for pair in {(spec.org_id, spec.target) for spec in specs}}
+
+    def takes_s(number: int) -> float:
+        spec = specs[number]
+        duration = known[spec.org_id, spec.target].get(spec.test)
+        return math.inf if duration is None else duration.median_s
+
+    return sorted(range(len(specs)), key=takes_s, reverse=True)
 
 
 async def _submit_rest(
@@ -146,7 +187,7 @@ def _specs(service: Service, jobs: Sequence[SuiteJob], key: str | None, request_
 
 
 async def cancel_suite(service: Service, suite: SuiteView, reason: str) -> list[CancelAnswer]:
-    """Cancel the suite's live jobs; one answer for each that was still live. After an error a second call does the rest."""
+    """Cancel the suite's live jobs, not those that it was attached to; one answer for each that was still live. After an error a second call does the rest."""
     await catch_up(service)
     gate = asyncio.Semaphore(CANCEL_WINDOW)
 
@@ -168,13 +209,18 @@ async def cancel_suite(service: Service, suite: SuiteView, reason: str) -> list[
 
 def _live_jobs(service: Service, suite: SuiteView) -> Iterable[JobView]:
     for status in (Status.QUEUED, Status.RUNNING):
-        cursor = None
-        while True:
-            page = service.read_model.jobs(JobQuery(suite_id=suite.suite_id, org_id=suite.org_id, status=status, cursor=cursor, limit=500))
-            yield from page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                break
+        yield from _jobs_of_suite(service, suite, created=True, status=status)
+
+
+def _jobs_of_suite(service: Service, suite: SuiteView, **wanted: Any) -> Iterator[JobView]:
+    """Last submitted first."""
+    query = JobQuery(suite_id=suite.suite_id, org_id=suite.org_id, limit=500, **wanted)
+    while True:
+        page = service.read_model.jobs(query)
+        yield from page.items
+        if page.next_cursor is None:
+            return
+        query = replace(query, cursor=page.next_cursor)
 
 
 # -- cancel and rerun ----------------------------------------------------------------------------------------------------
@@ -222,6 +268,37 @@ async def rerun(service: Service, job_id: str, *, priority: int | None, suite_id
         rerun_of=job_id,
     )
     return await _submit(service, spec, OnDuplicate.REJECT)
+
+
+async def rerun_suite(service: Service, suite: SuiteView, *, only_failed: bool, suite_id: str) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
+    """Submit a suite's jobs again, as a new suite; `only_failed`: those that are not green. Raises Refused while it is live, or with nothing to do."""
+    await catch_up(service)
+    suite = await known_suite(service, suite.suite_id, suite.org_id)
+    if suite.live or suite.to_come:
+        raise Refused(f"suite {suite.suite_id} has {suite.live + suite.to_come} live jobs: wait for it, or cancel it first")
+    chosen = [job for job in _jobs_of_suite(service, suite) if job.verdict not in GREEN or not only_failed]
+    if not chosen:
+        raise Refused(f"every job of suite {suite.suite_id} has passed: there is nothing to run again")
+    new_id = check_suite_id(suite_id or str(uuid.uuid4()))
+    specs = [_spec_again(service, job, new_id) for job in reversed(chosen)]
+    tags = suite.tags | {"rerun_of": suite.suite_id}
+    wanted = suite_log.Submission(suite_id=new_id, id=str(uuid.uuid4()), specs=specs, modes=[OnDuplicate.ATTACH] * len(specs), by=BY, tags=tags)
+    return new_id, list(zip(specs, await _submit_together(service, wanted), strict=True))
+
+
+def _spec_again(service: Service, job: JobView, suite_id: str) -> JobSpec:
+    old = service.read_model.spec(job.job_id)
+    if old is None:
+        raise UnknownJob(job.job_id)
+    return replace(
+        old,
+        job_id=str(uuid.uuid4()),
+        submitted_at=service.clock(),
+        submitted_by=BY,
+        suite_ids=(suite_id,),
+        request_hash="",
+        rerun_of=job.job_id,
+    )
 
 
 def _slot(job: JobView) -> Slot:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated
-from urllib.parse import quote
 
 from litestar import Response, get, post
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
-from litestar.response import Stream
 from msgspec import Struct
 
 from qgjet.events import Status, Verdict
-from qgjet_projections.api import commands, logs
+from qgjet_projections.api import commands
 from qgjet_projections.api.answers import (
-    ArtifactAnswer,
-    ArtifactList,
     CancelAnswer,
     JobAnswer,
     JobDetail,
@@ -28,7 +24,7 @@ from qgjet_projections.api.answers import (
     job_detail,
     status_answer,
 )
-from qgjet_projections.api.problems import UnknownArtifact, documented
+from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
 from qgjet_projections.service import Service
 from qgjet_projections.views import JobQuery, JobView
@@ -102,65 +98,6 @@ async def job(service: TheService, reads: Reads, job_id: FromPath[str]) -> JobDe
     found = await commands.known_job(service, job_id)
     agents = await service.agents_if_known() if found.status is Status.QUEUED else None
     return job_detail(found, await asyncio.to_thread(reads.attempts, job_id), agents, service.clock())
-
-
-@get(
-    "/jobs/{job_id:str}/log",
-    summary="Output of an attempt",
-    description="What there is now; with `follow` also what comes until the attempt ends. Kept for 7 days.",
-    media_type="text/plain",
-    responses={
-        200: ResponseSpec(str, generate_examples=False, description="The output, as text", media_type="text/plain"),
-        **documented(400, 404, 503),
-    },
-    tags=["jobs"],
-)
-async def log(
-    service: TheService,
-    reads: Reads,
-    job_id: FromPath[str],
-    attempt: Annotated[int | None, QueryParameter(ge=1, description="Counted from 1; none: the last one.")] = None,
-    follow: Annotated[bool, QueryParameter(description="Keep the answer open until the attempt has ended.")] = False,
-) -> Stream:
-    found = await commands.known_job(service, job_id)
-    lines = logs.lines(service, found, attempt or found.attempt, follow=follow)
-    first = b"" if follow else await anext(lines, b"")  # before the headers are sent, so that a missing server is a 503
-    return Stream(logs.chain(first, lines), media_type="text/plain; charset=utf-8", headers={"X-Accel-Buffering": "no"})
-
-
-@get("/jobs/{job_id:str}/artifacts", summary="Files that the attempts left behind", responses=documented(400, 404, 503), tags=["jobs"])
-async def artifacts(service: TheService, reads: Reads, job_id: FromPath[str]) -> ArtifactList:
-    await commands.known_job(service, job_id)
-    attempts = await asyncio.to_thread(reads.attempts, job_id)
-    return ArtifactList(
-        artifacts=[
-            ArtifactAnswer(
-                attempt=attempt.attempt,
-                name=one.name,
-                content_type=one.content_type,
-                size=one.size,
-                sha256=one.sha256,
-                url=f"/jobs/{quote(job_id, safe='')}/artifacts/{attempt.attempt}/{quote(one.name)}",
-            )
-            for attempt in attempts
-            for one in attempt.artifacts
-        ]
-    )
-
-
-@get(
-    "/jobs/{job_id:str}/artifacts/{attempt:int}/{name:path}",
-    summary="Download an artifact",
-    responses=documented(404, 501, 503),
-    tags=["jobs"],
-)
-async def artifact(service: TheService, reads: Reads, job_id: FromPath[str], attempt: FromPath[int], name: FromPath[str]) -> Response[bytes]:
-    await commands.known_job(service, job_id)
-    wanted = name.removeprefix("/")
-    found = [one for view in await asyncio.to_thread(reads.attempts, job_id) if view.attempt == attempt for one in view.artifacts if one.name == wanted]
-    if not found:
-        raise UnknownArtifact(f"attempt {attempt} of job {job_id} left no artifact {wanted}")
-    raise HTTPException(status_code=501, detail="artifacts cannot be downloaded through the API yet; they are in the object store qg-artifacts")
 
 
 @post(

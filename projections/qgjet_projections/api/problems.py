@@ -4,6 +4,7 @@
 |-----------------------------------------------------|----------------------------------------------------|
 | InvalidInput, InvalidBody, a bad parameter          | 400                                                |
 | UnknownJob, UnknownSuite, UnknownArtifact, no route | 404                                                |
+| ArtifactGone                                        | 410                                                |
 | Refused, DuplicateJob                               | 409                                                |
 | IdempotencyMismatch                                 | 422                                                |
 | LogUnavailable, NotCaughtUp, IncompatibleServer     | 503, with Retry-After                              |
@@ -24,7 +25,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
-from qgjet.errors import DuplicateJob, IncompatibleServer, InvalidInput, LogUnavailable, QgjetError, Refused, UnknownJob
+from qgjet.errors import ArtifactGone, DuplicateJob, IncompatibleServer, InvalidInput, LogUnavailable, QgjetError, Refused, UnknownJob
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ _TITLES = {
     "unknown-job": "No such job",
     "unknown-suite": "No such suite",
     "unknown-artifact": "No such artifact",
+    "artifact-gone": "The artifact is not stored",
     "unavailable": "Not available now",
     "not-caught-up": "The read model is behind",
     "idempotency-mismatch": "The idempotency key belongs to another request",
@@ -151,6 +153,10 @@ def unknown_suite(request: Request[Any, Any, Any], error: UnknownSuite) -> Respo
 
 def unknown_artifact(request: Request[Any, Any, Any], error: UnknownArtifact) -> Response[Problem]:
     return problem(request, 404, str(error), "unknown-artifact")
+
+
+def artifact_gone(request: Request[Any, Any, Any], error: ArtifactGone) -> Response[Problem]:
+    return problem(request, 410, str(error), "artifact-gone")
 
 
 def mismatch(request: Request[Any, Any, Any], error: IdempotencyMismatch) -> Response[Problem]:
@@ -210,6 +216,7 @@ HANDLERS: ExceptionHandlersMap = {
     UnknownJob: unknown_job,
     UnknownSuite: unknown_suite,
     UnknownArtifact: unknown_artifact,
+    ArtifactGone: artifact_gone,
     IdempotencyMismatch: mismatch,
     NothingAccepted: nothing_accepted,
     LogUnavailable: unavailable,
@@ -228,9 +235,10 @@ _MEANINGS = {
     400: "The request is not valid; `errors` says where and why",
     404: "There is no such thing",
     409: "The state of the job does not allow it",
+    410: "It is not stored any more, or was left out",
     413: "The body is larger than 1 MiB",
     415: "The body is not JSON",
+    416: "The file has no such part",
     422: "The idempotency key was used with another request",
-    501: "Not there yet",
     503: "No answer from NATS, or the read model is behind; try again after `Retry-After` seconds",
 }

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import quote
 
 from litestar import Response, post
 from litestar.exceptions import ValidationException
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Body, HeaderParameter
+from litestar.params import Body, FromPath, HeaderParameter, JSONBody
+from msgspec import Struct
 
 from qgjet.errors import QgjetError
+from qgjet.events import JobSpec
 from qgjet.submission import SubmitRequest, SuiteRequest
 from qgjet_projections.api import commands
 from qgjet_projections.api.answers import Submission, SuiteJobAnswer, SuiteSubmission, suite_job
 from qgjet_projections.api.problems import NothingAccepted, documented
-from qgjet_projections.api.reads import TheService
+from qgjet_projections.api.reads import OrgId, Reads, TheService
 
 MAX_KEY = 255
 REPLAYED = {"Idempotency-Replayed": "true"}
@@ -53,12 +56,40 @@ async def submit(service: TheService, data: SubmitBody, idempotency_key: Idempot
     "/suites",
     status_code=202,
     summary="Submit the jobs of a suite",
-    description="All jobs are checked before the first is written. The answer has one entry per job; a job that was not accepted has its `error` there.",
+    description="All jobs or none (409: one of them is a duplicate that was to be rejected), unless `atomic` is false. Duplicates are attached otherwise. "
+    "The answer has one entry per job; a job that was not accepted has its `error` there. Tests that take longest run first, at equal priority.",
     responses=documented(400, 409, 413, 415, 422, 503),
     tags=["suites"],
 )
 async def submit_suite(service: TheService, data: SuiteBody, idempotency_key: IdempotencyKey = None) -> Response[SuiteSubmission]:
-    suite_id, results = await commands.submit_suite(service, data, _key(idempotency_key))
+    return _suite_submission(*await commands.submit_suite(service, data, _key(idempotency_key)))
+
+
+class SuiteRerun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    failed: bool = True
+    """Only the jobs that did not pass: failed, timed out, without a verdict, cancelled. False: all of them."""
+    suite_id: str = ""
+    """Of the new suite; empty: made for it."""
+
+
+@post(
+    "/suites/{suite_id:str}/rerun",
+    status_code=202,
+    summary="Run a suite's failed jobs again, as a new suite",
+    description="Each new job names the old one in `rerun_of`, the new suite has the tag `rerun_of`. 409 while a job of the suite is live, "
+    "and when every job has passed.",
+    responses=documented(400, 404, 409, 413, 415, 503),
+    tags=["suites"],
+)
+async def rerun_suite(
+    service: TheService, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None, data: JSONBody[SuiteRerun | None] = None
+) -> Response[SuiteSubmission]:
+    asked = data or SuiteRerun()
+    suite = await commands.known_suite(service, suite_id, org_id)
+    return _suite_submission(*await commands.rerun_suite(service, suite, only_failed=asked.failed, suite_id=asked.suite_id))
+
+
+def _suite_submission(suite_id: str, results: Sequence[tuple[JobSpec, Submission | QgjetError]]) -> Response[SuiteSubmission]:
     jobs = [suite_job(spec, answer) for spec, answer in results]
     refused = [job for job in jobs if job.error is not None]
     if len(refused) == len(jobs):

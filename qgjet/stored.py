@@ -1,0 +1,44 @@
+"""Messages of one subject out of a stream, in batches of direct gets: no consumer is made, and the reader sets the pace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from qgjet.bus import Bus
+from qgjet.clock import within
+from qgjet.errors import LogUnavailable
+
+TIMEOUT_S = 5.0
+
+
+async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: int, max_bytes: int) -> list[tuple[int, bytes]]:
+    """Up to `batch` messages of `subject` after a sequence, as (sequence, data); empty when there are no more. The stream must allow direct gets."""
+    inbox = bus.client.new_inbox()
+    found: list[tuple[int, bytes]] = []
+    complete = asyncio.Event()
+
+    async def receive(message: Msg) -> None:
+        headers = message.headers or {}
+        if "Status" in headers or "Nats-Sequence" not in headers:
+            complete.set()
+        else:
+            found.append((int(headers["Nats-Sequence"]), message.data))
+
+    try:
+        subscription = await bus.client.subscribe(inbox, cb=receive)
+    except (Error, OSError) as error:
+        raise LogUnavailable(f"not connected to NATS at {bus.url}") from error
+    try:
+        body = msgspec.json.encode({"seq": after + 1, "next_by_subj": subject, "batch": batch, "max_bytes": max_bytes})
+        await bus.publish(f"$JS.API.DIRECT.GET.{stream}", body, reply=inbox)
+        if not await within(TIMEOUT_S, complete):
+            raise LogUnavailable(f"no answer from NATS at {bus.url} ({subject})")
+    finally:
+        with contextlib.suppress(Error, OSError):
+            await subscription.unsubscribe()
+    return found
