@@ -19,7 +19,7 @@ MODULES := $(SHOP)/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check lint format suite bench soak chaos install dev node example nats-cli lock clean
+.PHONY: help run up test check lint format suite bench soak chaos install dev node example nats-cli actionlint lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,7 +32,7 @@ up: install example  ## server, API and agents for the example, until Ctrl-C
 
 test: check  ## the whole suite, with format, lint, types and import directions before it: what CI runs
 
-check: dev example nats-cli lint suite  ## the same
+check: dev example nats-cli actionlint lint suite  ## the same
 
 lint: dev
 	$(BIN)/ruff format --check .
@@ -40,7 +40,7 @@ lint: dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-suite: dev example nats-cli
+suite: dev example nats-cli actionlint
 	$(BIN)/python -m pytest $(ARGS)
 
 format: dev  ## format, and mend what ruff can mend
@@ -86,6 +86,9 @@ $(MODULES): $(SHOP)/package-lock.json | node
 
 nats-cli:
 	@tools/nats-cli.sh
+
+actionlint:
+	@tools/actionlint.sh
 
 # No index lines: the lock has to work with whatever registry pip is set up for.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --custom-compile-command 'make lock' pyproject.toml

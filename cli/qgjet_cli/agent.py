@@ -73,7 +73,7 @@ async def _serve(settings: Settings) -> int:
     chosen = chosen_targets(settings)  # before anything is touched: a typo is answered at once
     url = settings.nats_url or DEFAULT_NATS_URL
     async with connect(url, name="qgjet-agent", timeout_s=CONNECT_TIMEOUT_S) as bus, work_dir(settings) as directory:
-        settings = replace(settings, queue=await queue_in_force(bus, settings.queue))
+        settings = replace(settings, queue=await queue_in_force(bus, settings))
         one = make_agent(settings, EventLog(bus), directory)
         log.info("agent %s serves %s on %s", one.instance, ", ".join(map(_described, chosen)), bus.url)
         with daemon.stopping(lambda: drain(one), lambda: halt(one)) as stops:
@@ -110,13 +110,13 @@ def make_agent(settings: Settings, event_log: EventLog, directory: Path) -> Agen
     chosen = chosen_targets(settings)
     runners = {target.name: make_runner(target) for target in chosen}
     slots = {target.name: target.slots for target in chosen}
-    return Agent(event_log, runners, slots, directory, settings.agent, settings.queue)
+    return Agent(event_log, runners, slots, directory, settings.agent, settings.queue, settings.artifacts)
 
 
-async def queue_in_force(bus: Bus, asked: QueueSettings) -> QueueSettings:
+async def queue_in_force(bus: Bus, settings: Settings) -> QueueSettings:
     """Make what is missing. A log that is there stays as it is: an agent ranks priorities, and counts its leases, as agreed there."""
-    there = await streams.stream_config(bus, STREAM) is not None
-    in_force = asked.agreed(await streams.ensure(bus, None if there else asked.deployment))
+    asked, there = settings.queue, await streams.stream_config(bus, STREAM) is not None
+    in_force = asked.agreed(await streams.ensure(bus, None if there else settings.deployment))
     if asked.visibility_timeout_s not in (in_force.visibility_timeout_s, DEFAULT_VISIBILITY_TIMEOUT_S):
         log.warning(
             "the visibility timeout is %gs on this server, not %gs: the API's settings say so", in_force.visibility_timeout_s, asked.visibility_timeout_s
@@ -153,4 +153,11 @@ def _temporary() -> Iterator[Path]:
 
 
 def _described(target: Target) -> str:
-    return f"{target.name} ({counted(target.slots, 'slot')})"
+    return f"{target.name} ({counted(target.slots, 'slot')}; {retries_of(target)})"
+
+
+def retries_of(target: Target) -> str:
+    """Who tries a failed test again. Both together multiply, so nobody shall have to guess."""
+    if target.runner != "appwright" or not target.test_retries:
+        return "failed tests are retried by the queue"
+    return f"failed tests are retried up to {counted(target.test_retries, 'time')} inside AppWright, and then by the queue"

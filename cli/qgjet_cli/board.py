@@ -128,9 +128,18 @@ class Board:
         self.suite_id = suite_id
         self._grows = grows
 
+    def follow_suite(self, suite_id: str) -> None:
+        """From now on the board is that suite's, and grows with it."""
+        self.suite_id, self._grows = suite_id, True
+
     @property
     def live(self) -> list[Track]:
         return [track for track in self.tracks.values() if track.live]
+
+    @property
+    def failures(self) -> int:
+        """Jobs whose verdict is that the app, or its test, does not work."""
+        return sum(track.verdict in (Verdict.FAILED, Verdict.TIMED_OUT) for track in self.tracks.values())
 
     @property
     def next_seq(self) -> int:

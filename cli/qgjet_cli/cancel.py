@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 
 def cancel(
-    job_ids: Annotated[list[str] | None, typer.Argument(metavar="JOB_ID", help="Jobs to cancel.", show_default=False)] = None,
-    suite: Annotated[str | None, typer.Option("--suite", metavar="SUITE_ID", help="Cancel all live jobs of this suite.")] = None,
+    job_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="SUITE_ID|JOB_ID", help="What to cancel: jobs, or the live jobs of suites.", show_default=False)
+    ] = None,
+    suite: Annotated[str | None, typer.Option("--suite", metavar="SUITE_ID", help="The same as SUITE_ID.")] = None,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For people; kept with the job.", show_default=False)] = "",
     json: options.Json = False,
     api: options.Api = None,
     config: options.Config = None,
 ) -> None:
-    """Cancel jobs. A queued job ends at once, a running one when its agent has stopped it. Cancelling twice is harmless.
+    """Cancel jobs and suites. A queued job ends at once, a running one when its agent has stopped it. Cancelling twice is harmless.
 
     Exit code 2 when a job is unknown or has ended in another way; the others are cancelled nevertheless.
     """
@@ -50,11 +52,23 @@ async def _cancel_each(client: ApiClient, job_ids: list[str], reason: str) -> li
     answers = []
     for job_id in job_ids:
         try:
-            answers.append(await client.cancel_job(job_id, reason))
+            answers.append(await _cancel(client, job_id, reason))
         except NotAccepted as refused:
             output.fail(refused)
             answers.append({"job_id": job_id, "status": None, "cancel_requested": False, "seq": None, "error": str(refused)})
     return answers
+
+
+async def _cancel(client: ApiClient, known_as: str, reason: str) -> dict[str, Any]:
+    try:
+        return await client.cancel_job(known_as, reason)
+    except NotAccepted as unknown:
+        if unknown.status != 404:
+            raise
+        try:
+            return await client.cancel_suite(known_as, reason)
+        except NotAccepted as refused:
+            raise unknown if refused.status == 404 else refused from None
 
 
 def _told(answer: dict[str, Any]) -> str:

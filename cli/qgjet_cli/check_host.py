@@ -28,7 +28,11 @@ _PLAYWRIGHT = Path("node_modules/@playwright/test")
 
 
 def look_at_host(settings: Settings) -> list[Check]:
-    return [*(check for target in settings.targets.values() for check in look_at_target(target)), _look_at_disk(settings), _look_at_binary()]
+    return [
+        *(check for target in settings.targets.values() for check in look_at_target(target, settings.job.max_retries)),
+        _look_at_disk(settings),
+        _look_at_binary(),
+    ]
 
 
 def _look_at_disk(settings: Settings) -> Check:
@@ -51,7 +55,7 @@ def _look_at_binary() -> Check:
     return ok("nats-server", f"{dotted(version)}, for `up` and `run`") if version else warn("nats-server", f"{binary} does not run", mend)
 
 
-def look_at_target(target: Target) -> list[Check]:
+def look_at_target(target: Target, max_retries: int = 0) -> list[Check]:
     """Whether this host could run its jobs."""
     about = f"target {target.name}"
     try:
@@ -61,7 +65,7 @@ def look_at_target(target: Target) -> list[Check]:
     project = Path(target.dir)
     if not project.is_dir():
         return [fail(about, f"its project {project} is not there", f"set targets.{target.name}.dir to the directory of the tests")]
-    problems = [*_programs(target, project), *_builds(target, project)]
+    problems = [*_programs(target, project), *_builds(target, project), *_retries(target, max_retries)]
     found = f"{target.runner}, {counted(target.slots, 'slot')}"
     if target.runner == "appwright":
         versions, more = _appwright(target, project)
@@ -80,6 +84,15 @@ def _programs(target: Target, project: Path) -> list[Problem]:
         if argv and "{" not in argv[0] and _which(argv[0], target, project) is None:
             found.append((Health.FAIL, f"{key}: {argv[0]} is not there or cannot be executed", f"install it, or correct targets.{target.name}.{key}"))
     return found
+
+
+def _retries(target: Target, max_retries: int) -> list[Problem]:
+    """Two ways to try a failed test again, which multiply."""
+    if target.runner != "appwright" or not target.test_retries or not max_retries:
+        return []
+    runs = (target.test_retries + 1) * (max_retries + 1)
+    mend = f"set targets.{target.name}.test_retries or job.max_retries to 0, unless this is wanted"
+    return [(Health.WARN, f"a test that fails runs {runs} times: {target.test_retries + 1} inside AppWright for each of {max_retries + 1} by the queue", mend)]
 
 
 def _which(program: str, target: Target, project: Path) -> str | None:

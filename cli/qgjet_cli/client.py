@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
@@ -43,6 +43,8 @@ class Batch(Struct, frozen=True, kw_only=True):
     """Empty: a job on its own."""
     key: str = ""
     """The user's idempotency key."""
+    partial: bool = False
+    """Accept what can be accepted; otherwise a suite is all or nothing."""
 
 
 class Placed(Struct, frozen=True, kw_only=True):
@@ -76,6 +78,9 @@ class Client(Protocol):
 
     async def cancel(self, tracks: Sequence[Track], reason: str) -> None:
         """Ask for the end of jobs; those that have ended already are left alone."""
+
+    def artifact(self, job_id: str, attempt: int, name: str) -> AsyncGenerator[bytes, None]:
+        """The content of a file that an attempt left, in pieces. Raises ArtifactGone or NotAccepted when there is none."""
 
     async def served(self) -> set[tuple[str, str]] | None:
         """(target, app version or ALL) that some agent serves now; None when nobody can tell."""

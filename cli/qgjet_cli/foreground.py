@@ -114,7 +114,16 @@ async def _run(body: Callable[[Interrupts], Coroutine[Any, Any, Exit]]) -> int:
             return interrupts.code
 
 
+class _Inert(logging.Formatter):
+    """An agent of our own logs what others have printed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return output.inert(super().format(record))
+
+
 def _quiet_logs() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Inert("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -96,15 +96,29 @@ class Http:
         self._met = True
         return self._read(answer, f"{method} {path}", kind)
 
-    async def stream(self, path: str, params: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
-        """Pieces of an event stream until it ends, which it does when the server restarts. Raises NoStream, or CannotReach."""
-        headers = {"Accept": "text/event-stream"}
+    async def stream(self, path: str, params: Mapping[str, Any], *, after: str = "") -> AsyncGenerator[bytes, None]:
+        """Pieces of an event stream, behind the event `after`, until it ends, which it does when the server restarts. Raises NoStream, or CannotReach."""
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
         try:
             async with self._client.stream("GET", path, params=params, headers=headers, timeout=httpx.Timeout(5.0, read=SILENCE_S)) as answer:
                 await self._check_stream(answer)
                 pieces = answer.aiter_bytes()
                 yield await _first(pieces)
                 async for piece in pieces:
+                    yield piece
+        except httpx.TransportError as error:
+            raise Busy(self._absent(error)) from error
+
+    async def pieces(self, path: str, params: Mapping[str, Any] | None = None) -> AsyncGenerator[bytes, None]:
+        """The content of a file as it comes. Raises NotAccepted, CannotReach, and Busy when it breaks off."""
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        try:
+            async with self._client.stream("GET", path, params=given) as answer:
+                self._met = True
+                if not answer.is_success:
+                    await answer.aread()
+                    self._read(answer, f"GET {path}", Json)
+                async for piece in answer.aiter_bytes():
                     yield piece
         except httpx.TransportError as error:
             raise Busy(self._absent(error)) from error

@@ -12,7 +12,7 @@ import typer
 
 import qgjet
 from qgjet.errors import QgjetError
-from qgjet_cli import cancel, listing, output, run, status, submit, wait
+from qgjet_cli import artifacts, cancel, listing, logs, output, rerun, run, status, submit, suites, wait
 from qgjet_cli.exits import HELP, Exit, of_error
 
 app = typer.Typer(
@@ -48,8 +48,12 @@ app.command("run", epilog=HELP)(run.run)
 app.command("submit")(submit.submit)
 app.command("status")(status.status)
 app.command("wait", epilog=HELP)(wait.wait)
+app.command("logs")(logs.logs)
+app.command("artifacts")(artifacts.artifacts)
 app.command("list")(listing.list_jobs)
 app.command("cancel")(cancel.cancel)
+app.command("rerun")(rerun.rerun)
+app.command("suites")(suites.suites)
 
 
 _HEAVY = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,12 @@ Duplicate = Annotated[
     typer.Option("--on-duplicate", help="When the same test is live already: attach to that job, reject the new one, or replace (cancel) the old one."),
 ]
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Repeatable.", show_default=False)]
+NoCiTags = Annotated[
+    bool, typer.Option("--no-ci-tags", help="Leave out the tags that a CI's variables give: commit, branch, pull_request, … (--idempotency-key does, too).")
+]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Cancel the rest once a test has failed for good.")]
+MaxFailures = Annotated[int | None, typer.Option("--max-failures", metavar="N", min=1, help="Cancel the rest once N tests have failed for good.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Accept the tests that can be accepted, even if others are refused. Otherwise all or none.")]
 SuiteId = Annotated[str | None, typer.Option("--suite-id", metavar="TEXT", help="Put the jobs into this suite. [default for several tests: a new one]")]
 IdempotencyKey = Annotated[
     str | None, typer.Option("--idempotency-key", metavar="TEXT", help="The same command with the same key again gives the same jobs, not new ones.")
@@ -69,3 +76,32 @@ Patience = Annotated[
     str | None, typer.Option("--patience", metavar="DURATION", help="Keep trying so long when the server is gone; then exit 4. [default: --timeout, else 2m]")
 ]
 FailOnFlaky = Annotated[bool, typer.Option("--fail-on-flaky", help="A test that passed only after a failure counts as failed.")]
+_REPORTS = "Reports"
+Junit = Annotated[
+    Path | None,
+    typer.Option("--junit", metavar="FILE", help="Write JUnit XML, with retries as Surefire has them.", show_default=False, rich_help_panel=_REPORTS),
+]
+Ctrf = Annotated[Path | None, typer.Option("--ctrf", metavar="FILE", help="Write CTRF JSON (ctrf.io).", show_default=False, rich_help_panel=_REPORTS)]
+ReportJson = Annotated[
+    Path | None,
+    typer.Option("--report-json", metavar="FILE", help="Write all that is known as one JSON document.", show_default=False, rich_help_panel=_REPORTS),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write a page for people: one file, no network needed.", show_default=False, rich_help_panel=_REPORTS),
+]
+
+
+class Keep(StrEnum):
+    """Of which attempts files are fetched."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+
+ArtifactsDir = Annotated[
+    Path | None,
+    typer.Option("--artifacts-dir", metavar="DIR", help="Fetch the files of the attempts into DIR/<job>/<attempt>/ at the end.", show_default=False),
+]
+Artifacts = Annotated[Keep, typer.Option("--artifacts", help="With --artifacts-dir: of all attempts, of those that did not pass, or none.")]

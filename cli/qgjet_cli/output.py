@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 import msgspec
@@ -55,6 +56,12 @@ def warn(text: str) -> None:
     note(f"Warning: {text}")
 
 
+def raw(lines: Iterable[str]) -> None:
+    """Commands for the CI's runner, made harmless by the caller."""
+    with _survive_closed(sys.stderr):
+        print("".join(f"{line}\n" for line in lines), end="", file=sys.stderr, flush=True)
+
+
 def fail(error: BaseException) -> None:
     """One line, with the flag's name where a value was at fault."""
     text = f"--{error.field.replace('_', '-')}: {error.reason}" if isinstance(error, InvalidInput) and error.field.isidentifier() else str(error)
@@ -70,7 +77,7 @@ def line(text: str) -> None:
 
 def json(value: Any) -> None:
     """One document: indented for a person at a terminal, one line for a program."""
-    data = msgspec.json.encode(value)
+    data = msgspec.json.encode(value).replace(b"##[", rb"##\u005b")  # the same to a reader, and nothing to `inert`
     _write(sys.stdout, (msgspec.json.format(data, indent=2) if sys.stdout.isatty() else data).decode())
 
 
@@ -88,8 +95,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown.add_row(*(Text(cell, style=_COLORS.get(cell.partition(" ")[0], "")) for cell in row))
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     console.width = max(console.width if console.is_terminal else WIDE, _least_width(columns, cells))
-    with _survive_closed(sys.stdout):
+    with console.capture() as capture:
         console.print(shown)
+    _write(sys.stdout, capture.get().removesuffix("\n"))
 
 
 def _least_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
@@ -102,7 +110,14 @@ def _least_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
 
 def _write(file: TextIO, text: str) -> None:
     with _survive_closed(file):
-        print(text, file=file, flush=True)
+        print(inert(text), file=file, flush=True)
+
+
+def inert(text: str) -> str:
+    """In GitHub Actions `text` with a blank in what the runner would obey, on stdout as on stderr: `::` at the start of a line, `##[` anywhere."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return text
+    return re.sub(r"^(\s*:)(?=:)", r"\1 ", text, flags=re.M).replace("##[", "## [")
 
 
 @contextlib.contextmanager

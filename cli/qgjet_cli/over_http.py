@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +22,7 @@ from qgjet_cli.client import ALL, Batch, Events, Notice, Placed
 from qgjet_cli.exits import CannotReach, Exit, NotAccepted
 from qgjet_cli.http_ask import PAUSE_S, Http, Json, open_http
 from qgjet_cli.http_follow import follow
+from qgjet_cli.http_log import LogLine, follow_log
 
 MAX_BODY_BYTES = 900_000
 MAX_PAGE = 500
@@ -59,6 +60,10 @@ class Page(Struct, frozen=True):
     next_cursor: str | None
 
 
+class ArtifactPage(Struct, frozen=True):
+    artifacts: list[Json]
+
+
 class Served(Struct, frozen=True):
     target: str
 
@@ -90,12 +95,22 @@ class ApiClient:
 
     async def submit(self, batch: Batch) -> list[Placed]:
         key = batch.key or uuid.uuid4().hex
-        if len(batch.requests) == 1:
+        if len(batch.requests) == 1 and not batch.suite_id:
             return [await self._submit_one(batch.requests[0], key)]
         placed: list[Placed] = []
         for number, chunk in enumerate(_chunks(batch.requests)):
-            placed += await self._submit_chunk(batch.suite_id, chunk, key if number == 0 else f"{key} {number}")
+            answers = await self._submit_chunk(batch, chunk, key if number == 0 else f"{key} {number}")
+            if not batch.partial and placed and not all(one.job_id for one in answers):
+                return await self._take_back(placed) + answers
+            placed += answers
         return placed
+
+    async def _take_back(self, placed: Sequence[Placed]) -> list[Placed]:
+        """Cancel what was created in front of a chunk that was refused: a suite is all or nothing, however many requests it takes."""
+        for one in placed:
+            if not one.attached:
+                await self.cancel_job(one.job_id, "the rest of its suite was refused")
+        return [Placed(request=one.request, error="cancelled again: the rest of its suite was refused", exit=Exit.USAGE) for one in placed]
 
     async def _submit_one(self, request: SubmitRequest, key: str) -> Placed:
         try:
@@ -105,8 +120,9 @@ class ApiClient:
                 raise
             return Placed(request=request, error=str(refused), exit=Exit.USAGE)
 
-    async def _submit_chunk(self, suite_id: str, chunk: Sequence[SubmitRequest], key: str) -> list[Placed]:
-        body = {"suite_id": suite_id, "on_duplicate": chunk[0].on_duplicate, "jobs": [_fields(request) for request in chunk]}
+    async def _submit_chunk(self, batch: Batch, chunk: Sequence[SubmitRequest], key: str) -> list[Placed]:
+        jobs = [_fields(request) for request in chunk]
+        body = {"suite_id": batch.suite_id, "on_duplicate": chunk[0].on_duplicate, "atomic": not batch.partial, "jobs": jobs}
         deadline = asyncio.get_running_loop().time() + self._http.patience_s
         while True:
             answers = await self._suite(body, key)
@@ -157,6 +173,44 @@ class ApiClient:
             cursor = page.next_cursor
             if cursor is None:
                 return found
+
+    async def suites(self, org_id: str | None, limit: int) -> tuple[list[Json], bool]:
+        """The first `limit` suites, newest first, and whether there are more."""
+        found: list[Json] = []
+        cursor = None
+        while True:
+            params = {"org_id": org_id, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor}
+            page = await self._http.ask("GET", "/suites", Json, params=params)
+            found += page["suites"]
+            cursor = page["next_cursor"]
+            if cursor is None or len(found) >= limit:
+                return found, cursor is not None
+
+    async def suite_summary(self, suite_id: str) -> Json:
+        """A suite without its jobs. Raises NotAccepted when there is none."""
+        found = await self._http.ask("GET", f"/suites/{_segment('suite', suite_id)}", Json, params={"limit": 1})
+        return {key: value for key, value in found.items() if key not in ("jobs", "next_cursor")}
+
+    async def rerun_suite(self, suite_id: str, *, failed: bool, key: str) -> Json:
+        return await self._http.ask("POST", f"/suites/{_segment('suite', suite_id)}/rerun", Json, body={"failed": failed, "suite_id": key})
+
+    async def rerun_job(self, job_id: str) -> Json:
+        return await self._http.ask("POST", f"/jobs/{_segment('job_id', job_id)}/rerun", Json, body={})
+
+    async def artifacts(self, job_id: str) -> list[Json]:
+        """All files of a job's attempts. Raises NotAccepted when there is no such job."""
+        return (await self._http.ask("GET", f"/jobs/{_segment('job_id', job_id)}/artifacts", ArtifactPage)).artifacts
+
+    def artifact(self, job_id: str, attempt: int, name: str) -> AsyncGenerator[bytes, None]:
+        return self._http.pieces(f"/jobs/{_segment('job_id', job_id)}/artifacts/{attempt}/{quote(name)}")
+
+    def log(self, job_id: str, attempt: int | None) -> AsyncGenerator[bytes, None]:
+        """What an attempt, or the last one, has printed up to now."""
+        return self._http.pieces(f"/jobs/{_segment('job_id', job_id)}/log", {"attempt": attempt})
+
+    def follow_log(self, job_id: str, attempt: int) -> AsyncGenerator[LogLine, None]:
+        """What an attempt prints, until it has ended; outlasts restarts of the server. Raises CannotReach after the patience."""
+        return follow_log(self._http, f"/jobs/{_segment('job_id', job_id)}/log", attempt, self._notice)
 
     async def cancel_job(self, job_id: str, reason: str) -> Json:
         return await self._http.ask("POST", f"/jobs/{_segment('job_id', job_id)}/cancel", Json, body={"reason": reason})

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from qgjet import presence, streams, subjects
+from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, open_bus
 from qgjet.decide import OnDuplicate
-from qgjet.errors import InvalidInput, LogUnavailable, QgjetError
+from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, QgjetError
 from qgjet.events import JobSpec, Submitted
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
 from qgjet.settings import Deployment, Settings
 from qgjet.subjects import STREAM, Lane
 from qgjet.submission import hash_of, idempotent_id, make_spec
+from qgjet.suite_log import KeyReused, Submission, SuiteRefused, submit_suite
+from qgjet.suites import shared_tags
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import ALL, Batch, Events, Notice, Placed, without_password
 from qgjet_cli.exits import CannotReach, of_error
@@ -44,7 +47,7 @@ async def _connected(url: str) -> Bus:
 
 async def _deployment(bus: Bus, settings: Settings) -> Deployment:
     """The deployment in force. Who comes first sets it up as the settings say; settings without a word about the order accept what is there."""
-    asked = settings.queue.deployment
+    asked = settings.deployment
     fresh = await streams.stream_config(bus, STREAM) is None
     return await streams.ensure(bus, asked if fresh or asked.priority_order != Deployment().priority_order else None)
 
@@ -66,8 +69,34 @@ class NatsClient:
     async def submit(self, batch: Batch) -> list[Placed]:
         specs = [self._spec(batch, number) for number in range(len(batch.requests))]
         await self._ensure_lanes(specs)
+        if batch.suite_id and not batch.partial:
+            return await self._submit_suite(batch, specs)
         answers: list[Accepted | QgjetError | None] = [await self._earlier(spec) if batch.key else None for spec in specs]
         await self._append(specs, answers, batch.requests[0].on_duplicate)
+        return [_placed(batch, number, spec, answer) for number, (spec, answer) in enumerate(zip(specs, answers, strict=True))]
+
+    async def _submit_suite(self, batch: Batch, specs: Sequence[JobSpec]) -> list[Placed]:
+        submission = Submission(
+            suite_id=batch.suite_id,
+            id=idempotent_id(specs[0].org_id, f"suite {batch.key}") if batch.key else str(uuid.uuid4()),
+            specs=specs,
+            modes=[request.on_duplicate for request in batch.requests],
+            by=BY,
+            request_hash=hash_of(batch) if batch.key else "",
+            tags=shared_tags([spec.tags for spec in specs]),
+        )
+        if batch.key:
+            for spec in specs:
+                await self._earlier(spec)
+        answers: Sequence[Accepted | QgjetError]
+        try:
+            answers = await submit_suite(self._log, submission, timeout_s=SUBMIT_PATIENCE_S)
+        except KeyReused as error:
+            raise InvalidInput("idempotency_key", str(error)) from error
+        except SuiteRefused as refused:
+            answers = [refused.errors.get(position, refused) for position in range(len(specs))]
+        except LogUnavailable as error:
+            answers = [error] * len(specs)
         return [_placed(batch, number, spec, answer) for number, (spec, answer) in enumerate(zip(specs, answers, strict=True))]
 
     def _spec(self, batch: Batch, number: int) -> JobSpec:
@@ -132,6 +161,14 @@ class NatsClient:
 
     async def cancel(self, tracks: Sequence[Track], reason: str) -> None:
         await asyncio.gather(*(self._log.cancel(track.slot, track.job_id, by=BY, reason=reason) for track in tracks))
+
+    async def artifact(self, job_id: str, attempt: int, name: str) -> AsyncGenerator[bytes, None]:
+        store = ArtifactStore(self._bus)
+        info = await store.stat(object_name(job_id, attempt, name))
+        if info is None:
+            raise ArtifactGone(f"{name} is not stored any more")
+        async for piece in store.get(info):
+            yield piece
 
     async def served(self) -> set[tuple[str, str]] | None:
         try:

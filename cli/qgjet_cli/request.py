@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -13,7 +14,7 @@ from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput
 from qgjet.settings import Deployment, JobSettings, Settings, duration
 from qgjet.submission import SubmitRequest, check_suite_id, make_spec
-from qgjet_cli import config
+from qgjet_cli import ci, config
 from qgjet_cli.client import Batch
 from qgjet_cli.selection import expand
 
@@ -35,8 +36,10 @@ class Asked(Struct, frozen=True, kw_only=True):
     queue_timeout: str | None
     on_duplicate: OnDuplicate
     tags: Sequence[str]
+    ci_tags: bool
     suite_id: str | None
     idempotency_key: str | None
+    partial: bool
 
 
 def settings_of(path: Path | None, nats: str | None, api: str | None) -> Settings:
@@ -46,12 +49,13 @@ def settings_of(path: Path | None, nats: str | None, api: str | None) -> Setting
 
 def batch_of(asked: Asked, settings: Settings, *, suite: bool) -> Batch:
     """What to submit: each test on each target. Raises InvalidInput with the flag at fault, NoTests when nothing matches."""
-    jobs = [(test, target) for target in targets_of(asked, settings) for test in expand(asked.tests, _project(settings, target))]
+    jobs = [(test, target) for target in targets_of(asked, settings) for test in expand(asked.tests, project_of(settings, target))]
     suite_id = _suite_id(asked, new=suite or len(jobs) > 1)
-    requests = tuple(_request(asked, settings, test, target, suite_id) for test, target in jobs)
+    tags = _all_tags(asked)
+    requests = tuple(_request(asked, settings, test, target, suite_id=suite_id, tags=tags) for test, target in jobs)
     for request in requests:  # all of them, before the first is sent
         make_spec(request, job_id="", now=utc_now(), deployment=Deployment(), defaults=BUILT_IN, submitted_by="")
-    return Batch(requests=requests, suite_id=suite_id, key=_key(asked.idempotency_key))
+    return Batch(requests=requests, suite_id=suite_id, key=_key(asked.idempotency_key), partial=asked.partial)
 
 
 def targets_of(asked: Asked, settings: Settings) -> list[str]:
@@ -61,7 +65,7 @@ def targets_of(asked: Asked, settings: Settings) -> list[str]:
     return [_needed("target", target, "QGJET_TARGET, or target in qgjet.toml") for target in targets]
 
 
-def _project(settings: Settings, target: str) -> Path:
+def project_of(settings: Settings, target: str) -> Path:
     """Where the test paths of a target begin: the directory that its settings name, where that is here."""
     declared = settings.targets.get(target)
     return Path(declared.dir) if declared and Path(declared.dir).is_dir() else Path.cwd()
@@ -76,7 +80,7 @@ def _suite_id(asked: Asked, *, new: bool) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{asked.org_id} {asked.idempotency_key}") if asked.idempotency_key else uuid.uuid4())
 
 
-def _request(asked: Asked, settings: Settings, test: str, target: str, suite_id: str) -> SubmitRequest:
+def _request(asked: Asked, settings: Settings, test: str, target: str, *, suite_id: str, tags: dict[str, str]) -> SubmitRequest:
     job = settings.job
     return SubmitRequest(
         org_id=_needed("org_id", asked.org_id or settings.org_id, "QGJET_ORG_ID, or org_id in qgjet.toml"),
@@ -88,7 +92,7 @@ def _request(asked: Asked, settings: Settings, test: str, target: str, suite_id:
         infra_retries=_chosen(asked.infra_retries, job.infra_retries, BUILT_IN.infra_retries),
         execution_timeout=asked.execution_timeout or job.execution_timeout_s,
         queue_timeout=asked.queue_timeout or job.queue_timeout_s,
-        tags=tags_of(asked.tags),
+        tags=tags,
         suite_id=suite_id,
         on_duplicate=asked.on_duplicate,
     )
@@ -103,6 +107,21 @@ def _needed(field: str, text: str, else_from: str) -> str:
 def _chosen(flag: int | None, setting: int, built_in: int) -> int | None:
     """None, which leaves the choice to the server, unless there is a flag, or a setting of one's own."""
     return flag if flag is not None else None if setting == built_in else setting
+
+
+def _all_tags(asked: Asked) -> dict[str, str]:
+    """Those asked for and what the CI says of the run. Under a key the latter would make another request of a command that is run again, so there are none."""
+    own = tags_of(asked.tags)
+    return ci.joined(own, ci.tags(os.environ, _event(os.environ))) if asked.ci_tags and not asked.idempotency_key else own
+
+
+def _event(environ: Mapping[str, str]) -> bytes:
+    """What GitHub Actions was started by, a JSON document; empty elsewhere."""
+    path = environ.get("GITHUB_EVENT_PATH", "") if ci.is_github(environ) else ""
+    try:
+        return Path(path).read_bytes() if path else b""
+    except OSError:
+        return b""  # then the environment is all there is
 
 
 def tags_of(pairs: Iterable[str]) -> dict[str, str]:

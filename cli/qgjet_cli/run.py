@@ -17,12 +17,13 @@ from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.events import Status
 from qgjet.settings import Settings, Target
-from qgjet_cli import foreground, options, output, result
+from qgjet_cli import fetch, foreground, github, options, output, reporting, result
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import Batch, Client, Placed, open_client, patience
 from qgjet_cli.exits import Exit, of_error
 from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.progress import summary, view_of
+from qgjet_cli.reporting import Outputs
 from qgjet_cli.request import Asked, batch_of, seconds, settings_of, targets_of
 from qgjet_cli.submit import slot_of, slots_of, tell_refused, told
 from qgjet_cli.watch import unserved, watch
@@ -42,8 +43,12 @@ class Plan(Struct, frozen=True, kw_only=True):
     timeout_s: float | None
     patience_s: float
     detach: bool
+    max_failures: int
     fail_on_flaky: bool
     json: bool
+    outputs: Outputs
+    artifacts_dir: Path | None
+    artifacts: options.Keep
 
 
 def run(
@@ -58,12 +63,22 @@ def run(
     queue_timeout: options.QueueTimeout = None,
     on_duplicate: options.Duplicate = OnDuplicate.ATTACH,
     tag: options.Tags = None,
+    no_ci_tags: options.NoCiTags = False,
     suite_id: options.SuiteId = None,
     idempotency_key: options.IdempotencyKey = None,
+    partial: options.Partial = False,
     timeout: options.Timeout = None,
     patience_: options.Patience = None,
     fail_on_flaky: options.FailOnFlaky = False,
+    fail_fast: options.FailFast = False,
+    max_failures: options.MaxFailures = None,
     detach_on_interrupt: Annotated[bool, typer.Option("--detach-on-interrupt", help="Leave the jobs running on Ctrl-C and SIGTERM.")] = False,
+    junit: options.Junit = None,
+    ctrf: options.Ctrf = None,
+    report_json: options.ReportJson = None,
+    html: options.Html = None,
+    artifacts_dir: options.ArtifactsDir = None,
+    artifacts: options.Artifacts = options.Keep.ALWAYS,
     json: options.Json = False,
     nats: options.Nats = None,
     api: options.Api = None,
@@ -88,8 +103,10 @@ def run(
         queue_timeout=queue_timeout,
         on_duplicate=on_duplicate,
         tags=tag or [],
+        ci_tags=not no_ci_tags,
         suite_id=suite_id,
         idempotency_key=idempotency_key,
+        partial=partial,
     )
     timeout_s = seconds("timeout", timeout)
     plan = _plan(
@@ -98,8 +115,12 @@ def run(
         timeout_s=timeout_s,
         patience_s=patience(timeout_s, seconds("patience", patience_)),
         detach=detach_on_interrupt,
+        max_failures=1 if fail_fast else max_failures or 0,
         fail_on_flaky=fail_on_flaky,
         json=json,
+        outputs=reporting.prepare(Outputs(junit=junit, ctrf=ctrf, report_json=report_json, html=html)),
+        artifacts_dir=fetch.prepare(artifacts_dir),
+        artifacts=artifacts,
     )
     foreground.run(lambda interrupts: _run(plan, interrupts))
 
@@ -160,7 +181,13 @@ async def _run(plan: Plan, interrupts: Interrupts) -> Exit:
             await _stop(plan, client, board, halt)
         results = result.results_of(board, placed)
         code = code or result.exit_of(results, fail_on_flaky=plan.fail_on_flaky)
+        report = result.report_of(board, placed, tags=plan.batch.requests[0].tags)
+        code = reporting.write(report, plan.outputs, code, plan.settings)
         result.show(results, code, suite_id=plan.batch.suite_id, json=plan.json)
+        github.tell(report, plan.settings, junit=str(plan.outputs.junit or ""))
+        if not interrupts.heard:
+            with interrupts.held("fetching the artifacts"):
+                await fetch.of_board(client, board, plan.artifacts_dir, plan.artifacts)
         return code
 
 
@@ -188,7 +215,7 @@ async def _wait(plan: Plan, client: Client, board: Board, interrupts: Interrupts
     try:
         async with interrupts.limit(None if plan.timeout_s is None else plan.timeout_s - elapsed_s):
             with view_of(board) as view:
-                await watch(client, board, view)
+                await watch(client, board, view, max_failures=plan.max_failures)
         return Exit.PASSED
     except TimedOut:
         output.note(f"--timeout is over: {summary(board)}.{_later(plan)}")

@@ -11,12 +11,14 @@ from msgspec import Struct
 class Message(Struct, frozen=True):
     id: str
     data: bytes
+    event: str = ""
 
 
 class Parser:
     def __init__(self) -> None:
         self._rest = b""
         self._id = ""
+        self._event = ""
         self._data: list[bytes] = []
 
     def feed(self, piece: bytes) -> list[Message]:
@@ -32,10 +34,13 @@ class Parser:
         value = value.removeprefix(b" ")
         if field == b"data":
             self._data.append(value)
+        elif field == b"event":
+            self._event = value.decode("utf-8", "replace")
         elif field == b"id" and b"\0" not in value:
             self._id = value.decode("utf-8", "replace")
         return None
 
     def _complete(self) -> Message | None:
         data, self._data = self._data, []
-        return Message(self._id, b"\n".join(data)) if data else None
+        event, self._event = self._event, ""
+        return Message(self._id, b"\n".join(data), event) if data else None

@@ -108,7 +108,7 @@ class LocalStack:
         api = replace(self.settings.api, host="127.0.0.1", port=self._api_port, database=str(directory / "read-model.sqlite"))
         self.settings = replace(self.settings, nats_url=server.url, queue=one, api=api)
         bus = await enter(connect(server.url, name="qgjet-local"))
-        await streams.ensure(bus, one.deployment)  # the API, next, puts these settings in force
+        await streams.ensure(bus, self.settings.deployment)  # the API, next, puts these settings in force
         self.settings = replace(self.settings, api_url=await enter(self._api()))
         if self._with_agent:
             await enter(self._serving(EventLog(bus)))

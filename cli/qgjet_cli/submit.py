@@ -28,8 +28,10 @@ def submit(
     queue_timeout: options.QueueTimeout = None,
     on_duplicate: options.Duplicate = OnDuplicate.ATTACH,
     tag: options.Tags = None,
+    no_ci_tags: options.NoCiTags = False,
     suite_id: options.SuiteId = None,
     idempotency_key: options.IdempotencyKey = None,
+    partial: options.Partial = False,
     json: options.Json = False,
     nats: options.Nats = None,
     api: options.Api = None,
@@ -52,8 +54,10 @@ def submit(
         queue_timeout=queue_timeout,
         on_duplicate=on_duplicate,
         tags=tag or [],
+        ci_tags=not no_ci_tags,
         suite_id=suite_id,
         idempotency_key=idempotency_key,
+        partial=partial,
     )
     batch = batch_of(asked, settings, suite=False)
 

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec.structs import replace
 
-from qgjet.errors import InvalidInput
+from qgjet.errors import InvalidInput, QgjetError
 from qgjet.events import GREEN, Verdict
-from qgjet_cli import foreground, options, output, result
+from qgjet.suite_report import SuiteReport
+from qgjet.suites import shared_tags
+from qgjet_cli import ci, fetch, foreground, github, options, output, reporting, result
 from qgjet_cli.board import Board
 from qgjet_cli.client import open_api, patience
-from qgjet_cli.exits import Exit
+from qgjet_cli.exits import Exit, NotAccepted, of_error
 from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.progress import summary, view_of
+from qgjet_cli.reporting import Outputs
 from qgjet_cli.request import seconds, settings_of
 from qgjet_cli.watch import watch
 
 if TYPE_CHECKING:
     from qgjet_cli.over_http import ApiClient
 
+LOOKUPS = 8
+"""Jobs that are looked up at the same time."""
+LOOKUP_S = 30.0
+"""For all of them, so that a report does not keep a command that has ended."""
+
 
 def wait(
-    job_ids: Annotated[list[str] | None, typer.Argument(metavar="JOB_ID", help="Jobs to wait for.", show_default=False)] = None,
-    suite: Annotated[str | None, typer.Option("--suite", metavar="SUITE_ID", help="Wait for all jobs of this suite.")] = None,
+    job_ids: Annotated[list[str] | None, typer.Argument(metavar="SUITE_ID|JOB_ID", help="A suite, or jobs.", show_default=False)] = None,
+    suite: Annotated[str | None, typer.Option("--suite", metavar="SUITE_ID", help="The same as SUITE_ID.")] = None,
     timeout: options.Timeout = None,
     fail_on_flaky: options.FailOnFlaky = False,
     patience_: options.Patience = None,
+    junit: options.Junit = None,
+    ctrf: options.Ctrf = None,
+    report_json: options.ReportJson = None,
+    html: options.Html = None,
+    artifacts_dir: options.ArtifactsDir = None,
+    artifacts: options.Artifacts = options.Keep.ALWAYS,
     json: options.Json = False,
     api: options.Api = None,
     config: options.Config = None,
@@ -37,6 +54,8 @@ def wait(
         raise InvalidInput("job_id", "give jobs, or --suite")
     timeout_s, patience_s = seconds("timeout", timeout), seconds("patience", patience_)
     settings = settings_of(config, None, api)
+    directory = fetch.prepare(artifacts_dir)
+    outputs = reporting.prepare(Outputs(junit=junit, ctrf=ctrf, report_json=report_json, html=html))
 
     async def body(interrupts: Interrupts) -> Exit:
         async with open_api(settings, what="waiting by id", patience_s=patience(timeout_s, patience_s), notice=output.note) as client:
@@ -54,7 +73,21 @@ def wait(
                 output.note(f"--timeout {timeout} is over: {summary(board)}")
             except Interrupted:
                 code = interrupts.code
-        result.show(result.results_of(board), code, suite_id=suite or "", json=json)
+            except QgjetError as error:
+                if board.tracks:  # the last that was known of them
+                    reporting.write(_report(board), outputs, of_error(error), settings)
+                    github.tell(_report(board), settings, junit=str(junit or ""))
+                raise
+            if outputs.asked or directory is not None or ci.is_github(os.environ):
+                with interrupts.held("looking up the attempts"):
+                    await _look_up(client, board)
+            if not interrupts.heard:
+                with interrupts.held("fetching the artifacts"):
+                    await fetch.of_board_from(settings, client, board, directory, artifacts)
+        report = _report(board)
+        code = reporting.write(report, outputs, code, settings)
+        result.show(result.results_of(board), code, suite_id=board.suite_id, json=json)
+        github.tell(report, settings, junit=str(junit or ""))
         return code
 
     foreground.run(body)
@@ -64,8 +97,27 @@ async def _fill(client: ApiClient, board: Board, job_ids: Sequence[str]) -> None
     """Put what is asked for on the board, as it is now."""
     from qgjet_cli.over_http import track_of
 
-    found = await client.suite(board.suite_id) if board.suite_id else [await client.job(job_id) for job_id in dict.fromkeys(job_ids)]
+    if board.suite_id:
+        found = await client.suite(board.suite_id)
+    elif len(job_ids) == 1:
+        found = await _job_or_suite(client, board, job_ids[0])
+    else:
+        found = [await client.job(job_id) for job_id in dict.fromkeys(job_ids)]
     board.tracks |= {job["job_id"]: track_of(job) for job in found}
+
+
+async def _job_or_suite(client: ApiClient, board: Board, known_as: str) -> list[dict[str, Any]]:
+    try:
+        return [await client.job(known_as)]
+    except NotAccepted as refused:
+        if refused.status != 404:
+            raise
+    try:
+        found = await client.suite(known_as)
+    except NotAccepted as refused:
+        raise InvalidInput("id", f"there is no job and no suite {known_as}") if refused.status == 404 else refused from None
+    board.follow_suite(known_as)
+    return found
 
 
 async def _complete(client: ApiClient, board: Board) -> None:
@@ -75,3 +127,37 @@ async def _complete(client: ApiClient, board: Board) -> None:
     for job_id, track in board.tracks.items():
         if track.first_failure is None and (track.verdict not in GREEN or track.verdict is Verdict.FLAKY):
             track.first_failure = track_of(await client.job(job_id)).first_failure
+
+
+async def _look_up(client: ApiClient, board: Board) -> None:
+    """Bring every job up to date, with all its attempts: those that ended before this command looked are in no event that it has seen."""
+    from qgjet_cli.over_http import track_of
+
+    gate = asyncio.Semaphore(LOOKUPS)
+    errors: list[Exception] = []
+
+    async def one(job_id: str) -> None:
+        async with gate:
+            try:
+                found = track_of(await client.job(job_id))
+            except QgjetError as error:
+                errors.append(error)
+                return
+        before = board.tracks[job_id]
+        if found.seq >= before.seq:
+            board.tracks[job_id] = found
+            found.attached, found.replaced = before.attached, before.replaced
+
+    try:
+        async with asyncio.timeout(LOOKUP_S), asyncio.TaskGroup() as group:
+            for job_id in board.tracks:
+                group.create_task(one(job_id))
+    except TimeoutError:
+        errors.append(TimeoutError(f"the API needs more than {LOOKUP_S:.0f} s"))
+    if errors:
+        output.warn(f"attempts may be missing in the reports: {errors[0]}")
+
+
+def _report(board: Board) -> SuiteReport:
+    report = result.report_of(board)
+    return replace(report, tags=shared_tags([job.tags for job in report.jobs]))

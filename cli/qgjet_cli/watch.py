@@ -14,8 +14,11 @@ from qgjet_cli.progress import Pulse, View, summary
 TICK_S = 0.5
 
 
-async def watch(client: Client, board: Board, view: View) -> None:
-    """Return when no job of the board is live; tell each change once. Raises CannotReach when the server stays away."""
+async def watch(client: Client, board: Board, view: View, *, max_failures: int = 0) -> None:
+    """Return when no job of the board is live; tell each change once. Raises CannotReach when the server stays away.
+
+    With `max_failures`, what is live is cancelled once so many jobs have failed; not what the board was attached to.
+    """
     pulse = Pulse()
     if not board.live:
         return
@@ -27,6 +30,10 @@ async def watch(client: Client, board: Board, view: View) -> None:
                     view.changed(change)
                     pulse.beat()
             view.tick()
+            if max_failures and board.failures >= max_failures:
+                view.say(f"{board.failures} failed: cancelling the rest")
+                max_failures = 0
+                await client.cancel([track for track in board.live if not track.attached], "too many failures")
             if not board.live:
                 return
             if pulse.due:

@@ -15,6 +15,7 @@ from typing import Any
 from qgjet.agents.agent import Agent
 from qgjet.settings import Settings
 from qgjet_projections.api import serve
+from surroundings import is_ours
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 30.0
@@ -84,7 +85,7 @@ class Cli:
 
     def __init__(self, cwd: Path, **variables: str) -> None:
         self.cwd = cwd
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("QGJET_")} | variables
+        self.environment = {name: value for name, value in os.environ.items() if not is_ours(name)} | variables
 
     async def __call__(self, *args: str, program: str = "qgjet", **variables: str) -> Ended:
         async with self.start(*args, program=program, **variables) as running:

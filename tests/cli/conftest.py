@@ -16,6 +16,7 @@ from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
 from qgjet.settings import ApiSettings, Settings
 from qgjet_cli.main import main
+from surroundings import is_ours
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def alone(project: Path) -> Cli:
 
 @pytest.fixture
 def inside(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
-    for name in [name for name in os.environ if name.startswith("QGJET_")]:
+    for name in [name for name in os.environ if is_ours(name)]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(project)
 
@@ -75,6 +76,13 @@ async def api(api_settings: Settings) -> AsyncIterator[str]:
 def over_api(cli: Cli, api: str) -> Cli:
     """Through the API only."""
     return cli.with_variables(QGJET_NATS_URL="", QGJET_API_URL=api)
+
+
+@pytest.fixture(params=["nats", "api"])
+def either(request: pytest.FixtureRequest) -> Cli:
+    """Both ways to a queue."""
+    found: Cli = request.getfixturevalue({"nats": "cli", "api": "over_api"}[request.param])
+    return found
 
 
 @pytest.fixture

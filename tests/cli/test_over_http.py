@@ -329,4 +329,4 @@ def test_messages_are_read_however_the_bytes_are_cut(size: int) -> None:
     data = b': hello\n\nid: 5\r\nevent: x\r\ndata: {"a":\ndata: \xe2\x80\xa8\x85}\r\n\r\nretry: 5\n\nid:6\ndata:x\n\nid: 7\ndata: unfinished'
     parser = Parser()
     found = [message for start in range(0, len(data), size) for message in parser.feed(data[start : start + size])]
-    assert found == [Message("5", b'{"a":\n\xe2\x80\xa8\x85}'), Message("6", b"x")]
+    assert found == [Message("5", b'{"a":\n\xe2\x80\xa8\x85}', "x"), Message("6", b"x")]

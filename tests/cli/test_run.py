@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import pytest
 from msgspec.structs import replace
 
 from agents import eventually
@@ -24,12 +23,6 @@ from qgjet.settings import Settings
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 HANG = ("hang",)
-
-
-@pytest.fixture(params=["nats", "api"])
-def either(request: pytest.FixtureRequest) -> Cli:
-    found: Cli = request.getfixturevalue({"nats": "cli", "api": "over_api"}[request.param])
-    return found
 
 
 async def job_of(log: EventLog, test: str) -> Job:
@@ -115,10 +108,12 @@ async def test_a_live_duplicate_counts_with_its_verdict(either: Cli, work: Work,
 async def test_a_refused_duplicate_has_no_verdict(either: Cli, work: Work) -> None:
     async with work({A: HANG}):
         await either("submit", "--test", A)
-        ended = await either("run", "--test", A, "--test", B, "--on-duplicate", "reject", "--json")
+        ended = await either("run", "--test", A, "--test", B, "--on-duplicate", "reject", "--partial", "--json")
+        none = await either("run", "--test", A, "--test", B, "--on-duplicate", "reject", "--json")
         alone = await either("run", "--test", A, "--on-duplicate", "reject", "--json")
     assert ended.code == 3
     assert {job["test"]: (job["verdict"], job["reason"]) for job in ended.json["jobs"]} == {B: ("passed", "scripted"), A: (None, "refused")}
+    assert (none.code, none.json["summary"]["no_result"]) == (2, 2)
     assert (alone.code, alone.json["summary"]["exit_code"], alone.json["summary"]["no_result"]) == (2, 2, 1)
 
 

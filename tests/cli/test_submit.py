@@ -6,8 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from agents import ended as of_agent
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from qgjet.bus import Bus
@@ -20,14 +18,6 @@ from qgjet.subjects import STREAM, Lane, lane_consumer
 A, B = "tests/a.spec.js", "tests/b.spec.js"
 S1 = ("submit", "--org-id", "qualgent", "--app-version-id", "xyz123", "--test", "tests/onboarding.spec.js", "--target", "emulator", "--priority", "2")
 HOSTILE = "../a b*.>%~/\\\u202e\x1b[31m'\"$(x)"
-
-
-@pytest.fixture(params=["nats", "api"])
-def either(request: pytest.FixtureRequest) -> Cli:
-    """One promise, two ways to keep it."""
-    name = {"nats": "cli", "api": "over_api"}[request.param]
-    found: Cli = request.getfixturevalue(name)
-    return found
 
 
 def slot(test: str = A, **fields: str) -> Slot:
@@ -104,12 +94,21 @@ async def test_a_live_duplicate_is_attached_to_rejected_or_replaced(either: Cli,
 
 async def test_of_many_the_refused_ones_are_named_and_the_others_are_submitted(either: Cli) -> None:
     await either("submit", "--test", A)
-    ended = await either("submit", "--test", A, "--test", B, "--on-duplicate", "reject", "--json")
+    ended = await either("submit", "--test", A, "--test", B, "--on-duplicate", "reject", "--partial", "--json")
     refused, accepted = ended.json
     assert ended.code == 2
     assert (refused["job_id"], accepted["error"]) == (None, None)
     assert "already live" in refused["error"]
     assert A in ended.error
+
+
+async def test_of_many_one_that_is_refused_refuses_all(either: Cli, log: EventLog) -> None:
+    live = (await either("submit", "--test", A, "--json")).json["job_id"]
+    ended = await either("submit", "--test", A, "--test", B, "--on-duplicate", "reject", "--json")
+    assert (ended.code, [one["job_id"] for one in ended.json]) == (2, [None, None])
+    assert live in ended.json[0]["error"]
+    assert "so none was" in ended.json[1]["error"]
+    assert await log.load(slot(B)) is None
 
 
 async def test_the_same_idempotency_key_gives_the_same_job(either: Cli) -> None:

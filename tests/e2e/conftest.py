@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
+from surroundings import is_ours
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOP = ROOT / "examples" / "shop"
 
@@ -41,7 +43,7 @@ def qgjet(shop: Path, tmp_path: Path) -> Callable[..., Ended]:
     """Run `qgjet` in the example project, without a server of its own making."""
 
     def run(*arguments: str, timeout_s: float = 100.0, **variables: str) -> Ended:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("QGJET_")} | variables
+        environment = {name: value for name, value in os.environ.items() if not is_ours(name)} | variables
         done = subprocess.run(
             [str(Path(sys.executable).with_name("qgjet")), *arguments],
             cwd=shop,

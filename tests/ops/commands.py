@@ -10,6 +10,8 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from surroundings import is_ours
+
 ROOT = Path(__file__).parents[2]
 QGJET = Path(sys.executable).with_name("qgjet")
 DEADLINE_S = 20.0
@@ -49,7 +51,7 @@ class Running:
 
 def environment(**extra: str) -> dict[str, str]:
     """Ours, without the settings that a developer, or a make around the tests, may have in it."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("QGJET_", "MAKE", "MFLAGS"))}
+    clean = {name: value for name, value in os.environ.items() if not is_ours(name) and not name.startswith(("MAKE", "MFLAGS"))}
     return {**clean, "NO_COLOR": "1", "COLUMNS": "200", **extra}
 
 

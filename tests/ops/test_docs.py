@@ -16,7 +16,7 @@ from ops.commands import ROOT, environment
 from ops.parsing import parse
 from qgjet.agents.target import make_runner
 from qgjet.embedded import server_binary
-from qgjet.settings import AgentSettings, ApiSettings, JobSettings, QueueSettings, Settings, Target, load_settings
+from qgjet.settings import AgentSettings, ApiSettings, ArtifactSettings, JobSettings, QueueSettings, Settings, Target, load_settings, size
 from qgjet_cli.exits import Exit
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -81,6 +81,7 @@ SECTIONS = {
     "`[queue]`": QueueSettings,
     "`[job]`": JobSettings,
     "`[agent]`": AgentSettings,
+    "`[artifacts]`": ArtifactSettings,
     "`[api]`": ApiSettings,
 }
 
@@ -89,7 +90,7 @@ SECTIONS = {
 def test_every_setting_is_documented_with_its_default(section: str) -> None:
     (text,) = (part for part in re.split(r"^## ", (ROOT / "docs/settings.md").read_text(), flags=re.M) if part.startswith(section))
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\|", text, re.M))
-    tables = {"queue", "job", "agent", "api", "targets"} if section == "Top level" else {"name"} if SECTIONS[section] is Target else set()
+    tables = {"queue", "job", "agent", "artifacts", "api", "targets"} if section == "Top level" else {"name"} if SECTIONS[section] is Target else set()
     fields = {one.encode_name: one for one in msgspec.structs.fields(SECTIONS[section]) if one.encode_name not in tables}
     assert rows.keys() == fields.keys()
     for key, one in fields.items():
@@ -102,6 +103,8 @@ def _same(written: str, default: str | float) -> bool:
         return written == str(default).lower()
     if isinstance(default, str):
         return written == default
+    if written.endswith("B"):
+        return size(written) == default
     seconds = load_settings(flags={"agent.poll": written}).agent.poll_s
     return seconds == default
 

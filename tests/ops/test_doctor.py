@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agents import eventually, running_agent
 from factories import spec
@@ -19,6 +20,7 @@ from qgjet.presence import agents
 from qgjet.queue import Queue
 from qgjet.settings import QueueSettings, Settings, Target, load_settings
 from qgjet.subjects import STREAM, Lane
+from qgjet_cli.agent import retries_of
 from qgjet_cli.check import Check, Health, exit_code, worst
 from qgjet_cli.check_host import look_at_target
 from qgjet_cli.check_server import look_at_api, look_at_server
@@ -88,6 +90,15 @@ def test_a_directory_that_is_not_there_and_settings_that_cannot_work(tmp_path: P
     assert worst_of(Target(name="t", dir=str(tmp_path / "gone")))[0] is Health.FAIL
     health, text = worst_of(Target(name="t", runner="command", dir=str(tmp_path), command=("sh", "-c", "echo {test}")))
     assert (health, "placeholder" in text) == (Health.FAIL, True)
+
+
+def test_retries_that_multiply_are_a_warning(tmp_path: Path) -> None:
+    target = replace(appwright_project(tmp_path), test_retries=2)
+    (check,) = look_at_target(target, max_retries=3)
+    assert (check.health, "runs 12 times: 3 inside AppWright for each of 4 by the queue" in check.found) == (Health.WARN, True)
+    assert retries_of(target) == "failed tests are retried up to 2 times inside AppWright, and then by the queue"
+    assert [one.health for one in look_at_target(target, max_retries=0)] == [Health.OK]
+    assert retries_of(replace(target, test_retries=0)) == "failed tests are retried by the queue"
 
 
 def test_a_missing_build_is_a_warning(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Follows the output of an attempt over the API: server-sent events that resume at the byte where they broke off."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncGenerator
+
+from msgspec import Struct
+
+from qgjet_cli.client import Notice
+from qgjet_cli.exits import CannotReach
+from qgjet_cli.http_ask import PAUSE_S, Http, NoStream
+from qgjet_cli.http_follow import Outage
+from qgjet_cli.sse import Message, Parser
+
+
+class LogLine(Struct, frozen=True):
+    data: bytes
+    """With its end of line, where it has one. Empty for the mark."""
+    live: bool = False
+    """A mark: what came before was there already, what follows is new."""
+
+
+async def follow_log(http: Http, path: str, attempt: int, notice: Notice) -> AsyncGenerator[LogLine, None]:
+    outage, after, told = Outage(http, notice), "", False
+    while True:
+        try:
+            async with contextlib.aclosing(_messages(http, path, attempt, after)) as stream:
+                async for messages in stream:
+                    outage.over()
+                    for message in messages:
+                        if message.event == "end":
+                            return
+                        if message.event == "live":
+                            if not told:
+                                told = True
+                                yield LogLine(b"", live=True)
+                            continue
+                        after = message.id or after
+                        yield LogLine(base64.b64decode(message.data) if message.event == "bytes" else message.data + b"\n")
+        except NoStream:
+            raise CannotReach(f"{http.where} does not stream output: it is too old for this client, or a proxy on the way collects it") from None
+        except CannotReach as error:
+            outage.begins(error)
+        await asyncio.sleep(outage.pause_s or PAUSE_S)
+
+
+async def _messages(http: Http, path: str, attempt: int, after: str) -> AsyncGenerator[list[Message], None]:
+    parser = Parser()
+    async with contextlib.aclosing(http.stream(path, {"attempt": attempt}, after=after)) as pieces:
+        async for piece in pieces:
+            yield parser.feed(piece)

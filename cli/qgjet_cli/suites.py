@@ -1,0 +1,67 @@
+"""`qgjet suites`: what was submitted together, newest first."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from qgjet.clock import utc_now
+from qgjet_cli import foreground, options, output
+from qgjet_cli.client import open_api
+from qgjet_cli.exits import Exit
+from qgjet_cli.foreground import Interrupts
+from qgjet_cli.request import settings_of
+
+COLUMNS = ("suite", "verdict", "jobs", "passed", "flaky", "failed", "no verdict", "live", "age", "took", "branch", "commit")
+
+
+def suites(
+    suite_id: Annotated[str | None, typer.Argument(metavar="SUITE_ID", help="This suite only.", show_default=False)] = None,
+    org_id: Annotated[str | None, typer.Option("--org-id", metavar="TEXT", help="Of this organisation only.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
+    json: options.Json = False,
+    api: options.Api = None,
+    config: options.Config = None,
+) -> None:
+    """List suites, newest first. With --json: a list of them."""
+    settings = settings_of(config, None, api)
+
+    async def body(_: Interrupts) -> Exit:
+        async with open_api(settings, what="listing suites", notice=output.note) as client:
+            found, more = ([await client.suite_summary(suite_id)], False) if suite_id else await client.suites(org_id, limit)
+        if json:
+            output.json(found)
+        elif found:
+            now = utc_now()
+            output.table(COLUMNS, [_row(one, now) for one in found])
+        else:
+            output.note("No suites.")
+        if more:
+            output.note(f"There are more than these {limit}: raise --limit.")
+        return Exit.PASSED
+
+    foreground.run(body)
+
+
+def _row(suite: dict[str, Any], now: datetime) -> tuple[str, ...]:
+    verdicts, tags = suite["verdicts"], suite["tags"]
+    created, finished = msgspec.convert(suite["created_at"], datetime), msgspec.convert(suite["finished_at"], datetime | None)
+    failed = verdicts.get("failed", 0) + verdicts.get("timed_out", 0)
+    none = sum(verdicts.get(word, 0) for word in ("infra_error", "config_error", "cancelled"))
+    return (
+        suite["suite_id"],
+        suite["verdict"] or suite["status"],
+        str(suite["total"]),
+        str(verdicts.get("passed", 0) + verdicts.get("skipped", 0)),
+        str(verdicts.get("flaky", 0)),
+        str(failed),
+        str(none),
+        str(suite["live"]),
+        output.duration(max((now - created).total_seconds(), 0.0)),
+        output.duration((finished - created).total_seconds() if finished else None),
+        tags.get("branch", ""),
+        tags.get("commit", "")[:12],
+    )
