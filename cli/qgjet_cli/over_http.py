@@ -164,7 +164,7 @@ class ApiClient:
                 return found, cursor is not None
 
     async def suite(self, suite_id: str) -> list[Json]:
-        """All jobs of a suite. Raises NotAccepted when there is none."""
+        """All jobs of a suite, as they were submitted. Raises NotAccepted when there is none."""
         found: list[Json] = []
         cursor = None
         while True:
@@ -172,7 +172,7 @@ class ApiClient:
             found += page.jobs
             cursor = page.next_cursor
             if cursor is None:
-                return found
+                return found[::-1]
 
     async def suites(self, org_id: str | None, limit: int) -> tuple[list[Json], bool]:
         """The first `limit` suites, newest first, and whether there are more."""

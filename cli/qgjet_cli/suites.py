@@ -48,7 +48,7 @@ def suites(
 
 def _row(suite: dict[str, Any], now: datetime) -> tuple[str, ...]:
     verdicts, tags = suite["verdicts"], suite["tags"]
-    created, finished = msgspec.convert(suite["created_at"], datetime), msgspec.convert(suite["finished_at"], datetime | None)
+    created = msgspec.convert(suite["created_at"], datetime)
     failed = verdicts.get("failed", 0) + verdicts.get("timed_out", 0)
     none = sum(verdicts.get(word, 0) for word in ("infra_error", "config_error", "cancelled"))
     return (
@@ -61,7 +61,7 @@ def _row(suite: dict[str, Any], now: datetime) -> tuple[str, ...]:
         str(none),
         str(suite["live"]),
         output.duration(max((now - created).total_seconds(), 0.0)),
-        output.duration((finished - created).total_seconds() if finished else None),
+        output.duration(suite["duration_s"]),
         tags.get("branch", ""),
         tags.get("commit", "")[:12],
     )

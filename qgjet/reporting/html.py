@@ -259,8 +259,9 @@ def _artifacts(job: JobReport, base: str | None) -> str:
 
 def _artifact(job_id: str, attempt: int, one: Artifact, base: str | None) -> str:
     name = _text(one.name)
-    shown = name if base is None else f'<a href="{_text(artifact_url(base, job_id, attempt, one.name))}">{name}</a>'
-    return f'<li>{shown} <span class="where">{_size(one.size)}</span></li>'
+    shown = name if base is None or not one.sha256 else f'<a href="{_text(artifact_url(base, job_id, attempt, one.name))}">{name}</a>'
+    said = " · ".join([_size(one.size), *([_text(one.note)] if one.note else [])])
+    return f'<li>{shown} <span class="where">{said}</span></li>'
 
 
 def _small_print(job: JobReport, known: dict[str, str]) -> str:

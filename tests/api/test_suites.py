@@ -145,6 +145,7 @@ class TestSuite:
             seen.append((suite["live"], suite["status"], suite["verdict"]))
         assert seen == [(2, "running", None), (1, "running", None), (0, "failed", "failed")]
         assert suite["verdicts"] == {"passed": 1, "failed": 1, "skipped": 1}
+        assert suite["duration_s"] > 0
         listed = (await api.get("/suites", params={"org_id": "qualgent"})).json()["suites"]
         assert [(one["suite_id"], one["verdict"]) for one in listed] == [("s", "failed")]
         assert (await api.get("/suites", params={"org_id": "other"})).json() == {"suites": [], "next_cursor": None}

@@ -100,6 +100,13 @@ def test_it_never_says_passed_before_it_is_so(reported: SuiteReport, word: str) 
     Page(page)
 
 
+def test_an_artifact_that_was_left_out_has_a_reason_and_no_link() -> None:
+    one = Artifact(name="video.webm", content_type="x", size=300_000_000, sha256="", note="larger than max_file")
+    page = Page(html.render(report(job("failed", attempt(1, "failed", artifacts=(one,)))), base_url="https://q/"))
+    assert any("larger than max_file" in text for text in page.texts)
+    assert not [link for link in page.links if "video" in link]
+
+
 def test_artifacts_are_links_when_there_is_an_api_and_names_otherwise() -> None:
     one = Artifact(name="a b/<trace>.zip", content_type="x", size=1, sha256="0")
     reported = report(job("failed", attempt(2, "failed", artifacts=(one,)), job_id="j/1"))

@@ -167,6 +167,8 @@ class SuiteAnswer(Struct, frozen=True, kw_only=True):
     verdicts: dict[str, int]
     created_at: datetime
     finished_at: datetime | None
+    duration_s: float | None
+    """From the submission to the end of the last job; None while one is live."""
     seq: int
 
 
@@ -265,7 +267,8 @@ def _suite_fields(suite: SuiteView) -> dict[str, Any]:
     total = fields.pop("jobs")
     verdict = suite_verdict(suite)
     waiting = Status.QUEUED if suite.statuses.get(Status.QUEUED, 0) == total else Status.RUNNING
-    return {**fields, "total": total, "verdict": verdict, "status": waiting if verdict is None else status_of(verdict)}
+    duration_s = None if suite.finished_at is None or verdict is None else max((suite.finished_at - suite.created_at).total_seconds(), 0.0)
+    return {**fields, "total": total, "duration_s": duration_s, "verdict": verdict, "status": waiting if verdict is None else status_of(verdict)}
 
 
 def suite_verdict(suite: SuiteView) -> Verdict | None:
