@@ -76,6 +76,9 @@ async def _serve(settings: Settings) -> int:
         settings = replace(settings, queue=await queue_in_force(bus, settings))
         one = make_agent(settings, EventLog(bus), directory)
         log.info("agent %s serves %s on %s", one.instance, ", ".join(map(_described, chosen)), bus.url)
+        for target in chosen:
+            if target.runner == "appwright":
+                log.info("%s: %s", target.name, retries_of(target))
         with daemon.stopping(lambda: drain(one), lambda: halt(one)) as stops:
             await one.run()
         log.info("agent %s has ended", one.instance)
@@ -153,7 +156,7 @@ def _temporary() -> Iterator[Path]:
 
 
 def _described(target: Target) -> str:
-    return f"{target.name} ({counted(target.slots, 'slot')}; {retries_of(target)})"
+    return f"{target.name} ({counted(target.slots, 'slot')})"
 
 
 def retries_of(target: Target) -> str:
