@@ -14,13 +14,15 @@ from faults.crew import SOON, Crew, Yard, crew
 from faults.storm import Storm, drop_consumers, rage
 from faults.watched import legal_history
 from qgjet import streams
-from qgjet.bus import Bus
+from qgjet.bus import Bus, connect
+from qgjet.decide import OnDuplicate
 from qgjet.embedded import NatsServer
-from qgjet.events import Verdict
-from qgjet.log import EventLog
+from qgjet.events import JobSpec, Verdict
+from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
 from qgjet.settings import QueueSettings
 from qgjet.subjects import Lane
+from qgjet.suite_log import Submission, openings, submit_suite
 from soak.cluster import cluster
 
 
@@ -110,3 +112,34 @@ async def _has_a_leader(nodes: object) -> bool:
         return await nodes.leader() is not None  # type: ignore[attr-defined]
     except Exception:
         return False
+
+
+async def test_suites_on_a_cluster_are_whole_though_its_leader_dies(tmp_path: Path) -> None:
+    """Suites that want overlapping tests, while the leader of the log is killed: each is there as a whole, and no slot has two jobs."""
+    async with cluster(tmp_path / "cluster") as nodes:
+        await nodes.ready()
+        async with connect(nodes.url, name="suites", timeout_s=15.0) as bus:
+            log = EventLog(bus)
+            wanted = {
+                f"suite-{number}": [spec(test=f"tests/{(number * 7 + step) % 150}.spec.js", suite_ids=(f"suite-{number}",)) for step in range(40)]
+                for number in range(30)
+            }
+
+            async def submit(suite_id: str, specs: list[JobSpec]) -> list[Accepted]:
+                asked = Submission(suite_id=suite_id, id=suite_id, specs=specs, modes=[OnDuplicate.ATTACH] * len(specs))
+                return await submit_suite(log, asked, timeout_s=60.0)
+
+            submitting = [asyncio.create_task(submit(*one)) for one in wanted.items()]
+            victim = await nodes.leader()
+            victim.kill()
+            answers = await asyncio.gather(*submitting)
+            await victim.start()
+            by_test: dict[str, set[str]] = {}
+            for (suite_id, specs), given in zip(wanted.items(), answers, strict=True):
+                events = [event async for _, event in openings(log, "acme", suite_id)]
+                assert [[member.job_id for member in event.jobs] for event in events] == [[answer.job_id for answer in given]]
+                for one, answer in zip(specs, given, strict=True):
+                    by_test.setdefault(one.test, set()).add(answer.job_id)
+                    history = await log.history(one.slot)
+                    assert [event.event.job_id for event in history if event.event] == [answer.job_id]
+            assert {len(ids) for ids in by_test.values()} == {1}
