@@ -87,8 +87,8 @@ $(MODULES): $(SHOP)/package-lock.json | node
 nats-cli:
 	@tools/nats-cli.sh
 
-actionlint:
-	@tools/actionlint.sh
+actionlint: | $(BIN)/python
+	@tools/actionlint.sh $(BIN)/python
 
 # No index lines: the lock has to work with whatever registry pip is set up for.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --custom-compile-command 'make lock' pyproject.toml

@@ -173,11 +173,14 @@ async def ended(log: EventLog, slot: Slot, *, within_s: float = 15.0) -> Job:
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask again while the server is away."""
+    """Ask again while the server is away, for a minute at most."""
+    deadline = time.monotonic() + 60.0
     while True:
         try:
             return await ask()
         except LogUnavailable:
+            if time.monotonic() > deadline:
+                raise
             await asyncio.sleep(0.1)
 
 
