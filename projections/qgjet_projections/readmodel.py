@@ -138,6 +138,16 @@ class ReadModel:
             rows = [Row(*found) for found in connection.execute(sql, values)]
         return _page([job_view(row) for row in rows], [[row.submitted_seq] for row in rows], query.limit)
 
+    def all_jobs(self, query: JobQuery) -> Iterator[JobView]:
+        """Every job that the query is about, page by page; its cursor and limit are not looked at. Reads in pieces, not one snapshot."""
+        query = msgspec.structs.replace(query, cursor=None, limit=MAX_LIMIT)
+        while True:
+            page = self.jobs(query)
+            yield from page.items
+            if page.next_cursor is None:
+                return
+            query = msgspec.structs.replace(query, cursor=page.next_cursor)
+
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The job's attempts, first to last, with their tests and artifacts."""
         with self._snapshot() as connection:

@@ -214,13 +214,7 @@ def _live_jobs(service: Service, suite: SuiteView) -> Iterable[JobView]:
 
 def _jobs_of_suite(service: Service, suite: SuiteView, **wanted: Any) -> Iterator[JobView]:
     """Last submitted first."""
-    query = JobQuery(suite_id=suite.suite_id, org_id=suite.org_id, limit=500, **wanted)
-    while True:
-        page = service.read_model.jobs(query)
-        yield from page.items
-        if page.next_cursor is None:
-            return
-        query = replace(query, cursor=page.next_cursor)
+    return service.read_model.all_jobs(JobQuery(suite_id=suite.suite_id, org_id=suite.org_id, **wanted))
 
 
 # -- cancel and rerun ----------------------------------------------------------------------------------------------------

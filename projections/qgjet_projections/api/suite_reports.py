@@ -19,7 +19,6 @@ from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
 from qgjet_projections.views import JobQuery, JobView, SuiteView
 
-PAGE = 500
 XML, JSON, HTML = "application/xml", "application/json", "text/html"
 API_ROOT = "../.."
 """Of the page at /suites/<id>/report.html: right behind any proxy that adds a prefix."""
@@ -87,13 +86,7 @@ def report_of(reads: ReadModel, suite: SuiteView) -> SuiteReport:
 
 
 def _jobs(reads: ReadModel, suite: SuiteView, attached: bool) -> Iterator[JobView]:
-    cursor = None
-    while True:
-        page = reads.jobs(JobQuery(org_id=suite.org_id, suite_id=suite.suite_id, created=not attached, cursor=cursor, limit=PAGE))
-        yield from page.items
-        cursor = page.next_cursor
-        if cursor is None:
-            return
+    return reads.all_jobs(JobQuery(org_id=suite.org_id, suite_id=suite.suite_id, created=not attached))
 
 
 def _job_report(reads: ReadModel, job: JobView, attached: bool) -> JobReport:
