@@ -97,7 +97,7 @@ class EventLog:
                 raise
             except LogUnavailable as lost:
                 uncertain, problem = True, lost
-            await self._pause(deadline, problem)
+            await self.pause(deadline, problem)
 
     async def _resolve(self, slot_filter: str, expected: int, payload: bytes, uncertain: bool) -> int:
         if uncertain:
@@ -106,7 +106,8 @@ class EventLog:
                 return follower.seq
         raise WrongVersion(f"{slot_filter} has moved on from {expected}")
 
-    async def _pause(self, deadline: float, problem: LogUnavailable) -> None:
+    async def pause(self, deadline: float, problem: LogUnavailable) -> None:
+        """Before another try: a moment, and until the connection is back. Raises `problem` after `deadline`, by the event loop's clock."""
         loop = asyncio.get_running_loop()
         if loop.time() >= deadline:
             raise problem
@@ -139,7 +140,7 @@ class EventLog:
             try:
                 return await self.read(slot)
             except LogUnavailable as problem:
-                await self._pause(deadline, problem)
+                await self.pause(deadline, problem)
 
     async def cancel(self, slot: Slot, job_id: str, *, by: str, reason: str = "") -> Job | None:
         """Ask for the end of the slot's job, if it is `job_id` and live: gives its state after that, None otherwise. A second call writes nothing."""

@@ -27,7 +27,6 @@ from qgjet.suites import MAX_BATCH, MAX_EVENT_BYTES, OPENED, Member, SuiteOpened
 
 SUBMIT_TIMEOUT_S = 30.0
 READ_WINDOW = 256
-PAUSE_S = 0.05
 _LOST_RACE = frozenset({10071, 10164})
 _NOT_NOW = frozenset({10176, 10209, 10210, 10211})
 """Batches that the server gave up, or has too many of: sent again they may pass."""
@@ -101,14 +100,15 @@ def _stretches(submission: Submission) -> list[list[int]]:
     """Positions that fit into one batch each, with an event per org that names them."""
     orgs = len({spec.org_id for spec in submission.specs})
     size = max(MAX_BATCH - orgs, 1)
-    longest = max((len(encode_member(spec)) for spec in submission.specs), default=1)
+    longest = max((len(_member_bytes(spec)) for spec in submission.specs), default=1)
     size = max(1, min(size, (MAX_EVENT_BYTES - len(msgspec.json.encode(submission.tags))) // longest))
     positions = list(chain.from_iterable(_by_org(submission, range(len(submission.specs))).values()))
     return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 
-def encode_member(spec: JobSpec) -> bytes:
-    return msgspec.json.encode(member_of(spec, spec.job_id, attached=True)) + b","
+def _member_bytes(spec: JobSpec) -> bytes:
+    """What a job takes in the suite's event, at most."""
+    return msgspec.json.encode(member_of(spec, spec.job_id, attached=True, seq=2**63 - 1)) + b","
 
 
 async def _take_back(log: EventLog, submission: Submission, answers: dict[int, Accepted]) -> None:
@@ -133,7 +133,7 @@ async def _submit(log: EventLog, submission: Submission, stretch: Sequence[int],
             problem: LogUnavailable = error
         except LogUnavailable as lost:
             problem = lost
-        await _pause(log, deadline, problem)
+        await log.pause(deadline, problem)
 
 
 async def _earlier(log: EventLog, submission: Submission, stretch: Sequence[int]) -> dict[int, Accepted] | None:
@@ -171,14 +171,6 @@ def _by_org(submission: Submission, positions: Iterable[int]) -> dict[str, list[
     for position in positions:
         orgs.setdefault(submission.specs[position].org_id, []).append(position)
     return orgs
-
-
-async def _pause(log: EventLog, deadline: float, problem: LogUnavailable) -> None:
-    loop = asyncio.get_running_loop()
-    if loop.time() >= deadline:
-        raise problem
-    await asyncio.sleep(PAUSE_S)
-    await log.bus.wait_connected(deadline - loop.time())
 
 
 async def _decide(log: EventLog, submission: Submission, stretch: Sequence[int]) -> _Decided:
