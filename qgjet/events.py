@@ -256,6 +256,6 @@ Event = Submitted | Requeued | Started | AttemptEnded | Released | AttemptLost |
 EVENT_TYPES: tuple[type[JobEvent], ...] = (Submitted, Requeued, Started, AttemptEnded, Released, AttemptLost, Finished, CancelRequested, Cancelled)
 
 
-def event_type(event: JobEvent | type[JobEvent]) -> str:
+def event_type(event: Struct | type[Struct]) -> str:
     """The event's name in subjects and JSON, such as `attempt_ended`."""
     return str(event.__struct_config__.tag)

@@ -25,6 +25,7 @@ ARTIFACTS_BUCKET = "qg-artifacts"
 JOB_PREFIX = "qg.job"
 ALL_JOBS = "qg.job.>"
 SUITE_PREFIX = "qg.suite"
+CONTROL_PREFIX = "qg.control"
 BELL_PREFIX = "qg.bell"
 RANKED = frozenset({"submitted", "requeued"})
 """Events that ask for a run; their subject ends in the rank."""

@@ -12,7 +12,7 @@ import typer
 
 import qgjet
 from qgjet.errors import QgjetError
-from qgjet_cli import artifacts, cancel, listing, logs, output, rerun, run, status, submit, suites, wait
+from qgjet_cli import agents, artifacts, cancel, dead, listing, logs, output, queue, rerun, run, status, submit, suites, wait
 from qgjet_cli.exits import HELP, Exit, of_error
 
 app = typer.Typer(
@@ -54,6 +54,13 @@ app.command("list")(listing.list_jobs)
 app.command("cancel")(cancel.cancel)
 app.command("rerun")(rerun.rerun)
 app.command("suites")(suites.suites)
+app.add_typer(dead.app, name="dead")
+app.command("queue")(queue.queue)
+app.command("pause")(queue.pause)
+app.command("resume")(queue.resume)
+app.command("priority")(queue.priority)
+app.command("agents")(agents.agents)
+app.command("drain")(agents.drain)
 
 
 _HEAVY = {

@@ -176,12 +176,15 @@ class ApiClient:
 
     async def suites(self, org_id: str | None, limit: int) -> tuple[list[Json], bool]:
         """The first `limit` suites, newest first, and whether there are more."""
+        return await self._listed("/suites", "suites", {"org_id": org_id}, limit)
+
+    async def _listed(self, path: str, key: str, params: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
+        """The first `limit` of a list that comes in pages, and whether there are more."""
         found: list[Json] = []
         cursor = None
         while True:
-            params = {"org_id": org_id, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor}
-            page = await self._http.ask("GET", "/suites", Json, params=params)
-            found += page["suites"]
+            page = await self._http.ask("GET", path, Json, params={**params, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor})
+            found += page[key]
             cursor = page["next_cursor"]
             if cursor is None or len(found) >= limit:
                 return found, cursor is not None
@@ -217,6 +220,47 @@ class ApiClient:
 
     async def cancel_suite(self, suite_id: str, reason: str) -> Json:
         return await self._http.ask("POST", f"/suites/{_segment('suite', suite_id)}/cancel", Json, body={"reason": reason})
+
+    # -- dead letters and the queue ----------------------------------------------------------------------------------
+
+    async def dead_letters(self, filters: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
+        """The first `limit` dead letters, last submitted first, and whether there are more."""
+        return await self._listed("/dead", "dead_letters", filters, limit)
+
+    async def dead_letter(self, job_id: str) -> Json:
+        """Raises NotAccepted when there is no such job, or it is no dead letter."""
+        return await self._http.ask("GET", f"/dead/{_segment('job_id', job_id)}", Json)
+
+    async def settle(self, how: str, job_id: str, reason: str) -> Json:
+        """`how`: redrive or discard. Raises NotAccepted."""
+        return await self._http.ask("POST", f"/dead/{_segment('job_id', job_id)}/{how}", Json, body={"reason": reason} if how == "discard" else None)
+
+    async def settle_all(self, how: str, filters: Mapping[str, Any]) -> Json:
+        """Some of those that the filters find; `left` says how many more there are."""
+        return await self._http.ask("POST", f"/dead/{how}", Json, body=filters)
+
+    async def partitions(self) -> Json:
+        return await self._http.ask("GET", "/partitions", Json)
+
+    async def pauses(self) -> list[Json]:
+        found: list[Json] = (await self._http.ask("GET", "/queue/pauses", Json))["pauses"]
+        return found
+
+    async def pause(self, scope: Json) -> Json:
+        return await self._http.ask("POST", "/queue/pause", Json, body=scope)
+
+    async def resume(self, scope: Json) -> Json:
+        return await self._http.ask("POST", "/queue/resume", Json, body=scope)
+
+    async def agents(self) -> list[Json]:
+        found: list[Json] = (await self._http.ask("GET", "/agents", Json))["agents"]
+        return found
+
+    async def drain(self, agent: str, reason: str) -> Json:
+        return await self._http.ask("POST", f"/agents/{_segment('agent', agent)}/drain", Json, body={"reason": reason})
+
+    async def prioritize(self, job_id: str, priority: int) -> Json:
+        return await self._http.ask("POST", f"/jobs/{_segment('job_id', job_id)}/priority", Json, body={"priority": priority})
 
     async def cancel(self, tracks: Sequence[Track], reason: str) -> None:
         gate = asyncio.Semaphore(CANCEL_WINDOW)

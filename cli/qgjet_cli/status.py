@@ -35,13 +35,13 @@ def status(
         if json:
             output.json(found)
         else:
-            _show(found)
+            show(found)
         return Exit.PASSED
 
     foreground.run(body)
 
 
-def _show(job: dict[str, Any]) -> None:
+def show(job: dict[str, Any]) -> None:
     fields = {
         "Job": job["job_id"],
         "Status": job["status"] + (f" ({job['pending_reason']})" if job.get("pending_reason") else ""),

@@ -13,10 +13,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from qgjet import subjects, suites
+from qgjet import controls, subjects, suites
+from qgjet.controls import Discarded, Paused, Resumed
 from qgjet.errors import UndecodableEvent
 from qgjet.events import (
     EVENT_TYPES,
+    NO_VERDICT,
     TERMINAL,
     AttemptEnded,
     AttemptLost,
@@ -41,6 +43,7 @@ from qgjet_projections.schema import instant, micros
 
 _INT64 = 2**63 - 1
 _SUITES = subjects.SUITE_PREFIX + "."
+_CONTROLS = subjects.CONTROL_PREFIX + "."
 _NAMES = {kind: event_type(kind) for kind in EVENT_TYPES}
 _json = msgspec.json.Encoder(order="sorted")
 
@@ -161,6 +164,8 @@ class Batch:
         self.openings: list[tuple[int, str, str, str, int, int, str]] = []
         self.attached: list[tuple[str, str, str, int]] = []
         """(suite id, org, job id, before which sequence it was submitted)"""
+        self.decisions: list[tuple[str, tuple[Any, ...]]] = []
+        """What becomes of dead letters and pauses, in the order of the log: name of the step, its values."""
         self.strangers: set[str] = set()
         """Names of events that this version cannot read."""
         self.applied_at: int | None = None
@@ -173,6 +178,9 @@ class Batch:
         """`key`: what `slot_key` says of its subject."""
         if key is None and one.subject.startswith(_SUITES):
             self._open_suite(one)
+            return
+        if key is None and one.subject.startswith(_CONTROLS):
+            self._decide(one)
             return
         standing = None if key is None else self._standings.get(key)
         slot = standing.slot if standing is not None else None if key is None else _slot_of(key)
@@ -205,6 +213,27 @@ class Batch:
             self.attached += [(event.suite_id, event.org_id, member.job_id, one.seq) for member in event.jobs if member.attached]
         self.events.append((one.seq, at, suites.OPENED, 0, event.org_id, int(legal), one.data))
 
+    def _decide(self, one: Recorded) -> None:
+        try:
+            event = controls.decode(one.data)
+        except UndecodableEvent:
+            self._keep_stranger(one, None, None)
+            return
+        at = self.applied_at = micros(event.at)
+        org_id = event.org_id if isinstance(event, Discarded) else event.name if event.kind is controls.Kind.ORG else ""
+        legal = controls.is_about(event, one.subject)
+        self.events.append((one.seq, at, event_type(event), 0, org_id, int(legal), one.data))
+        if not legal:
+            return
+        match event:
+            case Paused():
+                until = None if event.until is None else micros(event.until)
+                self.decisions.append(("pause", (event.kind, event.name, at, until, event.reason, event.by, one.seq)))
+            case Resumed():
+                self.decisions.append(("resume", (event.kind, event.name)))
+            case Discarded():
+                self.decisions.append(("settle", ("discarded", at, event.by, event.reason, event.name, one.seq, event.org_id)))
+
     def _keep_stranger(self, one: Recorded, standing: Standing | None, slot: Slot | None) -> None:
         """Nothing is known about it but its subject."""
         tokens = one.subject.split(".")
@@ -233,6 +262,8 @@ class Batch:
         self._standings[key] = opened = Standing(slot, row, state_of(event, seq))
         self._changed[seq], self._before[seq], self._suite_ids[seq] = row, _NOTHING, event.suite_ids
         self.new_tags += [(tag, value, seq) for tag, value in event.spec.tags.items()]
+        if event.spec.rerun_of:
+            self.decisions.append(("settle", ("redriven", at, event.by, event.job_id, event.spec.rerun_of, seq, slot.org_id)))
         return opened
 
     def _end_replaced(self, standing: Standing, event: Submitted, seq: int, at: int) -> None:
@@ -252,6 +283,8 @@ class Batch:
         _explain(row, event, at, was_running)
         if job.status in TERMINAL:
             row.finished_at = at
+            if job.verdict in NO_VERDICT:
+                self.decisions.append(("die", (row.submitted_seq, row.org_id, row.target)))
         elif was_running and job.status is Status.QUEUED:
             row.queued_at = at
 

@@ -20,6 +20,7 @@ import msgspec
 
 from qgjet import codec, subjects
 from qgjet.attempts import AttemptRecord, attempts_of, end_replaced
+from qgjet.controls import Kind, Paused
 from qgjet.errors import InvalidInput
 from qgjet.events import LIVE, JobSpec, Partition, Requeued, Slot, Status, Submitted, Verdict
 from qgjet.job import status_of
@@ -28,6 +29,8 @@ from qgjet_projections.batch import Row
 from qgjet_projections.schema import instant, micros
 from qgjet_projections.views import (
     Counts,
+    DeadLetter,
+    DeadQuery,
     Duration,
     EventView,
     JobQuery,
@@ -35,13 +38,15 @@ from qgjet_projections.views import (
     LiveJob,
     Page,
     PartitionView,
+    Settlement,
     SuiteView,
     T,
+    WaitingView,
     job_view,
     maybe_instant,
 )
 
-__all__ = ["Counts", "Duration", "EventView", "JobQuery", "JobView", "LiveJob", "Page", "PartitionView", "ReadModel", "SuiteView"]
+__all__ = ["Counts", "DeadLetter", "DeadQuery", "Duration", "EventView", "JobQuery", "JobView", "LiveJob", "Page", "PartitionView", "ReadModel", "SuiteView"]
 
 MAX_LIMIT = 500
 MAX_EVENTS = 1_000
@@ -51,6 +56,8 @@ _NEAR = 1_000
 _RECENT_RUNS = 10_000
 _RUNS_PER_TEST = 10
 _COLUMNS = ", ".join(f"jobs.{name}" for name in Row.__struct_fields__)
+_OF_DEAD = "settled, settled_at, settled_by, note"
+_DEAD_COLUMNS = 4
 _LIVE = ", ".join(f"'{status.value}'" for status in sorted(LIVE))
 _BY_STATUS = "jobs INDEXED BY jobs_by_status"
 """Goes with the condition `status <> 'done'`, which SQLite wants to read before it takes the index."""
@@ -254,8 +261,42 @@ class ReadModel:
             partitions.setdefault(Partition(org_id, app_version_id, target), []).append(lane)
         return [_partition_view(partition, lanes) for partition, lanes in sorted(partitions.items())]
 
+    def waiting(self, now: datetime) -> list[WaitingView]:
+        """Queued jobs, counted by partition."""
+        sql = f"""
+            SELECT org_id, app_version_id, target, count(*), coalesce(sum(retry_at > ?), 0) FROM {_BY_STATUS}
+            WHERE status <> 'done' AND status = 'queued' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
+        with self._snapshot() as connection:
+            found = connection.execute(sql, (micros(now),)).fetchall()
+        return [WaitingView(partition=Partition(*tokens), queued=queued, in_backoff=backoff) for *tokens, queued, backoff in found]
+
+    def pauses(self) -> list[Paused]:
+        """What was told to wait; `until` may be over."""
+        with self._snapshot() as connection:
+            found = connection.execute("SELECT kind, name, at, until, reason, by FROM pauses ORDER BY kind, name").fetchall()
+        return [
+            Paused(kind=Kind(kind), name=name, at=instant(at), until=maybe_instant(until), reason=reason, by=by) for kind, name, at, until, reason, by in found
+        ]
+
+    # -- dead letters ------------------------------------------------------------------------------------------------
+
+    def dead_letters(self, query: DeadQuery) -> Page[DeadLetter]:
+        """Last submitted first. Raises InvalidInput for a cursor that is none, or a limit out of bounds."""
+        sql, values = _select_dead(query)
+        with self._snapshot() as connection:
+            found = connection.execute(sql, values).fetchall()
+        return _page([_dead_letter(one) for one in found], [[one[_DEAD_COLUMNS]] for one in found], query.limit)
+
+    def dead_letter(self, job_id: str) -> DeadLetter | None:
+        """The job as a dead letter; None when it is none."""
+        sql = f"SELECT {_OF_DEAD}, {_COLUMNS} FROM jobs CROSS JOIN dead_letters USING (submitted_seq) WHERE job_id = ? ORDER BY submitted_seq DESC LIMIT 1"
+        with self._snapshot() as connection:
+            found = connection.execute(sql, (job_id,)).fetchone()
+        return None if found is None else _dead_letter(found)
+
     def counts(self) -> Counts:
         with self._snapshot() as connection:
+            dead = connection.execute("SELECT target, count(*) FROM dead_letters WHERE settled = '' GROUP BY target").fetchall()
             tallies = connection.execute("SELECT target, status, verdict, jobs, attempts FROM tallies").fetchall()
             oldest = connection.execute(
                 f"SELECT target, min(queued_at) FROM {_BY_STATUS} WHERE status <> 'done' AND status = 'queued' GROUP BY target"
@@ -268,7 +309,7 @@ class ReadModel:
             attempts[target] = attempts.get(target, 0) + started
             if verdict:
                 finished[target, Verdict(verdict)] = finished.get((target, Verdict(verdict)), 0) + count
-        return Counts(jobs=jobs, finished=finished, attempts=attempts, oldest_queued_at={target: instant(at) for target, at in oldest})
+        return Counts(jobs=jobs, finished=finished, attempts=attempts, oldest_queued_at={target: instant(at) for target, at in oldest}, dead_letters=dict(dead))
 
 
 def _find(connection: sqlite3.Connection, job_id: str) -> Row | None:
@@ -317,6 +358,30 @@ def _source(query: JobQuery, status: Status | None, values: dict[str, Any]) -> t
     if status is not None and status is not Status.DONE:
         return _BY_STATUS, "jobs.submitted_seq", ["jobs.status <> 'done'"]
     return "jobs NOT INDEXED", "jobs.submitted_seq", []
+
+
+def _select_dead(query: DeadQuery) -> tuple[str, dict[str, Any]]:
+    _check_limit(query.limit, MAX_LIMIT)
+    (before_seq,) = _read_cursor(query.cursor, [2**63 - 1])
+    values: dict[str, Any] = {"before_seq": before_seq, "limit": query.limit + 1}
+    conditions = ["settled <> ''" if query.settled else "settled = ''", "dead_letters.submitted_seq < :before_seq"]
+    for name in ("org_id", "app_version_id", "target", "test", "verdict", "reason"):
+        value = getattr(query, name)
+        if value is not None:
+            conditions.append(f"jobs.{name} = :{name}")
+            values[name] = str(value)
+    if query.finished_before is not None:
+        conditions.append("jobs.finished_at < :finished_before")
+        values["finished_before"] = micros(query.finished_before)
+    source = "dead_letters CROSS JOIN jobs USING (submitted_seq)"
+    where = " AND ".join(conditions)
+    return f"SELECT {_OF_DEAD}, {_COLUMNS} FROM {source} WHERE {where} ORDER BY dead_letters.submitted_seq DESC LIMIT :limit", values
+
+
+def _dead_letter(found: Sequence[Any]) -> DeadLetter:
+    how, at, by, note, *columns = found
+    settlement = Settlement(how=how, at=instant(at), by=by, note=note) if how else None
+    return DeadLetter(job=job_view(Row(*columns)), settlement=settlement)
 
 
 def _tag_conditions(tags: dict[str, str], values: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from qgjet.errors import SchemaMismatch
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Raised with every change of the tables, or of what the projector writes into them."""
 APPLICATION_ID = 0x71676A74
 """`qgjt`: this file is one of ours, and may be deleted."""
@@ -119,6 +119,31 @@ CREATE TABLE IF NOT EXISTS job_tags (
     PRIMARY KEY (key, value, submitted_seq)
 ) WITHOUT ROWID;
 
+-- jobs that ended without a statement about the app, and what people did about it
+CREATE TABLE IF NOT EXISTS dead_letters (
+    submitted_seq INTEGER PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    target TEXT NOT NULL,
+    settled TEXT NOT NULL,              -- '', 'redriven' or 'discarded'
+    settled_at INTEGER,
+    settled_by TEXT NOT NULL,
+    note TEXT NOT NULL,                 -- the id of the new job, or the reason that was given
+    CHECK (settled IN ('', 'redriven', 'discarded'))
+);
+CREATE INDEX IF NOT EXISTS open_dead_letters ON dead_letters (submitted_seq) WHERE settled = '';
+
+-- targets and orgs that were told to wait; `until` may be over
+CREATE TABLE IF NOT EXISTS pauses (
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    until INTEGER,                      -- NULL: until somebody resumes it
+    reason TEXT NOT NULL,
+    by TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+
 -- jobs counted, so that metrics need no scan
 CREATE TABLE IF NOT EXISTS tallies (
     target TEXT NOT NULL,
@@ -129,7 +154,7 @@ CREATE TABLE IF NOT EXISTS tallies (
     PRIMARY KEY (target, status, verdict)
 ) WITHOUT ROWID;
 """
-CONTENT = ("events", "jobs", "openings", "suite_jobs", "job_tags", "tallies")
+CONTENT = ("events", "jobs", "openings", "suite_jobs", "job_tags", "dead_letters", "pauses", "tallies")
 """The tables that are made from the log; `position` says from how much of it."""
 
 BUSY_TIMEOUT_S = 10.0

@@ -15,6 +15,7 @@ from pathlib import Path
 from qgjet import presence, streams
 from qgjet.bus import Bus, connect
 from qgjet.clock import Clock, utc_now, within
+from qgjet.controls import Pauses
 from qgjet.errors import IncompatibleServer, LogUnavailable, QgjetError
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
@@ -196,6 +197,9 @@ class Service:
             return await self.agents()
         except QgjetError:
             return None
+
+    def pauses(self) -> Pauses:
+        return Pauses(self.read_model.pauses())
 
 
 async def _agree(bus: Bus, settings: Settings) -> Deployment:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from qgjet.events import Slot, Status, Verdict
+from qgjet.events import Partition, Slot, Status, Verdict
 from qgjet_projections.batch import Row
 from qgjet_projections.schema import instant
 
@@ -135,6 +135,51 @@ class PartitionView(Struct, frozen=True, kw_only=True):
     oldest_queued_at: datetime | None
 
 
+class WaitingView(Struct, frozen=True, kw_only=True):
+    """Queued jobs of a partition, for the reasons why they wait."""
+
+    partition: Partition
+    queued: int
+    in_backoff: int
+    """Of these: wait for their retry."""
+
+
+class DeadQuery(Struct, frozen=True, kw_only=True):
+    """Which dead letters; what is None is not asked for, what is given must all hold."""
+
+    org_id: str | None = None
+    app_version_id: str | None = None
+    target: str | None = None
+    test: str | None = None
+    verdict: Verdict | None = None
+    reason: str | None = None
+    finished_before: datetime | None = None
+    settled: bool = False
+    """False: those that nobody has dealt with yet. True: the others."""
+    cursor: str | None = None
+    limit: int = 100
+    """1 to 500."""
+
+
+class Settlement(Struct, frozen=True, kw_only=True):
+    """What was done about a dead letter."""
+
+    how: str
+    """`redriven` or `discarded`."""
+    at: datetime
+    by: str
+    note: str
+    """The id of the new job, or the reason that was given."""
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True):
+    """A job that ended without a statement about the app, for people to look at."""
+
+    job: JobView
+    settlement: Settlement | None
+    """None: it waits for somebody."""
+
+
 class Counts(Struct, frozen=True, kw_only=True):
     """For metrics: what is in the read model now. Pruned jobs leave the counts."""
 
@@ -146,6 +191,8 @@ class Counts(Struct, frozen=True, kw_only=True):
     """target -> attempts started"""
     oldest_queued_at: dict[str, datetime]
     """target -> since when its longest waiting job waits"""
+    dead_letters: dict[str, int]
+    """target -> dead letters that nobody has dealt with"""
 
 
 class LiveJob(Struct, frozen=True, kw_only=True):

@@ -44,12 +44,21 @@ ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, attempts = attempts + exc
 _ATTACH = """
 INSERT INTO suite_jobs SELECT ?, ?, max(submitted_seq), 1 FROM jobs WHERE job_id = ? AND submitted_seq < ? HAVING max(submitted_seq) IS NOT NULL
 ON CONFLICT DO NOTHING"""
+_DECISIONS = {
+    "die": "INSERT INTO dead_letters VALUES (?, ?, ?, '', NULL, '', '')",
+    "settle": """
+        UPDATE dead_letters SET settled = ?, settled_at = ?, settled_by = ?, note = ? WHERE settled = ''
+        AND submitted_seq = (SELECT max(submitted_seq) FROM jobs WHERE job_id = ? AND submitted_seq < ? AND org_id = ?)""",
+    "pause": "INSERT OR REPLACE INTO pauses VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "resume": "DELETE FROM pauses WHERE (kind, name) = (?, ?)",
+}
 _PRUNE = (
     "DELETE FROM events WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     "DELETE FROM suite_jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     """DELETE FROM openings
        WHERE NOT EXISTS (SELECT * FROM suite_jobs WHERE (suite_jobs.suite_id, suite_jobs.org_id) = (openings.suite_id, openings.org_id))""",
     "DELETE FROM job_tags WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
+    "DELETE FROM dead_letters WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     """INSERT INTO tallies SELECT target, status, coalesce(verdict, ''), -count(*), -sum(attempt) FROM jobs
        WHERE submitted_seq IN (SELECT submitted_seq FROM pruned) GROUP BY 1, 2, 3
        ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, attempts = attempts + excluded.attempts""",
@@ -202,6 +211,8 @@ class Writer:
             connection.executemany(_ATTACH, batch.attached)
         if batch.new_tags:
             connection.executemany("INSERT INTO job_tags VALUES (?, ?, ?)", batch.new_tags)
+        for step, values in batch.decisions:
+            connection.execute(_DECISIONS[step], values)
         tallies = batch.tally_changes()
         if tallies:
             connection.executemany(_TALLY, tallies)

@@ -22,12 +22,14 @@ from qgjet.agents.execution import Executor, Result
 from qgjet.agents.runner import Runner
 from qgjet.agents.slot import AgentSlot
 from qgjet.clock import within
+from qgjet.control_log import follow
+from qgjet.controls import Control, DrainRequested, Pauses
 from qgjet.errors import LogUnavailable
 from qgjet.events import Instant, Partition
 from qgjet.log import EventLog
 from qgjet.presence import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
 from qgjet.queue import Delivery, Queue
-from qgjet.scheduling import Bench, Turns, choose
+from qgjet.scheduling import Bench, Turns, Waiting, choose
 from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import Lane
 
@@ -78,6 +80,9 @@ class Agent:
         self._executor = Executor(event_log, self.instance, settings, queue_settings, work_dir, artifact_settings or ArtifactSettings())
         self._busy = 0
         self._cooling: dict[Partition, float] = {}
+        self._pauses: Pauses | None = None
+        """None: not known yet; nothing is started before."""
+        self._pause_timer: asyncio.TimerHandle | None = None
         self._rang: set[Lane] = set()
         self._since: Instant = event_log.clock()
         self._draining = asyncio.Event()
@@ -96,7 +101,7 @@ class Agent:
         self._work_dir.mkdir(parents=True, exist_ok=True)
         try:
             async with asyncio.TaskGroup() as keepers:
-                tasks = [keepers.create_task(keeper()) for keeper in (self._refresh, self._announce, self._listen, self._cool_down)]
+                tasks = [keepers.create_task(keeper()) for keeper in (self._refresh, self._announce, self._listen, self._cool_down, self._follow_controls)]
                 async with asyncio.TaskGroup() as self._work:
                     await self._draining.wait()
                 for task in tasks:
@@ -132,10 +137,18 @@ class Agent:
     def _dispatch(self) -> None:
         """Give lanes with work to free slots until one of both runs out."""
         while self._work is not None and not self.draining and self._busy < self._limit and self._log.bus.is_connected:
-            chosen = choose(self._catalog.waiting(), self._bench(), self._turns)
+            chosen = choose(self._open_lanes(), self._bench(), self._turns)
             if chosen is None:
                 return
             self._assign(self._free_slot(chosen.lane.partition), chosen.lane)
+
+    def _open_lanes(self) -> list[Waiting]:
+        """Lanes that are believed to have work, without those that are paused."""
+        waiting = self._catalog.waiting()
+        return waiting if self._pauses is not None and not self._pauses else [one for one in waiting if not self._is_paused(one.lane)]
+
+    def _is_paused(self, lane: Lane) -> bool:
+        return self._pauses is None or self._pauses.of(lane.partition, self._log.clock()) is not None
 
     def _bench(self) -> Bench:
         free = [slot for slot in self._slots if not slot.busy]
@@ -181,7 +194,7 @@ class Agent:
             self._dispatch()
 
     def _goes_on(self, slot: AgentSlot, lane: Lane) -> bool:
-        return not self.draining and slot.run_in_a_row < self._settings.batch and self._catalog.has_waiting(lane)
+        return not self.draining and slot.run_in_a_row < self._settings.batch and self._catalog.has_waiting(lane) and not self._is_paused(lane)
 
     async def _serve_one(self, slot: AgentSlot, lane: Lane, rung: bool) -> bool:
         delivery = await self._queue.take(lane, BELL_WAIT_S if rung else 0.0)
@@ -312,6 +325,32 @@ class Agent:
             warm=tuple(f"{p.org_id}/{p.app_version_id}/{p.target}" for slot in self._slots if (p := slot.partition)),
             draining=self.draining,
         )
+
+    async def _follow_controls(self) -> None:
+        """Know what is paused, and whether somebody has asked this agent to drain."""
+        async with contextlib.aclosing(follow(self._log.bus, poll_s=self._settings.poll_s)) as decisions:
+            async for pauses, events in decisions:
+                if any(self._is_told_to_drain(event) for event in events):
+                    self.drain()
+                self._pauses = pauses
+                self._resume_in_time()
+                self._dispatch()
+
+    def _is_told_to_drain(self, event: Control) -> bool:
+        return isinstance(event, DrainRequested) and event.name == self.instance
+
+    def _resume_in_time(self) -> None:
+        """No event tells that a pause has reached its end."""
+        if self._pause_timer is not None:
+            self._pause_timer.cancel()
+        now = self._log.clock()
+        end = self._pauses.next_end(now) if self._pauses is not None else None
+        if end is not None:
+            self._pause_timer = asyncio.get_running_loop().call_later((end - now).total_seconds() + 0.01, self._pause_is_over)
+
+    def _pause_is_over(self) -> None:
+        self._resume_in_time()
+        self._dispatch()
 
     async def _cool_down(self) -> None:
         """Release sessions that nobody has used for a while, and forget old failures to prepare."""

@@ -16,5 +16,8 @@ def parse(argv: Sequence[str]) -> str:
     group: Any = typer.main.get_command(main.app)
     context = group.make_context("qgjet", list(argv))
     name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
-    command.make_context(name, rest, parent=context)
+    inner = command.make_context(name, rest, parent=context)
+    if isinstance(command, typer.core.TyperGroup):
+        part, below, rest = command.resolve_command(inner, [*inner._protected_args, *inner.args])
+        below.make_context(part, rest, parent=inner)
     return str(name)

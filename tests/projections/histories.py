@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from factories import NOW, spec
-from qgjet import codec, subjects, suites
+from qgjet import codec, controls, subjects, suites
+from qgjet.controls import Control, Discarded, DrainRequested, Kind, Paused, Resumed
 from qgjet.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit, decide
 from qgjet.errors import Refused
 from qgjet.events import Artifact, Event, JobSpec, Outcome, Requeued, Slot, Started, Submitted, TestError, TestResult, Try, Verdict, event_type
@@ -104,6 +105,8 @@ class Author:
                 self._broken_rule(slot)
             elif what < 0.15:
                 self._opening()
+            elif what < 0.25:
+                self._decision()
             else:
                 with contextlib.suppress(Refused):
                     self.tell(slot, self._command(slot))
@@ -126,6 +129,22 @@ class Author:
     def open_suite(self, suite_id: str, members: tuple[Member, ...], **fields: Any) -> None:
         event = SuiteOpened(**{"suite_id": suite_id, "org_id": "acme", "at": self.now, "submission": "one", "jobs": members, **fields})
         self.messages.append(recorded(self.seq + 1, f"{suites.suite_prefix('acme', suite_id)}.opened", suites.encode(event)))
+
+    def _decision(self) -> None:
+        """About what there is and what there is not, and sometimes where it should not be."""
+        pick, ids = self._random.choice, [*self._specs, "nobody"]
+        said: dict[str, Any] = {"at": self.now, "by": HOSTILE, "reason": "why not"}
+        events: list[Control] = [
+            Paused(kind=Kind.TARGET, name=pick(["emulator", "device"]), until=pick([None, self.now]), **said),
+            Paused(kind=Kind.ORG, name="acme", **said),
+            Resumed(kind=Kind.TARGET, name="emulator", **said),
+            Resumed(kind=Kind.ORG, name=pick(["acme", "x"]), **said),
+            DrainRequested(kind=Kind.AGENT, name="agent-1", **said),
+            *[Discarded(kind=Kind.JOB, name=pick(ids), org_id="acme", **said) for _ in range(4)],
+        ]
+        event = pick(events)
+        subject = controls.subject_of(event) if self._random.random() < 0.95 else "qg.control.target.sofa.paused"
+        self.messages.append(recorded(self.seq + 1, subject, controls.encode(event)))
 
     def _broken_rule(self, slot: Slot) -> None:
         """Something that was legal once, somewhere; now it mostly is not."""
@@ -170,6 +189,7 @@ class Author:
             queue_timeout_s=self._random.choice([None, 0.5]),
             submitted_at=self.now,
             submitted_by=HOSTILE,
+            rerun_of=self._random.choice(["", "", "nobody", *self._specs]),
         )
         return Submit(wanted, OnDuplicate.REPLACE)
 

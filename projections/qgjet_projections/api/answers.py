@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,14 +9,15 @@ import msgspec
 from msgspec import Struct
 
 from qgjet.attempts import AttemptRecord
+from qgjet.controls import Kind
 from qgjet.errors import DuplicateJob, QgjetError, Refused
-from qgjet.events import JobSpec, Status, Verdict
+from qgjet.events import JobSpec, Partition, Status, Verdict
 from qgjet.job import status_of
 from qgjet.log import Accepted
 from qgjet.presence import AgentInfo
 from qgjet.suite_report import WORST_FIRST
-from qgjet_projections.api.pending import PendingReason, pending_reason
-from qgjet_projections.views import EventView, JobView, PartitionView, SuiteView
+from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason, pending_reason
+from qgjet_projections.views import DeadLetter, EventView, JobView, PartitionView, Settlement, SuiteView
 
 LEGACY_STATUS = {
     Status.QUEUED: "queued",
@@ -68,6 +68,24 @@ class JobAnswer(JobView, frozen=True, kw_only=True):
 
 class JobDetail(JobAnswer, frozen=True, kw_only=True):
     attempts: list[AttemptRecord]
+
+
+class DeadAnswer(JobAnswer, frozen=True, kw_only=True):
+    """A job that ended without a statement about the app: its `reason` and `message` say why."""
+
+    settlement: Settlement | None
+    """What was done about it; None: it waits for somebody."""
+
+
+class DeadDetail(DeadAnswer, frozen=True, kw_only=True):
+    attempts: list[AttemptRecord]
+    output: list[str]
+    """The last lines that its last attempt has printed, as far as they are kept."""
+
+
+class DeadPage(Struct, frozen=True, kw_only=True):
+    dead_letters: list[DeadAnswer]
+    next_cursor: str | None
 
 
 class JobPage(Struct, frozen=True, kw_only=True):
@@ -191,10 +209,64 @@ class SuiteCancelAnswer(Struct, frozen=True, kw_only=True):
     seq: int
 
 
+class SettledAnswer(Struct, frozen=True, kw_only=True):
+    """What became of a dead letter."""
+
+    job_id: str
+    new_job_id: str | None
+    """The job that runs its work again; None: it was discarded, or nothing was done."""
+    error: str | None
+    """Why nothing was done."""
+    status: int | None
+    """409: its state did not allow it; 503: try again."""
+
+
+class SettledList(Struct, frozen=True, kw_only=True):
+    settled: int
+    refused: int
+    left: int
+    """Dead letters that the filter finds and this call did not come to: call again."""
+    dead_letters: list[SettledAnswer]
+
+
+class PauseAnswer(Struct, frozen=True, kw_only=True):
+    kind: Kind
+    name: str
+    paused: bool
+    at: datetime
+    until: datetime | None
+    """When it ends by itself; None: when somebody resumes it."""
+    by: str
+    reason: str
+    seq: int | None = None
+    """Of the event that was written."""
+
+
+class PauseList(Struct, frozen=True, kw_only=True):
+    pauses: list[PauseAnswer]
+
+
+class DrainAnswer(Struct, frozen=True, kw_only=True):
+    agent: str
+    seq: int
+
+
+class PriorityAnswer(Struct, frozen=True, kw_only=True):
+    job_id: str
+    priority: int
+    before: int
+    seq: int
+
+
+class PartitionAnswer(PartitionView, frozen=True, kw_only=True):
+    pending_reason: PendingReason | None
+    """Why no queued job of it can start; None when one may at any moment, when none is queued, or when nobody can tell."""
+
+
 class PartitionList(Struct, frozen=True, kw_only=True):
     priority_order: str
     """`low-first`: priority 0 runs first; `high-first`: 9 does. Ranks are after this order: 0 runs first, always."""
-    partitions: list[PartitionView]
+    partitions: list[PartitionAnswer]
 
 
 class AgentList(Struct, frozen=True, kw_only=True):
@@ -234,13 +306,25 @@ def status_answer(job: JobView) -> StatusAnswer:
     )
 
 
-def job_answer(job: JobView, agents: Sequence[AgentInfo] | None, now: datetime) -> JobAnswer:
-    return JobAnswer(**_fields(job), legacy_status=LEGACY_STATUS[job.status], pending_reason=pending_reason(job, agents, now))
+def job_answer(job: JobView, around: Surroundings) -> JobAnswer:
+    return JobAnswer(**_fields(job), legacy_status=LEGACY_STATUS[job.status], pending_reason=pending_reason(job, around))
 
 
-def job_detail(job: JobView, attempts: list[AttemptRecord], agents: Sequence[AgentInfo] | None, now: datetime) -> JobDetail:
-    answer = job_answer(job, agents, now)
-    return JobDetail(**_fields(answer), attempts=attempts)
+def job_detail(job: JobView, attempts: list[AttemptRecord], around: Surroundings) -> JobDetail:
+    return JobDetail(**_fields(job_answer(job, around)), attempts=attempts)
+
+
+def dead_answer(letter: DeadLetter) -> DeadAnswer:
+    return DeadAnswer(**_fields(letter.job), legacy_status=LEGACY_STATUS[letter.job.status], pending_reason=None, settlement=letter.settlement)
+
+
+def dead_detail(letter: DeadLetter, attempts: list[AttemptRecord], output: list[str]) -> DeadDetail:
+    return DeadDetail(**_fields(dead_answer(letter)), attempts=attempts, output=output)
+
+
+def partition_answer(found: PartitionView, around: Surroundings) -> PartitionAnswer:
+    partition = Partition(found.org_id, found.app_version_id, found.target)
+    return PartitionAnswer(**_fields(found), pending_reason=partition_reason(partition, around) if found.queued else None)
 
 
 def event_answer(event: EventView) -> EventAnswer:

@@ -15,7 +15,7 @@ from litestar import Litestar
 from litestar.types import ControllerRouterHandler
 
 from qgjet.settings import Settings
-from qgjet_projections.api import artifacts, events, health, jobs, logs, submissions, suite_reports, suites
+from qgjet_projections.api import artifacts, dead, events, health, jobs, logs, queue, submissions, suite_reports, suites
 from qgjet_projections.api.bodies import MAX_BODY_BYTES, JsonRequest
 from qgjet_projections.api.docs import openapi_config
 from qgjet_projections.api.problems import HANDLERS
@@ -43,6 +43,17 @@ ROUTES: list[ControllerRouterHandler] = [
     suite_reports.report_html,
     suites.partitions,
     suites.agents,
+    dead.dead_letters,
+    dead.dead_letter,
+    dead.redrive,
+    dead.discard,
+    dead.redrive_all,
+    dead.discard_all,
+    queue.pauses,
+    queue.pause,
+    queue.resume,
+    queue.drain,
+    queue.priority,
     events.events,
     events.job_events,
     health.livez,

@@ -11,6 +11,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import Struct
 
+from qgjet.controls import Pauses
 from qgjet.events import Status, Verdict
 from qgjet_projections.api import commands
 from qgjet_projections.api.answers import (
@@ -24,6 +25,7 @@ from qgjet_projections.api.answers import (
     job_detail,
     status_answer,
 )
+from qgjet_projections.api.pending import Surroundings
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
 from qgjet_projections.service import Service
@@ -80,10 +82,15 @@ async def jobs(
 
 
 async def job_answers(service: Service, found: list[JobView]) -> list[JobAnswer]:
-    queued = any(job.status is Status.QUEUED for job in found)
-    agents = await service.agents_if_known() if queued else None
-    now = service.clock()
-    return [job_answer(job, agents, now) for job in found]
+    around = await surroundings(service, asked=any(job.status is Status.QUEUED for job in found))
+    return [job_answer(job, around) for job in found]
+
+
+async def surroundings(service: Service, *, asked: bool = True) -> Surroundings:
+    """`asked`: whether somebody will look at agents and pauses at all."""
+    if not asked:
+        return Surroundings(now=service.clock(), agents=None, pauses=Pauses())
+    return Surroundings(now=service.clock(), agents=await service.agents_if_known(), pauses=await asyncio.to_thread(service.pauses))
 
 
 def _tags(given: list[str]) -> dict[str, str]:
@@ -96,8 +103,8 @@ def _tags(given: list[str]) -> dict[str, str]:
 @get("/jobs/{job_id:str}", summary="A job with its attempts and their tests", responses=documented(400, 404, 503), tags=["jobs"])
 async def job(service: TheService, reads: Reads, job_id: FromPath[str]) -> JobDetail:
     found = await commands.known_job(service, job_id)
-    agents = await service.agents_if_known() if found.status is Status.QUEUED else None
-    return job_detail(found, await asyncio.to_thread(reads.attempts, job_id), agents, service.clock())
+    around = await surroundings(service, asked=found.status is Status.QUEUED)
+    return job_detail(found, await asyncio.to_thread(reads.attempts, job_id), around)
 
 
 @post(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -17,9 +16,10 @@ from prometheus_client.registry import Collector
 from qgjet import __version__
 from qgjet.events import Status
 from qgjet.presence import AgentInfo
+from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason
 from qgjet_projections.projector import Lag
 from qgjet_projections.service import Service
-from qgjet_projections.views import Counts
+from qgjet_projections.views import Counts, WaitingView
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -27,35 +27,51 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 async def render(service: Service, agents: Sequence[AgentInfo] | None) -> bytes:
     lag = service.projector.lag if service.projector is not None else None
     counts = await asyncio.to_thread(service.read_model.counts)
+    around = Surroundings(now=service.clock(), agents=agents, pauses=await asyncio.to_thread(service.pauses))
+    waiting = await asyncio.to_thread(service.read_model.waiting, around.now)
     registry = CollectorRegistry()
-    registry.register(_Snapshot(counts, lag, agents, service.applied_seq, service.clock()))
+    registry.register(_Snapshot(counts, waiting, lag, around, service.applied_seq))
     return generate_latest(registry)
 
 
 class _Snapshot(Collector):
-    def __init__(self, counts: Counts, lag: Lag | None, agents: Sequence[AgentInfo] | None, applied_seq: int, now: datetime) -> None:
+    def __init__(self, counts: Counts, waiting: Sequence[WaitingView], lag: Lag | None, around: Surroundings, applied_seq: int) -> None:
         self._counts = counts
+        self._waiting = waiting
         self._lag = lag
-        self._agents = agents
+        self._around = around
         self._applied_seq = applied_seq
-        self._now = now
 
     def collect(self) -> Iterable[Metric]:
         yield _gauge("qgjet_build_info", "Version of this process.", ("version",), [((__version__,), 1)])
         yield from self._jobs()
+        yield from self._pending()
         yield from self._projection()
-        if self._agents is not None:
-            yield from _agents(self._agents)
+        if self._around.agents is not None:
+            yield from _agents(self._around.agents)
 
     def _jobs(self) -> Iterable[Metric]:
         counts = self._counts
         targets = sorted({target for target, _ in counts.jobs})
         jobs = (((target, status), counts.jobs.get((target, status), 0)) for target in targets for status in Status)
-        ages = (((target,), max((self._now - since).total_seconds(), 0.0)) for target, since in counts.oldest_queued_at.items())
+        ages = (((target,), max((self._around.now - since).total_seconds(), 0.0)) for target, since in counts.oldest_queued_at.items())
         yield _gauge("qgjet_jobs", "Jobs by status.", ("target", "status"), jobs)
         yield _gauge("qgjet_jobs_finished", "Finished jobs that are kept, by verdict.", ("target", "verdict"), counts.finished.items())
         yield _gauge("qgjet_job_attempts", "Attempts of the jobs that are kept.", ("target",), (((target,), n) for target, n in counts.attempts.items()))
         yield _gauge("qgjet_queue_oldest_age_seconds", "How long the longest waiting job waits.", ("target",), ages)
+
+        yield _gauge("qgjet_dead_letters", "Dead letters that nobody has dealt with.", ("target",), (((t,), n) for t, n in counts.dead_letters.items()))
+
+    def _pending(self) -> Iterable[Metric]:
+        pending: Counter[tuple[str, ...]] = Counter()
+        for one in self._waiting:
+            reason = partition_reason(one.partition, self._around)
+            backoff = 0 if reason is PendingReason.PAUSED else one.in_backoff
+            pending[one.partition.target, PendingReason.BACKOFF] += backoff
+            pending[one.partition.target, reason or "none"] += one.queued - backoff
+        paused = (((pause.kind, pause.name), 1.0) for pause in self._around.pauses.in_force(self._around.now))
+        yield _gauge("qgjet_jobs_pending", "Queued jobs by the reason why they wait; none: they may start now.", ("target", "reason"), (+pending).items())
+        yield _gauge("qgjet_queue_paused", "1 for a target or an org that is paused.", ("kind", "name"), paused)
 
     def _projection(self) -> Iterable[Metric]:
         yield _gauge("qgjet_projection_applied_seq", "Sequence of the log up to which the read model holds it.", (), [((), self._applied_seq)])

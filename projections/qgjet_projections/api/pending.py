@@ -1,4 +1,4 @@
-"""Why a queued job does not run. Pure: the agents and the time are passed in."""
+"""Why a queued job does not run. Pure: the agents, the pauses and the time are passed in."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 
-from qgjet.events import Status
+from msgspec import Struct
+
+from qgjet.controls import Pauses
+from qgjet.events import Partition, Status
 from qgjet.presence import AgentInfo
 from qgjet_projections.views import JobView
 
 
 class PendingReason(StrEnum):
+    PAUSED = "paused"
+    """Its target, or its org, was told to wait."""
     BACKOFF = "backoff"
     """It waits for its retry."""
     NO_AGENT = "no_agent"
@@ -20,22 +25,42 @@ class PendingReason(StrEnum):
     """All slots of those agents are taken."""
 
 
-def pending_reason(job: JobView, agents: Sequence[AgentInfo] | None, now: datetime) -> PendingReason | None:
-    """None for a job that is not queued, that may start at any moment, or when `agents` are not known."""
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What decides whether a queued job can start now."""
+
+    now: datetime
+    agents: Sequence[AgentInfo] | None
+    """None: nobody knows, because NATS does not answer."""
+    pauses: Pauses
+
+
+def pending_reason(job: JobView, around: Surroundings) -> PendingReason | None:
+    """None for a job that is not queued, that may start at any moment, or when the agents are not known."""
     if job.status is not Status.QUEUED:
         return None
-    if job.retry_at is not None and job.retry_at > now:
+    partition = Partition(job.org_id, job.app_version_id, job.target)
+    if around.pauses.of(partition, around.now) is not None:
+        return PendingReason.PAUSED
+    if job.retry_at is not None and job.retry_at > around.now:
         return PendingReason.BACKOFF
-    if agents is None:
+    return partition_reason(partition, around)
+
+
+def partition_reason(partition: Partition, around: Surroundings) -> PendingReason | None:
+    """Why no queued job of the partition can start now; None when one may at any moment, or when the agents are not known."""
+    if around.pauses.of(partition, around.now) is not None:
+        return PendingReason.PAUSED
+    if around.agents is None:
         return None
-    able = [agent for agent in agents if _serves(agent, job)]
+    able = [agent for agent in around.agents if _serves(agent, partition)]
     if not able:
         return PendingReason.NO_AGENT
-    return None if any(_has_room(agent, job.target) for agent in able) else PendingReason.NO_SLOT
+    return None if any(_has_room(agent, partition.target) for agent in able) else PendingReason.NO_SLOT
 
 
-def _serves(agent: AgentInfo, job: JobView) -> bool:
-    return not agent.draining and agent.app_version_id in ("", "all", job.app_version_id) and any(served.target == job.target for served in agent.targets)
+def _serves(agent: AgentInfo, partition: Partition) -> bool:
+    serves_version = agent.app_version_id in ("", "all", partition.app_version_id)
+    return not agent.draining and serves_version and any(served.target == partition.target for served in agent.targets)
 
 
 def _has_room(agent: AgentInfo, target: str) -> bool:

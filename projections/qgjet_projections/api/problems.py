@@ -3,7 +3,7 @@
 | error                                               | status                                             |
 |-----------------------------------------------------|----------------------------------------------------|
 | InvalidInput, InvalidBody, a bad parameter          | 400                                                |
-| UnknownJob, UnknownSuite, UnknownArtifact, no route | 404                                                |
+| UnknownJob, …Suite, …Agent, …Artifact, no route     | 404                                                |
 | ArtifactGone                                        | 410                                                |
 | Refused, DuplicateJob                               | 409                                                |
 | IdempotencyMismatch                                 | 422                                                |
@@ -73,6 +73,10 @@ class UnknownSuite(QgjetError):
     """No suite of that id."""
 
 
+class UnknownAgent(QgjetError):
+    """No agent of that name is alive."""
+
+
 class UnknownArtifact(QgjetError):
     """The attempt left no file of that name."""
 
@@ -117,6 +121,7 @@ _TITLES = {
     "unknown-job": "No such job",
     "unknown-suite": "No such suite",
     "unknown-artifact": "No such artifact",
+    "unknown-agent": "No such agent",
     "artifact-gone": "The artifact is not stored",
     "unavailable": "Not available now",
     "not-caught-up": "The read model is behind",
@@ -149,6 +154,10 @@ def unknown_job(request: Request[Any, Any, Any], error: UnknownJob) -> Response[
 
 def unknown_suite(request: Request[Any, Any, Any], error: UnknownSuite) -> Response[Problem]:
     return problem(request, 404, str(error), "unknown-suite")
+
+
+def unknown_agent(request: Request[Any, Any, Any], error: UnknownAgent) -> Response[Problem]:
+    return problem(request, 404, str(error), "unknown-agent")
 
 
 def unknown_artifact(request: Request[Any, Any, Any], error: UnknownArtifact) -> Response[Problem]:
@@ -215,6 +224,7 @@ HANDLERS: ExceptionHandlersMap = {
     Refused: refused,
     UnknownJob: unknown_job,
     UnknownSuite: unknown_suite,
+    UnknownAgent: unknown_agent,
     UnknownArtifact: unknown_artifact,
     ArtifactGone: artifact_gone,
     IdempotencyMismatch: mismatch,

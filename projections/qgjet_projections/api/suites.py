@@ -10,8 +10,8 @@ from litestar.params import FromPath, JSONBody
 
 from qgjet.events import Status
 from qgjet_projections.api import commands
-from qgjet_projections.api.answers import AgentList, PartitionList, SuiteCancelAnswer, SuiteDetail, SuitePage, suite_answer, suite_detail
-from qgjet_projections.api.jobs import CancelRequest, job_answers
+from qgjet_projections.api.answers import AgentList, PartitionList, SuiteCancelAnswer, SuiteDetail, SuitePage, partition_answer, suite_answer, suite_detail
+from qgjet_projections.api.jobs import CancelRequest, job_answers, surroundings
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
 from qgjet_projections.views import JobQuery
@@ -55,7 +55,9 @@ async def cancel_suite(
 
 @get("/partitions", summary="Partitions with live jobs: the queue", responses=documented(400, 503), tags=["queue"])
 async def partitions(service: TheService, reads: Reads) -> PartitionList:
-    return PartitionList(priority_order=service.deployment.priority_order, partitions=await asyncio.to_thread(reads.partitions))
+    around = await surroundings(service)
+    found = await asyncio.to_thread(reads.partitions)
+    return PartitionList(priority_order=service.deployment.priority_order, partitions=[partition_answer(one, around) for one in found])
 
 
 @get("/agents", summary="Agents that are alive", responses=documented(503), tags=["queue"])

@@ -1,0 +1,178 @@
+"""What people decide about the queue: pause, resume, drain, another priority, and what becomes of dead letters. Each is an event in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from qgjet import control_log
+from qgjet.controls import Control, Discarded, DrainRequested, Kind, Paused, Resumed
+from qgjet.decide import Requeue
+from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
+from qgjet_projections.api import commands
+from qgjet_projections.api.commands import BY, CATCH_UP_S
+from qgjet_projections.api.problems import UnknownAgent
+from qgjet_projections.service import Service
+from qgjet_projections.views import DeadLetter, DeadQuery, JobView
+
+WINDOW = 32
+MOST_AT_ONCE = 500
+
+
+class Scope(Struct, frozen=True):
+    """A target or an org."""
+
+    kind: Kind
+    name: str
+
+
+class Settled(Struct, frozen=True):
+    """What became of one dead letter: the id of the new job (empty: discarded), or the error."""
+
+    job_id: str
+    new_job_id: str = ""
+    error: QgjetError | None = None
+
+
+def scope_of(target: str, org_id: str) -> Scope:
+    """Raises InvalidInput unless exactly one of them is given."""
+    if bool(target) == bool(org_id):
+        raise InvalidInput("target", "give a target or an org_id, one of them")
+    return Scope(Kind.TARGET, target) if target else Scope(Kind.ORG, org_id)
+
+
+async def pause(service: Service, scope: Scope, *, until: datetime | None, reason: str) -> int:
+    """Start nothing of the scope any more; gives the event's sequence. A second call replaces `until` and `reason`."""
+    now = service.clock()
+    if until is not None and until <= now:
+        raise InvalidInput("until", "is over already")
+    return await _write(service, Paused(kind=scope.kind, name=scope.name, at=now, by=BY, reason=reason, until=until))
+
+
+async def resume(service: Service, scope: Scope, *, reason: str) -> int:
+    """Gives the event's sequence. Harmless for what is not paused."""
+    return await _write(service, Resumed(kind=scope.kind, name=scope.name, at=service.clock(), by=BY, reason=reason))
+
+
+async def drain(service: Service, instance: str, *, reason: str) -> int:
+    """Ask an agent, by its instance or its name, to finish what it runs and to end. Raises UnknownAgent when none is alive, InvalidInput for several."""
+    found = [agent.instance for agent in await service.agents() if instance in (agent.instance, agent.name)]
+    if not found:
+        raise UnknownAgent(f"no agent {instance} is alive")
+    if len(found) > 1:
+        raise InvalidInput("agent", f"{len(found)} agents are called {instance}: {', '.join(found)}; name one of these")
+    return await _write(service, DrainRequested(kind=Kind.AGENT, name=found[0], at=service.clock(), by=BY, reason=reason))
+
+
+async def _write(service: Service, event: Control) -> int:
+    """Append, and give the read model of this process a moment to know of it: who asks next expects to see it."""
+    seq = await control_log.append(service.log.bus, event)
+    await service.applied(seq, CATCH_UP_S)
+    return seq
+
+
+async def reprioritize(service: Service, job_id: str, priority: int) -> tuple[JobView, int]:
+    """Give a queued job another place; gives the job as it was, and the sequence. Raises Refused when it is not queued any more."""
+    if not 0 <= priority <= 9:
+        raise InvalidInput("priority", "must be an integer from 0 to 9")
+    job = await commands.known_job(service, job_id)
+    spec = service.read_model.spec(job_id)
+    if spec is None:
+        raise UnknownJob(job_id)
+    state = await service.log.load(spec.slot)
+    if state is None or state.job_id != job_id or not state.live:
+        raise Refused(f"job {job_id} has ended")
+    if spec.priority == priority:
+        return job, state.version
+    wanted = replace(spec, priority=priority, rank=service.deployment.rank(priority))
+    _, seq = await service.log.execute(spec.slot, Requeue(spec=wanted, reason="priority", by=BY), state)
+    await service.applied(seq, CATCH_UP_S)
+    return job, seq
+
+
+# -- dead letters --------------------------------------------------------------------------------------------------------
+
+
+async def known_letter(service: Service, job_id: str) -> DeadLetter:
+    """Raises UnknownJob, or Refused for a job that is no dead letter."""
+    letter = service.read_model.dead_letter(job_id)
+    if letter is None:
+        await commands.catch_up(service)
+        letter = service.read_model.dead_letter(job_id)
+    if letter is not None:
+        return letter
+    job = await commands.known_job(service, job_id)
+    raise Refused(f"job {job_id} is {job.verdict or job.status}: no dead letter")
+
+
+async def redrive(service: Service, job_id: str) -> Settled:
+    """Run a dead letter's work again as a new job. Raises Refused when it was dealt with already, DuplicateJob while a live job holds its slot."""
+    await commands.catch_up(service)
+    await _check_open(service, job_id)
+    answer = await commands.rerun(service, job_id, priority=None, suite_id="")
+    await service.applied(answer.seq, CATCH_UP_S)
+    return Settled(job_id, answer.job_id)
+
+
+async def discard(service: Service, job_id: str, reason: str) -> Settled:
+    """Say that nobody has to look at a dead letter any more. Raises Refused when it was dealt with already."""
+    await commands.catch_up(service)
+    letter = await _check_open(service, job_id)
+    await _write(service, Discarded(kind=Kind.JOB, name=job_id, org_id=letter.job.org_id, at=service.clock(), by=BY, reason=reason))
+    return Settled(job_id)
+
+
+async def _check_open(service: Service, job_id: str) -> DeadLetter:
+    letter = await known_letter(service, job_id)
+    if letter.settlement is not None:
+        done = letter.settlement
+        what = f"redriven as job {done.note}" if done.how == "redriven" else "discarded; `rerun` runs it again all the same"
+        raise Refused(f"dead letter {job_id} was {what}")
+    return letter
+
+
+async def redrive_all(service: Service, query: DeadQuery) -> tuple[list[Settled], int]:
+    """Redrive what the query finds, at most MOST_AT_ONCE, oldest first: what became of each, and how many are left."""
+    return await _settle_all(service, query, lambda job_id: redrive(service, job_id))
+
+
+async def discard_all(service: Service, query: DeadQuery, reason: str) -> tuple[list[Settled], int]:
+    """Like `redrive_all`."""
+    return await _settle_all(service, query, lambda job_id: discard(service, job_id, reason))
+
+
+async def _settle_all(service: Service, query: DeadQuery, settle: Callable[[str], Awaitable[Settled]]) -> tuple[list[Settled], int]:
+    await commands.catch_up(service)
+    found = list(reversed([letter.job.job_id for letter in await asyncio.to_thread(_all, service, query)]))
+    done = await _each(found[:MOST_AT_ONCE], settle)
+    return done, len(found) - len(done)
+
+
+def _all(service: Service, query: DeadQuery) -> Iterable[DeadLetter]:
+    found: list[DeadLetter] = []
+    query = replace(query, limit=MOST_AT_ONCE)
+    while True:
+        page = service.read_model.dead_letters(query)
+        found += page.items
+        if page.next_cursor is None:
+            return found
+        query = replace(query, cursor=page.next_cursor)
+
+
+async def _each(job_ids: Iterable[str], settle: Callable[[str], Awaitable[Settled]]) -> list[Settled]:
+    gate = asyncio.Semaphore(WINDOW)
+
+    async def one(job_id: str) -> Settled:
+        async with gate:
+            try:
+                return await settle(job_id)
+            except QgjetError as error:
+                return Settled(job_id, error=error)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(job_id)) for job_id in job_ids]
+    return [task.result() for task in tasks]

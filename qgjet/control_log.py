@@ -1,0 +1,103 @@
+"""Control events on the log: append them, read them, follow them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+
+import msgspec
+from nats.aio.msg import Msg
+
+from qgjet.bus import Bus, JetStreamError, PubAck
+from qgjet.clock import within
+from qgjet.controls import ALL_CONTROLS, Control, Pauses, decode, encode, subject_of
+from qgjet.errors import LogUnavailable, UndecodableEvent
+from qgjet.stored import messages
+from qgjet.subjects import STREAM
+
+log = logging.getLogger(__name__)
+
+_BATCH = 500
+_BATCH_BYTES = 4 * 1024 * 1024
+_LOOKS = 40
+_LOOK_AGAIN_S = 0.05
+_TROUBLE_S = 1.0
+_ack = msgspec.json.Decoder(PubAck)
+
+
+async def append(bus: Bus, event: Control) -> int:
+    """Write a decision; gives its sequence. Raises LogUnavailable; to write it again does no harm."""
+    subject = subject_of(event)
+    ack = _ack.decode((await bus.request(subject, encode(event))).data or b"{}")
+    if ack.error is not None:
+        raise JetStreamError(subject, ack.error)
+    if not ack.seq:
+        raise LogUnavailable("the event log does not accept control events: no stream")
+    return ack.seq
+
+
+class ControlReader:
+    """Reads each control event once, first to last."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._after = 0
+
+    async def new(self) -> list[Control]:
+        """What was written since the last call. Raises LogUnavailable; the next call then begins where this one did.
+
+        A follower of a cluster may answer and be behind: what it does not know yet comes with a later call.
+        """
+        found: list[Control] = []
+        while batch := await messages(self._bus, STREAM, ALL_CONTROLS, self._after, batch=_BATCH, max_bytes=_BATCH_BYTES):
+            for seq, data in batch:
+                self._after = seq
+                try:
+                    found.append(decode(data))
+                except UndecodableEvent as error:
+                    log.warning("control event %d is skipped: %s", seq, error)
+        return found
+
+
+async def follow(bus: Bus, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, list[Control]], None]:
+    """The pauses in force with the events that led to them: once all that there is, then whatever is new. Ends only when it is closed.
+
+    After a reconnect everything comes again: the server may be another one. What is written is heard of at once, and looked for every `poll_s`.
+    """
+    written = asyncio.Event()
+
+    async def hear(_: Msg) -> None:
+        written.set()
+
+    subscription = await bus.client.subscribe(ALL_CONTROLS, cb=hear)
+    reader, pauses, reconnects, known = ControlReader(bus), Pauses(), bus.reconnects, False
+    try:
+        while True:
+            heard = written.is_set()
+            written.clear()
+            if bus.reconnects != reconnects:
+                reader, pauses, reconnects, known = ControlReader(bus), Pauses(), bus.reconnects, False
+            try:
+                events = await _stored(reader) if heard else await reader.new()
+            except LogUnavailable as error:
+                log.warning("control events cannot be read: %s", error)
+                await asyncio.sleep(_TROUBLE_S)
+                continue
+            for event in events:
+                pauses.apply(event)
+            if events or not known:
+                known = True
+                yield pauses, events
+            await within(poll_s, written)
+    finally:
+        await bus.stop_listening(subscription)
+
+
+async def _stored(reader: ControlReader) -> list[Control]:
+    """What was heard of: the word of it comes before it is stored."""
+    for _ in range(_LOOKS):
+        if events := await reader.new():
+            return events
+        await asyncio.sleep(_LOOK_AGAIN_S)
+    return []

@@ -1,0 +1,139 @@
+"""Agents do what was decided: they wait while something is paused, and end when they are told to drain."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+from agents import FAST, ended, eventually, running_agent, scripted, story, submit
+from factories import spec
+from qgjet import control_log, streams
+from qgjet.agents.agent import Agent
+from qgjet.agents.scripted import ScriptedRunner
+from qgjet.clock import utc_now
+from qgjet.control_log import ControlReader
+from qgjet.controls import DrainRequested, Kind, Paused, Resumed
+from qgjet.embedded import NatsServer
+from qgjet.events import JobSpec, Verdict
+from qgjet.log import EventLog
+from qgjet.queue import Queue
+from qgjet.settings import AgentSettings
+from qgjet.subjects import CONTROL_PREFIX
+
+EMULATOR = {"kind": Kind.TARGET, "name": "emulator"}
+
+
+def paused(**fields: object) -> Paused:
+    return Paused(**{"at": utc_now(), **EMULATOR, **fields})  # type: ignore[arg-type]
+
+
+def resumed(**fields: object) -> Resumed:
+    return Resumed(**{"at": utc_now(), **EMULATOR, **fields})  # type: ignore[arg-type]
+
+
+async def is_started(log: EventLog, job: JobSpec) -> bool:
+    return "started" in await story(log, job.slot)
+
+
+async def has_looked(log: EventLog, agent: Agent) -> None:
+    """The agent has listed the lanes anew, and what it believes to wait is what waits."""
+
+    async def looked() -> bool:
+        (lane,) = await Queue(log.bus, FAST).lanes()
+        return agent._catalog.has_waiting(lane.lane)
+
+    await eventually(looked)
+
+
+async def test_a_paused_target_starts_nothing_until_it_is_resumed(log: EventLog, tmp_path: Path) -> None:
+    job = spec()
+    await control_log.append(log.bus, paused())
+    async with running_agent(log, tmp_path, poll_s=0.1) as agent:
+        await submit(log, job)
+        await has_looked(log, agent)
+        assert not await is_started(log, job)
+        await control_log.append(log.bus, resumed())
+        await ended(log, job.slot)
+
+
+async def test_an_agent_hears_of_a_pause_at_once(log: EventLog, tmp_path: Path) -> None:
+    async with running_agent(log, tmp_path, poll_s=60) as agent:
+        await eventually(lambda: knows(agent, paused=False))
+        await control_log.append(log.bus, paused())
+        await eventually(lambda: knows(agent, paused=True))
+        await control_log.append(log.bus, resumed())
+        await eventually(lambda: knows(agent, paused=False))
+
+
+async def knows(agent: Agent, *, paused: bool) -> bool:
+    return agent._pauses is not None and bool(agent._pauses) is paused
+
+
+async def test_a_pause_leaves_what_runs_and_what_it_is_not_about_alone(log: EventLog, tmp_path: Path) -> None:
+    first, second, other = (spec(test=f"tests/{name}.spec.js", org_id=org) for name, org in (("a", "acme"), ("b", "acme"), ("c", "other")))
+    gate = asyncio.Event()
+    async with running_agent(log, tmp_path, runners=scripted(gate=gate), poll_s=0.2) as agent:
+        await submit(log, first)
+        await eventually(lambda: is_started(log, first))
+        await control_log.append(log.bus, paused(kind=Kind.ORG, name="acme"))
+        await eventually(lambda: knows(agent, paused=True))
+        await submit(log, second)
+        await submit(log, other)
+        gate.set()
+        for job in (first, other):
+            assert (await ended(log, job.slot)).verdict is Verdict.PASSED
+        assert not await is_started(log, second)
+
+
+async def test_a_pause_ends_by_itself_in_time(log: EventLog, tmp_path: Path) -> None:
+    job = spec()
+    await control_log.append(log.bus, paused(until=utc_now() + timedelta(seconds=0.7)))
+    async with running_agent(log, tmp_path, poll_s=60) as agent:
+        await submit(log, job)
+        await has_looked(log, agent)
+        assert not await is_started(log, job)
+        await ended(log, job.slot)
+
+
+async def test_an_agent_drains_when_it_is_told_and_others_do_not(log: EventLog, tmp_path: Path) -> None:
+    runners = {"emulator": ScriptedRunner({})}
+    async with running_agent(log, tmp_path / "stays") as stays:
+        goes = Agent(log, runners, {"emulator": 1}, tmp_path / "goes", AgentSettings(poll_s=30), FAST)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            group.create_task(goes.run())
+            await control_log.append(log.bus, DrainRequested(kind=Kind.AGENT, name=goes.instance, at=utc_now()))
+        assert (goes.draining, stays.draining) == (True, False)
+
+
+async def test_a_new_server_knows_no_pauses(tmp_path: Path, server: NatsServer, log: EventLog) -> None:
+    """What an old log said is not in force on a new one."""
+    await control_log.append(log.bus, paused())
+    job = spec()
+    async with running_agent(log, tmp_path / "agent", poll_s=1) as agent:
+        await eventually(lambda: knows(agent, paused=True))
+        server.stop()
+        replacement = NatsServer(tmp_path / "other", port=server.port)
+        await replacement.start()
+        try:
+
+            async def set_up() -> bool:
+                await log.bus.wait_connected(10)
+                await streams.ensure(log.bus)
+                return True
+
+            await eventually(set_up)
+            await submit(log, job)
+            await ended(log, job.slot)
+        finally:
+            replacement.stop()
+
+
+async def test_what_cannot_be_read_is_stepped_over(log: EventLog) -> None:
+    await log.bus.request(f"{CONTROL_PREFIX}.target.emulator.painted", b'{"type":"painted"}')
+    await control_log.append(log.bus, paused())
+    reader = ControlReader(log.bus)
+    assert [type(event) for event in await reader.new()] == [Paused]
+    assert await reader.new() == []
+    await control_log.append(log.bus, resumed())
+    assert [type(event) for event in await reader.new()] == [Resumed]
