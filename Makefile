@@ -7,6 +7,8 @@ TARGETS ?= emulator device browserstack
 # the example fails for good or not at all, so a second try is enough to see it
 RETRIES ?= 1
 ARGS ?=
+# of the suite; most of its time is waiting
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -41,7 +43,7 @@ lint: dev
 	$(BIN)/lint-imports
 
 suite: dev example nats-cli actionlint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 format: dev  ## format, and mend what ruff can mend
 	$(BIN)/ruff format .
