@@ -190,7 +190,7 @@ async def main():
 asyncio.run(main())
 """)
     await agent.says(b"prepared")
-    assert len(bench.family.pids()) == 2
+    await wait_until(lambda: len(bench.family.pids()) == 2, "both children")  # one is seen by its mark once it has become `sleep`
     os.kill(agent.pid, signal.SIGKILL)
     await bench.family.dies(within_s=2)
 
