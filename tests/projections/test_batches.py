@@ -19,7 +19,7 @@ from factories import NOW, spec
 from qgjet import suites
 from qgjet.decide import Cancel, OnDuplicate
 from qgjet.errors import UndecodableEvent
-from qgjet.events import Slot, Status, Submitted, Verdict
+from qgjet.events import NO_VERDICT, Slot, Status, Submitted, Verdict
 from qgjet.job import evolve
 from qgjet.log import Recorded
 from qgjet.suites import SuiteOpened
@@ -89,6 +89,28 @@ def test_what_is_repeated_for_queries_agrees_with_the_rows(history: list[Recorde
         tags = {(*tag, row.submitted_seq) for row in rows for tag in msgspec.json.decode(row.tags).items()}
         assert set(tables["job_tags"]) == tags
         assert [one[0] for one in sorted(tables["events"])] == [one.seq for one in history]
+
+
+@given(histories)
+def test_dead_letters_are_the_jobs_without_a_verdict_until_somebody_deals_with_them(history: list[Recorded]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = empty(directory, "read-model")
+        apply(path, history, batch=9)
+        rows, tables = all_rows(path), content(path)
+
+    def latest(job_id: str, org_id: str, before: int) -> int | None:
+        return max((row.submitted_seq for row in rows if (row.job_id, row.org_id) == (job_id, org_id) and row.submitted_seq < before), default=None)
+
+    expected: dict[int | None, str] = {}
+    for seq, _, name, submitted_seq, org_id, legal, data in sorted(tables["events"]):
+        said = msgspec.json.decode(data) if legal else {}
+        if name == "finished" and said.get("verdict") in NO_VERDICT:
+            expected[submitted_seq] = ""
+        subject = said.get("spec", {}).get("rerun_of") if name == "submitted" else said.get("name") if name == "discarded" else None
+        about = latest(subject, org_id, seq) if subject else None
+        if expected.get(about) == "":
+            expected[about] = "redriven" if name == "submitted" else "discarded"
+    assert {seq: settled for seq, _, _, settled, *_ in tables["dead_letters"]} == expected
 
 
 def openings_in(history: list[Recorded]) -> list[tuple[int, SuiteOpened]]:
