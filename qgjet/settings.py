@@ -184,11 +184,26 @@ class ApiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_lag_events: int = 10_000
     """`/readyz` says no while the read model is further behind than this."""
     janitor: bool = True
+    auth: bool = True
+    """False: nobody is asked for a token. On loopback only."""
+    tokens_file: str = ".qgjet/tokens.json"
+    """Written by `qgjet token`, read again when it has changed."""
+    tokens: str = ""
+    """More of them, as they stand in the file."""
+    rate_limit: int = 50
+    """Requests per second of one token, over time; 0: no limit."""
+    rate_burst: int = 200
+    """Requests at once, of a token that was silent before."""
+    cors_origins: tuple[str, ...] = ()
+    """Other sites whose pages may ask, such as `https://ci.example`."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats_url: str = ""
     api_url: str = ""
+    api_token: str = ""
+    """For the API. Not a flag: every user of a machine can read the flags of its processes."""
+    api_token_file: str = ""
     org_id: str = ""
     target: str = ""
     queue: QueueSettings = QueueSettings()
@@ -345,6 +360,10 @@ def _check_values(settings: Settings) -> None:
         ("artifacts.retention", settings.artifacts.retention_s >= 1, "must be at least 1s"),
         ("artifacts.log_retention", settings.artifacts.log_retention_s >= 1, "must be at least 1s"),
         ("api.port", 0 <= settings.api.port <= 65_535, "must be from 0 to 65535"),
+        ("api.rate_limit", settings.api.rate_limit >= 0, "must not be negative; 0 is no limit"),
+        ("api.rate_burst", settings.api.rate_burst >= 1, "must be at least 1"),
+        *(("api.cors_origins", _is_origin(one), f"{one!r} is not an origin such as https://ci.example") for one in settings.api.cors_origins),
+        ("api_token", re.fullmatch(r"[!-~]*", settings.api_token) is not None, "must be printable ASCII without spaces: what `qgjet token create` printed"),
         *_time_rules(settings, ""),
     ]
     for name, target in settings.targets.items():
@@ -355,6 +374,10 @@ def _check_values(settings: Settings) -> None:
     for where, holds, reason in rules:
         if not holds:
             raise InvalidSettings(where, reason)
+
+
+def _is_origin(text: str) -> bool:
+    return re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", text, re.ASCII) is not None
 
 
 def _time_rules(settings: Struct, path: str) -> Iterator[tuple[str, bool, str]]:

@@ -12,7 +12,7 @@ import typer
 
 import qgjet
 from qgjet.errors import QgjetError
-from qgjet_cli import agents, artifacts, cancel, dead, listing, logs, output, queue, rerun, run, status, submit, suites, wait
+from qgjet_cli import agents, artifacts, cancel, dead, listing, logs, output, queue, rerun, run, status, submit, suites, token, wait
 from qgjet_cli.exits import HELP, Exit, of_error
 
 app = typer.Typer(
@@ -61,6 +61,7 @@ app.command("resume")(queue.resume)
 app.command("priority")(queue.priority)
 app.command("agents")(agents.agents)
 app.command("drain")(agents.drain)
+app.add_typer(token.app, name="token")
 
 
 _HEAVY = {

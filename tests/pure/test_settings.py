@@ -74,7 +74,8 @@ def accepted(key: str) -> tuple[str, str, Any]:
         number = 3 if one.default != 3 else 4
         return str(number), str(number), number
     if kind is tuple:
-        return '["a", "b"]', '["a", "b"]', ("a", "b")
+        values = ("https://a", "https://b:8443") if key == "api.cors_origins" else ("a", "b")
+        return json.dumps(values), json.dumps(values), values
     if kind is dict:
         inner = ("passed",) if key.endswith("outcomes") else "x"
         text = f"{{ a = {json.dumps(inner)} }}"
