@@ -1,10 +1,15 @@
-"""`uvicorn qgjet_projections.asgi:app`: settings from `qgjet.toml` in the current directory and from QGJET_ variables."""
+"""`uvicorn qgjet_projections.asgi:app`: settings from `qgjet.toml` in the current directory and from QGJET_ variables.
+
+Without a token it does not start, unless QGJET_API_AUTH=false says that only this machine can reach it.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
+from qgjet.errors import InvalidSettings
 from qgjet.settings import Settings, load_settings
 from qgjet_projections.api.app import create_app
 
@@ -14,4 +19,7 @@ def _settings() -> Settings:
     return load_settings(file.read_text(encoding="utf-8") if file.exists() else "", os.environ)
 
 
-app = create_app(_settings())
+try:
+    app = create_app(_settings())
+except InvalidSettings as error:
+    sys.exit(f"Error: {error}")  # a traceback would hide it

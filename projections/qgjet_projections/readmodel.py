@@ -68,13 +68,30 @@ _OF_SUITE = """(events.submitted_seq IN (SELECT submitted_seq FROM suite_jobs WH
     OR events.seq IN (SELECT seq FROM suite_jobs CROSS JOIN jobs USING (submitted_seq) WHERE suite_id = :suite_id AND replaced_by <> ''))"""
 
 
+class _Pool:
+    """Connections that wait for their next use."""
+
+    def __init__(self) -> None:
+        self.idle: deque[sqlite3.Connection] = deque()
+        self.closed = False
+
+
 class ReadModel:
-    """Made by `open`; `close` when done."""
+    """Made by `open`; `close` when done. `seen_by` gives what somebody may see of it, of the same connections."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._idle: deque[sqlite3.Connection] = deque()
-        self._closed = False
+        self._pool = _Pool()
+        self._orgs: frozenset[str] | None = None
+        """The orgs that there seem to be; None: all there are."""
+
+    def seen_by(self, orgs: frozenset[str] | None) -> ReadModel:
+        """The same as if there were nothing but `orgs` in it; None: no limit. `counts` knows no orgs, and is for those who may see all."""
+        if orgs is None:
+            return self
+        view = ReadModel(self.path)
+        view._pool, view._orgs = self._pool, orgs if self._orgs is None else orgs & self._orgs
+        return view
 
     @classmethod
     def open(cls, path: Path) -> ReadModel:
@@ -88,10 +105,10 @@ class ReadModel:
 
     def close(self) -> None:
         """Close all connections; those in use close when they are given back. A second call is harmless."""
-        self._closed = True
+        self._pool.closed = True
         with contextlib.suppress(IndexError):
             while True:
-                self._idle.pop().close()
+                self._pool.idle.pop().close()
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -102,15 +119,15 @@ class ReadModel:
             yield connection
         finally:
             connection.rollback()
-            self._idle.append(connection)
-            if self._closed:
+            self._pool.idle.append(connection)
+            if self._pool.closed:
                 self.close()
 
     def _take(self) -> sqlite3.Connection:
-        if self._closed:
+        if self._pool.closed:
             raise RuntimeError(f"the read model {self.path} is closed")
         try:
-            return self._idle.pop()
+            return self._pool.idle.pop()
         except IndexError:
             connection = schema.connect(self.path)
             connection.execute("PRAGMA query_only = 1")
@@ -122,27 +139,47 @@ class ReadModel:
         with self._snapshot() as connection:
             return int(connection.execute("SELECT applied_seq FROM position").fetchone()[0])
 
+    def _asked(self, org_id: str | None) -> list[str | None]:
+        """The orgs to look at, one query each: each then has its index, and comes in order. [None]: all of them at once."""
+        if self._orgs is None:
+            return [org_id]
+        return [org for org in sorted(self._orgs) if org_id in (None, org)]
+
+    def _find(self, connection: sqlite3.Connection, job_id: str) -> Row | None:
+        sql = f"SELECT {_COLUMNS} FROM jobs WHERE job_id = :job_id AND {self._seen('jobs')} ORDER BY submitted_seq DESC LIMIT 1"
+        found = connection.execute(sql, {"job_id": job_id, "orgs": self._orgs_json}).fetchone()
+        return None if found is None else Row(*found)
+
+    def _seen(self, table: str) -> str:
+        """The condition that a row of a table is of an org that is seen, with the value `:orgs`. No index is used for it."""
+        return "TRUE" if self._orgs is None else f"+{table}.org_id IN (SELECT value FROM json_each(:orgs))"
+
+    @property
+    def _orgs_json(self) -> str | None:
+        return None if self._orgs is None else msgspec.json.encode(sorted(self._orgs)).decode()
+
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     def job(self, job_id: str) -> JobView | None:
         """The job; of several submissions under one id the last."""
         with self._snapshot() as connection:
-            row = _find(connection, job_id)
+            row = self._find(connection, job_id)
         return None if row is None else job_view(row)
 
     def spec(self, job_id: str) -> JobSpec | None:
         """The job as it was last submitted or requeued: what a rerun or a requeue starts from."""
         with self._snapshot() as connection:
-            row = _find(connection, job_id)
+            row = self._find(connection, job_id)
             found = None if row is None else connection.execute("SELECT data FROM events WHERE seq = ?", (row.ticket,)).fetchone()
         event = None if found is None else codec.decode(found[0])
         return event.spec if isinstance(event, Submitted | Requeued) else None
 
     def jobs(self, query: JobQuery) -> Page[JobView]:
         """Jobs, last submitted first. Raises InvalidInput for a cursor that is none, or a limit out of bounds."""
-        sql, values = _select_jobs(query)
         with self._snapshot() as connection:
-            rows = [Row(*found) for found in connection.execute(sql, values)]
+            selects = [_select_jobs(msgspec.structs.replace(query, org_id=org_id)) for org_id in self._asked(query.org_id)]
+            rows = [Row(*found) for sql, values in selects for found in connection.execute(sql, values)]
+        rows = sorted(rows, key=lambda row: -row.submitted_seq)[: query.limit + 1]
         return _page([job_view(row) for row in rows], [[row.submitted_seq] for row in rows], query.limit)
 
     def all_jobs(self, query: JobQuery) -> Iterator[JobView]:
@@ -158,7 +195,7 @@ class ReadModel:
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The job's attempts, first to last, with their tests and artifacts."""
         with self._snapshot() as connection:
-            row = _find(connection, job_id)
+            row = self._find(connection, job_id)
             if row is None:
                 return []
             history = connection.execute("SELECT data FROM events WHERE submitted_seq = ? AND legal ORDER BY seq", (row.submitted_seq,)).fetchall()
@@ -187,6 +224,8 @@ class ReadModel:
             WHERE org_id = ? AND target = ? AND verdict IN ('passed', 'flaky', 'failed', 'timed_out') AND duration_s IS NOT NULL
             ORDER BY submitted_seq DESC LIMIT ?"""
         runs: dict[str, list[float]] = {}
+        if self._orgs is not None and org_id not in self._orgs:
+            return {}
         with self._snapshot() as connection:
             for test, duration_s in connection.execute(sql, (org_id, target, _RECENT_RUNS)):
                 runs.setdefault(test, []).append(duration_s)
@@ -202,40 +241,36 @@ class ReadModel:
     ) -> list[EventView]:
         """Events after a sequence, in order. Those of a job, or a suite, include the submission that replaced the job: it is the job's end."""
         _check_limit(limit, MAX_EVENTS)
-        wanted = ((_OF_JOB, job_id), (_OF_SUITE, suite_id), ("events.org_id = :org_id", org_id))
-        conditions = ["events.seq > :after_seq", *(condition for condition, value in wanted if value is not None)]
-        values = {"after_seq": after_seq, "job_id": job_id, "org_id": org_id, "suite_id": suite_id, "limit": limit}
         with self._snapshot() as connection:
             (applied_seq,) = connection.execute("SELECT applied_seq FROM position").fetchone()
             near = applied_seq - after_seq <= _NEAR
-            found = connection.execute(
-                f"""SELECT events.seq, at, type, coalesce(job_id, ''), events.org_id, legal, data
-                    FROM events {"NOT INDEXED" if near else ""} LEFT JOIN jobs USING (submitted_seq)
-                    WHERE {" AND ".join(conditions)} ORDER BY events.seq LIMIT :limit""",
-                values,
-            ).fetchall()
-        return [_event_view(one) for one in found]
+            found: list[Sequence[Any]] = []
+            for org in self._asked(org_id):
+                sql = _select_events(near=near, job_id=job_id, org_id=org, suite_id=suite_id)
+                values = {"after_seq": after_seq, "job_id": job_id, "org_id": org, "suite_id": suite_id, "limit": limit}
+                found += connection.execute(sql, values)
+        return [_event_view(one) for one in sorted(found, key=lambda one: int(one[0]))[:limit]]
 
     # -- suites, partitions, counts ----------------------------------------------------------------------------------
 
     def suite(self, suite_id: str, org_id: str | None = None) -> SuiteView | None:
         """The suite; without an org the first that has one of this id."""
+        sql = f"SELECT min(org_id) FROM suite_jobs WHERE suite_id = :suite_id AND (:org_id IS NULL OR org_id = :org_id) AND {self._seen('suite_jobs')}"
         with self._snapshot() as connection:
-            if org_id is None:
-                found = connection.execute("SELECT min(org_id) FROM suite_jobs WHERE suite_id = ?", (suite_id,)).fetchone()
-                org_id = found[0]
-            return None if org_id is None else _suite_view(connection, suite_id, org_id)
+            (org,) = connection.execute(sql, {"suite_id": suite_id, "org_id": org_id, "orgs": self._orgs_json}).fetchone()
+            return None if org is None else _suite_view(connection, suite_id, org)
 
     def suites(self, org_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[SuiteView]:
         """Suites, newest first."""
         _check_limit(limit, MAX_LIMIT)
         opened_before, below = _read_cursor(cursor, [2**63 - 1, ""])
-        sql = """
+        sql = f"""
             SELECT suite_id, org_id, min(seq) AS opened_seq
-            FROM (SELECT suite_id, org_id, submitted_seq AS seq FROM suite_jobs WHERE NOT attached UNION ALL SELECT suite_id, org_id, seq FROM openings)
-            WHERE :org_id IS NULL OR org_id = :org_id
+            FROM (SELECT suite_id, org_id, submitted_seq AS seq FROM suite_jobs WHERE NOT attached
+                  UNION ALL SELECT suite_id, org_id, seq FROM openings) AS opened
+            WHERE (:org_id IS NULL OR org_id = :org_id) AND {self._seen("opened")}
             GROUP BY suite_id, org_id HAVING (opened_seq, suite_id) < (:opened_before, :below) ORDER BY opened_seq DESC, suite_id DESC LIMIT :limit + 1"""
-        values = {"org_id": org_id, "opened_before": opened_before, "below": below, "limit": limit}
+        values = {"org_id": org_id, "opened_before": opened_before, "below": below, "limit": limit, "orgs": self._orgs_json}
         with self._snapshot() as connection:
             found = connection.execute(sql, values).fetchall()
             views = [_suite_view(connection, suite_id, org) for suite_id, org, _ in found[:limit]]
@@ -253,9 +288,9 @@ class ReadModel:
         """Partitions with live jobs."""
         sql = f"""
             SELECT org_id, app_version_id, target, status, rank, count(*), min(queued_at) FROM {_BY_STATUS}
-            WHERE status <> 'done' AND status IN ({_LIVE}) GROUP BY 1, 2, 3, 4, 5"""
+            WHERE status <> 'done' AND status IN ({_LIVE}) AND {self._seen("jobs")} GROUP BY 1, 2, 3, 4, 5"""
         with self._snapshot() as connection:
-            found = connection.execute(sql).fetchall()
+            found = connection.execute(sql, {"orgs": self._orgs_json}).fetchall()
         partitions: dict[Partition, list[Sequence[Any]]] = {}
         for org_id, app_version_id, target, *lane in found:
             partitions.setdefault(Partition(org_id, app_version_id, target), []).append(lane)
@@ -264,16 +299,17 @@ class ReadModel:
     def waiting(self, now: datetime) -> list[WaitingView]:
         """Queued jobs, counted by partition."""
         sql = f"""
-            SELECT org_id, app_version_id, target, count(*), coalesce(sum(retry_at > ?), 0) FROM {_BY_STATUS}
-            WHERE status <> 'done' AND status = 'queued' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
+            SELECT org_id, app_version_id, target, count(*), coalesce(sum(retry_at > :now), 0) FROM {_BY_STATUS}
+            WHERE status <> 'done' AND status = 'queued' AND {self._seen("jobs")} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
         with self._snapshot() as connection:
-            found = connection.execute(sql, (micros(now),)).fetchall()
+            found = connection.execute(sql, {"now": micros(now), "orgs": self._orgs_json}).fetchall()
         return [WaitingView(partition=Partition(*tokens), queued=queued, in_backoff=backoff) for *tokens, queued, backoff in found]
 
     def pauses(self) -> list[Paused]:
         """What was told to wait; `until` may be over."""
+        sql = "SELECT kind, name, at, until, reason, by FROM pauses WHERE kind <> 'org' OR :orgs IS NULL OR name IN (SELECT value FROM json_each(:orgs))"
         with self._snapshot() as connection:
-            found = connection.execute("SELECT kind, name, at, until, reason, by FROM pauses ORDER BY kind, name").fetchall()
+            found = connection.execute(f"{sql} ORDER BY kind, name", {"orgs": self._orgs_json}).fetchall()
         return [
             Paused(kind=Kind(kind), name=name, at=instant(at), until=maybe_instant(until), reason=reason, by=by) for kind, name, at, until, reason, by in found
         ]
@@ -282,16 +318,18 @@ class ReadModel:
 
     def dead_letters(self, query: DeadQuery) -> Page[DeadLetter]:
         """Last submitted first. Raises InvalidInput for a cursor that is none, or a limit out of bounds."""
-        sql, values = _select_dead(query)
+        sql, values = _select_dead(query, self._seen("jobs"))
         with self._snapshot() as connection:
-            found = connection.execute(sql, values).fetchall()
+            found = connection.execute(sql, {**values, "orgs": self._orgs_json}).fetchall()
         return _page([_dead_letter(one) for one in found], [[one[_DEAD_COLUMNS]] for one in found], query.limit)
 
     def dead_letter(self, job_id: str) -> DeadLetter | None:
         """The job as a dead letter; None when it is none."""
-        sql = f"SELECT {_OF_DEAD}, {_COLUMNS} FROM jobs CROSS JOIN dead_letters USING (submitted_seq) WHERE job_id = ? ORDER BY submitted_seq DESC LIMIT 1"
+        sql = f"""
+            SELECT {_OF_DEAD}, {_COLUMNS} FROM jobs CROSS JOIN dead_letters USING (submitted_seq)
+            WHERE job_id = :job_id AND {self._seen("jobs")} ORDER BY submitted_seq DESC LIMIT 1"""
         with self._snapshot() as connection:
-            found = connection.execute(sql, (job_id,)).fetchone()
+            found = connection.execute(sql, {"job_id": job_id, "orgs": self._orgs_json}).fetchone()
         return None if found is None else _dead_letter(found)
 
     def counts(self) -> Counts:
@@ -310,11 +348,6 @@ class ReadModel:
             if verdict:
                 finished[target, Verdict(verdict)] = finished.get((target, Verdict(verdict)), 0) + count
         return Counts(jobs=jobs, finished=finished, attempts=attempts, oldest_queued_at={target: instant(at) for target, at in oldest}, dead_letters=dict(dead))
-
-
-def _find(connection: sqlite3.Connection, job_id: str) -> Row | None:
-    found = connection.execute(f"SELECT {_COLUMNS} FROM jobs WHERE job_id = ? ORDER BY submitted_seq DESC LIMIT 1", (job_id,)).fetchone()
-    return None if found is None else Row(*found)
 
 
 def _select_jobs(query: JobQuery) -> tuple[str, dict[str, Any]]:
@@ -357,14 +390,16 @@ def _source(query: JobQuery, status: Status | None, values: dict[str, Any]) -> t
         return "jobs INDEXED BY jobs_of_slot", "jobs.submitted_seq", ["jobs.slot >= :from_slot AND jobs.slot < :to_slot"]
     if status is not None and status is not Status.DONE:
         return _BY_STATUS, "jobs.submitted_seq", ["jobs.status <> 'done'"]
+    if query.org_id is not None:
+        return "jobs INDEXED BY jobs_of_org", "jobs.submitted_seq", []
     return "jobs NOT INDEXED", "jobs.submitted_seq", []
 
 
-def _select_dead(query: DeadQuery) -> tuple[str, dict[str, Any]]:
+def _select_dead(query: DeadQuery, seen: str) -> tuple[str, dict[str, Any]]:
     _check_limit(query.limit, MAX_LIMIT)
     (before_seq,) = _read_cursor(query.cursor, [2**63 - 1])
     values: dict[str, Any] = {"before_seq": before_seq, "limit": query.limit + 1}
-    conditions = ["settled <> ''" if query.settled else "settled = ''", "dead_letters.submitted_seq < :before_seq"]
+    conditions = ["settled <> ''" if query.settled else "settled = ''", "dead_letters.submitted_seq < :before_seq", seen]
     for name in ("org_id", "app_version_id", "target", "test", "verdict", "reason"):
         value = getattr(query, name)
         if value is not None:
@@ -392,6 +427,16 @@ def _tag_conditions(tags: dict[str, str], values: dict[str, Any]) -> list[str]:
             f"EXISTS (SELECT * FROM job_tags AS t WHERE t.key = :key{number} AND t.value = :value{number} AND t.submitted_seq = jobs.submitted_seq)"
         )
     return conditions
+
+
+def _select_events(*, near: bool, job_id: str | None, org_id: str | None, suite_id: str | None) -> str:
+    narrower = job_id is not None or suite_id is not None
+    of_org = f"{'+' if narrower else ''}events.org_id = :org_id"  # the plus: look for the job, and not through all events of its org
+    wanted = ((_OF_JOB, job_id), (_OF_SUITE, suite_id), (of_org, org_id))
+    conditions = ["events.seq > :after_seq", *(condition for condition, value in wanted if value is not None)]
+    return f"""SELECT events.seq, at, type, coalesce(job_id, ''), events.org_id, legal, data
+        FROM events {"NOT INDEXED" if near else ""} LEFT JOIN jobs USING (submitted_seq)
+        WHERE {" AND ".join(conditions)} ORDER BY events.seq LIMIT :limit"""
 
 
 def _live_job(row: Row) -> LiveJob:

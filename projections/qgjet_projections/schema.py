@@ -87,6 +87,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     tags TEXT NOT NULL,                 -- JSON
     message TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS jobs_of_org ON jobs (org_id);  -- in the order of their submission; whoever is bound to an org asks for all of its jobs
 CREATE INDEX IF NOT EXISTS jobs_by_id ON jobs (job_id);
 CREATE INDEX IF NOT EXISTS jobs_of_slot ON jobs (slot);  -- by its prefix: the jobs of an app version too
 -- what somebody looks for: what waits, runs or went wrong. Most jobs are done, and leave it

@@ -170,7 +170,7 @@ class TestDocs:
             "/metrics",
         }
         assert all(operation["summary"] and operation["tags"] for operation in operations.values())
-        assert set(operations["post", "/submit"]["responses"]) == {"200", "202", "400", "409", "413", "415", "422", "503"}
+        assert set(operations["post", "/submit"]["responses"]) == {"200", "202", "400", "401", "403", "409", "413", "415", "422", "429", "503"}
         assert "application/problem+json" in operations["post", "/submit"]["responses"]["409"]["content"]
         assert "min_seq" in {one["name"] for one in operations["get", "/jobs"]["parameters"]}
         assert {"org_id", "test", "test_path", "on_duplicate"} <= set(schema["components"]["schemas"]["SubmitRequest"]["properties"])

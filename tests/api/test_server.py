@@ -93,7 +93,7 @@ async def test_uvicorn_serves_asgi_app_and_ends_on_a_signal_with_streams_open(se
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "qgjet_projections.asgi:app", "--port", str(port)),
         cwd=tmp_path,
-        env={**os.environ, "QGJET_NATS_URL": server.url},
+        env={**os.environ, "QGJET_NATS_URL": server.url, "QGJET_API_AUTH": "false"},
         stderr=asyncio.subprocess.PIPE,
     )
     try:

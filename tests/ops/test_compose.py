@@ -18,7 +18,7 @@ from ops.commands import ROOT, qgjet
 from ops.parsing import parse
 from qgjet.bus import SERVER_CEILING, SERVER_FLOOR, parse_version
 from qgjet.embedded import NatsServer
-from qgjet.settings import Settings, load_settings
+from qgjet.settings import ApiSettings, Settings, load_settings
 from qgjet_projections.api.app import create_app
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -55,7 +55,7 @@ def test_commands_are_understood(name: str) -> None:
 
 
 def test_health_checks_ask_for_routes_that_exist() -> None:
-    app: Litestar = create_app(Settings())
+    app: Litestar = create_app(Settings(api=ApiSettings(auth=False)))
     routes = {route.path for route in app.routes}
     check = SERVICES["qg-api"]["healthcheck"]["test"]
     (url,) = re.findall(r"http://127\.0\.0\.1:8000(/\w+)", " ".join(check))

@@ -12,12 +12,16 @@ from types import FrameType
 from typing import Any
 
 from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
 from litestar.types import ControllerRouterHandler
 
-from qgjet.settings import Settings
+from qgjet.settings import ApiSettings, Settings
 from qgjet_projections.api import artifacts, dead, events, health, jobs, logs, queue, submissions, suite_reports, suites
+from qgjet_projections.api.access import Access, access_of, admit
 from qgjet_projections.api.bodies import MAX_BODY_BYTES, JsonRequest
 from qgjet_projections.api.docs import openapi_config
+from qgjet_projections.api.headers import protect
 from qgjet_projections.api.problems import HANDLERS
 from qgjet_projections.api.reads import PROVIDERS
 from qgjet_projections.service import Service, open_service
@@ -64,7 +68,11 @@ ROUTES: list[ControllerRouterHandler] = [
 
 
 def create_app(settings: Settings) -> Litestar:
-    """An application that opens its service when it starts and closes it when it ends, for any ASGI server."""
+    """An application that opens its service when it starts and closes it when it ends, for any ASGI server.
+
+    Nobody knows where that listens: raises InvalidSettings unless there is a token, or `api.auth` is off.
+    """
+    access = access_of(settings.api, everywhere=True)
 
     @contextlib.asynccontextmanager
     async def opened() -> AsyncIterator[Service]:
@@ -72,10 +80,10 @@ def create_app(settings: Settings) -> Litestar:
             with _closing_on_signals(service):
                 yield service
 
-    return app_over(opened)
+    return app_over(opened, access, settings.api)
 
 
-def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]]) -> Litestar:
+def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]], access: Access, api: ApiSettings) -> Litestar:
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with opened() as service:
@@ -85,12 +93,29 @@ def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]]) -> Lite
     return Litestar(
         ROUTES,
         lifespan=[lifespan],
+        state=State({"access": access}),
+        guards=[admit],
+        before_send=[protect],
+        cors_config=_cors(api),
         dependencies=PROVIDERS,
         exception_handlers=HANDLERS,
         request_class=JsonRequest,
         request_max_body_size=MAX_BODY_BYTES,
         openapi_config=openapi_config(),
         logging_config=None,
+    )
+
+
+def _cors(api: ApiSettings) -> CORSConfig | None:
+    """None: a browser lets pages of no other site read what is answered."""
+    if not api.cors_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(api.cors_origins),
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Range"],
+        expose_headers=["Content-Disposition", "ETag", "Idempotency-Replayed", "Location", "Retry-After"],
+        max_age=600,
     )
 
 

@@ -20,7 +20,8 @@ from litestar.response import Stream
 from qgjet.artifacts import ArtifactStore, ObjectInfo, object_name
 from qgjet.errors import ArtifactGone
 from qgjet.events import Artifact
-from qgjet_projections.api import commands
+from qgjet_projections.api import commands, headers
+from qgjet_projections.api.access import READ
 from qgjet_projections.api.answers import ArtifactAnswer, ArtifactList
 from qgjet_projections.api.logs import chain
 from qgjet_projections.api.problems import UnknownArtifact, documented
@@ -32,7 +33,6 @@ SHOWN = re.compile(r"image/(png|jpeg|gif|webp)|(video|audio)/[a-z0-9.+-]+|text/p
 """Types without anything active in them. No SVG, HTML, XML or PDF."""
 _TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]*/[a-z0-9][a-z0-9.+-]*", re.ASCII)
 _UNKNOWN_TYPE = "application/octet-stream"
-_SANDBOX = "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'"
 
 
 class Span(NamedTuple):
@@ -42,9 +42,9 @@ class Span(NamedTuple):
     end: int
 
 
-@get("/jobs/{job_id:str}/artifacts", summary="Files that the attempts left behind", responses=documented(400, 404, 503), tags=["jobs"])
+@get("/jobs/{job_id:str}/artifacts", summary="Files that the attempts left behind", responses=documented(400, 404, 503), opt=READ, tags=["jobs"])
 async def artifacts(service: TheService, reads: Reads, job_id: FromPath[str]) -> ArtifactList:
-    await commands.known_job(service, job_id)
+    await commands.known_job(service, reads, job_id)
     attempts = await asyncio.to_thread(reads.attempts, job_id)
     return ArtifactList(artifacts=[_answer(job_id, attempt.attempt, one) for attempt in attempts for one in attempt.artifacts])
 
@@ -73,28 +73,29 @@ def _answer(job_id: str, attempt: int, one: Artifact) -> ArtifactAnswer:
         206: ResponseSpec(bytes, generate_examples=False, description="The part that was asked for", media_type=_UNKNOWN_TYPE),
         **documented(400, 404, 410, 416, 503),
     },
+    opt=READ,
     tags=["jobs"],
 )
 async def artifact(
     request: Request[Any, Any, Any], service: TheService, reads: Reads, job_id: FromPath[str], attempt: FromPath[int], name: FromPath[str]
 ) -> Stream:
-    await commands.known_job(service, job_id)
+    await commands.known_job(service, reads, job_id)
     one = await _known(reads, job_id, attempt, name.removeprefix("/"))
-    headers = _headers(one)
-    if _matches(request.headers.get("if-none-match", ""), headers["ETag"]):
-        return Stream(_nothing(), status_code=304, headers=headers)
+    sent = _headers(one)
+    if _matches(request.headers.get("if-none-match", ""), sent["ETag"]):
+        return Stream(_nothing(), status_code=304, headers=sent)
     info = await _stored(service, one, object_name(job_id, attempt, one.name))
-    span = _span(request, info.size, headers["ETag"])
+    span = _span(request, info.size, sent["ETag"])
     status = 200 if span is None else 206
     start, end = span or Span(0, info.size)
-    headers["Content-Length"] = str(end - start)
+    sent["Content-Length"] = str(end - start)
     if span is not None:
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{info.size}"
+        sent["Content-Range"] = f"bytes {start}-{end - 1}/{info.size}"
     if request.method == "HEAD":
-        return Stream(_nothing(), status_code=status, headers=headers)
+        return Stream(_nothing(), status_code=status, headers=sent)
     pieces = ArtifactStore(service.log.bus).get(info, start, end)
     first = await anext(pieces, b"")  # before the headers are sent, so that a missing server is a 503 and a missing object a 410
-    return Stream(chain(first, pieces), status_code=status, headers=headers)
+    return Stream(chain(first, pieces), status_code=status, headers=sent)
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:
@@ -130,8 +131,7 @@ def _headers(one: Artifact) -> dict[str, str]:
         "ETag": f'"{one.sha256}"',
         "Accept-Ranges": "bytes",
         "Content-Disposition": disposition("inline" if shown else "attachment", one.name.rsplit("/", 1)[-1]),
-        "Content-Security-Policy": _SANDBOX,
-        "X-Content-Type-Options": "nosniff",
+        headers.CSP: headers.FILE,
         "Cache-Control": "private, max-age=3600",
     }
 

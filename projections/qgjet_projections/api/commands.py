@@ -19,12 +19,13 @@ from qgjet.events import GREEN, JobSpec, Slot, Status, Verdict
 from qgjet.log import EventLog
 from qgjet.submission import SubmitRequest, SuiteJob, SuiteRequest, check_suite_id, hash_of, idempotent_id, jobs_of, make_spec
 from qgjet.suites import shared_tags
+from qgjet_projections.api.access import Caller
 from qgjet_projections.api.answers import CancelAnswer, Submission, submission
 from qgjet_projections.api.problems import FieldError, IdempotencyMismatch, InvalidBody, NotCaughtUp, UnknownSuite, pointer_of
+from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
 from qgjet_projections.views import JobQuery, JobView, SuiteView
 
-BY = "api"
 CATCH_UP_S = 2.0
 CANCEL_WINDOW = 64
 _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -38,23 +39,23 @@ async def catch_up(service: Service) -> None:
         raise NotCaughtUp(f"the read model has applied {service.applied_seq} of {last} events; try again")
 
 
-async def known_job(service: Service, job_id: str) -> JobView:
-    """The job, even one that was submitted a moment ago. Raises UnknownJob when there is none for certain."""
-    job = service.read_model.job(job_id)
+async def known_job(service: Service, reads: ReadModel, job_id: str) -> JobView:
+    """The job, even one that was submitted a moment ago. Raises UnknownJob when `reads` shows none for certain: another org's takes the same steps."""
+    job = reads.job(job_id)
     if job is None:
         await catch_up(service)
-        job = service.read_model.job(job_id)
+        job = reads.job(job_id)
     if job is None:
         raise UnknownJob(job_id)
     return job
 
 
-async def known_suite(service: Service, suite_id: str, org_id: str | None) -> SuiteView:
+async def known_suite(service: Service, reads: ReadModel, suite_id: str, org_id: str | None) -> SuiteView:
     """Like `known_job`. Raises UnknownSuite."""
-    suite = service.read_model.suite(suite_id, org_id)
+    suite = reads.suite(suite_id, org_id)
     if suite is None:
         await catch_up(service)
-        suite = service.read_model.suite(suite_id, org_id)
+        suite = reads.suite(suite_id, org_id)
     if suite is None:
         raise UnknownSuite(f"no suite {suite_id}")
     return suite
@@ -63,10 +64,14 @@ async def known_suite(service: Service, suite_id: str, org_id: str | None) -> Su
 # -- submit --------------------------------------------------------------------------------------------------------------
 
 
-async def submit(service: Service, request: SubmitRequest, key: str | None) -> tuple[Submission, bool]:
-    """Submit one job; the second value says that `key` had been used for this request before, and the answer is the first one's."""
+async def submit(service: Service, caller: Caller, request: SubmitRequest, key: str | None) -> tuple[Submission, bool]:
+    """Submit one job; the second value says that `key` had been used for this request before, and the answer is the first one's.
+
+    Raises ForeignOrg when the caller is not for the job's org.
+    """
+    caller.check_orgs([request.org_id])
     job_id = idempotent_id(request.org_id, key) if key else str(uuid.uuid4())
-    spec = _spec(service, request, job_id, hash_of(request) if key else "")
+    spec = _spec(service, caller, request, job_id, hash_of(request) if key else "")
     async with _turn(job_id if key else None):
         earlier = await _earlier_answers(service, [spec]) if key else [None]
         return (earlier[0], True) if earlier[0] else (await _submit(service, spec, request.on_duplicate), False)
@@ -95,14 +100,14 @@ async def _submit(service: Service, spec: JobSpec, on_duplicate: OnDuplicate) ->
     return submission(await service.log.submit(spec, on_duplicate))
 
 
-def _spec(service: Service, request: SubmitRequest, job_id: str, request_hash: str) -> JobSpec:
+def _spec(service: Service, caller: Caller, request: SubmitRequest, job_id: str, request_hash: str) -> JobSpec:
     return make_spec(
         request,
         job_id=job_id,
         now=service.clock(),
         deployment=service.deployment,
         defaults=service.settings.job,
-        submitted_by=BY,
+        submitted_by=caller.by,
         request_hash=request_hash,
     )
 
@@ -110,22 +115,30 @@ def _spec(service: Service, request: SubmitRequest, job_id: str, request_hash: s
 # -- suites --------------------------------------------------------------------------------------------------------------
 
 
-async def submit_suite(service: Service, suite: SuiteRequest, key: str | None) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
+async def submit_suite(service: Service, caller: Caller, suite: SuiteRequest, key: str | None) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
     """Submit the jobs of a suite: its id, and for each job what became of it. Nothing is written unless all of them are valid.
 
     Of an atomic one all are accepted, or every one has an error. Those that take longest by experience come first in the queue.
+    Raises ForeignOrg when the caller is not for the org of each of them.
     """
     made_up = idempotent_id(suite.org_id, f"suite {key}") if key else str(uuid.uuid4())
     suite_id = check_suite_id(suite.suite_id or made_up)
     jobs = jobs_of(suite, suite_id)
-    specs = _specs(service, jobs, key, hash_of(suite) if key else "")
+    caller.check_orgs([job.request.org_id for job in jobs])
+    specs = _specs(service, caller, jobs, key, hash_of(suite) if key else "")
     async with _turn(made_up if key else None):
         earlier = await _earlier_answers(service, specs) if key else [None] * len(specs)
         modes = [job.request.on_duplicate for job in jobs]
         if suite.atomic:
             submission_id, request_hash = made_up, hash_of(suite) if key else ""
             together = suite_log.Submission(
-                suite_id=suite_id, id=submission_id, specs=specs, modes=modes, by=BY, request_hash=request_hash, tags=shared_tags([spec.tags for spec in specs])
+                suite_id=suite_id,
+                id=submission_id,
+                specs=specs,
+                modes=modes,
+                by=caller.by,
+                request_hash=request_hash,
+                tags=shared_tags([spec.tags for spec in specs]),
             )
             answers = await _submit_together(service, together)
         else:
@@ -171,14 +184,14 @@ async def _submit_rest(
     return [answers[number] for number in range(len(specs))]
 
 
-def _specs(service: Service, jobs: Sequence[SuiteJob], key: str | None, request_hash: str) -> list[JobSpec]:
+def _specs(service: Service, caller: Caller, jobs: Sequence[SuiteJob], key: str | None, request_hash: str) -> list[JobSpec]:
     """Raises InvalidBody with everything that is wrong, each fault once."""
     specs: list[JobSpec] = []
     faults: dict[FieldError, None] = {}
     for number, job in enumerate(jobs):
         job_id = idempotent_id(job.request.org_id, f"{number} {key}") if key else str(uuid.uuid4())
         try:
-            specs.append(_spec(service, job.request, job_id, request_hash))
+            specs.append(_spec(service, caller, job.request, job_id, request_hash))
         except InvalidInput as error:
             faults[FieldError(error.reason, pointer_of(job.place(error.field)))] = None
     if faults:
@@ -186,7 +199,7 @@ def _specs(service: Service, jobs: Sequence[SuiteJob], key: str | None, request_
     return specs
 
 
-async def cancel_suite(service: Service, suite: SuiteView, reason: str) -> list[CancelAnswer]:
+async def cancel_suite(service: Service, caller: Caller, suite: SuiteView, reason: str) -> list[CancelAnswer]:
     """Cancel the suite's live jobs, not those that it was attached to; one answer for each that was still live. After an error a second call does the rest."""
     await catch_up(service)
     gate = asyncio.Semaphore(CANCEL_WINDOW)
@@ -194,7 +207,7 @@ async def cancel_suite(service: Service, suite: SuiteView, reason: str) -> list[
     async def cancel_one(job: JobView) -> CancelAnswer | QgjetError | None:
         async with gate:
             try:
-                return await cancel_live(service.log, _slot(job), job.job_id, reason)
+                return await cancel_live(service.log, _slot(job), job.job_id, caller.by, reason)
             except QgjetError as error:
                 return error
 
@@ -220,30 +233,31 @@ def _jobs_of_suite(service: Service, suite: SuiteView, **wanted: Any) -> Iterato
 # -- cancel and rerun ----------------------------------------------------------------------------------------------------
 
 
-async def cancel(service: Service, job_id: str, reason: str) -> CancelAnswer:
+async def cancel(service: Service, caller: Caller, job_id: str, reason: str) -> CancelAnswer:
     """Cancel a job; a second call changes nothing. Raises Refused when it has ended in another way."""
-    job = await known_job(service, job_id)
-    answer = await cancel_live(service.log, _slot(job), job_id, reason)
+    reads = service.read_model.seen_by(caller.orgs)
+    job = await known_job(service, reads, job_id)
+    answer = await cancel_live(service.log, _slot(job), job_id, caller.by, reason)
     if answer is not None:
         return answer
     await catch_up(service)
-    job = await known_job(service, job_id)
+    job = await known_job(service, reads, job_id)
     if job.verdict is not Verdict.CANCELLED:
         raise Refused(f"job {job_id} has ended: {job.verdict}")
     return CancelAnswer(job_id=job_id, status=job.status, cancel_requested=True, seq=job.seq)
 
 
-async def cancel_live(log: EventLog, slot: Slot, job_id: str, reason: str) -> CancelAnswer | None:
+async def cancel_live(log: EventLog, slot: Slot, job_id: str, by: str, reason: str) -> CancelAnswer | None:
     """None when the job is live no more."""
-    job = await log.cancel(slot, job_id, by=BY, reason=reason)
+    job = await log.cancel(slot, job_id, by=by, reason=reason)
     if job is None:
         return None
     return CancelAnswer(job_id=job_id, status=job.status, cancel_requested=True, seq=job.version)
 
 
-async def rerun(service: Service, job_id: str, *, priority: int | None, suite_id: str) -> Submission:
+async def rerun(service: Service, caller: Caller, job_id: str, *, priority: int | None, suite_id: str) -> Submission:
     """Submit the job's work again under a new id. Raises DuplicateJob while its slot is held by a live job."""
-    await known_job(service, job_id)
+    await known_job(service, service.read_model.seen_by(caller.orgs), job_id)
     old = service.read_model.spec(job_id)
     if old is None:
         raise UnknownJob(job_id)
@@ -256,7 +270,7 @@ async def rerun(service: Service, job_id: str, *, priority: int | None, suite_id
         priority=chosen,
         rank=service.deployment.rank(chosen),
         submitted_at=service.clock(),
-        submitted_by=BY,
+        submitted_by=caller.by,
         suite_ids=(check_suite_id(suite_id),) if suite_id else (),
         request_hash="",
         rerun_of=job_id,
@@ -264,23 +278,25 @@ async def rerun(service: Service, job_id: str, *, priority: int | None, suite_id
     return await _submit(service, spec, OnDuplicate.REJECT)
 
 
-async def rerun_suite(service: Service, suite: SuiteView, *, only_failed: bool, suite_id: str) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
+async def rerun_suite(
+    service: Service, caller: Caller, suite: SuiteView, *, only_failed: bool, suite_id: str
+) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
     """Submit a suite's jobs again, as a new suite; `only_failed`: those that are not green. Raises Refused while it is live, or with nothing to do."""
     await catch_up(service)
-    suite = await known_suite(service, suite.suite_id, suite.org_id)
+    suite = await known_suite(service, service.read_model, suite.suite_id, suite.org_id)
     if suite.live or suite.to_come:
         raise Refused(f"suite {suite.suite_id} has {suite.live + suite.to_come} live jobs: wait for it, or cancel it first")
     chosen = [job for job in _jobs_of_suite(service, suite) if job.verdict not in GREEN or not only_failed]
     if not chosen:
         raise Refused(f"every job of suite {suite.suite_id} has passed: there is nothing to run again")
     new_id = check_suite_id(suite_id or str(uuid.uuid4()))
-    specs = [_spec_again(service, job, new_id) for job in reversed(chosen)]
+    specs = [_spec_again(service, caller, job, new_id) for job in reversed(chosen)]
     tags = suite.tags | {"rerun_of": suite.suite_id}
-    wanted = suite_log.Submission(suite_id=new_id, id=str(uuid.uuid4()), specs=specs, modes=[OnDuplicate.ATTACH] * len(specs), by=BY, tags=tags)
+    wanted = suite_log.Submission(suite_id=new_id, id=str(uuid.uuid4()), specs=specs, modes=[OnDuplicate.ATTACH] * len(specs), by=caller.by, tags=tags)
     return new_id, list(zip(specs, await _submit_together(service, wanted), strict=True))
 
 
-def _spec_again(service: Service, job: JobView, suite_id: str) -> JobSpec:
+def _spec_again(service: Service, caller: Caller, job: JobView, suite_id: str) -> JobSpec:
     old = service.read_model.spec(job.job_id)
     if old is None:
         raise UnknownJob(job.job_id)
@@ -288,7 +304,7 @@ def _spec_again(service: Service, job: JobView, suite_id: str) -> JobSpec:
         old,
         job_id=str(uuid.uuid4()),
         submitted_at=service.clock(),
-        submitted_by=BY,
+        submitted_by=caller.by,
         suite_ids=(suite_id,),
         request_hash="",
         rerun_of=job.job_id,

@@ -15,6 +15,7 @@ from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, Refused
 from qgjet.events import Instant, Verdict
 from qgjet.subjects import log_subject
 from qgjet_projections.api import decisions
+from qgjet_projections.api.access import OPERATE, READ, TheCaller
 from qgjet_projections.api.answers import DeadDetail, DeadPage, SettledAnswer, SettledList, dead_answer, dead_detail
 from qgjet_projections.api.jobs import CancelRequest
 from qgjet_projections.api.logs import WHOLE, read
@@ -48,7 +49,7 @@ class DiscardFilter(DeadFilter, frozen=True, kw_only=True, forbid_unknown_fields
     """For people; kept with each."""
 
 
-@get("/dead", summary="Dead letters, last submitted first", responses=documented(400, 503), tags=["dead letters"])
+@get("/dead", summary="Dead letters, last submitted first", responses=documented(400, 503), opt=READ, tags=["dead letters"])
 async def dead_letters(
     reads: Reads,
     org_id: OrgId = None,
@@ -84,9 +85,9 @@ def _aware(at: datetime | None) -> datetime | None:
     return at
 
 
-@get("/dead/{job_id:str}", summary="A dead letter: cause, attempts, last output", responses=documented(400, 404, 409, 503), tags=["dead letters"])
+@get("/dead/{job_id:str}", summary="A dead letter: cause, attempts, last output", responses=documented(400, 404, 409, 503), opt=READ, tags=["dead letters"])
 async def dead_letter(service: TheService, reads: Reads, job_id: FromPath[str]) -> DeadDetail:
-    letter = await decisions.known_letter(service, job_id)
+    letter = await decisions.known_letter(service, reads, job_id)
     attempts = await asyncio.to_thread(reads.attempts, job_id)
     return dead_detail(letter, attempts, await _output(service, job_id, letter.job.attempt))
 
@@ -117,10 +118,11 @@ async def _end_of_log(service: Service, job_id: str, attempt: int) -> bytes:
     summary="Run a dead letter's work again, as a new job",
     description="The new job names the old one in `rerun_of`. 409 when it was dealt with already, and while a live job holds the slot.",
     responses=documented(400, 404, 409, 503),
+    opt=OPERATE,
     tags=["dead letters"],
 )
-async def redrive(service: TheService, reads: Reads, job_id: FromPath[str]) -> Response[SettledAnswer]:
-    done = await decisions.redrive(service, job_id)
+async def redrive(service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str]) -> Response[SettledAnswer]:
+    done = await decisions.redrive(service, caller, job_id)
     return Response(_answer(done), status_code=202, headers={"Location": f"/jobs/{done.new_job_id}"})
 
 
@@ -130,13 +132,14 @@ async def redrive(service: TheService, reads: Reads, job_id: FromPath[str]) -> R
     summary="Say that nobody has to look at a dead letter any more",
     description="The job stays as it ended. 409 when it was dealt with already.",
     responses=documented(400, 404, 409, 413, 415, 503),
+    opt=OPERATE,
     tags=["dead letters"],
 )
-async def discard(service: TheService, reads: Reads, job_id: FromPath[str], data: JSONBody[CancelRequest | None] = None) -> SettledAnswer:
-    return _answer(await decisions.discard(service, job_id, data.reason if data else ""))
+async def discard(service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str], data: JSONBody[CancelRequest | None] = None) -> SettledAnswer:
+    return _answer(await decisions.discard(service, caller, job_id, data.reason if data else ""))
 
 
-_BULK: dict[str, Any] = {"status_code": 200, "responses": documented(400, 413, 415, 503), "tags": ["dead letters"]}
+_BULK: dict[str, Any] = {"status_code": 200, "responses": documented(400, 413, 415, 503), "opt": OPERATE, "tags": ["dead letters"]}
 
 
 @post(
@@ -145,13 +148,13 @@ _BULK: dict[str, Any] = {"status_code": 200, "responses": documented(400, 413, 4
     description=f"At most {decisions.MOST_AT_ONCE} in one call, oldest first; `left` says how many more there are. One answer for each.",
     **_BULK,
 )
-async def redrive_all(service: TheService, data: JSONBody[DeadFilter]) -> SettledList:
-    return _answers(*await decisions.redrive_all(service, _query(data)))
+async def redrive_all(service: TheService, caller: TheCaller, data: JSONBody[DeadFilter]) -> SettledList:
+    return _answers(*await decisions.redrive_all(service, caller, _query(data)))
 
 
 @post("/dead/discard", summary="Discard dead letters by filter", description="As many at once as with redrive.", **_BULK)
-async def discard_all(service: TheService, data: JSONBody[DiscardFilter]) -> SettledList:
-    return _answers(*await decisions.discard_all(service, _query(data), data.because))
+async def discard_all(service: TheService, caller: TheCaller, data: JSONBody[DiscardFilter]) -> SettledList:
+    return _answers(*await decisions.discard_all(service, caller, _query(data), data.because))
 
 
 def _query(given: DeadFilter) -> DeadQuery:

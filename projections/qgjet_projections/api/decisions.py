@@ -14,8 +14,10 @@ from qgjet.controls import Control, Discarded, DrainRequested, Kind, Paused, Res
 from qgjet.decide import Requeue
 from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
 from qgjet_projections.api import commands
-from qgjet_projections.api.commands import BY, CATCH_UP_S
-from qgjet_projections.api.problems import UnknownAgent
+from qgjet_projections.api.access import Caller
+from qgjet_projections.api.commands import CATCH_UP_S
+from qgjet_projections.api.problems import ForeignOrg, UnknownAgent
+from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
 from qgjet_projections.views import DeadLetter, DeadQuery, JobView
 
@@ -45,27 +47,44 @@ def scope_of(target: str, org_id: str) -> Scope:
     return Scope(Kind.TARGET, target) if target else Scope(Kind.ORG, org_id)
 
 
-async def pause(service: Service, scope: Scope, *, until: datetime | None, reason: str) -> int:
-    """Start nothing of the scope any more; gives the event's sequence. A second call replaces `until` and `reason`."""
+async def pause(service: Service, caller: Caller, scope: Scope, *, until: datetime | None, reason: str) -> int:
+    """Start nothing of the scope any more; gives the event's sequence. A second call replaces `until` and `reason`. Raises ForeignOrg."""
+    _check_scope(caller, scope)
     now = service.clock()
     if until is not None and until <= now:
         raise InvalidInput("until", "is over already")
-    return await _write(service, Paused(kind=scope.kind, name=scope.name, at=now, by=BY, reason=reason, until=until))
+    return await _write(service, Paused(kind=scope.kind, name=scope.name, at=now, by=caller.by, reason=reason, until=until))
 
 
-async def resume(service: Service, scope: Scope, *, reason: str) -> int:
-    """Gives the event's sequence. Harmless for what is not paused."""
-    return await _write(service, Resumed(kind=scope.kind, name=scope.name, at=service.clock(), by=BY, reason=reason))
+async def resume(service: Service, caller: Caller, scope: Scope, *, reason: str) -> int:
+    """Gives the event's sequence. Harmless for what is not paused. Raises ForeignOrg."""
+    _check_scope(caller, scope)
+    return await _write(service, Resumed(kind=scope.kind, name=scope.name, at=service.clock(), by=caller.by, reason=reason))
 
 
-async def drain(service: Service, instance: str, *, reason: str) -> int:
+def _check_scope(caller: Caller, scope: Scope) -> None:
+    """A target is everybody's: whoever is bound to some orgs may stop these, and nothing of the others."""
+    if scope.kind is Kind.ORG:
+        caller.check_orgs([scope.name])
+    else:
+        check_every_org(caller, "a target")
+
+
+def check_every_org(caller: Caller, what: str) -> None:
+    """Raises ForeignOrg for a caller who is bound to some."""
+    if caller.orgs is not None:
+        raise ForeignOrg(f"{what} works for all orgs: this needs a token for every org (`--org '*'`)")
+
+
+async def drain(service: Service, caller: Caller, instance: str, *, reason: str) -> int:
     """Ask an agent, by its instance or its name, to finish what it runs and to end. Raises UnknownAgent when none is alive, InvalidInput for several."""
+    check_every_org(caller, "an agent")
     found = [agent.instance for agent in await service.agents() if instance in (agent.instance, agent.name)]
     if not found:
         raise UnknownAgent(f"no agent {instance} is alive")
     if len(found) > 1:
         raise InvalidInput("agent", f"{len(found)} agents are called {instance}: {', '.join(found)}; name one of these")
-    return await _write(service, DrainRequested(kind=Kind.AGENT, name=found[0], at=service.clock(), by=BY, reason=reason))
+    return await _write(service, DrainRequested(kind=Kind.AGENT, name=found[0], at=service.clock(), by=caller.by, reason=reason))
 
 
 async def _write(service: Service, event: Control) -> int:
@@ -75,11 +94,11 @@ async def _write(service: Service, event: Control) -> int:
     return seq
 
 
-async def reprioritize(service: Service, job_id: str, priority: int) -> tuple[JobView, int]:
+async def reprioritize(service: Service, caller: Caller, job_id: str, priority: int) -> tuple[JobView, int]:
     """Give a queued job another place; gives the job as it was, and the sequence. Raises Refused when it is not queued any more."""
     if not 0 <= priority <= 9:
         raise InvalidInput("priority", "must be an integer from 0 to 9")
-    job = await commands.known_job(service, job_id)
+    job = await commands.known_job(service, service.read_model.seen_by(caller.orgs), job_id)
     spec = service.read_model.spec(job_id)
     if spec is None:
         raise UnknownJob(job_id)
@@ -89,7 +108,7 @@ async def reprioritize(service: Service, job_id: str, priority: int) -> tuple[Jo
     if spec.priority == priority:
         return job, state.version
     wanted = replace(spec, priority=priority, rank=service.deployment.rank(priority))
-    _, seq = await service.log.execute(spec.slot, Requeue(spec=wanted, reason="priority", by=BY), state)
+    _, seq = await service.log.execute(spec.slot, Requeue(spec=wanted, reason="priority", by=caller.by), state)
     await service.applied(seq, CATCH_UP_S)
     return job, seq
 
@@ -97,37 +116,34 @@ async def reprioritize(service: Service, job_id: str, priority: int) -> tuple[Jo
 # -- dead letters --------------------------------------------------------------------------------------------------------
 
 
-async def known_letter(service: Service, job_id: str) -> DeadLetter:
+async def known_letter(service: Service, reads: ReadModel, job_id: str) -> DeadLetter:
     """Raises UnknownJob, or Refused for a job that is no dead letter."""
-    letter = service.read_model.dead_letter(job_id)
-    if letter is None:
-        await commands.catch_up(service)
-        letter = service.read_model.dead_letter(job_id)
+    job = await commands.known_job(service, reads, job_id)
+    letter = reads.dead_letter(job_id)
     if letter is not None:
         return letter
-    job = await commands.known_job(service, job_id)
     raise Refused(f"job {job_id} is {job.verdict or job.status}: no dead letter")
 
 
-async def redrive(service: Service, job_id: str) -> Settled:
+async def redrive(service: Service, caller: Caller, job_id: str) -> Settled:
     """Run a dead letter's work again as a new job. Raises Refused when it was dealt with already, DuplicateJob while a live job holds its slot."""
     await commands.catch_up(service)
-    await _check_open(service, job_id)
-    answer = await commands.rerun(service, job_id, priority=None, suite_id="")
+    await _check_open(service, caller, job_id)
+    answer = await commands.rerun(service, caller, job_id, priority=None, suite_id="")
     await service.applied(answer.seq, CATCH_UP_S)
     return Settled(job_id, answer.job_id)
 
 
-async def discard(service: Service, job_id: str, reason: str) -> Settled:
+async def discard(service: Service, caller: Caller, job_id: str, reason: str) -> Settled:
     """Say that nobody has to look at a dead letter any more. Raises Refused when it was dealt with already."""
     await commands.catch_up(service)
-    letter = await _check_open(service, job_id)
-    await _write(service, Discarded(kind=Kind.JOB, name=job_id, org_id=letter.job.org_id, at=service.clock(), by=BY, reason=reason))
+    letter = await _check_open(service, caller, job_id)
+    await _write(service, Discarded(kind=Kind.JOB, name=job_id, org_id=letter.job.org_id, at=service.clock(), by=caller.by, reason=reason))
     return Settled(job_id)
 
 
-async def _check_open(service: Service, job_id: str) -> DeadLetter:
-    letter = await known_letter(service, job_id)
+async def _check_open(service: Service, caller: Caller, job_id: str) -> DeadLetter:
+    letter = await known_letter(service, service.read_model.seen_by(caller.orgs), job_id)
     if letter.settlement is not None:
         done = letter.settlement
         what = f"redriven as job {done.note}" if done.how == "redriven" else "discarded; `rerun` runs it again all the same"
@@ -135,28 +151,28 @@ async def _check_open(service: Service, job_id: str) -> DeadLetter:
     return letter
 
 
-async def redrive_all(service: Service, query: DeadQuery) -> tuple[list[Settled], int]:
+async def redrive_all(service: Service, caller: Caller, query: DeadQuery) -> tuple[list[Settled], int]:
     """Redrive what the query finds, at most MOST_AT_ONCE, oldest first: what became of each, and how many are left."""
-    return await _settle_all(service, query, lambda job_id: redrive(service, job_id))
+    return await _settle_all(service, caller, query, lambda job_id: redrive(service, caller, job_id))
 
 
-async def discard_all(service: Service, query: DeadQuery, reason: str) -> tuple[list[Settled], int]:
+async def discard_all(service: Service, caller: Caller, query: DeadQuery, reason: str) -> tuple[list[Settled], int]:
     """Like `redrive_all`."""
-    return await _settle_all(service, query, lambda job_id: discard(service, job_id, reason))
+    return await _settle_all(service, caller, query, lambda job_id: discard(service, caller, job_id, reason))
 
 
-async def _settle_all(service: Service, query: DeadQuery, settle: Callable[[str], Awaitable[Settled]]) -> tuple[list[Settled], int]:
+async def _settle_all(service: Service, caller: Caller, query: DeadQuery, settle: Callable[[str], Awaitable[Settled]]) -> tuple[list[Settled], int]:
     await commands.catch_up(service)
-    found = list(reversed([letter.job.job_id for letter in await asyncio.to_thread(_all, service, query)]))
+    found = list(reversed([letter.job.job_id for letter in await asyncio.to_thread(_all, service.read_model.seen_by(caller.orgs), query)]))
     done = await _each(found[:MOST_AT_ONCE], settle)
     return done, len(found) - len(done)
 
 
-def _all(service: Service, query: DeadQuery) -> Iterable[DeadLetter]:
+def _all(reads: ReadModel, query: DeadQuery) -> Iterable[DeadLetter]:
     found: list[DeadLetter] = []
     query = replace(query, limit=MOST_AT_ONCE)
     while True:
-        page = service.read_model.dead_letters(query)
+        page = reads.dead_letters(query)
         found += page.items
         if page.next_cursor is None:
             return found

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from litestar import Request
+from litestar import Request, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin, YamlRenderPlugin
-from litestar.openapi.spec import Tag
+from litestar.openapi.spec import Components, SecurityScheme, Tag
 
 from qgjet import __version__
+from qgjet_projections.api.access import PUBLIC
 
 SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.18.2"
 _METHODS = ("get", "post", "put", "patch", "delete")
@@ -120,7 +121,9 @@ def openapi_config() -> OpenAPIConfig:
         title="qgjet",
         version=__version__,
         description="Queue for AppWright test jobs. Errors are problem documents (RFC 9457).",
-        path="/docs",
+        openapi_router=Router("/docs", route_handlers=[], include_in_schema=False, opt=PUBLIC),
+        components=Components(security_schemes={"bearerAuth": SecurityScheme(type="http", scheme="bearer", description="`qgjet token create` makes one.")}),
+        security=[{"bearerAuth": []}],
         tags=[
             Tag("jobs", "Submit, look up, cancel, run again."),
             Tag("suites", "The jobs of one submission, such as a CI run."),

@@ -18,6 +18,7 @@ from litestar.response import Stream
 from msgspec import Struct
 
 from qgjet_projections.api import commands
+from qgjet_projections.api.access import READ, Caller, TheCaller
 from qgjet_projections.api.answers import EventPage, event_answer
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
@@ -49,10 +50,12 @@ class Filter(Struct, frozen=True, kw_only=True):
     description="Server-sent events. Without `Last-Event-ID` and `after` it begins with what happens next; `after=0` begins with the first event kept.",
     media_type=MEDIA_TYPE,
     responses={200: STREAM_SPEC, **documented(400, 503)},
+    opt=READ,
     tags=["events"],
 )
 async def events(
     service: TheService,
+    caller: TheCaller,
     reads: Reads,
     org_id: OrgId = None,
     job_id: FromQuery[str | None] = None,
@@ -61,7 +64,7 @@ async def events(
     last_event_id: LastEventId = None,
 ) -> Stream:
     start = _start(last_event_id, after, service.applied_seq)
-    return _stream(service, Filter(org_id=org_id, job_id=job_id, suite_id=suite_id), start)
+    return _stream(service, caller, Filter(org_id=org_id, job_id=job_id, suite_id=suite_id), start)
 
 
 @get(
@@ -69,22 +72,24 @@ async def events(
     summary="Events of a job, oldest first",
     description="JSON, in pages; with `Accept: text/event-stream` server-sent events that go on with what happens next.",
     responses={200: ResponseSpec(EventPage, generate_examples=False, description="Events"), **documented(400, 404, 503)},
+    opt=READ,
     tags=["events"],
 )
 async def job_events(
     request: Request[Any, Any, Any],
     service: TheService,
+    caller: TheCaller,
     reads: Reads,
     job_id: FromPath[str],
     after: After = None,
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 200,
     last_event_id: LastEventId = None,
 ) -> Response[EventPage] | Stream:
-    await commands.known_job(service, job_id)
+    await commands.known_job(service, reads, job_id)
     wanted = Filter(job_id=job_id)
     start = _start(last_event_id, after, 0)
     if MEDIA_TYPE in request.headers.get("accept", ""):
-        return _stream(service, wanted, start)
+        return _stream(service, caller, wanted, start)
     found = await asyncio.to_thread(wanted.page, reads, start, limit)
     return Response(EventPage(events=[event_answer(one) for one in found], next_after=found[-1].seq if len(found) == limit else None))
 
@@ -97,20 +102,20 @@ def _start(last_event_id: str | None, after: int | None, otherwise: int) -> int:
     return otherwise if after is None else after
 
 
-def _stream(service: Service, wanted: Filter, after: int) -> Stream:
+def _stream(service: Service, caller: Caller, wanted: Filter, after: int) -> Stream:
     # no-transform and X-Accel-Buffering: proxies must not collect the stream before they pass it on
-    headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-    return Stream(follow(service, wanted, after), media_type=MEDIA_TYPE, headers=headers)
+    headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+    return Stream(follow(service, caller, wanted, after), media_type=MEDIA_TYPE, headers=headers)
 
 
-async def follow(service: Service, wanted: Filter, after: int) -> AsyncIterator[bytes]:
-    """Server-sent events after a sequence, for ever: ends when the process closes. A comment every 15 s keeps the connection alive."""
+async def follow(service: Service, caller: Caller, wanted: Filter, after: int) -> AsyncIterator[bytes]:
+    """Server-sent events after a sequence, for ever: ends when the process closes, or the token does. A comment every 15 s keeps the connection alive."""
     yield b"retry: 1000\n\n"
     time = asyncio.get_running_loop().time
-    sent_at = time()
-    while not service.closing.is_set():
+    sent_at, reads = time(), service.read_model.seen_by(caller.orgs)
+    while not service.closing.is_set() and caller.lasts():
         applied = service.applied_seq
-        found = await asyncio.to_thread(wanted.page, service.read_model, after, PAGE) if applied > after else []
+        found = await asyncio.to_thread(wanted.page, reads, after, PAGE) if applied > after else []
         if found:
             yield b"".join(map(encoded, found))
             after, sent_at = found[-1].seq, time()

@@ -12,8 +12,9 @@ from qgjet import streams
 from qgjet.errors import QgjetError
 from qgjet.subjects import STREAM
 from qgjet_projections.api import metrics
+from qgjet_projections.api.access import PUBLIC, READ_EVERY_ORG, UNPROTECTED
 from qgjet_projections.api.answers import Health
-from qgjet_projections.api.problems import Problem, documented, problem
+from qgjet_projections.api.problems import Problem, documented, documented_public, problem
 from qgjet_projections.api.reads import TheService
 from qgjet_projections.service import UNHEALTHY_AFTER_S, Service
 
@@ -22,7 +23,7 @@ PROBE_METHODS = [HttpMethod.GET, HttpMethod.HEAD]
 """HEAD is what `wget --spider` sends, the probe of many containers."""
 
 
-@route("/livez", http_method=PROBE_METHODS, status_code=200, summary="Is the process alive?", tags=["health"])
+@route("/livez", http_method=PROBE_METHODS, status_code=200, summary="Is the process alive?", opt=PUBLIC, security=UNPROTECTED, tags=["health"])
 async def livez() -> Health:
     return Health("ok")
 
@@ -33,7 +34,9 @@ async def livez() -> Health:
     status_code=200,
     summary="Does it serve?",
     description="503 when the projection has stopped or NATS has been out of reach for 5 s.",
-    responses={200: ResponseSpec(Health, generate_examples=False, description="It does"), **documented(503)},
+    responses={200: ResponseSpec(Health, generate_examples=False, description="It does"), **documented_public(503)},
+    opt=PUBLIC,
+    security=UNPROTECTED,
     tags=["health"],
 )
 async def healthz(request: Request[Any, Any, Any], service: TheService) -> Response[Health] | Response[Problem]:
@@ -47,7 +50,9 @@ async def healthz(request: Request[Any, Any, Any], service: TheService) -> Respo
     status_code=200,
     summary="Should it get traffic?",
     description="503 with `reasons` unless NATS is connected, the log is there and the read model is not far behind (`api.max_lag_events`).",
-    responses={200: ResponseSpec(Health, generate_examples=False, description="It should"), **documented(503)},
+    responses={200: ResponseSpec(Health, generate_examples=False, description="It should"), **documented_public(503)},
+    opt=PUBLIC,
+    security=UNPROTECTED,
     tags=["health"],
 )
 async def readyz(request: Request[Any, Any, Any], service: TheService) -> Response[Health] | Response[Problem]:
@@ -73,6 +78,9 @@ def _behind(service: Service) -> list[str]:
 
 
 def _unwell(request: Request[Any, Any, Any], reasons: list[str]) -> Response[Problem]:
+    """Reasons name servers and streams: they are for those who have a token."""
+    if not request.auth.known:
+        return problem(request, 503, "not ready; the reasons are told to those who send a token", "unavailable")
     return problem(request, 503, "; ".join(reasons), "unavailable", reasons=tuple(reasons))
 
 
@@ -80,7 +88,8 @@ def _unwell(request: Request[Any, Any, Any], reasons: list[str]) -> Response[Pro
     "/metrics",
     summary="Metrics for Prometheus",
     media_type=metrics.CONTENT_TYPE,
-    responses={200: ResponseSpec(str, generate_examples=False, description="Prometheus text format", media_type="text/plain")},
+    responses={200: ResponseSpec(str, generate_examples=False, description="Prometheus text format", media_type="text/plain"), **documented()},
+    opt=READ_EVERY_ORG,
     tags=["health"],
 )
 async def prometheus(service: TheService) -> Response[bytes]:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from qgjet.controls import Pauses
 from qgjet.events import Status, Verdict
 from qgjet_projections.api import commands
+from qgjet_projections.api.access import READ, SUBMIT, TheCaller
 from qgjet_projections.api.answers import (
     CancelAnswer,
     JobAnswer,
@@ -45,12 +46,12 @@ class RerunRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The suite of the new job. Empty: none, so that a suite that has its result keeps it."""
 
 
-@get("/status/{job_id:str}", summary="Status of a job", responses=documented(400, 404, 503), tags=["jobs"])
+@get("/status/{job_id:str}", summary="Status of a job", responses=documented(400, 404, 503), opt=READ, tags=["jobs"])
 async def status(service: TheService, reads: Reads, job_id: FromPath[str]) -> StatusAnswer:
-    return status_answer(await commands.known_job(service, job_id))
+    return status_answer(await commands.known_job(service, reads, job_id))
 
 
-@get("/jobs", summary="List jobs, last submitted first", responses=documented(400, 503), tags=["jobs"])
+@get("/jobs", summary="List jobs, last submitted first", responses=documented(400, 503), opt=READ, tags=["jobs"])
 async def jobs(
     service: TheService,
     reads: Reads,
@@ -100,9 +101,9 @@ def _tags(given: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-@get("/jobs/{job_id:str}", summary="A job with its attempts and their tests", responses=documented(400, 404, 503), tags=["jobs"])
+@get("/jobs/{job_id:str}", summary="A job with its attempts and their tests", responses=documented(400, 404, 503), opt=READ, tags=["jobs"])
 async def job(service: TheService, reads: Reads, job_id: FromPath[str]) -> JobDetail:
-    found = await commands.known_job(service, job_id)
+    found = await commands.known_job(service, reads, job_id)
     around = await surroundings(service, asked=found.status is Status.QUEUED)
     return job_detail(found, await asyncio.to_thread(reads.attempts, job_id), around)
 
@@ -113,10 +114,13 @@ async def job(service: TheService, reads: Reads, job_id: FromPath[str]) -> JobDe
     summary="Cancel a job",
     description="200: it is cancelled. 202: it runs, and its agent was asked to stop it. A second call changes nothing.",
     responses={200: ResponseSpec(CancelAnswer, generate_examples=False, description="Cancelled"), **documented(400, 404, 409, 413, 415, 503)},
+    opt=SUBMIT,
     tags=["jobs"],
 )
-async def cancel(service: TheService, reads: Reads, job_id: FromPath[str], data: JSONBody[CancelRequest | None] = None) -> Response[CancelAnswer]:
-    answer = await commands.cancel(service, job_id, data.reason if data else "")
+async def cancel(
+    service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str], data: JSONBody[CancelRequest | None] = None
+) -> Response[CancelAnswer]:
+    answer = await commands.cancel(service, caller, job_id, data.reason if data else "")
     return Response(answer, status_code=200 if answer.status is Status.CANCELLED else 202)
 
 
@@ -126,9 +130,12 @@ async def cancel(service: TheService, reads: Reads, job_id: FromPath[str], data:
     summary="Run a job's work again, as a new job",
     description="The new job names the old one in `rerun_of`. 409 while a live job holds the slot.",
     responses=documented(400, 404, 409, 413, 415, 503),
+    opt=SUBMIT,
     tags=["jobs"],
 )
-async def rerun(service: TheService, reads: Reads, job_id: FromPath[str], data: JSONBody[RerunRequest | None] = None) -> Response[Submission]:
+async def rerun(
+    service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str], data: JSONBody[RerunRequest | None] = None
+) -> Response[Submission]:
     asked = data or RerunRequest()
-    answer = await commands.rerun(service, job_id, priority=asked.priority, suite_id=asked.suite_id)
+    answer = await commands.rerun(service, caller, job_id, priority=asked.priority, suite_id=asked.suite_id)
     return Response(answer, status_code=202, headers={"Location": f"/jobs/{answer.job_id}"})

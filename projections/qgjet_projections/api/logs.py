@@ -27,6 +27,7 @@ from qgjet.events import TERMINAL, Status
 from qgjet.stored import messages
 from qgjet.subjects import LOGS, log_subject
 from qgjet_projections.api import commands
+from qgjet_projections.api.access import READ, Caller, TheCaller
 from qgjet_projections.api.events import KEEP_ALIVE_S, MEDIA_TYPE, LastEventId
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Reads, TheService
@@ -60,25 +61,27 @@ class Position(NamedTuple):
         200: ResponseSpec(str, generate_examples=False, description="The output, as text", media_type="text/plain"),
         **documented(400, 404, 503),
     },
+    opt=READ,
     tags=["jobs"],
 )
 async def log(
     request: Request[Any, Any, Any],
     service: TheService,
+    caller: TheCaller,
     reads: Reads,
     job_id: FromPath[str],
     attempt: Annotated[int | None, QueryParameter(ge=1, description="Counted from 1; none: the last one.")] = None,
     follow: Annotated[bool, QueryParameter(description="Keep the answer open until the attempt has ended.")] = False,
     last_event_id: LastEventId = None,
 ) -> Stream:
-    found = await commands.known_job(service, job_id)
+    found = await commands.known_job(service, reads, job_id)
     streams = MEDIA_TYPE in request.headers.get("accept", "")
     wanted = attempt or found.attempt or int(follow or streams)
-    headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
+    headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
     if streams:
         position = _position(last_event_id)
-        return Stream(_events(service, job_id, wanted, position), headers={**headers, "Content-Type": MEDIA_TYPE})
-    pieces = await _whole(service, job_id, await asyncio.to_thread(reads.attempts, job_id), wanted) or lines(service, job_id, wanted, follow=follow)
+        return Stream(_events(service, caller, job_id, wanted, position), headers={**headers, "Content-Type": MEDIA_TYPE})
+    pieces = await _whole(service, job_id, await asyncio.to_thread(reads.attempts, job_id), wanted) or lines(service, caller, job_id, wanted, follow=follow)
     first = b"" if follow else await anext(pieces, b"")  # before the headers are sent, so that a missing server is a 503
     return Stream(chain(first, pieces), headers={**headers, "Content-Type": "text/plain; charset=utf-8"})
 
@@ -98,11 +101,11 @@ async def _whole(service: Service, job_id: str, attempts: list[AttemptRecord], a
         return None
 
 
-async def lines(service: Service, job_id: str, attempt: int, *, follow: bool) -> AsyncGenerator[bytes, None]:
-    """The live output of one attempt in pieces, as the agent sent them; with `follow` until the attempt has ended or the process closes."""
+async def lines(service: Service, caller: Caller, job_id: str, attempt: int, *, follow: bool) -> AsyncGenerator[bytes, None]:
+    """The live output of one attempt in pieces, as the agent sent them; with `follow` until the attempt, the process or the token has ended."""
     after = 0
     while attempt:
-        over = not follow or service.closing.is_set() or _has_ended(service, job_id, attempt)
+        over = not follow or service.closing.is_set() or not caller.lasts() or _has_ended(service, job_id, attempt)
         found = await read(service.log.bus, log_subject(job_id, attempt), after)
         while found:
             yield b"".join(text for _, text in found)
@@ -113,12 +116,12 @@ async def lines(service: Service, job_id: str, attempt: int, *, follow: bool) ->
         await asyncio.sleep(LOOK_S)
 
 
-async def _events(service: Service, job_id: str, attempt: int, position: Position) -> AsyncGenerator[bytes, None]:
-    """The live output as server-sent events from a position on, until the attempt has ended or the process closes."""
+async def _events(service: Service, caller: Caller, job_id: str, attempt: int, position: Position) -> AsyncGenerator[bytes, None]:
+    """The live output as server-sent events from a position on, until the attempt, the process or the token has ended."""
     yield b"retry: 1000\n\n"
     time = asyncio.get_running_loop().time
     sent_at, splitter, caught_up = time(), Splitter(position), False
-    while not service.closing.is_set():
+    while not service.closing.is_set() and caller.lasts():
         over = _has_ended(service, job_id, attempt)
         found = await read(service.log.bus, log_subject(job_id, attempt), splitter.after)
         if found:

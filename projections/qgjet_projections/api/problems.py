@@ -3,10 +3,13 @@
 | error                                               | status                                             |
 |-----------------------------------------------------|----------------------------------------------------|
 | InvalidInput, InvalidBody, a bad parameter          | 400                                                |
+| Unauthenticated                                     | 401, with WWW-Authenticate                         |
+| NeedsScope, ForeignOrg, ForeignPage                 | 403                                                |
 | UnknownJob, …Suite, …Agent, …Artifact, no route     | 404                                                |
 | ArtifactGone                                        | 410                                                |
 | Refused, DuplicateJob                               | 409                                                |
 | IdempotencyMismatch                                 | 422                                                |
+| TooManyRequests                                     | 429, with Retry-After                              |
 | LogUnavailable, NotCaughtUp, IncompatibleServer     | 503, with Retry-After                              |
 | anything else                                       | 500, without details: they are in the server's log |
 """
@@ -59,6 +62,8 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     jobs: tuple[Any, ...] = ()
     """Of a suite: the answer for each job."""
     reasons: tuple[str, ...] = ()
+    scope: str = ""
+    """The scope that a token needs for this."""
 
 
 class InvalidBody(QgjetError):
@@ -67,6 +72,32 @@ class InvalidBody(QgjetError):
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{one.pointer or 'body'}: {one.detail}" for one in errors[:3]))
         self.errors = tuple(errors)
+
+
+class Unauthenticated(QgjetError):
+    """The request has no token, or one that is not accepted."""
+
+
+class NeedsScope(QgjetError):
+    """The token does not have the scope that the route needs."""
+
+    def __init__(self, message: str, scope: str = "") -> None:
+        super().__init__(message)
+        self.scope = scope
+
+
+class ForeignOrg(QgjetError):
+    """The token is bound to other orgs than the one that the request names."""
+
+
+class ForeignPage(QgjetError):
+    """Nobody is asked for a token here, and the request may come from a page in somebody's browser."""
+
+
+class TooManyRequests(QgjetError):
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class UnknownSuite(QgjetError):
@@ -116,6 +147,11 @@ def problem(
 
 _TITLES = {
     "invalid-request": "The request cannot be accepted",
+    "unauthenticated": "A token is needed",
+    "scope": "The token does not allow this",
+    "org": "The token is for other orgs",
+    "page": "Pages of other sites may not do this",
+    "too-many-requests": "Too many requests",
     "duplicate": "A live job already holds the slot",
     "conflict": "The job's state does not allow this",
     "unknown-job": "No such job",
@@ -146,6 +182,26 @@ def duplicate(request: Request[Any, Any, Any], error: DuplicateJob) -> Response[
 
 def refused(request: Request[Any, Any, Any], error: Refused) -> Response[Problem]:
     return problem(request, 409, str(error), "conflict")
+
+
+def unauthenticated(request: Request[Any, Any, Any], error: Unauthenticated) -> Response[Problem]:
+    return problem(request, 401, str(error), "unauthenticated", headers={"WWW-Authenticate": 'Bearer realm="qgjet"'})
+
+
+def needs_scope(request: Request[Any, Any, Any], error: NeedsScope) -> Response[Problem]:
+    return problem(request, 403, str(error), "scope", scope=error.scope)
+
+
+def foreign_org(request: Request[Any, Any, Any], error: ForeignOrg) -> Response[Problem]:
+    return problem(request, 403, str(error), "org")
+
+
+def foreign_page(request: Request[Any, Any, Any], error: ForeignPage) -> Response[Problem]:
+    return problem(request, 403, str(error), "page")
+
+
+def too_many_requests(request: Request[Any, Any, Any], error: TooManyRequests) -> Response[Problem]:
+    return problem(request, 429, str(error), "too-many-requests", headers={"Retry-After": str(error.retry_after_s)})
 
 
 def unknown_job(request: Request[Any, Any, Any], error: UnknownJob) -> Response[Problem]:
@@ -222,6 +278,11 @@ HANDLERS: ExceptionHandlersMap = {
     InvalidBody: invalid_body,
     DuplicateJob: duplicate,
     Refused: refused,
+    Unauthenticated: unauthenticated,
+    NeedsScope: needs_scope,
+    ForeignOrg: foreign_org,
+    ForeignPage: foreign_page,
+    TooManyRequests: too_many_requests,
     UnknownJob: unknown_job,
     UnknownSuite: unknown_suite,
     UnknownAgent: unknown_agent,
@@ -237,18 +298,25 @@ HANDLERS: ExceptionHandlersMap = {
 
 
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
-    """The problem statuses of a route, for the OpenAPI schema."""
+    """The problem statuses of a route that needs a token, for the OpenAPI schema."""
+    return documented_public(*sorted({*statuses, 401, 403, 429}))
+
+
+def documented_public(*statuses: int) -> dict[int, ResponseSpec]:
     return {status: ResponseSpec(Problem, generate_examples=False, description=_MEANINGS[status], media_type=MEDIA_TYPE) for status in statuses}
 
 
 _MEANINGS = {
     400: "The request is not valid; `errors` says where and why",
-    404: "There is no such thing",
+    401: "A token is needed, or the one that was sent is not accepted",
+    403: "The token does not have the scope, or is bound to other orgs",
+    404: "There is no such thing, or it belongs to an org that the token is not for",
     409: "The state of the job does not allow it",
     410: "It is not stored any more, or was left out",
     413: "The body is larger than 1 MiB",
     415: "The body is not JSON",
     416: "The file has no such part",
     422: "The idempotency key was used with another request",
+    429: "Too many requests of this token, or too many without one; try again after `Retry-After` seconds",
     503: "No answer from NATS, or the read model is behind; try again after `Retry-After` seconds",
 }

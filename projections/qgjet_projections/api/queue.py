@@ -9,9 +9,11 @@ from litestar import get, post
 from litestar.params import FromPath, JSONBody
 from msgspec import Struct
 
+from qgjet.controls import Pauses
 from qgjet.errors import InvalidInput
 from qgjet.events import Instant
-from qgjet_projections.api import commands, decisions
+from qgjet_projections.api import decisions
+from qgjet_projections.api.access import OPERATE, READ, TheCaller
 from qgjet_projections.api.answers import DrainAnswer, PauseAnswer, PauseList, PriorityAnswer
 from qgjet_projections.api.jobs import CancelRequest
 from qgjet_projections.api.problems import documented
@@ -41,9 +43,10 @@ class PriorityRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """0-9"""
 
 
-@get("/queue/pauses", summary="Targets and orgs that are paused", responses=documented(400, 503), tags=["queue"])
+@get("/queue/pauses", summary="Targets and orgs that are paused", responses=documented(400, 503), opt=READ, tags=["queue"])
 async def pauses(service: TheService, reads: Reads) -> PauseList:
-    found = await asyncio.to_thread(service.pauses)
+    """Of targets, which concern everybody, and of the caller's orgs."""
+    found = Pauses(await asyncio.to_thread(reads.pauses))
     return PauseList(
         pauses=[
             PauseAnswer(kind=one.kind, name=one.name, paused=True, at=one.at, until=one.until, by=one.by, reason=one.reason)
@@ -58,12 +61,13 @@ async def pauses(service: TheService, reads: Reads) -> PauseList:
     summary="Start nothing more of a target or an org",
     description="Its jobs wait, what runs goes on. Agents know within moments. A second call replaces `until` and `reason`.",
     responses=documented(400, 413, 415, 503),
+    opt=OPERATE,
     tags=["queue"],
 )
-async def pause(service: TheService, data: JSONBody[PauseRequest]) -> PauseAnswer:
+async def pause(service: TheService, caller: TheCaller, data: JSONBody[PauseRequest]) -> PauseAnswer:
     scope, until = decisions.scope_of(data.target, data.org_id), _until(service, data)
-    seq = await decisions.pause(service, scope, until=until, reason=data.reason)
-    return PauseAnswer(kind=scope.kind, name=scope.name, paused=True, at=service.clock(), until=until, by=commands.BY, reason=data.reason, seq=seq)
+    seq = await decisions.pause(service, caller, scope, until=until, reason=data.reason)
+    return PauseAnswer(kind=scope.kind, name=scope.name, paused=True, at=service.clock(), until=until, by=caller.by, reason=data.reason, seq=seq)
 
 
 def _until(service: Service, asked: PauseRequest) -> datetime | None:
@@ -82,12 +86,13 @@ def _until(service: Service, asked: PauseRequest) -> datetime | None:
     summary="Go on with a target or an org",
     description="Harmless when it is not paused. A job whose org and target are both paused waits for both.",
     responses=documented(400, 413, 415, 503),
+    opt=OPERATE,
     tags=["queue"],
 )
-async def resume(service: TheService, data: JSONBody[ResumeRequest]) -> PauseAnswer:
+async def resume(service: TheService, caller: TheCaller, data: JSONBody[ResumeRequest]) -> PauseAnswer:
     scope = decisions.scope_of(data.target, data.org_id)
-    seq = await decisions.resume(service, scope, reason=data.reason)
-    return PauseAnswer(kind=scope.kind, name=scope.name, paused=False, at=service.clock(), until=None, by=commands.BY, reason=data.reason, seq=seq)
+    seq = await decisions.resume(service, caller, scope, reason=data.reason)
+    return PauseAnswer(kind=scope.kind, name=scope.name, paused=False, at=service.clock(), until=None, by=caller.by, reason=data.reason, seq=seq)
 
 
 @post(
@@ -96,10 +101,11 @@ async def resume(service: TheService, data: JSONBody[ResumeRequest]) -> PauseAns
     summary="Ask an agent to finish what it runs, and to end",
     description="By its instance id, or by its name where only one has it. Whoever supervises the process may start it again.",
     responses=documented(400, 404, 413, 415, 503),
+    opt=OPERATE,
     tags=["queue"],
 )
-async def drain(service: TheService, agent: FromPath[str], data: JSONBody[CancelRequest | None] = None) -> DrainAnswer:
-    return DrainAnswer(agent=agent, seq=await decisions.drain(service, agent, reason=data.reason if data else ""))
+async def drain(service: TheService, caller: TheCaller, agent: FromPath[str], data: JSONBody[CancelRequest | None] = None) -> DrainAnswer:
+    return DrainAnswer(agent=agent, seq=await decisions.drain(service, caller, agent, reason=data.reason if data else ""))
 
 
 @post(
@@ -108,8 +114,9 @@ async def drain(service: TheService, agent: FromPath[str], data: JSONBody[Cancel
     summary="Give a queued job another priority",
     description="It keeps its place among its equals by when it was given this priority. 409 when it is not queued any more.",
     responses=documented(400, 404, 409, 413, 415, 503),
+    opt=OPERATE,
     tags=["jobs"],
 )
-async def priority(service: TheService, reads: Reads, job_id: FromPath[str], data: JSONBody[PriorityRequest]) -> PriorityAnswer:
-    before, seq = await decisions.reprioritize(service, job_id, data.priority)
+async def priority(service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str], data: JSONBody[PriorityRequest]) -> PriorityAnswer:
+    before, seq = await decisions.reprioritize(service, caller, job_id, data.priority)
     return PriorityAnswer(job_id=job_id, priority=data.priority, before=before.priority, seq=seq)

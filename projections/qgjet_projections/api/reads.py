@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
+from litestar import Request
 from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
 from litestar.params import QueryParameter
 
+from qgjet_projections.api.access import Caller, TheCaller
 from qgjet_projections.api.problems import NotCaughtUp
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
@@ -30,11 +32,21 @@ def give_service(state: State) -> Service:
     return service
 
 
-async def fresh(service: TheService, min_seq: MinSeq = None) -> ReadModel:
-    """The read model, once it holds the log up to `min_seq`. Raises NotCaughtUp."""
+def give_caller(request: Request[Any, Any, Any]) -> Caller:
+    """Whom `admit` has let in."""
+    caller: Caller = request.auth
+    return caller
+
+
+async def fresh(service: TheService, caller: TheCaller, min_seq: MinSeq = None) -> ReadModel:
+    """What the caller may see of the read model, once it holds the log up to `min_seq`. Raises NotCaughtUp."""
     if min_seq is not None and not await service.applied(min_seq, MIN_SEQ_WAIT_S):
         raise NotCaughtUp(f"the read model has applied {service.applied_seq} events, not yet {min_seq}; try again")
-    return service.read_model
+    return service.read_model.seen_by(caller.orgs)
 
 
-PROVIDERS = {"service": Provide(give_service, sync_to_thread=False), "reads": Provide(fresh)}
+PROVIDERS = {
+    "service": Provide(give_service, sync_to_thread=False),
+    "caller": Provide(give_caller, sync_to_thread=False),
+    "reads": Provide(fresh),
+}

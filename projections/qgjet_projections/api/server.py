@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable, Generator
@@ -13,8 +14,11 @@ import uvicorn
 from qgjet.clock import within
 from qgjet.errors import InvalidSettings
 from qgjet.settings import ApiSettings, Settings
+from qgjet_projections.api.access import Access, access_of
 from qgjet_projections.api.app import app_over
 from qgjet_projections.service import Service, open_service
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 GRACE_S = 5.0
@@ -25,12 +29,16 @@ async def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
     """Serve the API until cancelled; then finish what is under way, close, and raise CancelledError.
 
     `ready` is called once with the URL (port 0: the one the kernel chose). Signals are the caller's business. Raises InvalidSettings when the address
-    cannot be listened on, IncompatibleServer when the NATS server must not be used; a missing NATS server is waited for while the API answers 503.
+    cannot be listened on, or others could reach it without a token; IncompatibleServer when the NATS server must not be used. A missing NATS server is waited
+    for while the API answers 503.
     """
+    access = access_of(settings.api, everywhere=False)
     listener = _listen(settings.api)
+    if not access.required:
+        log.info("Open to everybody on this machine: no token is asked for%s", " until `qgjet token create` has made one" if settings.api.auth else "")
     try:
         async with open_service(settings) as service:
-            await _run(_server(service, lambda: ready(_url(settings.api, listener))), listener)
+            await _run(_server(service, access, lambda: ready(_url(settings.api, listener))), listener)
     finally:
         listener.close()
 
@@ -55,9 +63,9 @@ def _url(api: ApiSettings, listener: socket.socket) -> str:
     return f"http://{host}:{listener.getsockname()[1]}"
 
 
-def _server(service: Service, started: Callable[[], None]) -> _Server:
-    app = app_over(lambda: contextlib.nullcontext(service))
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(GRACE_S), lifespan="on")
+def _server(service: Service, access: Access, started: Callable[[], None]) -> _Server:
+    app = app_over(lambda: contextlib.nullcontext(service), access, service.settings.api)
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=int(GRACE_S), lifespan="on")
     return _Server(config, started=started, closing=service.closing.set)
 
 

@@ -16,6 +16,7 @@ from qgjet.errors import QgjetError
 from qgjet.events import JobSpec
 from qgjet.submission import SubmitRequest, SuiteRequest
 from qgjet_projections.api import commands
+from qgjet_projections.api.access import SUBMIT, TheCaller
 from qgjet_projections.api.answers import Submission, SuiteJobAnswer, SuiteSubmission, suite_job
 from qgjet_projections.api.problems import NothingAccepted, documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
@@ -44,10 +45,11 @@ SuiteBody = Annotated[SuiteRequest, Body(title="Many jobs", description="`jobs`,
     summary="Submit a job",
     description="202: queued. 200: a live job holds the slot and the submission was attached to it (`on_duplicate` is `attach`, the default).",
     responses={200: ResponseSpec(Submission, generate_examples=False, description="Attached to a live job"), **documented(400, 409, 413, 415, 422, 503)},
+    opt=SUBMIT,
     tags=["jobs"],
 )
-async def submit(service: TheService, data: SubmitBody, idempotency_key: IdempotencyKey = None) -> Response[Submission]:
-    answer, replayed = await commands.submit(service, data, _key(idempotency_key))
+async def submit(service: TheService, caller: TheCaller, data: SubmitBody, idempotency_key: IdempotencyKey = None) -> Response[Submission]:
+    answer, replayed = await commands.submit(service, caller, data, _key(idempotency_key))
     headers = {"Location": f"/jobs/{answer.job_id}", **(REPLAYED if replayed else {})}
     return Response(answer, status_code=200 if answer.attached else 202, headers=headers)
 
@@ -59,10 +61,11 @@ async def submit(service: TheService, data: SubmitBody, idempotency_key: Idempot
     description="All jobs or none (409: one of them is a duplicate that was to be rejected), unless `atomic` is false. Duplicates are attached otherwise. "
     "The answer has one entry per job; a job that was not accepted has its `error` there. Tests that take longest run first, at equal priority.",
     responses=documented(400, 409, 413, 415, 422, 503),
+    opt=SUBMIT,
     tags=["suites"],
 )
-async def submit_suite(service: TheService, data: SuiteBody, idempotency_key: IdempotencyKey = None) -> Response[SuiteSubmission]:
-    return _suite_submission(*await commands.submit_suite(service, data, _key(idempotency_key)))
+async def submit_suite(service: TheService, caller: TheCaller, data: SuiteBody, idempotency_key: IdempotencyKey = None) -> Response[SuiteSubmission]:
+    return _suite_submission(*await commands.submit_suite(service, caller, data, _key(idempotency_key)))
 
 
 class SuiteRerun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,14 +82,15 @@ class SuiteRerun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     description="Each new job names the old one in `rerun_of`, the new suite has the tag `rerun_of`. 409 while a job of the suite is live, "
     "and when every job has passed.",
     responses=documented(400, 404, 409, 413, 415, 503),
+    opt=SUBMIT,
     tags=["suites"],
 )
 async def rerun_suite(
-    service: TheService, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None, data: JSONBody[SuiteRerun | None] = None
+    service: TheService, caller: TheCaller, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None, data: JSONBody[SuiteRerun | None] = None
 ) -> Response[SuiteSubmission]:
     asked = data or SuiteRerun()
-    suite = await commands.known_suite(service, suite_id, org_id)
-    return _suite_submission(*await commands.rerun_suite(service, suite, only_failed=asked.failed, suite_id=asked.suite_id))
+    suite = await commands.known_suite(service, reads, suite_id, org_id)
+    return _suite_submission(*await commands.rerun_suite(service, caller, suite, only_failed=asked.failed, suite_id=asked.suite_id))
 
 
 def _suite_submission(suite_id: str, results: Sequence[tuple[JobSpec, Submission | QgjetError]]) -> Response[SuiteSubmission]:

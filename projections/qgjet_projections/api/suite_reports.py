@@ -12,7 +12,8 @@ from litestar.params import FromPath
 from qgjet.reporting import ctrf, document, html, junit
 from qgjet.suite_report import JobReport, SuiteReport
 from qgjet.suites import shared_tags
-from qgjet_projections.api import commands
+from qgjet_projections.api import commands, headers
+from qgjet_projections.api.access import READ
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
 from qgjet_projections.readmodel import ReadModel
@@ -22,8 +23,6 @@ from qgjet_projections.views import JobQuery, JobView, SuiteView
 XML, JSON, HTML = "application/xml", "application/json", "text/html"
 API_ROOT = "../.."
 """Of the page at /suites/<id>/report.html: right behind any proxy that adds a prefix."""
-CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-_NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
 
 
 @get(
@@ -32,10 +31,11 @@ _NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
     description="Retries as Surefire has them: `flakyFailure`, `rerunFailure`. A job without a statement about the app is an `error`, also a live one.",
     media_type=XML,
     responses={200: ResponseSpec(str, generate_examples=False, description="JUnit XML", media_type=XML), **documented(400, 404, 503)},
+    opt=READ,
     tags=["suites"],
 )
 async def junit_xml(service: TheService, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None) -> Response[bytes]:
-    return Response(await _rendered(service, reads, suite_id, org_id, junit.render), media_type=XML, headers=_NO_SNIFFING)
+    return Response(await _rendered(service, reads, suite_id, org_id, junit.render), media_type=XML)
 
 
 @get(
@@ -43,20 +43,22 @@ async def junit_xml(service: TheService, reads: Reads, suite_id: FromPath[str], 
     summary="The suite as CTRF",
     description="Common test report format, https://ctrf.io. Paths of attachments are relative to this API.",
     responses={200: ResponseSpec(dict[str, object], generate_examples=False, description="CTRF"), **documented(400, 404, 503)},
+    opt=READ,
     tags=["suites"],
 )
 async def ctrf_json(service: TheService, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None) -> Response[bytes]:
-    return Response(await _rendered(service, reads, suite_id, org_id, ctrf.render), media_type=JSON, headers=_NO_SNIFFING)
+    return Response(await _rendered(service, reads, suite_id, org_id, ctrf.render), media_type=JSON)
 
 
 @get(
     "/suites/{suite_id:str}/report.json",
     summary="The suite with all jobs, attempts and tests, as one document",
     responses={200: ResponseSpec(document.Document, generate_examples=False, description="The report"), **documented(400, 404, 503)},
+    opt=READ,
     tags=["suites"],
 )
 async def report_json(service: TheService, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None) -> Response[bytes]:
-    return Response(await _rendered(service, reads, suite_id, org_id, document.render), media_type=JSON, headers=_NO_SNIFFING)
+    return Response(await _rendered(service, reads, suite_id, org_id, document.render), media_type=JSON)
 
 
 @get(
@@ -65,16 +67,17 @@ async def report_json(service: TheService, reads: Reads, suite_id: FromPath[str]
     description="One page without scripts, with links to the artifacts.",
     media_type=HTML,
     responses={200: ResponseSpec(str, generate_examples=False, description="HTML", media_type=HTML), **documented(400, 404, 503)},
+    opt=READ,
     tags=["suites"],
 )
 async def report_html(service: TheService, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None) -> Response[bytes]:
     page = await _rendered(service, reads, suite_id, org_id, lambda report: html.render(report, base_url=API_ROOT).encode())
-    return Response(page, media_type=HTML, headers={**_NO_SNIFFING, "Content-Security-Policy": CONTENT_SECURITY_POLICY})
+    return Response(page, media_type=HTML, headers={headers.CSP: headers.REPORT})
 
 
 async def _rendered(service: Service, reads: ReadModel, suite_id: str, org_id: str | None, render: Callable[[SuiteReport], bytes]) -> bytes:
     """Raises UnknownSuite."""
-    found = await commands.known_suite(service, suite_id, org_id)
+    found = await commands.known_suite(service, reads, suite_id, org_id)
     return await asyncio.to_thread(lambda: render(report_of(reads, found)))
 
 
