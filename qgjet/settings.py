@@ -363,7 +363,11 @@ def _check_values(settings: Settings) -> None:
         ("api.rate_limit", settings.api.rate_limit >= 0, "must not be negative; 0 is no limit"),
         ("api.rate_burst", settings.api.rate_burst >= 1, "must be at least 1"),
         *(("api.cors_origins", _is_origin(one), f"{one!r} is not an origin such as https://ci.example") for one in settings.api.cors_origins),
-        ("api_token", re.fullmatch(r"[!-~]*", settings.api_token) is not None, "must be printable ASCII without spaces: what `qgjet token create` printed"),
+        (
+            "QGJET_API_TOKEN (api_token)",
+            re.fullmatch(r"[!-~]*", settings.api_token) is not None,
+            "must be printable ASCII without spaces: what `qgjet token create` printed",
+        ),
         *_time_rules(settings, ""),
     ]
     for name, target in settings.targets.items():

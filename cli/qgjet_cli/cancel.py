@@ -9,7 +9,7 @@ import typer
 from qgjet.errors import InvalidInput
 from qgjet_cli import foreground, options, output
 from qgjet_cli.client import open_api
-from qgjet_cli.exits import Exit, NotAccepted
+from qgjet_cli.exits import Exit, NeedsToken, NotAccepted
 from qgjet_cli.foreground import Interrupts
 from qgjet_cli.request import settings_of
 
@@ -53,6 +53,8 @@ async def _cancel_each(client: ApiClient, job_ids: list[str], reason: str) -> li
     for job_id in job_ids:
         try:
             answers.append(await _cancel(client, job_id, reason))
+        except NeedsToken:
+            raise
         except NotAccepted as refused:
             output.fail(refused)
             answers.append({"job_id": job_id, "status": None, "cancel_requested": False, "seq": None, "error": str(refused)})

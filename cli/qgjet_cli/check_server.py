@@ -17,8 +17,10 @@ from qgjet.presence import AgentInfo
 from qgjet.queue import LaneState, Queue
 from qgjet.settings import Deployment, Settings
 from qgjet.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM, Lane
+from qgjet_cli import config
 from qgjet_cli.agent import DEFAULT_NATS_URL
 from qgjet_cli.check import Check, dotted, fail, ok, warn
+from qgjet_cli.http_ask import Bearer
 from qgjet_cli.output import counted
 
 TIMEOUT_S = 2.0
@@ -145,23 +147,37 @@ async def look_at_api(settings: Settings) -> list[Check]:
     """Nothing to say where none is configured: agents, `run` and `submit` do without."""
     if not settings.api_url:
         return []
+    try:
+        config.api_token(settings)
+    except InvalidSettings as error:
+        return [fail("API", str(error), "correct api_token_file (QGJET_API_TOKEN_FILE)")]
     answer = await _get(settings, "/readyz")
     if answer is None:
         mend = "start it with `qgjet serve`, or correct api_url (QGJET_API_URL, --api)"
         return [fail("API", f"{settings.api_url} does not answer", mend, server=True)]
     if answer.status_code == httpx.codes.OK:
-        return [ok("API", f"{settings.api_url} is ready")]
+        return [await _look_at_token(settings)]
     found = f"{settings.api_url} is not ready ({answer.status_code}): {_reason(answer)}"
     return [fail("API", found, "see its log; it mends itself once NATS is there", server=True)]
+
+
+async def _look_at_token(settings: Settings) -> Check:
+    """Whether the ready API lets us in."""
+    answer = await _get(settings, "/partitions")
+    if answer is None or answer.status_code not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN, httpx.codes.TOO_MANY_REQUESTS):
+        return ok("API", f"{settings.api_url} is ready")
+    mend = "set QGJET_API_TOKEN, or api_token_file; `qgjet token create` makes one beside the server"
+    return fail("API", f"{settings.api_url} is ready, but: {_reason(answer)}", mend, server=True)
 
 
 async def _get(settings: Settings, path: str) -> httpx.Response | None:
     if not settings.api_url:
         return None
     try:
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
+        token = config.api_token(settings)
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, auth=Bearer(token) if token else None) as client:
             return await client.get(settings.api_url.rstrip("/") + path)
-    except (httpx.HTTPError, httpx.InvalidURL):
+    except (httpx.HTTPError, httpx.InvalidURL, InvalidSettings):
         return None
 
 

@@ -17,6 +17,7 @@ from qgjet.errors import InvalidSettings
 from qgjet.events import Event, Status
 from qgjet.settings import Settings
 from qgjet.submission import SubmitRequest
+from qgjet_cli import config
 from qgjet_cli.board import Track
 from qgjet_cli.exits import Exit
 
@@ -107,7 +108,8 @@ async def open_api(settings: Settings, *, what: str = "", patience_s: float = PA
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # its own command line brings click and rich: half of the start-up time
     from qgjet_cli.over_http import api_client
 
-    async with api_client(settings.api_url or default_api(settings), patience_s=patience_s, notice=notice) as client:
+    url, token = settings.api_url or default_api(settings), config.api_token(settings)
+    async with api_client(url, token=token, patience_s=patience_s, notice=notice) as client:
         yield client
 
 

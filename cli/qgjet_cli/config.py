@@ -27,6 +27,18 @@ def load(path: Path | None = None, flags: Mapping[str, Any] | None = None, envir
     return replace(settings, targets={name: replace(target, dir=str(base / target.dir)) for name, target in settings.targets.items()})
 
 
+def api_token(settings: Settings) -> str:
+    """The token for the API: `api_token`, else what is in the file `api_token_file`; empty: none. Raises InvalidSettings."""
+    if settings.api_token or not settings.api_token_file:
+        return settings.api_token
+    path = Path(settings.api_token_file).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings("QGJET_API_TOKEN_FILE (api_token_file)", f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return load_settings(flags={"api_token": text}).api_token
+
+
 def _named(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     if path is None and environ.get("QGJET_CONFIG"):
         path = Path(environ["QGJET_CONFIG"])

@@ -70,10 +70,19 @@ class NotAccepted(QgjetError):
         self.problem = problem
 
 
+class NotAllowed(NotAccepted):
+    """The server wants a token (401), or a token that allows more (403)."""
+
+
+class NeedsToken(NotAllowed):
+    """It wants one, or does not accept the one it got: nothing can be done there at all."""
+
+
 _ERRORS: tuple[tuple[type[QgjetError], Exit], ...] = (
     (InvalidInput, Exit.USAGE),
     (Refused, Exit.USAGE),
     (UnknownJob, Exit.USAGE),
+    (NeedsToken, Exit.UNREACHABLE),
     (NotAccepted, Exit.USAGE),
     (NoTests, Exit.NO_TESTS),
     (CannotReach, Exit.UNREACHABLE),

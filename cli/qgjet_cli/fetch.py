@@ -114,10 +114,11 @@ async def _fetch(client: Client, file: Wanted, directory: Path) -> None:
     for tried in range(1, TRIES + 1):
         try:
             return await _write(client, file, place)
-        except (CannotReach, LogUnavailable):
+        except (CannotReach, LogUnavailable) as error:
             if tried == TRIES:
                 raise
-        await asyncio.sleep(PAUSE_S * tried)
+            pause_s = max(PAUSE_S * tried, getattr(error, "pause_s", 0.0))  # as the server asks, where it does
+        await asyncio.sleep(pause_s)
     return None
 
 

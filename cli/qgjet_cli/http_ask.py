@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from typing import Any, TypeVar
 
 import httpx
@@ -15,7 +15,7 @@ import msgspec
 from qgjet import __version__
 from qgjet.errors import InvalidSettings
 from qgjet_cli.client import without_password
-from qgjet_cli.exits import CannotReach, NotAccepted
+from qgjet_cli.exits import CannotReach, NeedsToken, NotAccepted, NotAllowed
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -41,12 +41,24 @@ class NoStream(Exception):
 
 
 @contextlib.asynccontextmanager
-async def open_http(url: str, *, patience_s: float) -> AsyncIterator[Http]:
-    """Raises InvalidSettings for an address that is none. Nothing is sent yet."""
+async def open_http(url: str, *, token: str = "", patience_s: float) -> AsyncIterator[Http]:
+    """Raises InvalidSettings for an address that is none. Nothing is sent yet. Redirects are not followed, so the token goes nowhere else."""
     base = _base_url(url)
     timeout = httpx.Timeout(30.0, connect=5.0)
-    async with httpx.AsyncClient(base_url=base, timeout=timeout, headers={"User-Agent": f"qgjet/{__version__}"}) as client:
-        yield Http(client, without_password(str(base)).rstrip("/"), patience_s)
+    auth = Bearer(token) if token else None
+    async with httpx.AsyncClient(base_url=base, timeout=timeout, auth=auth, headers={"User-Agent": f"qgjet/{__version__}"}) as client:
+        yield Http(client, without_password(str(base)).rstrip("/"), patience_s, has_token=bool(token))
+
+
+class Bearer(httpx.Auth):
+    """Sends the token; goes before a password in the address."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
 
 
 def _base_url(url: str) -> httpx.URL:
@@ -60,10 +72,11 @@ def _base_url(url: str) -> httpx.URL:
 
 
 class Http:
-    def __init__(self, client: httpx.AsyncClient, where: str, patience_s: float) -> None:
+    def __init__(self, client: httpx.AsyncClient, where: str, patience_s: float, *, has_token: bool = False) -> None:
         self.where = f"the API at {where}"
         self.patience_s = patience_s
         self._client = client
+        self._has_token = has_token
         self._met = False
         """It has answered before, so it is worth waiting for."""
 
@@ -127,6 +140,9 @@ class Http:
         if answer.status_code in BUSY:
             await answer.aread()
             raise self._busy(answer)
+        if answer.status_code in (401, 403):
+            await answer.aread()
+            self._read(answer, f"GET {answer.request.url.path}", Json)
         if not answer.is_success or not answer.headers.get("content-type", "").startswith("text/event-stream"):
             raise NoStream
 
@@ -157,7 +173,18 @@ class Http:
             raise CannotReach(f"what answers at {self.where} is not qgjet's API, or too old for this client ({answer.status_code} to {asked})")
         if answer.status_code >= 500:
             raise CannotReach(f"{self.where} failed: {problem['detail']}")
+        if answer.status_code in (401, 403):
+            raise self._not_allowed(answer.status_code, problem)
         raise NotAccepted(str(problem["detail"]), status=answer.status_code, problem=problem)
+
+    def _not_allowed(self, status: int, problem: Json) -> NotAllowed:
+        detail = str(problem["detail"])
+        if status == 403:
+            return NotAllowed(f"{self.where} does not allow this: {detail}", status=status, problem=problem)
+        if self._has_token:
+            return NeedsToken(f"{self.where} does not accept the token of QGJET_API_TOKEN (api_token_file): {detail}", status=status, problem=problem)
+        mend = "set QGJET_API_TOKEN, or api_token_file; `qgjet token create` makes one beside the server"
+        return NeedsToken(f"{self.where} asks for a token: {mend}", status=status, problem=problem)
 
 
 async def _first(pieces: AsyncIterator[bytes]) -> bytes:

@@ -19,7 +19,7 @@ from qgjet.events import Slot, Status, Verdict
 from qgjet.submission import MAX_SUITE_JOBS, SubmitRequest
 from qgjet_cli.board import Board, Failure, Track
 from qgjet_cli.client import ALL, Batch, Events, Notice, Placed
-from qgjet_cli.exits import CannotReach, Exit, NotAccepted
+from qgjet_cli.exits import CannotReach, Exit, NotAccepted, NotAllowed
 from qgjet_cli.http_ask import PAUSE_S, Http, Json, open_http
 from qgjet_cli.http_follow import follow
 from qgjet_cli.http_log import LogLine, follow_log
@@ -79,9 +79,9 @@ class Agents(Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def api_client(url: str, *, patience_s: float, notice: Notice) -> AsyncIterator[ApiClient]:
+async def api_client(url: str, *, token: str = "", patience_s: float, notice: Notice) -> AsyncIterator[ApiClient]:
     """Raises InvalidSettings for an address that is none. Nothing is sent yet."""
-    async with open_http(url, patience_s=patience_s) as http:
+    async with open_http(url, token=token, patience_s=patience_s) as http:
         yield ApiClient(http, notice)
 
 
@@ -267,8 +267,12 @@ class ApiClient:
 
         async def one(track: Track) -> None:
             async with gate:
-                with contextlib.suppress(NotAccepted):  # it has ended
+                try:
                     await self.cancel_job(track.job_id, reason)
+                except NotAllowed:
+                    raise
+                except NotAccepted:
+                    pass  # it has ended
 
         await asyncio.gather(*(one(track) for track in tracks))
 

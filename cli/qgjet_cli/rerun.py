@@ -9,7 +9,7 @@ import typer
 
 from qgjet_cli import foreground, options, output
 from qgjet_cli.client import open_api
-from qgjet_cli.exits import Exit, NotAccepted
+from qgjet_cli.exits import Exit, NeedsToken, NotAccepted
 from qgjet_cli.foreground import Interrupts
 from qgjet_cli.request import settings_of
 
@@ -64,6 +64,8 @@ async def _rerun(client: ApiClient, known_as: str, *, failed: bool) -> dict[str,
             if refused.status != 404:
                 raise
             return told | {"error": f"there is no suite and no job {known_as}"}
+    except NeedsToken:
+        raise
     except NotAccepted as refused:
         return told | {"error": str(refused)}
 

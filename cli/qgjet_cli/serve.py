@@ -24,10 +24,14 @@ def serve(
         Path | None,
         typer.Option("--database", metavar="FILE", help="This replica's own; made, and made anew, from the log. [default: .qgjet/read-model.sqlite]"),
     ] = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody for a token; on loopback only. [QGJET_API_AUTH=false]")] = False,
     config_file: options.Config = None,
 ) -> None:
-    """Serve the API. It starts without NATS too, answers 503, and mends itself when the server is there. Ctrl-C or SIGTERM ends it within 5 s."""
-    flags = {"nats_url": nats, "api.host": host, "api.port": port, "api.database": str(database) if database else None}
+    """Serve the API. It starts without NATS too, answers 503, and mends itself when the server is there. Ctrl-C or SIGTERM ends it within 5 s.
+
+    `qgjet token` says who may use it. Before there is a token, that is everybody on this machine, and on other addresses than loopback it does not start.
+    """
+    flags = {"nats_url": nats, "api.host": host, "api.port": port, "api.database": str(database) if database else None, "api.auth": False if no_auth else None}
     settings = config.load(config_file, flags)
     daemon.log_to_stderr()
     raise typer.Exit(daemon.run(_serve(settings)))
