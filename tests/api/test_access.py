@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
@@ -26,6 +27,7 @@ from qgjet.settings import ApiSettings, Settings
 from qgjet.tokens import Scope
 from qgjet_projections.api import access, create_app, events, serve
 from qgjet_projections.api.app import ROUTES
+from qgjet_projections.api.headers import source_hash
 
 Json = dict[str, Any]
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -422,3 +424,13 @@ async def test_no_route_takes_a_large_body(api: httpx.AsyncClient, chunked: bool
         body = pieces() if chunked else b"".join([piece async for piece in pieces()])
         answer = await api.post(path, content=body, headers={"Content-Type": "application/json"})
         assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json"), path
+
+
+async def test_the_documentation_runs_one_script_of_ours_and_one_from_the_cdn_with_its_hash(api: httpx.AsyncClient) -> None:
+    page = await api.get("/docs", follow_redirects=True)
+    policy = page.headers["content-security-policy"]
+    (own,) = re.findall(r"<script>(.*?)</script>", page.text, re.S)
+    assert f"script-src '{source_hash(own)}' https://cdn.jsdelivr.net/npm/swagger-ui-dist@" in policy
+    assert policy.startswith("default-src 'none'")
+    assert re.findall(r"<script [^>]*>", page.text) == [tag for tag in re.findall(r"<script [^>]*>", page.text) if ' integrity="sha384-' in tag]
+    assert " on" not in re.sub(r">[^<]*<", "><", page.text.split("<div id")[1].split("<script>")[0])  # no handler in an attribute

@@ -1,6 +1,7 @@
 """The page at /docs: a plain reference that needs nothing but this server, and Swagger UI in its place when the browser can load it from its CDN.
 
-Litestar's own pages are blank without the CDN; here it is a progressive improvement, so /docs works in a closed network too.
+Litestar's own pages are blank without the CDN; here it is a progressive improvement, so /docs works in a closed network too. The browser takes from the CDN
+only files with the hashes below, and runs no other script.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from litestar.openapi.spec import Components, SecurityScheme, Tag
 
 from qgjet import __version__
 from qgjet_projections.api.access import PUBLIC
+from qgjet_projections.api.headers import CSP, source_hash
 
 SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.18.2"
+SCRIPT_HASH = "sha384-NXtFPpN61oWCuN4D42K6Zd5Rt2+uxeIT36R7kpXBuY9tLnZorzrJ4ykpqwJfgjpZ"
+STYLE_HASH = "sha384-rcbEi6xgdPk0iWkAQzT2F3FeBJXdG+ydrawGlfHAFIZG7wU6aKbQaRewysYpmrlW"
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 _PAGE = """<!doctype html>
@@ -35,15 +39,32 @@ b.m {{ display: inline-block; width: 3.5rem }}
 <h2>Schemas</h2>
 {schemas}
 </div>
-<script>
+<script>{script}</script>
+<script async src="{swagger}/swagger-ui-bundle.js" id="swagger" integrity="{script_hash}" crossorigin="anonymous"></script>
+</body></html>"""
+
+_SCRIPT = """
 function swagger() {{
-  const css = document.createElement("link"); css.rel = "stylesheet"; css.href = "{swagger}/swagger-ui.css"; document.head.append(css);
+  const css = document.createElement("link");
+  Object.assign(css, {{ rel: "stylesheet", href: "{swagger}/swagger-ui.css", integrity: "{style_hash}", crossOrigin: "anonymous" }});
+  document.head.append(css);
   document.body.style.maxWidth = "none";
   SwaggerUIBundle({{ url: "{base}/openapi.json", dom_id: "#ui", deepLinking: true }});
 }}
-</script>
-<script async src="{swagger}/swagger-ui-bundle.js" crossorigin onload="swagger()"></script>
-</body></html>"""
+document.addEventListener("load", event => {{ if (event.target.id === "swagger") swagger(); }}, true);
+""".format(swagger=SWAGGER, style_hash=STYLE_HASH, base="/docs")
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        f"script-src '{source_hash(_SCRIPT)}' {SWAGGER}/swagger-ui-bundle.js",
+        f"style-src 'unsafe-inline' {SWAGGER}/swagger-ui.css",  # Swagger UI writes style attributes
+        "img-src data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
 
 
 class ReferencePage(OpenAPIRenderPlugin):
@@ -55,6 +76,8 @@ class ReferencePage(OpenAPIRenderPlugin):
             description=escape(info.get("description", "")),
             base="/docs",
             swagger=SWAGGER,
+            script=_SCRIPT,
+            script_hash=SCRIPT_HASH,
             operations="\n".join(_operations(openapi_schema)),
             schemas="\n".join(_schemas(openapi_schema)),
         )
@@ -121,7 +144,7 @@ def openapi_config() -> OpenAPIConfig:
         title="qgjet",
         version=__version__,
         description="Queue for AppWright test jobs. Errors are problem documents (RFC 9457).",
-        openapi_router=Router("/docs", route_handlers=[], include_in_schema=False, opt=PUBLIC),
+        openapi_router=Router("/docs", route_handlers=[], include_in_schema=False, opt=PUBLIC, response_headers={CSP: POLICY}),
         components=Components(security_schemes={"bearerAuth": SecurityScheme(type="http", scheme="bearer", description="`qgjet token create` makes one.")}),
         security=[{"bearerAuth": []}],
         tags=[

@@ -6,6 +6,9 @@ it gets from here. A new kind of page is one more policy.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+
 from litestar.datastructures import MutableScopeHeaders
 from litestar.types import Message, Scope
 
@@ -16,6 +19,12 @@ REPORT = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 """A page without scripts that holds what tests have said."""
 FILE = "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 """What a job left: nobody's trusted page. The sandbox makes it an origin of its own, without scripts."""
+
+
+def source_hash(script: str) -> str:
+    """How a policy names an inline script that it lets run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
 
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
