@@ -24,7 +24,7 @@ COPY ${PROJECT}/ ./
 RUN npm ci --ignore-scripts --no-audit --no-fund
 
 FROM ${PYTHON} AS api
-RUN useradd --uid 10001 --create-home qgjet && install --directory --owner qgjet /var/lib/qgjet
+RUN useradd --uid 10001 --create-home qgjet && install --directory --owner qgjet /var/lib/qgjet && install --directory --owner qgjet --mode 0700 /var/lib/qgjet/secrets
 COPY --from=build /opt/qgjet /opt/qgjet
 ENV PATH=/opt/qgjet/bin:$PATH PYTHONUNBUFFERED=1 QGJET_API_DATABASE=/var/lib/qgjet/read-model.sqlite
 USER qgjet

@@ -16,14 +16,18 @@ from litestar import Litestar
 from agents import eventually
 from ops.commands import ROOT, qgjet
 from ops.parsing import parse
+from qgjet import token_file, tokens
 from qgjet.bus import SERVER_CEILING, SERVER_FLOOR, parse_version
 from qgjet.embedded import NatsServer
 from qgjet.settings import ApiSettings, Settings, load_settings
+from qgjet_cli.main import main
+from qgjet_projections.api.access import access_of
 from qgjet_projections.api.app import create_app
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ("qg-api", "qg-worker")
+FIRST = SERVICES["qg-token"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
@@ -62,6 +66,28 @@ def test_health_checks_ask_for_routes_that_exist() -> None:
     assert url in routes
     compile(check[check.index("-c") + 1], "healthcheck", "exec")
     assert check[1] == "python"
+
+
+def test_the_first_start_makes_the_token_that_the_api_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of qg-token with the paths of this host; what it leaves lets the API start on every address."""
+    assert parse(FIRST["command"][1:]) == "token"
+    assert SERVICES["qg-api"]["depends_on"]["qg-token"]["condition"] == "service_completed_successfully"
+    assert SERVICES["qg-api"]["volumes"] == FIRST["volumes"]
+    for name, value in FIRST["environment"].items():
+        assert SERVICES["qg-api"]["environment"][name] == value
+        monkeypatch.setenv(name, value.replace("/var/lib/qgjet/secrets", str(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [word.replace("/var/lib/qgjet/secrets", str(tmp_path)) for word in FIRST["command"]])
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+    settings = load_settings("", {"QGJET_API_HOST": "0.0.0.0", "QGJET_API_TOKENS_FILE": str(tmp_path / "tokens.json")})
+    assert access_of(settings.api, everywhere=False).required
+    (kept,) = token_file.read(tmp_path / "tokens.json").values()
+    text = (tmp_path / "api-token").read_text().strip()
+    assert tokens.find({kept.id: kept}, text) == kept
+    assert text not in "".join(capsys.readouterr())
 
 
 def test_workers_can_be_scaled() -> None:
