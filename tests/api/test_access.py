@@ -211,6 +211,43 @@ async def test_another_orgs_job_is_not_there(two: Two) -> None:
     assert (await two.api.get(f"/jobs/{two.foreign['live']}")).json()["status"] == "queued"
 
 
+async def test_an_operator_of_one_org_steers_that_one_alone(two: Two, file: Path, agent: Any) -> None:
+    operator = Two(two.api, make_token(file, Scope.OPERATE, name="op", orgs=("acme",)), two.own, two.foreign)
+    letters = {}
+    for org in ("acme", "globex"):
+        job = (await submit(two.api, org_id=org, test="dead.js", infra_retries=0)).json()
+        slot = {"org_id": org, "app_version_id": "1", "test_path": "dead.js"}
+        await agent.start(**slot)
+        seq = await agent.end(Verdict.INFRA_ERROR, **slot)
+        await two.api.get("/jobs", params={"min_seq": seq})
+        letters[org] = job["job_id"]
+    never = "00000000-0000-4000-8000-000000000000"
+    for method, path, body in (
+        ("GET", "/dead/{id}", None),
+        ("POST", "/dead/{id}/redrive", {}),
+        ("POST", "/dead/{id}/discard", {}),
+        ("POST", "/jobs/{id}/priority", {"priority": 1}),
+    ):
+        foreign, unknown = [await operator.ask(method, path.format(id=one), json=body) for one in (letters["globex"], never)]
+        assert (foreign.status_code, foreign.text.replace(letters["globex"], never)) == (404, unknown.text), path
+        assert method == "GET" or (await two.ask(method, path.format(id=letters["acme"]), json=body)).status_code == 403, "that takes the scope operate"
+    assert [one["job_id"] for one in (await two.ask("GET", "/dead")).json()["dead_letters"]] == [letters["acme"]]
+    done = (await operator.ask("POST", "/dead/discard", json={"all": True})).json()
+    assert [one["job_id"] for one in done["dead_letters"]] == [letters["acme"]]
+    for path, body in (
+        ("/queue/pause", {"org_id": "globex"}),
+        ("/queue/resume", {"org_id": "globex"}),
+        ("/queue/pause", {"target": "emulator"}),
+        ("/agents/mac/drain", {}),
+    ):
+        refused = await operator.ask("POST", path, json=body)
+        assert (refused.status_code, refused.json()["type"]) == (403, "urn:qgjet:problem:org"), path
+    for org in ("acme", "globex"):
+        await two.api.post("/queue/pause", json={"org_id": org})
+    assert (await operator.ask("POST", "/queue/pause", json={"org_id": "acme", "reason": "ours"})).json()["by"] == "api:op"
+    assert [one["name"] for one in (await two.ask("GET", "/queue/pauses")).json()["pauses"]] == ["acme"]
+
+
 async def test_lists_hold_nothing_of_other_orgs(two: Two, bus: Bus, eventually: Any) -> None:
     running = AgentInfo(
         instance="i", name="m", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2),), slots=2, since=NOW,
@@ -418,8 +455,9 @@ async def test_no_route_takes_a_large_body(api: httpx.AsyncClient, chunked: bool
 
     job_id = (await submit(api)).json()["job_id"]
     await api.post("/suites", json={"org_id": "acme", "app_version_id": "1", "target": "emulator", "tests": ["b.js"], "suite_id": "s"})
-    posts = {path.replace("{job_id:str}", job_id).replace("{suite_id:str}", "s") for path, method, _ in handlers() if method == "POST"}
-    assert len(posts) == 7
+    ids = {"{job_id:str}": job_id, "{suite_id:str}": "s", "{agent:str}": "a"}
+    posts = {re.sub(r"{.*?}", lambda match: ids[match[0]], path) for path, method, _ in handlers() if method == "POST"}
+    assert len(posts) >= 15
     for path in posts:
         body = pieces() if chunked else b"".join([piece async for piece in pieces()])
         answer = await api.post(path, content=body, headers={"Content-Type": "application/json"})

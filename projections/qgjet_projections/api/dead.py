@@ -31,6 +31,11 @@ Before = Annotated[datetime | None, QueryParameter(description="Of jobs that fin
 Settled = Annotated[bool, QueryParameter(description="Those that were dealt with, in place of those that wait for somebody.")]
 
 
+class RedriveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    priority: int | None = None
+    """0-9; None: as before."""
+
+
 class DeadFilter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which dead letters; all that is given must hold. `all` stands for no condition at all."""
 
@@ -117,12 +122,14 @@ async def _end_of_log(service: Service, job_id: str, attempt: int) -> bytes:
     status_code=202,
     summary="Run a dead letter's work again, as a new job",
     description="The new job names the old one in `rerun_of`. 409 when it was dealt with already, and while a live job holds the slot.",
-    responses=documented(400, 404, 409, 503),
+    responses=documented(400, 404, 409, 413, 415, 503),
     opt=OPERATE,
     tags=["dead letters"],
 )
-async def redrive(service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str]) -> Response[SettledAnswer]:
-    done = await decisions.redrive(service, caller, job_id)
+async def redrive(
+    service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str], data: JSONBody[RedriveRequest | None] = None
+) -> Response[SettledAnswer]:
+    done = await decisions.redrive(service, caller, job_id, priority=data.priority if data else None)
     return Response(_answer(done), status_code=202, headers={"Location": f"/jobs/{done.new_job_id}"})
 
 

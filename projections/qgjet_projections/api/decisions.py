@@ -125,11 +125,11 @@ async def known_letter(service: Service, reads: ReadModel, job_id: str) -> DeadL
     raise Refused(f"job {job_id} is {job.verdict or job.status}: no dead letter")
 
 
-async def redrive(service: Service, caller: Caller, job_id: str) -> Settled:
+async def redrive(service: Service, caller: Caller, job_id: str, *, priority: int | None = None) -> Settled:
     """Run a dead letter's work again as a new job. Raises Refused when it was dealt with already, DuplicateJob while a live job holds its slot."""
     await commands.catch_up(service)
     await _check_open(service, caller, job_id)
-    answer = await commands.rerun(service, caller, job_id, priority=None, suite_id="")
+    answer = await commands.rerun(service, caller, job_id, priority=priority, suite_id="")
     await service.applied(answer.seq, CATCH_UP_S)
     return Settled(job_id, answer.job_id)
 
