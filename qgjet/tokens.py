@@ -90,6 +90,7 @@ def mint(
     _require("name", 1 <= len(name) <= MAX_NAME and name.isprintable(), f"must be 1 to {MAX_NAME} printable characters")
     _require("scope", bool(scopes), "name at least one: read, submit or operate")
     _require("org", 1 <= len(orgs) <= MAX_ORGS and all(orgs), f"name 1 to {MAX_ORGS} orgs, or '{EVERY_ORG}' for every one")
+    _require("org", all(_is_text(org) for org in orgs), "half a surrogate pair is no text")
     text = f"qgjet_{token_id.hex()}_{secret}"
     if _FORMAT.fullmatch(text) is None:
         raise ValueError("a token has an id of 6 bytes and a secret of 32, in URL-safe base64")
@@ -147,6 +148,10 @@ def revoked(tokens: Mapping[str, Token], token_id: str, now: datetime) -> dict[s
     _require("token", token_id in tokens, f"there is none with the id {token_id!r}; `qgjet token list` shows them")
     old = tokens[token_id]
     return {**tokens, token_id: old if old.revoked_at else replace(old, revoked_at=now)}
+
+
+def _is_text(org: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in org)
 
 
 def _require(field: str, holds: bool, reason: str) -> None:

@@ -88,7 +88,14 @@ def test_a_token_ends_when_it_expires_or_is_revoked() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "field"),
-    [({"name": ""}, "name"), ({"name": "a\nb"}, "name"), ({"scopes": []}, "scope"), ({"orgs": []}, "org"), ({"orgs": [""]}, "org")],
+    [
+        ({"name": ""}, "name"),
+        ({"name": "a\nb"}, "name"),
+        ({"scopes": []}, "scope"),
+        ({"orgs": []}, "org"),
+        ({"orgs": [""]}, "org"),
+        ({"orgs": ["\udcff"]}, "org"),
+    ],
 )
 def test_what_makes_no_token_is_refused(fields: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as caught:

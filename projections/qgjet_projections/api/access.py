@@ -148,7 +148,7 @@ class Access:
         if origin and origin not in self._allowed_pages and urlsplit(origin).netloc.lower() != host.lower():
             raise ForeignPage(f"pages of {origin} may not use this API: api.cors_origins does not name them")
         if not self._always and host and not is_loopback(_host_of(host)):
-            raise ForeignPage(f"without tokens this API answers to names of this machine alone, such as localhost, and not to {host}")
+            raise ForeignPage(f"without tokens this API answers to names of this machine alone, such as localhost, and not to {host}: `qgjet token create`")
 
 
 async def admit(connection: Connection, handler: BaseRouteHandler) -> None:
