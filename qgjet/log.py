@@ -198,6 +198,14 @@ class EventLog:
                 group.create_task(work())
         return answers
 
+    async def forget(self, prefix: str, before_seq: int) -> int:
+        """Remove the events of a slot or a suite (its subject before the event) below a sequence, for good; gives their number. Later ones stay.
+
+        Who decides on a version that is gone is refused like everybody whom another append overtook, and an empty slot expects 0 again.
+        """
+        answer = await self.bus.api(f"STREAM.PURGE.{subjects.STREAM}", {"filter": prefix + ".>", "seq": before_seq}, timeout_s=30.0)
+        return int(answer["purged"])
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def load(self, slot: Slot) -> Job | None:

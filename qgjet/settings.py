@@ -29,6 +29,9 @@ DEFAULT_VISIBILITY_TIMEOUT_S = 30.0
 DEFAULT_MAX_DELIVER = 20
 DEFAULT_RETENTION_S = 14 * 86_400.0
 DEFAULT_LOG_RETENTION_S = 7 * 86_400.0
+DEFAULT_EVENT_RETENTION_S = 90 * 86_400.0
+MIN_EVENT_RETENTION_S = 86_400.0
+"""Clients that wait, rerun or repeat a request look for finished jobs; clocks of agents differ by minutes, not by a day."""
 
 
 class Deployment(Struct, frozen=True, kw_only=True):
@@ -42,6 +45,8 @@ class Deployment(Struct, frozen=True, kw_only=True):
     agents_ttl_s: float = 30.0
     visibility_timeout_s: float = DEFAULT_VISIBILITY_TIMEOUT_S
     max_deliver: int = DEFAULT_MAX_DELIVER
+    retention_s: float = DEFAULT_EVENT_RETENTION_S
+    """What the log remembers of jobs that have ended; 0: all of it, for ever."""
     artifact_retention_s: float = DEFAULT_RETENTION_S
     """This one and the next are used when the streams are made; those that are there keep theirs."""
     log_retention_s: float = DEFAULT_LOG_RETENTION_S
@@ -102,11 +107,17 @@ class QueueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Deliveries of one message that the server allows, whatever our code does. Stored with the log, too."""
     retry_base_s: float = field(default=1.0, name="retry_base")
     retry_cap_s: float = field(default=60.0, name="retry_cap")
+    retention_s: float = field(default=DEFAULT_EVENT_RETENTION_S, name="retention")
+    """Jobs that ended longer ago are forgotten; 0: none is. Live ones never are. Stored with the log, too."""
 
     @property
     def deployment(self) -> Deployment:
         return Deployment(
-            priority_order=self.priority_order, replicas=self.replicas, visibility_timeout_s=self.visibility_timeout_s, max_deliver=self.max_deliver
+            priority_order=self.priority_order,
+            replicas=self.replicas,
+            visibility_timeout_s=self.visibility_timeout_s,
+            max_deliver=self.max_deliver,
+            retention_s=self.retention_s,
         )
 
     def agreed(self, deployment: Deployment) -> QueueSettings:
@@ -117,6 +128,7 @@ class QueueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             replicas=deployment.replicas,
             visibility_timeout_s=deployment.visibility_timeout_s,
             max_deliver=deployment.max_deliver,
+            retention_s=deployment.retention_s,
         )
 
     @property
@@ -349,6 +361,7 @@ def _check_values(settings: Settings) -> None:
         ("queue.replicas", settings.queue.replicas in (1, 3, 5), "must be 1, 3 or 5"),
         ("queue.visibility_timeout", settings.queue.visibility_timeout_s >= 0.5, "must be at least 500ms"),
         ("queue.max_deliver", settings.queue.max_deliver >= 2, "must be at least 2"),
+        ("queue.retention", _is_event_retention(settings.queue.retention_s), "must be at least 1d, or 0 to keep events for ever"),
         ("job.priority", 0 <= settings.job.priority <= 9, "must be from 0 to 9"),
         ("job.max_retries", 0 <= settings.job.max_retries <= MAX_RETRIES, f"must be from 0 to {MAX_RETRIES}"),
         ("job.infra_retries", 0 <= settings.job.infra_retries <= MAX_RETRIES, f"must be from 0 to {MAX_RETRIES}"),
@@ -382,6 +395,10 @@ def _check_values(settings: Settings) -> None:
 
 def _is_origin(text: str) -> bool:
     return re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", text, re.ASCII) is not None
+
+
+def _is_event_retention(seconds: float) -> bool:
+    return seconds == 0 or seconds >= MIN_EVENT_RETENTION_S
 
 
 def _time_rules(settings: Struct, path: str) -> Iterator[tuple[str, bool, str]]:

@@ -10,7 +10,7 @@ import msgspec
 from qgjet import presence
 from qgjet.bus import Bus, JetStreamError
 from qgjet.errors import IncompatibleServer
-from qgjet.settings import DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
+from qgjet.settings import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
 from qgjet.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ _PRIORITY_KEY = "qgjet.priority_order"
 _VISIBILITY_KEY = "qgjet.visibility_timeout"
 """In seconds."""
 _MAX_DELIVER_KEY = "qgjet.max_deliver"
+_RETENTION_KEY = "qgjet.retention"
+"""In seconds; 0: for ever."""
 
 
 async def ensure(bus: Bus, wanted: Deployment | None = None) -> Deployment:
@@ -60,6 +62,7 @@ def deployment_of(config: dict[str, Any]) -> Deployment:
             max_consumers=int(config.get("max_consumers", -1)),
             visibility_timeout_s=float(metadata.get(_VISIBILITY_KEY, DEFAULT_VISIBILITY_TIMEOUT_S)),
             max_deliver=int(metadata.get(_MAX_DELIVER_KEY, DEFAULT_MAX_DELIVER)),
+            retention_s=float(metadata.get(_RETENTION_KEY, DEFAULT_EVENT_RETENTION_S)),
         )
     except ValueError as error:
         raise IncompatibleServer(f"the metadata of stream {STREAM} cannot be read: {error}") from error
@@ -89,6 +92,16 @@ async def change_leases(bus: Bus, wanted: Deployment) -> Deployment:
     await bus.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": metadata}, timeout_s=15.0)
     log.info("the visibility timeout is now %gs for every agent that starts", wanted.visibility_timeout_s)
     return msgspec.structs.replace(in_force, visibility_timeout_s=wanted.visibility_timeout_s, max_deliver=wanted.max_deliver)
+
+
+async def change_retention(bus: Bus, retention_s: float) -> None:
+    """Put the retention of events in force for whoever purges and prunes, at once. A second call with the same value writes nothing."""
+    config = await stream_config(bus, STREAM)
+    if config is None or deployment_of(config).retention_s == retention_s:
+        return
+    metadata = (config.get("metadata") or {}) | {_RETENTION_KEY: f"{retention_s:g}"}
+    await bus.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": metadata}, timeout_s=15.0)
+    log.info("jobs that have ended are now forgotten %s", f"after {retention_s / _DAY_S:g} days" if retention_s else "never")
 
 
 def _lease_metadata(wanted: Deployment) -> dict[str, str]:
@@ -136,7 +149,7 @@ def _events(asked: Deployment) -> dict[str, Any]:
         "discard": "new",
         "num_replicas": asked.replicas,
         "duplicate_window": 120 * _NANOS,
-        "metadata": {_PRIORITY_KEY: asked.priority_order} | _lease_metadata(asked),
+        "metadata": {_PRIORITY_KEY: asked.priority_order, _RETENTION_KEY: f"{asked.retention_s:g}"} | _lease_metadata(asked),
     }
 
 

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from qgjet.errors import LogUnavailable
 from qgjet.log import EventLog, Recorded, StreamState
+from qgjet.settings import DEFAULT_EVENT_RETENTION_S
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.writer import Position, Writer, fingerprint
 
@@ -33,8 +34,8 @@ LOOK_S = 1.0
 CROWD = 8
 PACE_S = 0.01
 """A batch of this many events shows that more are coming: waiting for them costs nobody much, and a transaction costs as much as ten events."""
-HORIZON = timedelta(days=90)
-"""What finished longer ago may have been purged from the log."""
+CLOCK_SLACK = timedelta(hours=1)
+"""By how much the clocks of those who write events may differ."""
 
 
 class Lag(Struct, frozen=True, kw_only=True):
@@ -47,12 +48,13 @@ class Lag(Struct, frozen=True, kw_only=True):
 class Projector:
     """`async with Projector(log, read_model) as projector`: works in the background until the end of the block."""
 
-    def __init__(self, log: EventLog, read_model: ReadModel, *, horizon: timedelta = HORIZON) -> None:
+    def __init__(self, log: EventLog, read_model: ReadModel, *, retention_s: float = DEFAULT_EVENT_RETENTION_S) -> None:
+        """`retention_s`: what ended longer ago may have been purged from the log; 0: nothing."""
         self.failure: BaseException | None = None
         """Why it stopped; None while it works."""
         self._log = log
         self._writer = Writer(read_model.path)
-        self._horizon = horizon
+        self._retention_s = retention_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="projector")
         self._position = self._writer.position()
         self._last_seq: int | None = None
@@ -111,13 +113,30 @@ class Projector:
                 await moved.wait()
 
     async def prune(self, before: datetime) -> int:
-        """Delete jobs that finished before, with their events; gives their number. A second call is harmless."""
-        deleted = 0
-        next_seq: int | None = 0
-        while next_seq is not None:
-            some, next_seq = await self._in_thread(partial(self._writer.prune, before, next_seq))
-            deleted += some
-        return deleted
+        """Delete what finished or was written before and is not in the log any more; gives the number of jobs. A second call is harmless.
+
+        The log decides, not the clock: so the read model is always what a rebuild would give, whoever purges, and when.
+        """
+        position = self._position
+        first_seq = (await self._log.state()).first_seq
+        deleted, after_seq = 0, 0
+        while True:
+            jobs, others, next_seq = await self._in_thread(partial(self._writer.old, before, after_seq))
+            gone = await self._gone([*jobs, *others], first_seq)
+            if gone:
+                forgotten = [seq for seq in jobs if seq in gone], [seq for seq in others if seq in gone]
+                await self._in_thread(partial(self._writer.forget, *forgotten, position.stream_created))
+                deleted += len(forgotten[0])
+            if next_seq is None:
+                return deleted
+            after_seq = next_seq
+
+    async def _gone(self, seqs: list[int], first_seq: int) -> set[int]:
+        gone = set()
+        for seq in seqs:
+            if seq < first_seq or await self._log.get(seq) is None:
+                gone.add(seq)
+        return gone
 
     # -- following ---------------------------------------------------------------------------------------------------
 
@@ -139,13 +158,18 @@ class Projector:
         """Make sure that the read model is the beginning of this log: keep it if it is, else empty it."""
         self._position = position = await self._in_thread(self._writer.position)
         state, last = await self._look_at(position)
-        reason = mismatch(position, state, last) or outdated(position, state, self._log.clock() - self._horizon)
+        reason = mismatch(position, state, last) or self._outdated(position, state)
         if reason is not None:
             if position.applied_seq:
                 log.warning("the read model starts from nothing: %s", reason)
             self._position = await self._in_thread(partial(self._writer.reset, state.created))
             self._tell()
         self._last_seq = state.last_seq
+
+    def _outdated(self, position: Position, state: StreamState) -> str | None:
+        if not self._retention_s:
+            return None
+        return outdated(position, state, self._log.clock() - timedelta(seconds=self._retention_s) + CLOCK_SLACK)
 
     async def _look_at(self, position: Position) -> tuple[StreamState, Recorded | None]:
         """The log's state and its message at `position`; waits for the server as long as it takes."""

@@ -32,6 +32,7 @@ from qgjet_projections.views import (
     DeadLetter,
     DeadQuery,
     Duration,
+    EndedSuite,
     EventView,
     JobQuery,
     JobView,
@@ -39,6 +40,7 @@ from qgjet_projections.views import (
     Page,
     PartitionView,
     Settlement,
+    SlotHistory,
     SuiteView,
     T,
     WaitingView,
@@ -283,6 +285,32 @@ class ReadModel:
             HAVING min(to_come) > 0 AND max(at) < ? ORDER BY max(seq)"""
         with self._snapshot() as connection:
             return connection.execute(sql, (micros(before),)).fetchall()
+
+    def ended_histories(self, before: datetime, after_seq: int, limit: int) -> tuple[list[SlotHistory], int | None]:
+        """For each slot the last job that ended before and was not replaced, among the next `limit` submissions; and where to go on, None at the end."""
+        later = "SELECT * FROM jobs AS later WHERE later.slot = jobs.slot AND later.submitted_seq > jobs.submitted_seq"
+        with self._snapshot() as connection:
+            window = connection.execute("SELECT submitted_seq FROM jobs WHERE submitted_seq > ? ORDER BY 1 LIMIT ?", (after_seq, limit)).fetchall()
+            if not window:
+                return [], None
+            found = connection.execute(
+                f"""SELECT slot, job_id, seq, (SELECT min(submitted_seq) FROM ({later})) FROM jobs
+                WHERE submitted_seq > ? AND submitted_seq <= ? AND finished_at < ? AND replaced_by = ''
+                AND NOT EXISTS ({later} AND finished_at < ? AND replaced_by = '')""",
+                (after_seq, window[-1][0], micros(before), micros(before)),
+            ).fetchall()
+        histories = [SlotHistory(prefix=slot, job_id=job_id, last_seq=seq, next_seq=following or 0) for slot, job_id, seq, following in found]
+        return histories, window[-1][0] if len(window) == limit else None
+
+    def ended_suites(self, before: datetime) -> list[EndedSuite]:
+        """Suites that were last opened before and have no jobs any more."""
+        sql = """
+            SELECT org_id, suite_id, max(seq) FROM openings
+            WHERE NOT EXISTS (SELECT * FROM suite_jobs WHERE (suite_jobs.suite_id, suite_jobs.org_id) = (openings.suite_id, openings.org_id))
+            GROUP BY 1, 2 HAVING max(at) < ?"""
+        with self._snapshot() as connection:
+            found = connection.execute(sql, (micros(before),)).fetchall()
+        return [EndedSuite(org_id=org_id, suite_id=suite_id, last_seq=seq) for org_id, suite_id, seq in found]
 
     def partitions(self) -> list[PartitionView]:
         """Partitions with live jobs."""

@@ -23,6 +23,7 @@ from qgjet.settings import Deployment, Settings
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.retention import Retention
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,12 @@ class Service:
 
     async def _project(self, event_log: EventLog) -> None:
         """Until the projector fails; raises its failure."""
-        async with Projector(event_log, self.read_model) as projector, self._janitor(event_log):
+        retention_s = self.deployment.retention_s
+        async with (
+            Projector(event_log, self.read_model, retention_s=retention_s) as projector,
+            self._janitor(event_log),
+            Retention(event_log, self.read_model, projector, purges=self.settings.api.janitor),
+        ):
             self.projector, self._broken, self.refusal = projector, "", None
             try:
                 await self._watch(event_log.bus, projector)
@@ -203,8 +209,9 @@ class Service:
 
 
 async def _agree(bus: Bus, settings: Settings) -> Deployment:
-    """Make what is missing, and put this process's leases in force for the agents that start from now on."""
+    """Make what is missing, and put this process's retention in force, and its leases for the agents that start from now on."""
     await streams.ensure(bus, settings.deployment)
+    await streams.change_retention(bus, settings.queue.retention_s)
     return await streams.change_leases(bus, settings.deployment)
 
 

@@ -215,6 +215,30 @@ class LiveJob(Struct, frozen=True, kw_only=True):
     seq: int
 
 
+class SlotHistory(Struct, frozen=True, kw_only=True):
+    """A beginning of a slot's history that ends with the end of a job, for retention."""
+
+    prefix: str
+    """The slot's subject without the event."""
+    job_id: str
+    """The last job that belongs to it."""
+    last_seq: int
+    next_seq: int
+    """Where the slot's next job begins; 0: there is none."""
+
+    @property
+    def cut(self) -> int:
+        return self.next_seq or self.last_seq + 1
+
+
+class EndedSuite(Struct, frozen=True, kw_only=True):
+    """A suite of which no job is left, for retention."""
+
+    org_id: str
+    suite_id: str
+    last_seq: int
+
+
 class Duration(Struct, frozen=True, kw_only=True):
     """How long a test takes."""
 

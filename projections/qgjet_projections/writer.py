@@ -52,11 +52,13 @@ _DECISIONS = {
     "pause": "INSERT OR REPLACE INTO pauses VALUES (?, ?, ?, ?, ?, ?, ?)",
     "resume": "DELETE FROM pauses WHERE (kind, name) = (?, ?)",
 }
+_WINDOW = """
+SELECT submitted_seq, 1, finished_at FROM jobs WHERE submitted_seq > :after
+UNION ALL SELECT seq, 0, at FROM events WHERE submitted_seq = 0 AND seq > :after
+ORDER BY 1 LIMIT :limit"""
 _PRUNE = (
     "DELETE FROM events WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     "DELETE FROM suite_jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
-    """DELETE FROM openings
-       WHERE NOT EXISTS (SELECT * FROM suite_jobs WHERE (suite_jobs.suite_id, suite_jobs.org_id) = (openings.suite_id, openings.org_id))""",
     "DELETE FROM job_tags WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     "DELETE FROM dead_letters WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     """INSERT INTO tallies SELECT target, status, coalesce(verdict, ''), -count(*), -sum(attempt) FROM jobs
@@ -140,19 +142,23 @@ class Writer:
         self._standings.clear()
         return self.position()
 
-    def prune(self, before: datetime, after_seq: int, limit: int = 1000) -> tuple[int, int | None]:
-        """Delete the jobs that finished before, with all that belongs to them, among the next `limit` submissions after `after_seq`.
-
-        Gives the number of deleted jobs, and where to go on; None at the end.
+    def old(self, before: datetime, after_seq: int, limit: int = 1000) -> tuple[list[int], list[int], int | None]:
+        """What may be gone from the log, among the next `limit` events that begin a job or belong to none: jobs that finished before, by the sequence of
+        their submission, and other events written before. Third, where to go on; None at the end.
         """
+        horizon = micros(before)
+        window = self._connection.execute(_WINDOW, {"after": after_seq, "limit": limit}).fetchall()
+        jobs = [seq for seq, is_job, at in window if is_job and at is not None and at < horizon]
+        others = [seq for seq, is_job, at in window if not is_job and (at is None or at < horizon)]
+        return jobs, others, window[-1][0] if len(window) == limit else None
+
+    def forget(self, jobs: Sequence[int], others: Sequence[int], stream_created: str) -> None:
+        """Delete jobs, with all that belongs to them, and events that belong to none. Nothing when the file belongs to another log by now."""
         with self._transaction() as connection:
-            window = connection.execute(
-                "SELECT submitted_seq, finished_at FROM jobs WHERE submitted_seq > ? ORDER BY submitted_seq LIMIT ?", (after_seq, limit)
-            ).fetchall()
-            old = [(seq,) for seq, finished_at in window if finished_at is not None and finished_at < micros(before)]
-            if old:
-                self._delete(old)
-        return len(old), window[-1][0] if len(window) == limit else None
+            if self.position().stream_created == stream_created:
+                self._delete([(seq,) for seq in jobs])
+                connection.executemany("DELETE FROM events WHERE seq = ? AND submitted_seq = 0", [(seq,) for seq in others])
+                connection.executemany("DELETE FROM openings WHERE seq = ?", [(seq,) for seq in others])
 
     def _delete(self, old: list[tuple[int]]) -> None:
         self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS pruned (submitted_seq INTEGER PRIMARY KEY)")

@@ -248,17 +248,35 @@ async def test_a_crash_is_seen_and_leaves_what_was_applied(log: EventLog, read_m
 
 async def test_pruning_while_it_follows(bus: Bus, log: EventLog, read_model: ReadModel) -> None:
     author = Author()
-    for number in range(30):
-        author.run(test=f"{number}")
+    gone = [author.run(test=f"{number}") for number in range(30)]
+    stays = author.run(test="stays in the log")
     horizon = author.now
     author.run(test="young")
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for(await publish(bus, author.messages), 5)
+        assert await projector.prune(horizon) == 0, "the log has it all"
+        for one in gone:
+            assert await log.forget(subjects.slot_prefix(one.slot), author.seq) == 3
         assert await projector.prune(horizon) == 30
         assert await projector.prune(horizon) == 0
         accepted = await log.submit(spec(test="2"))
         assert await projector.wait_for(accepted.seq, 5)
-    assert [job.test for job in read_model.jobs(JobQuery()).items] == ["2", "young"]
+    assert [job.test for job in read_model.jobs(JobQuery()).items] == ["2", "young", stays.test]
+
+
+@pytest.mark.parametrize(("retention_s", "kept"), [(0.0, True), (30 * 86_400.0, False), (10**9, True)])
+async def test_a_read_model_that_was_away_for_longer_than_the_log_remembers_starts_anew(
+    bus: Bus, log: EventLog, read_model: ReadModel, retention_s: float, kept: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    author = Author()
+    author.run(test="old")
+    async with Projector(log, read_model) as projector:
+        assert await projector.wait_for(await publish(bus, author.messages), 5)
+    accepted = await log.submit(spec(test="new"))
+    late = EventLog(bus, lambda: author.now + timedelta(days=31))
+    async with Projector(late, read_model, retention_s=retention_s) as projector:
+        assert await projector.wait_for(accepted.seq, 5)
+    assert ("starts from nothing" in caplog.text) is not kept
 
 
 # -- another log ---------------------------------------------------------------------------------------------------------------

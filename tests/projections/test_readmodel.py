@@ -354,10 +354,13 @@ def test_pruning_leaves_what_was_never_there_and_all_that_lives(read_model: Read
 
 
 def _prune(writer: Writer, before: datetime, limit: int) -> int:
-    deleted, next_seq = writer.prune(before, 0, limit)
-    while next_seq is not None:
-        more, next_seq = writer.prune(before, next_seq, limit)
-        deleted += more
+    """As if the log had forgotten all that it may."""
+    deleted = 0
+    after_seq: int | None = 0
+    while after_seq is not None:
+        jobs, others, after_seq = writer.old(before, after_seq, limit)
+        writer.forget(jobs, others, writer.position().stream_created)
+        deleted += len(jobs)
     return deleted
 
 

@@ -81,7 +81,7 @@ def accepted(key: str) -> tuple[str, str, Any]:
         text = f"{{ a = {json.dumps(inner)} }}"
         return text, text, {"a": inner}
     assert one.name.endswith("_s"), f"{key} is of a kind that this test does not know: {one.type}"
-    return '"2m"', "2m", 120.0
+    return ('"2d"', "2d", 172_800.0) if key == "queue.retention" else ('"2m"', "2m", 120.0)
 
 
 def with_value(key: str, value: Any) -> Settings:
@@ -283,6 +283,7 @@ def test_a_time_is_a_finite_number_from_zero_on(key: str) -> None:
         ('[queue]\npriority_order = "high"', "queue.priority_order", "must be low-first or high-first"),
         ('[queue]\nvisibility_timeout = "499ms"', "queue.visibility_timeout", "must be at least 500ms"),
         ("[queue]\nmax_deliver = 1", "queue.max_deliver", "must be at least 2"),
+        ('[queue]\nretention = "23h"', "queue.retention", "must be at least 1d, or 0 to keep events for ever"),
         ("[job]\npriority = 10", "job.priority", "must be from 0 to 9"),
         ("[job]\npriority = -1", "job.priority", "must be from 0 to 9"),
         ("[job]\nmax_retries = 11", "job.max_retries", "must be from 0 to 10"),
