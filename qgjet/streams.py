@@ -99,7 +99,7 @@ async def change_retention(bus: Bus, retention_s: float) -> None:
     config = await stream_config(bus, STREAM)
     if config is None or deployment_of(config).retention_s == retention_s:
         return
-    metadata = (config.get("metadata") or {}) | {_RETENTION_KEY: f"{retention_s:g}"}
+    metadata = (config.get("metadata") or {}) | {_RETENTION_KEY: str(retention_s)}
     await bus.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": metadata}, timeout_s=15.0)
     log.info("jobs that have ended are now forgotten %s", f"after {retention_s / _DAY_S:g} days" if retention_s else "never")
 
@@ -149,7 +149,7 @@ def _events(asked: Deployment) -> dict[str, Any]:
         "discard": "new",
         "num_replicas": asked.replicas,
         "duplicate_window": 120 * _NANOS,
-        "metadata": {_PRIORITY_KEY: asked.priority_order, _RETENTION_KEY: f"{asked.retention_s:g}"} | _lease_metadata(asked),
+        "metadata": {_PRIORITY_KEY: asked.priority_order, _RETENTION_KEY: str(asked.retention_s)} | _lease_metadata(asked),
     }
 
 

@@ -69,6 +69,8 @@ _HEAVY = {
     "serve": "Serve the HTTP API.",
     "up": "Start a server, the API and an agent on this machine.",
     "doctor": "Look for what is missing, and say how to mend it.",
+    "backup": "Save events, artifacts and logs into a directory, while work goes on.",
+    "restore": "Put a backup on a server.",
 }
 """Commands that bring servers and clients along, with their line in the overview: imported only when they are called."""
 

@@ -1,0 +1,46 @@
+"""`qgjet restore`: a backup back on a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qgjet import backup as backups
+from qgjet.bus import connect
+from qgjet_cli import config, foreground, options, output
+from qgjet_cli.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
+from qgjet_cli.backup import show
+from qgjet_cli.exits import Exit
+
+
+def restore(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `qgjet backup` has made.", show_default=False)],
+    replace: Annotated[bool, typer.Option("--replace", help="Delete the streams that the server has first. What they hold is lost.")] = False,
+    replicas: Annotated[
+        int | None, typer.Option("--replicas", metavar="N", min=1, max=5, help="Copies of each stream: 1 on a single server. [default: as saved]")
+    ] = None,
+    nats: Nats = None,
+    config_file: options.Config = None,
+    as_json: options.Json = False,
+) -> None:
+    """Put the streams of a backup on a server. The whole backup is checked before anything is touched.
+
+    Stop API and agents before: they would make empty streams on an empty server. Jobs that were queued then are queued again, jobs that ran are run again, and
+    each API builds its read model anew. Ends with 2 when the server has such streams already or the backup is damaged, 4 when the server cannot be reached.
+    """
+    settings = config.load(config_file, {"nats_url": nats})
+
+    async def work(interrupts: foreground.Interrupts) -> Exit:
+        async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-restore", timeout_s=CONNECT_TIMEOUT_S) as bus:
+            manifest = await backups.restore(bus, directory, replace=replace, replicas=replicas)
+            where = bus.url
+        if as_json:
+            output.json(manifest)
+        else:
+            show(manifest)
+            output.note(f"{directory}, of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, is on {where} now")
+        return Exit.PASSED
+
+    foreground.run(work)
