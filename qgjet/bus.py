@@ -63,12 +63,26 @@ _OF_AN_APPEND = b"NATS/1.0\r\nNats-Expected-"
 
 
 class _Client(Client):
-    """nats-py, without the time it takes for headers that nobody reads: those of an append, which are stored with the event and come with each delivery."""
+    """nats-py, without the time it takes for headers that nobody reads: those of an append, which are stored with the event and come with each delivery.
+
+    And without its read loop ending at a subject or a header that is no text: stored in the log, one such message would end every reader for ever.
+    """
 
     async def _process_headers(self, headers: bytes | None) -> Any:
         if headers is not None and headers.startswith(_OF_AN_APPEND):
             return None
-        return await super()._process_headers(headers)
+        try:
+            return await super()._process_headers(headers)
+        except (ValueError, IndexError):
+            return None
+
+    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Msg:
+        return self.msg_class(subject=_text(subject), reply=_text(reply), data=data, headers=headers, _client=self, _sid=sid)
+
+
+def _text(token: bytes) -> str:
+    """As the server has it; what is not UTF-8 becomes `\\xff`, which is no token of ours."""
+    return str(token, "utf-8", "backslashreplace")
 
 
 class _Pending(Struct):
