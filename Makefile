@@ -57,6 +57,7 @@ chaos: dev  ## kill and cut everything in turn, then count: the part of the suit
 
 soak: dev  ## the same for many minutes, and a cluster of three
 	$(BIN)/python -m pytest tests/soak $(ARGS)
+	$(BIN)/python -m pytest tests/security --hypothesis-profile=soak --timeout=1800 $(ARGS)
 
 install: $(RUNTIME)  ## the environment with qgjet in it
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import re
 import uuid
 from collections.abc import AsyncGenerator
 from typing import BinaryIO
@@ -68,8 +69,11 @@ class ObjectInfo(Struct, frozen=True, kw_only=True):
 
     @property
     def sha256(self) -> str:
-        """In hexadecimal digits; empty for a digest of another kind."""
-        return base64.urlsafe_b64decode(self.digest.removeprefix(_DIGEST)).hex() if self.digest.startswith(_DIGEST) else ""
+        """In hexadecimal digits; empty for a digest of another kind, or none."""
+        try:
+            return base64.urlsafe_b64decode(self.digest.removeprefix(_DIGEST)).hex() if self.digest.startswith(_DIGEST) else ""
+        except ValueError:
+            return ""
 
 
 def attempt_prefix(job_id: str, attempt: int) -> str:
@@ -185,11 +189,7 @@ class ArtifactStore:
             if error.error.err_code in (_NO_MESSAGE, _NO_STREAM):
                 return None
             raise
-        try:
-            info = msgspec.json.decode(base64.b64decode(answer["message"].get("data", "")), type=ObjectInfo)
-        except (msgspec.MsgspecError, ValueError):
-            return None  # somebody else's
-        return None if info.deleted else info
+        return read_info(base64.b64decode(answer["message"].get("data", "")))
 
     async def of_attempt(self, job_id: str, attempt: int) -> list[ObjectInfo]:
         """The objects of one attempt, by name. The store has no index: this looks through the names of all its objects, events tell sooner."""
@@ -228,6 +228,15 @@ class ArtifactStore:
                     yield piece
 
 
+def read_info(data: bytes) -> ObjectInfo | None:
+    """None for an object that was deleted, and for somebody else's."""
+    try:
+        info = msgspec.json.decode(data, type=ObjectInfo)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return None if info.deleted else info
+
+
 def _read(file: BinaryIO, digest: hashlib._Hash) -> bytes:
     chunk = file.read(CHUNK_BYTES)
     digest.update(chunk)
@@ -243,8 +252,8 @@ def _place(info: ObjectInfo, start: int) -> tuple[int, int]:
     """(byte, sequence after which to look) of the last mark that is not behind `start`; (0, 0) without marks."""
     size = info.options.max_chunk_size if info.options else 0
     words = (info.metadata or {}).get(_MARKS, "").split()
-    number = start // (size * MARK_EVERY) if size else 0
-    if number == 0 or number >= len(words) or not words[number].isdecimal():
+    number = start // (size * MARK_EVERY) if size > 0 else 0
+    if number == 0 or number >= len(words) or not re.fullmatch(r"[0-9]{1,18}", words[number]):
         return 0, 0
     return number * size * MARK_EVERY, int(words[number]) - 1
 

@@ -16,6 +16,8 @@ from msgspec import Meta, Struct
 
 Instant = Annotated[datetime, Meta(tz=True)]
 """An aware point in time; naive ones are refused when an event is decoded."""
+Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""What SQLite and other people's JSON can hold. An event with a larger number cannot be written again, so it is not read either."""
 
 
 class Status(StrEnum):
@@ -95,11 +97,11 @@ class JobSpec(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     app_version_id: str
     target: str
     test: str
-    priority: int = 5
-    rank: int = 5
+    priority: Whole = 5
+    rank: Whole = 5
     """`priority` after the deployment's order is applied: 0 runs first, 9 last."""
-    max_retries: int = 3
-    infra_retries: int = 3
+    max_retries: Whole = 3
+    infra_retries: Whole = 3
     execution_timeout_s: float | None = None
     """Deadline of one attempt; None: the agent's own."""
     queue_timeout_s: float | None = None
@@ -128,7 +130,7 @@ class TestError(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True)
     message: str
     file: str = ""
     """Relative to the project's directory, with `/`."""
-    line: int = 0
+    line: Whole = 0
 
 
 class Try(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -148,7 +150,7 @@ class TestResult(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True
     id: str
     title: str
     file: str = ""
-    line: int = 0
+    line: Whole = 0
     outcome: str
     """passed, flaky, failed, timed_out, skipped or interrupted."""
     tries: tuple[Try, ...] = ()
@@ -159,7 +161,7 @@ class Artifact(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
 
     name: str
     content_type: str
-    size: int
+    size: Whole
     sha256: str
     """Of what is stored; empty when the file was left out."""
     note: str = ""
@@ -173,11 +175,11 @@ class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     reason: str = ""
     """A code for machines, such as `tests_failed`, `no_tests`, `deadline`; see docs/verdicts.md."""
     message: str = ""
-    exit_code: int | None = None
+    exit_code: Whole | None = None
     signal: str = ""
     duration_s: float = 0.0
     tests: tuple[TestResult, ...] = ()
-    tests_omitted: int = 0
+    tests_omitted: Whole = 0
     artifacts: tuple[Artifact, ...] = ()
 
 
@@ -187,13 +189,13 @@ class JobEvent(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, 
     job_id: str
     at: Instant
     status: Status
-    ticket: int = 0
+    ticket: Whole = 0
     """Sequence of the submission in force; 0: the event's own sequence."""
-    attempt: int = 0
+    attempt: Whole = 0
     """The running attempt, or the last one; counted from 1."""
-    retries_left: int = 0
-    infra_retries_left: int = 0
-    failures: int = 0
+    retries_left: Whole = 0
+    infra_retries_left: Whole = 0
+    failures: Whole = 0
     """Attempts so far that ended failed or timed_out."""
     suite_ids: tuple[str, ...] = ()
     agent: str = ""

@@ -18,6 +18,7 @@ from qgjet.events import (
     TERMINAL,
     AttemptEnded,
     AttemptLost,
+    Cancelled,
     CancelRequested,
     Event,
     Finished,
@@ -108,6 +109,27 @@ def state_of(event: Event, seq: int) -> Job:
         cancel_requested=event.cancel_requested,
         retry_at=event.retry_at if isinstance(event, AttemptEnded | Released | Requeued) else None,
     )
+
+
+def contradiction(event: Event) -> str | None:
+    """What no event of ours says of its job, whatever came before it; None for one that may be true.
+
+    A reader of the slot's last event alone sees with it most of what `broken_rule` would see with the whole history.
+    """
+    kind = event_type(event)
+    is_submission, is_ticket = isinstance(event, Submitted), isinstance(event, Submitted | Requeued)
+    tried = isinstance(event, Started | AttemptEnded | AttemptLost | Cancelled) or event.status in (Status.RUNNING, Status.DONE)
+    rules = (
+        (any(event.status in after for after in TRANSITIONS[kind].values()), f"{kind} cannot lead to {event.status}"),
+        (bool(event.agent) == (event.status is Status.RUNNING), "an agent stands on running jobs, and only there"),
+        ((event.ticket == 0) if is_ticket else (event.ticket > 0), "it holds no ticket that can be"),
+        (event.attempt >= int(tried), "it is about an attempt that cannot be"),
+        (min(event.retries_left, event.infra_retries_left, event.failures) >= 0, "it counts below zero"),
+        (not is_submission or not (event.attempt or event.failures or event.cancel_requested), "submitted with a past"),
+        (not isinstance(event, Finished) or event.status is status_of(event.verdict), "status and verdict disagree"),
+        (event.status is not Status.CANCELLED or event.cancel_requested, "cancelled, and nobody asked for it"),
+    )
+    return next((broken for holds, broken in rules if not holds), None)
 
 
 def evolve(job: Job | None, event: Event, seq: int) -> Job | None:

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from qgjet.clock import Clock, utc_now, within
 from qgjet.decide import Cancel, Command, OnDuplicate, Submit, decide
 from qgjet.errors import DuplicateJob, LogUnavailable, QgjetError, Refused, UndecodableEvent, WrongVersion
 from qgjet.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
-from qgjet.job import Job, fold, state_of
+from qgjet.job import Job, contradiction, fold, state_of
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ _WRONG_VERSION = frozenset({10071, 10164})
 """10164: another append to the slot is in flight on a replicated stream."""
 _NO_MESSAGE = 10037
 _TRANSIENT = frozenset({429, 503})
+_NUMBER = re.compile(r"[0-9]{1,20}")
 _ack_decoder = msgspec.json.Decoder(PubAck)
 
 
@@ -217,9 +219,10 @@ class EventLog:
         last = await self.last(slot)
         if last is None:
             return None, 0
-        if last.event is not None:
+        wrong = "it is not known to this version" if last.event is None else contradiction(last.event)
+        if last.event is not None and wrong is None:
             return state_of(last.event, last.seq), last.seq
-        log.warning("event %d of %s is not known to this version: the events before it count", last.seq, last.subject)
+        log.warning("event %d of %s does not count, the events before it do: %s", last.seq, last.subject, wrong)
         history = await self.history(slot)
         job = fold((one.seq, one.event) for one in history if one.event is not None)
         return None if job is None else msgspec.structs.replace(job, version=history[-1].seq), history[-1].seq
@@ -292,9 +295,12 @@ class AckSubject(Struct, frozen=True, gc=False):
     num_pending: int
 
 
-def parse_ack_subject(reply: str) -> AckSubject:
-    """Nine tokens: the form of servers below 2.16."""
-    _, _, _, consumer, delivered, stream_seq, consumer_seq, _, pending = reply.split(".")
+def parse_ack_subject(reply: str) -> AckSubject | None:
+    """Nine tokens: the form of servers below 2.16. None for anything else, such as a message that somebody sent to an inbox."""
+    tokens = reply.split(".")
+    if len(tokens) != 9 or not all(_NUMBER.fullmatch(token) for token in tokens[4:]):
+        return None
+    _, _, _, consumer, delivered, stream_seq, consumer_seq, _, pending = tokens
     return AckSubject(consumer, int(delivered), int(stream_seq), int(consumer_seq), int(pending))
 
 
@@ -401,6 +407,8 @@ class Tail:
             self._status(message)
             return
         meta = parse_ack_subject(message.reply)
+        if meta is None:
+            return
         if self._broken or meta.consumer_seq != self._expected_consumer_seq:
             self._broken = True
         else:

@@ -110,6 +110,6 @@ async def _batch(bus: Bus, from_seq: int) -> tuple[list[Msg], int | None]:
 
 def _read(message: Msg) -> AgentInfo | None:
     """None for an agent that has withdrawn, and for one of another version: that version's tools show it."""
-    with contextlib.suppress(msgspec.MsgspecError):
+    with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):  # anybody with access to NATS may write here
         return _info.decode(message.data)
     return None

@@ -191,6 +191,8 @@ class Queue:
 
     async def _delivery(self, lane: Lane, message: Msg, asked_at: float) -> Delivery | None:
         meta = parse_ack_subject(message.reply)
+        if meta is None:  # sent by somebody else
+            return None
         if meta.consumer != subjects.lane_consumer(lane):  # the late answer to an earlier pull
             await self._late(message)
             return None
@@ -198,6 +200,11 @@ class Queue:
         if not isinstance(event, Submitted | Requeued):
             log.error("message %d of %s cannot be run by this version; left to a newer agent", meta.stream_seq, lane)
             await self.bus.publish(message.reply, _nak(UNREADABLE_AGAIN_S))
+            return None
+        parsed = subjects.parse_job_subject(message.subject)
+        if parsed is None or parsed[0] != event.spec.slot:
+            log.error("message %d of %s is about another slot than its subject says, so no writer of ours has sent it: given up", meta.stream_seq, lane)
+            await self.bus.publish(message.reply, b"+TERM it is about another slot than its subject says")  # the janitor hears of it, and ends the job
             return None
         return Delivery(lane=lane, event=event, meta=meta, reply=message.reply, bus=self.bus, asked_at=asked_at)
 

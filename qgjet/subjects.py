@@ -181,7 +181,7 @@ def _lane(partition: list[str], rank_token: str) -> Lane | None:
 def _decoded(tokens: list[str]) -> list[str] | None:
     try:
         return [decode_token(token) for token in tokens]
-    except UnicodeDecodeError:  # somebody else's
+    except UnicodeError:  # somebody else's
         return None
 
 

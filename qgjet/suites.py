@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from qgjet import subjects
 from qgjet.errors import UndecodableEvent
-from qgjet.events import Instant, JobSpec, Slot
+from qgjet.events import Instant, JobSpec, Slot, Whole
 
 OPENED = "opened"
 MAX_BATCH = 1000
@@ -32,7 +32,7 @@ class Member(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     test: str
     attached: bool = False
     """It was live before: the suite waits for it, and does not cancel it."""
-    seq: int = 0
+    seq: Whole = 0
     """Of an attached job: its last event that the submission knew of. A created one's `submitted` stands in the batch, in this order, by org."""
 
 
@@ -46,7 +46,7 @@ class SuiteOpened(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
     request_hash: str = ""
     """sha256 of the request when it came with an idempotency key."""
     jobs: tuple[Member, ...]
-    to_come: int = 0
+    to_come: Whole = 0
     """Jobs of the submission that later events bring."""
     tags: dict[str, str] = {}
 

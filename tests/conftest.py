@@ -25,6 +25,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
     derandomize="CI" in os.environ,  # a gate answers the same every time; at a desk every run looks elsewhere
 )
+settings.register_profile("soak", settings.get_profile("qgjet"), max_examples=5000, derandomize=False)  # `make soak`: --hypothesis-profile=soak
 settings.load_profile("qgjet")
 
 

@@ -21,7 +21,7 @@ from qgjet import presence, streams, suite_log
 from qgjet.bus import JetStreamError
 from qgjet.decide import Command, Expire, Lose, Requeue
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused
-from qgjet.events import Requeued, Slot, Status, Submitted
+from qgjet.events import Requeued, Slot, Status, Submitted, Whole
 from qgjet.log import EventLog, Recorded
 from qgjet.queue import LaneState, Queue
 from qgjet.settings import QueueSettings
@@ -43,8 +43,8 @@ _NO_MESSAGE = 10037
 class Advisory(Struct, frozen=True):
     """JetStream has given up on a delivery."""
 
-    stream_seq: int = 0
-    deliveries: int = 0
+    stream_seq: Whole = 0
+    deliveries: Whole = 0
 
 
 class Janitor:
@@ -184,11 +184,7 @@ class Janitor:
                 return None
             raise
         message = answer["message"]
-        try:
-            return message["seq"], msgspec.json.decode(base64.b64decode(message.get("data", "")), type=Advisory)
-        except msgspec.MsgspecError as error:
-            log.warning("advisory %d is skipped: %s", message["seq"], error)
-            return message["seq"], Advisory()
+        return message["seq"], read_advisory(message["seq"], base64.b64decode(message.get("data", "")))
 
     async def _give_up(self, ticket: Recorded, advisory: Advisory) -> None:
         parsed = parse_job_subject(ticket.subject)
@@ -208,6 +204,18 @@ class Janitor:
             raise
         except QgjetError as error:
             log.warning("%s: %s", slot, error)
+        except Exception:
+            # a defect of ours: this job must not keep the janitor from all the others, round after round
+            log.exception("%s: the janitor cannot act on it", slot)
+
+
+def read_advisory(seq: int, data: bytes) -> Advisory:
+    """One that says nothing for what cannot be read."""
+    try:
+        return msgspec.json.decode(data, type=Advisory)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        log.warning("advisory %d is skipped: %s", seq, error)
+        return Advisory()
 
 
 def _lane(job: LiveJob) -> Lane:
