@@ -11,6 +11,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -230,6 +231,18 @@ class EventLog:
     async def last(self, slot: Slot) -> Recorded | None:
         """The slot's last event, from the stream's leader."""
         return await self.last_of(subjects.slot_filter(slot))
+
+    async def quiet_s(self, slot: Slot) -> float:
+        """How long ago the slot's last event was stored, by the server's clock alone: those of the agents may be wrong. 0 for an empty slot."""
+        try:
+            answer = await self.bus.api(f"STREAM.MSG.GET.{subjects.STREAM}", {"last_by_subj": subjects.slot_filter(slot)})
+        except JetStreamError as error:
+            if error.error.err_code == _NO_MESSAGE:
+                return 0.0
+            raise
+        info = await self.bus.api(f"STREAM.INFO.{subjects.STREAM}")
+        stored, now = (msgspec.convert(text, datetime) for text in (answer["message"]["time"], info["ts"]))
+        return (now - stored).total_seconds()
 
     async def last_of(self, subject_filter: str) -> Recorded | None:
         """The last message that the filter matches."""

@@ -135,13 +135,10 @@ class Executor:
     async def _lease_left_s(self, delivery: Delivery) -> float:
         """What is left of the first visibility timeout since the slot's last event.
 
-        A server that was killed may have forgotten when it delivered a message last, and hands it out again at once: the log knows better.
+        A server that was killed may have forgotten when it delivered a message last, and hands it out again at once: the log knows better. It goes by the
+        server's clock: by that of an agent, a job could be taken from whoever runs it, or be left with nobody, for as long as the clock is wrong.
         """
-        last = await self.event_log.last(delivery.spec.slot)
-        if last is None or last.event is None:
-            return 0.0
-        age_s = (self.event_log.clock() - last.event.at).total_seconds()
-        return self.queue_settings.visibility_timeout_s - max(age_s, 0.0)
+        return self.queue_settings.visibility_timeout_s - await self.event_log.quiet_s(delivery.spec.slot)
 
     async def _lose(self, delivery: Delivery, job: Job) -> Job | None:
         log.warning("job %s: agent %s lost attempt %d", job.job_id, job.agent, job.attempt)
