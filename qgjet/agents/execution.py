@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import assert_never
 
@@ -106,6 +107,7 @@ class Executor:
         job = state_of(delivery.event, delivery.seq) if ready else await self.event_log.load(delivery.spec.slot)
         while True:
             now = self.event_log.clock()
+            job = self._without_a_wrong_wait(job, now)
             running_here = delivery.spec.job_id in self.running
             match admit(job, delivery.seq, now, num_delivered=delivery.meta.num_delivered, running_here=running_here):
                 case Admission.CLAIM:
@@ -131,6 +133,12 @@ class Executor:
                     return await self._give_back(delivery, self.queue_settings.visibility_timeout_s)
                 case admission:
                     assert_never(admission)
+
+    def _without_a_wrong_wait(self, job: Job | None, now: datetime) -> Job | None:
+        """A retry that is due later than any backoff reaches was put off by a wrong clock, there or here: the message has waited for it already."""
+        if job is None or job.retry_at is None or (job.retry_at - now).total_seconds() <= 2 * self.queue_settings.retry_cap_s:
+            return job
+        return replace(job, retry_at=None)
 
     async def _lease_left_s(self, delivery: Delivery) -> float:
         """What is left of the first visibility timeout since the slot's last event.

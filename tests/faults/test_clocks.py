@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from agents import FAST, eventually, running_agent, story, submit
+import pytest
+
+from agents import FAST, eventually, running_agent, scripted, story, submit
 from factories import spec
 from faults.test_server import BRIEF, is_overdue
 from faults.watched import Ledger, ended, watched
@@ -13,7 +15,7 @@ from qgjet.bus import connect
 from qgjet.clock import Clock, utc_now
 from qgjet.decide import Start
 from qgjet.embedded import NatsServer
-from qgjet.events import Verdict
+from qgjet.events import Slot, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.subjects import Lane
@@ -58,3 +60,18 @@ async def test_an_agent_whose_clock_is_ahead_takes_nothing_from_others_after_a_r
             final = await ended(log, job.slot)
     assert not ledger.overlaps, ledger.overlaps
     assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_retry_is_not_put_off_by_as_much_as_a_clock_is_wrong(log: EventLog, tmp_path: Path, hours: int) -> None:
+    job = spec()
+    await submit(log, job)
+    async with running_agent(EventLog(log.bus, ahead(hours)), tmp_path, runners=scripted({"*": ("failed",)})):
+        await eventually(lambda: has_tried(log, job.slot))
+    async with running_agent(log, tmp_path):
+        final = await ended(log, job.slot)
+    assert final.verdict is Verdict.FLAKY
+
+
+async def has_tried(log: EventLog, slot: Slot) -> bool:
+    return "attempt_ended" in await story(log, slot)
