@@ -41,15 +41,15 @@ async def test_a_token_from_the_environment_or_a_file_is_sent_and_never_shown(ov
     (project / "token").write_text(token + "\n")
     with_file = over_api.with_variables(QGJET_API_TOKEN_FILE="token")
     async with work():
-        told = [await with_token("run", "--test", "tests/a.spec.js", "--json"), await with_file("list"), await with_file("logs", "nobody")]
+        told = [await with_token("run", "--test", "tests/a.spec.js", "--json"), await with_file("logs", "nobody")]
         told.append(await with_token("doctor"))
-    assert [one.code for one in told[:3]] == [0, 0, 2], told[0].err
-    assert "is ready" in told[3].out
+    assert [one.code for one in told[:2]] == [0, 2], told[0].err
+    assert "is ready" in told[2].out
     assert not [one for one in told if token in one.out + one.err]
 
 
 async def test_without_a_good_token_it_says_what_to_do_and_ends_with_4(over_api: Cli, file: Path, project: Path) -> None:
-    for args in (SUBMIT, ("list",), ("cancel", "x"), ("rerun", "x"), ("wait", "x"), ("logs", "-f", "x"), ("artifacts", "x")):
+    for args in (SUBMIT, ("cancel", "x"), ("rerun", "x"), ("logs", "-f", "x")):
         ended = await over_api(*args)
         assert (ended.code, "asks for a token: set QGJET_API_TOKEN" in ended.error) == (4, True), args
     wrong = await over_api("list", QGJET_API_TOKEN="qgjet_wrong")
