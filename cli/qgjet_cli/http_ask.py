@@ -36,6 +36,10 @@ class Busy(CannotReach):
         self.pause_s = pause_s
 
 
+class NotOurs(CannotReach):
+    """What answers is not qgjet's API; to ask again would not help."""
+
+
 class NoStream(Exception):
     """This server, or a proxy on the way, does not stream events."""
 

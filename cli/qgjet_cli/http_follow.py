@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from qgjet_cli.sse import Message, Parser
 
 POLL_S = 2.0
 POLL_WINDOW = 8
+_SEQUENCE = re.compile(r"[0-9]{1,19}")
 
 
 class StoredEvent(Struct, frozen=True):
@@ -62,7 +64,7 @@ async def _messages(http: Http, board: Board, after: int) -> AsyncGenerator[list
     parser = Parser()
     async with contextlib.aclosing(http.stream("/events", {**_narrowest(board), "after": after})) as pieces:
         async for piece in pieces:
-            yield [message for message in parser.feed(piece) if message.id.isdecimal()]  # a proxy may add some of its own
+            yield [message for message in parser.feed(piece) if _SEQUENCE.fullmatch(message.id)]  # a proxy may add some of its own
 
 
 def _narrowest(board: Board) -> Json:

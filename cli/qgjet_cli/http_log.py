@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from qgjet_cli.client import Notice
 from qgjet_cli.exits import CannotReach
-from qgjet_cli.http_ask import PAUSE_S, Http, NoStream
+from qgjet_cli.http_ask import PAUSE_S, Http, NoStream, NotOurs
 from qgjet_cli.http_follow import Outage
 from qgjet_cli.sse import Message, Parser
 
@@ -39,12 +39,21 @@ async def follow_log(http: Http, path: str, attempt: int, notice: Notice) -> Asy
                                 yield LogLine(b"", live=True)
                             continue
                         after = message.id or after
-                        yield LogLine(base64.b64decode(message.data) if message.event == "bytes" else message.data + b"\n")
+                        yield LogLine(_bytes(http, message.data) if message.event == "bytes" else message.data + b"\n")
         except NoStream:
             raise CannotReach(f"{http.where} does not stream output: it is too old for this client, or a proxy on the way collects it") from None
+        except NotOurs:
+            raise
         except CannotReach as error:
             outage.begins(error)
         await asyncio.sleep(outage.pause_s or PAUSE_S)
+
+
+def _bytes(http: Http, data: bytes) -> bytes:
+    try:
+        return base64.b64decode(data)
+    except ValueError:
+        raise NotOurs(f"what {http.where} sends is not the output of a job") from None
 
 
 async def _messages(http: Http, path: str, attempt: int, after: str) -> AsyncGenerator[list[Message], None]:

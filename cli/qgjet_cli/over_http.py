@@ -17,12 +17,14 @@ from qgjet.attempts import AttemptRecord
 from qgjet.errors import InvalidInput
 from qgjet.events import Slot, Status, Verdict
 from qgjet.submission import MAX_SUITE_JOBS, SubmitRequest
+from qgjet_cli import shapes
 from qgjet_cli.board import Board, Failure, Track
 from qgjet_cli.client import ALL, Batch, Events, Notice, Placed
 from qgjet_cli.exits import CannotReach, Exit, NotAccepted, NotAllowed
 from qgjet_cli.http_ask import PAUSE_S, Http, Json, open_http
 from qgjet_cli.http_follow import follow
 from qgjet_cli.http_log import LogLine, follow_log
+from qgjet_cli.shapes import checked
 
 MAX_BODY_BYTES = 900_000
 MAX_PAGE = 500
@@ -150,7 +152,7 @@ class ApiClient:
 
     async def job(self, job_id: str) -> Json:
         """A job with its attempts. Raises NotAccepted when there is none."""
-        return await self._http.ask("GET", f"/jobs/{_segment('job_id', job_id)}", Json)
+        return checked(self._http, await self._http.ask("GET", f"/jobs/{_segment('job_id', job_id)}", Json), shapes.Job)
 
     async def jobs(self, filters: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
         """The first `limit` jobs, last submitted first, and whether there are more."""
@@ -158,9 +160,9 @@ class ApiClient:
         cursor = None
         while True:
             page = await self._http.ask("GET", "/jobs", Page, params={**filters, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor})
-            found += page.jobs
+            found += checked(self._http, page.jobs, list[shapes.Job])
             cursor = page.next_cursor
-            if cursor is None or len(found) >= limit:
+            if cursor is None or len(found) >= limit or not page.jobs:
                 return found, cursor is not None
 
     async def suite(self, suite_id: str) -> list[Json]:
@@ -169,29 +171,30 @@ class ApiClient:
         cursor = None
         while True:
             page = await self._http.ask("GET", f"/suites/{_segment('suite', suite_id)}", Page, params={"limit": MAX_PAGE, "cursor": cursor})
-            found += page.jobs
+            found += checked(self._http, page.jobs, list[shapes.Job])
             cursor = page.next_cursor
-            if cursor is None:
+            if cursor is None or not page.jobs:
                 return found[::-1]
 
     async def suites(self, org_id: str | None, limit: int) -> tuple[list[Json], bool]:
         """The first `limit` suites, newest first, and whether there are more."""
-        return await self._listed("/suites", "suites", {"org_id": org_id}, limit)
+        return await self._listed("/suites", "suites", shapes.SuitePage, {"org_id": org_id}, limit)
 
-    async def _listed(self, path: str, key: str, params: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
+    async def _listed(self, path: str, key: str, kind: type[Struct], params: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
         """The first `limit` of a list that comes in pages, and whether there are more."""
         found: list[Json] = []
         cursor = None
         while True:
-            page = await self._http.ask("GET", path, Json, params={**params, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor})
+            params = {**params, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor}
+            page = checked(self._http, await self._http.ask("GET", path, Json, params=params), kind)
             found += page[key]
             cursor = page["next_cursor"]
-            if cursor is None or len(found) >= limit:
+            if cursor is None or len(found) >= limit or not page[key]:
                 return found, cursor is not None
 
     async def suite_summary(self, suite_id: str) -> Json:
         """A suite without its jobs. Raises NotAccepted when there is none."""
-        found = await self._http.ask("GET", f"/suites/{_segment('suite', suite_id)}", Json, params={"limit": 1})
+        found = checked(self._http, await self._http.ask("GET", f"/suites/{_segment('suite', suite_id)}", Json, params={"limit": 1}), shapes.Suite)
         return {key: value for key, value in found.items() if key not in ("jobs", "next_cursor")}
 
     async def rerun_suite(self, suite_id: str, *, failed: bool, key: str) -> Json:
@@ -202,7 +205,8 @@ class ApiClient:
 
     async def artifacts(self, job_id: str) -> list[Json]:
         """All files of a job's attempts. Raises NotAccepted when there is no such job."""
-        return (await self._http.ask("GET", f"/jobs/{_segment('job_id', job_id)}/artifacts", ArtifactPage)).artifacts
+        found = await self._http.ask("GET", f"/jobs/{_segment('job_id', job_id)}/artifacts", ArtifactPage)
+        return checked(self._http, found.artifacts, list[shapes.File])
 
     def artifact(self, job_id: str, attempt: int, name: str) -> AsyncGenerator[bytes, None]:
         return self._http.pieces(f"/jobs/{_segment('job_id', job_id)}/artifacts/{attempt}/{quote(name)}")
@@ -225,42 +229,46 @@ class ApiClient:
 
     async def dead_letters(self, filters: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
         """The first `limit` dead letters, last submitted first, and whether there are more."""
-        return await self._listed("/dead", "dead_letters", filters, limit)
+        return await self._listed("/dead", "dead_letters", shapes.DeadPage, filters, limit)
 
     async def dead_letter(self, job_id: str) -> Json:
         """Raises NotAccepted when there is no such job, or it is no dead letter."""
-        return await self._http.ask("GET", f"/dead/{_segment('job_id', job_id)}", Json)
+        return await self._checked("GET", f"/dead/{_segment('job_id', job_id)}", shapes.DeadDetail)
 
     async def settle(self, how: str, job_id: str, reason: str) -> Json:
         """`how`: redrive or discard. Raises NotAccepted."""
-        return await self._http.ask("POST", f"/dead/{_segment('job_id', job_id)}/{how}", Json, body={"reason": reason} if how == "discard" else None)
+        body = {"reason": reason} if how == "discard" else {}
+        return await self._checked("POST", f"/dead/{_segment('job_id', job_id)}/{how}", shapes.Settled, body)
 
     async def settle_all(self, how: str, filters: Mapping[str, Any]) -> Json:
         """Some of those that the filters find; `left` says how many more there are."""
-        return await self._http.ask("POST", f"/dead/{how}", Json, body=filters)
+        return await self._checked("POST", f"/dead/{how}", shapes.SettledList, filters)
 
     async def partitions(self) -> Json:
-        return await self._http.ask("GET", "/partitions", Json)
+        return await self._checked("GET", "/partitions", shapes.PartitionList)
 
     async def pauses(self) -> list[Json]:
-        found: list[Json] = (await self._http.ask("GET", "/queue/pauses", Json))["pauses"]
+        found: list[Json] = (await self._checked("GET", "/queue/pauses", shapes.PauseList))["pauses"]
         return found
 
     async def pause(self, scope: Json) -> Json:
-        return await self._http.ask("POST", "/queue/pause", Json, body=scope)
+        return await self._checked("POST", "/queue/pause", shapes.Pause, scope)
 
     async def resume(self, scope: Json) -> Json:
-        return await self._http.ask("POST", "/queue/resume", Json, body=scope)
+        return await self._checked("POST", "/queue/resume", shapes.Pause, scope)
 
     async def agents(self) -> list[Json]:
-        found: list[Json] = (await self._http.ask("GET", "/agents", Json))["agents"]
+        found: list[Json] = (await self._checked("GET", "/agents", shapes.AgentList))["agents"]
         return found
 
     async def drain(self, agent: str, reason: str) -> Json:
         return await self._http.ask("POST", f"/agents/{_segment('agent', agent)}/drain", Json, body={"reason": reason})
 
     async def prioritize(self, job_id: str, priority: int) -> Json:
-        return await self._http.ask("POST", f"/jobs/{_segment('job_id', job_id)}/priority", Json, body={"priority": priority})
+        return await self._checked("POST", f"/jobs/{_segment('job_id', job_id)}/priority", shapes.Priority, {"priority": priority})
+
+    async def _checked(self, method: str, path: str, kind: type[Struct], body: Any = None) -> Json:
+        return checked(self._http, await self._http.ask(method, path, Json, body=body), kind)
 
     async def cancel(self, tracks: Sequence[Track], reason: str) -> None:
         gate = asyncio.Semaphore(CANCEL_WINDOW)
