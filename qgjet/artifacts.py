@@ -21,7 +21,7 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 
 from qgjet.bus import Bus, JetStreamError, PubAck
-from qgjet.errors import ArtifactGone, LogUnavailable
+from qgjet.errors import ArtifactGone, LogUnavailable, NotPermitted
 from qgjet.stored import messages
 from qgjet.subjects import ARTIFACTS_BUCKET, encode_token
 
@@ -124,7 +124,7 @@ class ArtifactStore:
 
     async def _wait(self, deadline: float, problem: LogUnavailable) -> None:
         time = asyncio.get_running_loop().time
-        if isinstance(problem, JetStreamError) and problem.error.code not in (429, 503):
+        if isinstance(problem, NotPermitted) or (isinstance(problem, JetStreamError) and problem.error.code not in (429, 503)):
             raise problem
         await asyncio.sleep(min(0.1, max(deadline - time(), 0.0)))
         if time() >= deadline:

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,8 +22,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from qgjet import access
+from qgjet.access import Identity, WhoAmI, without_password
 from qgjet.clock import within
-from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
+from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
+from qgjet.settings import NatsSettings
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +63,49 @@ class JetStreamError(LogUnavailable):
         self.error = error
 
 
+_VIOLATION = "permissions violation"
+_DENIED = re.compile(_VIOLATION + r' for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+_NOT_LET_IN = re.compile(r"authorization violation|authentication (expired|revoked|timeout)|account authentication", re.IGNORECASE)
 _OF_AN_APPEND = b"NATS/1.0\r\nNats-Expected-"
+
+
+class _Unsafe(nats.errors.Error):
+    """What was to be encrypted would go over the line as it is."""
 
 
 class _Client(Client):
     """nats-py, without the time it takes for headers that nobody reads: those of an append, which are stored with the event and come with each delivery.
 
     And without its read loop ending at a subject or a header that is no text: stored in the log, one such message would end every reader for ever.
+
+    And with answers of our own. nats-py goes on without TLS when the server offers none, whatever the address says: here the password stays at home then. It
+    closes for good when the server does not know the user any more: here it tries again, since whoever changed that may change it back. It forgets the socket
+    of each try that fails: here it is closed.
     """
+
+    wants_tls = False
+
+    def _connect_command(self) -> bytes:
+        if self.wants_tls and not self._server_info.get("tls_required"):
+            raise _Unsafe("TLS was asked for, and the server does not offer it")
+        command: bytes = super()._connect_command()
+        return command
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]
+            raise
+
+    async def _process_err(self, err_msg: str) -> None:
+        if _VIOLATION in err_msg.lower() or "stale connection" in err_msg.lower():
+            await super()._process_err(err_msg)
+            return
+        error = nats.errors.Error(f"nats: {err_msg}")
+        await self._error_cb(error)
+        await self._process_op_err(error)
 
     async def _process_headers(self, headers: bytes | None) -> Any:
         if headers is not None and headers.startswith(_OF_AN_APPEND):
@@ -97,9 +136,12 @@ class Bus:
     Made by `connect`. Safe for any number of tasks of one event loop.
     """
 
-    def __init__(self, client: Client, url: str) -> None:
+    def __init__(self, client: Client, url: str, user: str = "") -> None:
         self.client = client
         self.url = url
+        """Without a password, for messages."""
+        self.user = user
+        """Empty: nobody, or known by a key or certificate."""
         self._loop = asyncio.get_running_loop()
         self._inbox = client.new_inbox()
         self._pending: dict[str, _Pending] = {}
@@ -109,6 +151,12 @@ class Bus:
         self._connected = asyncio.Event()
         self.reconnects = 0
         self.on_reconnect: list[Callable[[], None]] = []
+        self._why = ""
+        """What the server said last when it did not let us in."""
+        self._deaf: NotPermitted | None = None
+        """Set when answers cannot be heard."""
+        self._identity: Identity | None = None
+        self._listeners: dict[str, list[Callable[[NotPermitted], None]]] = {}
 
     async def _open(self) -> None:
         await self.client.subscribe(f"{self._inbox}.*", cb=self._answer, pending_msgs_limit=-1, pending_bytes_limit=-1)
@@ -125,12 +173,16 @@ class Bus:
     async def wait_connected(self, timeout_s: float) -> None:
         """Wait until the connection is up. Raises LogUnavailable after `timeout_s`."""
         if not await within(max(timeout_s, 0.0), self._connected):
+            if self._why:
+                raise NotPermitted(self._why)
             raise LogUnavailable(f"no NATS server at {self.url}; is it running?")
 
     async def publish(self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None) -> None:
         """Send and forget. Raises LogUnavailable while disconnected, so that nothing is sent late from a buffer."""
         if not self.is_connected:
-            raise LogUnavailable(f"not connected to NATS at {self.url}")
+            raise LogUnavailable(self._why or f"not connected to NATS at {self.url}")
+        if self._deaf is not None and reply:
+            raise self._deaf
         try:
             await self.client.publish(subject, payload, reply=reply, headers=headers)
         except (nats.errors.Error, OSError) as error:
@@ -164,6 +216,60 @@ class Bus:
         if "error" in answer:
             raise JetStreamError(subject, msgspec.convert(answer["error"], ApiError))
         return answer
+
+    # -- permissions -------------------------------------------------------------------------------------------------
+
+    async def identity(self) -> Identity:
+        """Who this connection is, and what it may do, by the server's word. One that it does not tell may try everything."""
+        if self._identity is None:
+            try:
+                self._identity = msgspec.json.decode((await self.request(access.WHO_AM_I)).data, type=WhoAmI).data
+            except (NotPermitted, msgspec.MsgspecError):
+                self._identity = Identity(user=self.user)
+        return self._identity
+
+    async def may_publish(self, subject: str) -> bool:
+        """Ask first where there is another way: the server logs each attempt that it refuses."""
+        return (await self.identity()).permissions.publish.permit(subject)
+
+    @contextlib.contextmanager
+    def when_refused(self, subject: str, tell: Callable[[NotPermitted], None]) -> Iterator[None]:
+        """`tell` hears it when the server refuses `subject` within the block: it says so apart from the request, which simply gets no answer."""
+        listeners = self._listeners.setdefault(subject.lower(), [])
+        listeners.append(tell)
+        try:
+            yield
+        finally:
+            listeners.remove(tell)
+            if not listeners:
+                self._listeners.pop(subject.lower(), None)
+
+    def _told(self, error: Exception, refusal: NotPermitted | None) -> None:
+        """What nats-py reports on the side. `refusal`: why we were not let in again."""
+        if denied := _DENIED.search(str(error)):
+            self._refused(denied[1].lower(), denied[2].lower())
+        elif refusal is None:
+            _log_error(error)
+        elif self._why != str(refusal):
+            self._why = str(refusal)
+            log.warning("%s; trying again", refusal)
+
+    def _refused(self, verb: str, subject: str) -> None:
+        """The server tells the subject in lower case."""
+        lost = [reply for reply, pending in self._pending.items() if verb == "publish" and pending.what.lower() == subject]
+        known = self._pending[lost[0]].what if lost else subject
+        error = NotPermitted(_not_permitted(self.user, verb, known))
+        log.warning("%s", error)
+        for reply in lost:
+            _fail(self._pending.pop(reply).future, error)
+        if verb == "subscription" and subject.startswith(self._inbox.lower()):
+            self._deaf = error
+            for reply in list(self._pending):
+                _fail(self._pending.pop(reply).future, error)
+        for tell in list(self._listeners.get(subject, ())):
+            tell(error)
+
+    # ----------------------------------------------------------------------------------------------------------------
 
     async def stop_listening(self, subscription: Subscription) -> None:
         """Unsubscribe, and let its callback have what the server had sent by then. Never raises; a server that is away is not waited for long."""
@@ -212,6 +318,7 @@ class Bus:
 
     async def _reconnected(self) -> None:
         self.reconnects += 1
+        self._why, self._deaf, self._identity = "", None, None
         self._connected.set()
         for listener in self.on_reconnect:
             listener()
@@ -239,34 +346,28 @@ def _fail(future: asyncio.Future[Msg], error: Exception) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, *, name: str, timeout_s: float = 5.0, check: bool = True) -> AsyncIterator[Bus]:
-    """A Bus on the server at `url`, or on one of several, separated by commas; closed at the end.
+async def connect(url: str, *, name: str, login: NatsSettings | None = None, timeout_s: float = 5.0, check: bool = True) -> AsyncIterator[Bus]:
+    """A Bus on the server at `url`, or on one of several, separated by commas, as who `login` says; closed at the end.
 
-    Raises LogUnavailable when no server answers within `timeout_s`, IncompatibleServer for one that qgjet must not be used with, InvalidSettings for an
-    address that is none. Later losses of
-    the connection are mended for ever; what is in flight then fails with LogUnavailable.
+    Raises LogUnavailable when no server answers within `timeout_s`, NotPermitted at once for one that does not let us in or cannot be trusted,
+    IncompatibleServer for one that qgjet must not be used with, InvalidSettings for an address that is none, or a login that cannot be used. Later losses of
+    the connection are mended for ever, a user that is let in no more too; what is in flight then fails with LogUnavailable.
     """
-    bus = await open_bus(url, name=name, timeout_s=timeout_s, check=check)
+    bus = await open_bus(url, name=name, login=login, timeout_s=timeout_s, check=check)
     try:
         yield bus
     finally:
         await bus.close()
 
 
-async def open_bus(url: str, *, name: str, timeout_s: float = 5.0, check: bool = True) -> Bus:
+async def open_bus(url: str, *, name: str, login: NatsSettings | None = None, timeout_s: float = 5.0, check: bool = True) -> Bus:
     """Like `connect`, for owners that close it themselves."""
-    servers = [_address(one.strip()) for one in url.split(",")]
+    login = login or NatsSettings()
+    servers = _addresses(url)
+    shown, user = without_password(url), access.user_of(login, servers)
     client = _Client()
-    box: list[Bus] = []
-
-    async def disconnected() -> None:
-        for bus in box:
-            await bus._disconnected()
-
-    async def reconnected() -> None:
-        for bus in box:
-            await bus._reconnected()
-
+    ears = _Ears(client, shown, user)
+    client.wants_tls = access.wants_tls(login, servers)
     try:
         async with asyncio.timeout(timeout_s):
             await client.connect(
@@ -279,15 +380,17 @@ async def open_bus(url: str, *, name: str, timeout_s: float = 5.0, check: bool =
                 ping_interval=20,
                 pending_size=64 * 1024 * 1024,
                 skip_subject_validation=True,  # `subjects` makes them all, and leaves nothing in them that a protocol line could end in
-                error_cb=_log_error,
-                disconnected_cb=disconnected,
-                reconnected_cb=reconnected,
+                error_cb=ears.told,
+                disconnected_cb=ears.disconnected,
+                reconnected_cb=ears.reconnected,
+                **access.options(login, servers),
             )
     except (nats.errors.Error, OSError, TimeoutError) as error:
         await client.close()
-        raise LogUnavailable(f"no NATS server at {_without_password(url)}: {str(error) or type(error).__name__}") from error
-    bus = Bus(client, _without_password(url))
-    box.append(bus)
+        if ears.refusal is not None:
+            raise ears.refusal from None
+        raise LogUnavailable(f"no NATS server at {shown}: {str(error) or type(error).__name__}") from error
+    ears.bus = bus = Bus(client, shown, user)
     try:
         await bus._open()
         if check:
@@ -298,13 +401,74 @@ async def open_bus(url: str, *, name: str, timeout_s: float = 5.0, check: bool =
     return bus
 
 
-def _address(url: str) -> str:
+class _Ears:
+    """What nats-py reports on the side: for the bus, as soon as there is one; before that, an error that trying again cannot mend ends the first try."""
+
+    def __init__(self, client: Client, url: str, user: str) -> None:
+        self._client, self._url, self._user = client, url, user
+        self.bus: Bus | None = None
+        self.refusal: NotPermitted | None = None
+
+    async def disconnected(self) -> None:
+        if self.bus is not None:
+            await self.bus._disconnected()
+
+    async def reconnected(self) -> None:
+        if self.bus is not None:
+            await self.bus._reconnected()
+
+    async def told(self, error: Exception) -> None:
+        refusal = _refusal(self._url, self._user, error)
+        if self.bus is not None:
+            self.bus._told(error, refusal)
+        elif refusal is None:
+            _log_error(error)
+        else:
+            self.refusal = refusal
+            self._client.options["allow_reconnect"] = False  # looked at next: the first try ends here
+
+
+def _addresses(url: str) -> list[str]:
     """nats-py ends in an assertion for what it cannot read."""
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(url if "//" in url else f"nats://{url}")
-        if parts.hostname and parts.port != 0:
-            return url
-    raise InvalidSettings("nats_url", f"{_without_password(url)!r} is not an address such as nats://127.0.0.1:4222")
+    servers = [one.strip() for one in url.split(",")]
+    for server in servers:
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(server if "//" in server else f"nats://{server}")
+            if parts.hostname and parts.port != 0:
+                continue
+        raise InvalidSettings("nats_url", f"{without_password(url)!r} is not an address such as nats://127.0.0.1:4222")
+    return servers
+
+
+def _refusal(url: str, user: str, error: Exception) -> NotPermitted | None:
+    """The error to end with, if trying again cannot help."""
+    if _NOT_LET_IN.search(str(error)):
+        return NotPermitted(_not_let_in(url, user))
+    if isinstance(error, _Unsafe):
+        return NotPermitted(f"the NATS server at {url} does not speak TLS: no password was sent; start it with TLS, or use a nats:// address without nats.ca")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return NotPermitted(
+            f"the certificate of the NATS server at {url} is not trusted ({error.verify_message}): set nats.ca (QGJET_NATS_CA) to who signed it"
+        )
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE" in str(error).upper():
+        return NotPermitted(f"the NATS server at {url} wants a certificate that it trusts: set nats.cert and nats.key (QGJET_NATS_CERT, QGJET_NATS_KEY)")
+    if "no ssl context" in str(error):
+        return NotPermitted(
+            f"the NATS server at {url} wants TLS: use a tls:// address, and nats.ca (QGJET_NATS_CA) unless the system knows who signed its certificate"
+        )
+    return None
+
+
+def _not_let_in(url: str, user: str) -> str:
+    if user:
+        return f"the NATS server at {url} does not let user {user!r} in: the password or key is wrong, or it has no such user"
+    return f"the NATS server at {url} wants to know who is there: set QGJET_NATS_USER to your role, and QGJET_NATS_PASSWORD or another secret"
+
+
+def _not_permitted(user: str, verb: str, subject: str) -> str:
+    who = f"the NATS user {user!r}" if user else "this NATS user"
+    what = f"publish to {subject}" if verb == "publish" else f"subscribe to {subject}"
+    return f"{who} may not {what}: use a role that may (QGJET_NATS_USER; docs/security.md lists them)"
 
 
 def check_server(client: Client) -> None:
@@ -327,9 +491,5 @@ def _dotted(version: tuple[int, int, int]) -> str:
     return ".".join(map(str, version))
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//", url)
-
-
-async def _log_error(error: Exception) -> None:
+def _log_error(error: Exception) -> None:
     log.warning("NATS: %s", error or type(error).__name__)

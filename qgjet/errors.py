@@ -10,6 +10,7 @@
     ├── UnknownJob             no job of that id
     ├── UndecodableEvent       bytes in the log that this version cannot read
     ├── LogUnavailable         no answer from the NATS server in time
+    │   └── NotPermitted       the NATS server refuses this user, or what it asks for; or it is not to be trusted
     ├── IncompatibleServer     the NATS server, or what is set up on it, does not fit this version
     ├── ArtifactGone           an attempt's file that is not stored any more, or not whole
     ├── PrepareFailed          a target could not be made ready; no attempt is spent
@@ -74,6 +75,10 @@ class UndecodableEvent(QgjetError):
 
 class LogUnavailable(QgjetError):
     """The NATS server gave no answer in time. Whether a write was stored is not known."""
+
+
+class NotPermitted(LogUnavailable):
+    """The NATS server does not let this user in, or not do that; or it cannot show that it is the right server. Nothing was written; asking again is no use."""
 
 
 class IncompatibleServer(QgjetError):

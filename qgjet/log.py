@@ -22,7 +22,7 @@ from qgjet import codec, subjects
 from qgjet.bus import Bus, JetStreamError, PubAck
 from qgjet.clock import Clock, utc_now, within
 from qgjet.decide import Cancel, Command, OnDuplicate, Submit, decide
-from qgjet.errors import DuplicateJob, LogUnavailable, QgjetError, Refused, UndecodableEvent, WrongVersion
+from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, QgjetError, Refused, UndecodableEvent, WrongVersion
 from qgjet.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.job import Job, contradiction, fold, state_of
 
@@ -110,9 +110,9 @@ class EventLog:
         raise WrongVersion(f"{slot_filter} has moved on from {expected}")
 
     async def pause(self, deadline: float, problem: LogUnavailable) -> None:
-        """Before another try: a moment, and until the connection is back. Raises `problem` after `deadline`, by the event loop's clock."""
+        """Before another try: a moment, and until the connection is back. Raises `problem` if that cannot help, or after `deadline`, by the loop's clock."""
         loop = asyncio.get_running_loop()
-        if loop.time() >= deadline:
+        if isinstance(problem, NotPermitted) or loop.time() >= deadline:
             raise problem
         await asyncio.sleep(0.05)
         try:
@@ -321,7 +321,7 @@ class Tail:
     """Batches of the log as they come: first what is there, then what is appended. Ends only when it is closed.
 
     An ephemeral pull consumer without acknowledgements; whatever breaks (server restart, lost consumer, dropped message) it starts again after the last
-    sequence that was handed out, so every message comes once and in order.
+    sequence that was handed out, so every message comes once and in order. Raises NotPermitted when the server does not let us follow.
     """
 
     PULL_EXPIRES_S = 30.0
@@ -366,6 +366,8 @@ class Tail:
                     await self._start()
                     pause_s, told = self.PAUSE_S, ""
                 taken = await self._take()
+            except NotPermitted:
+                raise
             except LogUnavailable as error:
                 if str(error) != told:
                     log.warning("the tail waits for the server: %s", error)
@@ -458,4 +460,10 @@ class Tail:
                 await unsubscribe()
         if consumer:
             with contextlib.suppress(LogUnavailable):
-                await self._bus.api(f"CONSUMER.DELETE.{subjects.STREAM}.{consumer}", timeout_s=1.0)
+                await self._delete(consumer)
+
+    async def _delete(self, consumer: str) -> None:
+        """Few roles may: for the others it goes by itself, a minute after its last reader."""
+        subject = f"CONSUMER.DELETE.{subjects.STREAM}.{consumer}"
+        if self._bus.is_connected and await self._bus.may_publish(f"$JS.API.{subject}"):
+            await self._bus.api(subject, timeout_s=1.0)

@@ -11,7 +11,7 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 
 from qgjet.bus import Bus, PubAck
-from qgjet.errors import LogUnavailable
+from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.events import Instant
 from qgjet.subjects import AGENTS_BUCKET, encode_token
 
@@ -87,6 +87,11 @@ async def _batch(bus: Bus, from_seq: int) -> tuple[list[Msg], int | None]:
     """Messages of the bucket from a sequence on, and where to go on; None at the end."""
     messages: list[Msg] = []
     end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    subject = f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}"
+
+    def refused(error: NotPermitted) -> None:
+        if not end.done():
+            end.set_exception(error)
 
     async def receive(message: Msg) -> None:
         status = (message.headers or {}).get("Status")
@@ -98,8 +103,9 @@ async def _batch(bus: Bus, from_seq: int) -> tuple[list[Msg], int | None]:
     subscription = await bus.client.subscribe(bus.client.new_inbox(), cb=receive)
     try:
         body = {"seq": from_seq, "batch": _BATCH, "next_by_subj": _PREFIX + ">"}
-        await bus.publish(f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}", msgspec.json.encode(body), reply=subscription.subject)
-        status = await end
+        with bus.when_refused(subject, refused):
+            await bus.publish(subject, msgspec.json.encode(body), reply=subscription.subject)
+            status = await end
     finally:
         await subscription.unsubscribe()
     if status not in _END:

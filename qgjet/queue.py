@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from nats.aio.msg import Msg
 
 from qgjet import subjects
 from qgjet.bus import Bus, JetStreamError
-from qgjet.errors import LogUnavailable
+from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.events import JobSpec, Requeued, Submitted
 from qgjet.log import AckSubject, parse_ack_subject, recorded
 from qgjet.settings import QueueSettings
@@ -112,6 +113,10 @@ class Queue:
             await self._lengthen(lane)
         self._ensured.add(lane)
 
+    async def may_ensure(self, lane: Lane) -> bool:
+        """Whether the NATS user may make the lane's consumer. Who only submits may leave it to agents and the janitor."""
+        return await self.bus.may_publish(f"$JS.API.{_create_subject(lane)}")
+
     async def _lengthen(self, lane: Lane) -> None:
         """One that waits less than our heartbeats count on would hand our jobs on; one that waits longer does no harm."""
         info = await self.bus.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")
@@ -124,8 +129,7 @@ class Queue:
 
     async def _put(self, lane: Lane, action: str) -> None:
         config = self._config(lane, subjects.lane_consumer(lane))
-        subject = f"CONSUMER.CREATE.{STREAM}.{config['name']}.{config['filter_subject']}"
-        await self.bus.api(subject, {"stream_name": STREAM, "config": config, "action": action})
+        await self.bus.api(_create_subject(lane), {"stream_name": STREAM, "config": config, "action": action})
 
     def is_current(self, state: LaneState) -> bool:
         """Whether the lane's consumer has the settings in force."""
@@ -246,6 +250,11 @@ class Queue:
         await self.bus.publish(subjects.bell_subject(lane))
 
 
+def _create_subject(lane: Lane) -> str:
+    """With the filter in it: so a server can hold a role to jobs."""
+    return f"CONSUMER.CREATE.{STREAM}.{subjects.lane_consumer(lane)}.{subjects.lane_filter(lane)}"
+
+
 def _group(subject_filter: str) -> str:
     return "qg-bell-" + hashlib.sha256(subject_filter.encode()).hexdigest()[:16]
 
@@ -278,6 +287,11 @@ def _end(answer: asyncio.Future[Msg | None]) -> None:
         answer.set_result(None)
 
 
+def _refuse(answer: asyncio.Future[Msg | None], error: NotPermitted) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+
+
 class _PullInbox:
     """Where the answer to one pull at a time arrives. Deliveries come under their own subject, so pulls cannot share the inbox of the bus."""
 
@@ -303,8 +317,9 @@ class _PullInbox:
         self._answer = answer = self._loop.create_future()
         timer = self._loop.call_later(timeout_s, _end, answer)  # half the cost of asyncio.timeout
         try:
-            await self._bus.publish(subject, body, reply=self._subject)
-            message: Msg | None = await answer
+            with self._bus.when_refused(subject, partial(_refuse, answer)):
+                await self._bus.publish(subject, body, reply=self._subject)
+                message: Msg | None = await answer
         finally:
             timer.cancel()
             self._answer = None

@@ -210,6 +210,49 @@ class ApiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Other sites whose pages may ask, such as `https://ci.example`."""
 
 
+class Login(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[nats.janitor]`: whom the janitor of `qgjet serve` is for NATS. Without a secret it shares the API's connection."""
+
+    user: str = "janitor"
+    password: str = ""
+    password_file: str = ""
+    nkey: str = ""
+
+    def __repr__(self) -> str:
+        return f"Login(user={self.user!r})"
+
+
+class NatsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[nats]`: who this process is for the NATS server, and how it knows that server. Files are read when a connection is made."""
+
+    user: str = ""
+    """The role, such as `submitter`. With an nkey it names the inbox only."""
+    password: str = ""
+    password_file: str = ""
+    nkey: str = ""
+    """File with the seed."""
+    inbox_prefix: str = ""
+    """Empty: `_INBOX_<user>`, as nats.conf has it."""
+    ca: str = ""
+    """File with the certificates that may sign the server's; empty: the system's."""
+    cert: str = ""
+    """File with this client's certificate, for mutual TLS; `key`: its key."""
+    key: str = ""
+    janitor: Login = Login()
+
+    def __repr__(self) -> str:  # a password must not get into a traceback or a log
+        return f"NatsSettings(user={self.user!r})"
+
+    @property
+    def of_janitor(self) -> NatsSettings | None:
+        """The janitor's own login; None when it has none."""
+        login = self.janitor
+        if not (login.password or login.password_file or login.nkey):
+            return None
+        own = {"user": login.user, "password": login.password, "password_file": login.password_file, "nkey": login.nkey}
+        return msgspec.structs.replace(self, **own, inbox_prefix="", janitor=Login())
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats_url: str = ""
     api_url: str = ""
@@ -218,6 +261,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api_token_file: str = ""
     org_id: str = ""
     target: str = ""
+    nats: NatsSettings = NatsSettings()
     queue: QueueSettings = QueueSettings()
     job: JobSettings = JobSettings()
     agent: AgentSettings = AgentSettings()

@@ -11,7 +11,7 @@ from nats.errors import Error
 
 from qgjet.bus import Bus
 from qgjet.clock import within
-from qgjet.errors import LogUnavailable
+from qgjet.errors import LogUnavailable, NotPermitted
 
 TIMEOUT_S = 5.0
 
@@ -21,6 +21,11 @@ async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: in
     inbox = bus.client.new_inbox()
     found: list[tuple[int, bytes]] = []
     complete = asyncio.Event()
+    refusals: list[NotPermitted] = []
+
+    def refused(error: NotPermitted) -> None:
+        refusals.append(error)
+        complete.set()
 
     async def receive(message: Msg) -> None:
         headers = message.headers or {}
@@ -35,9 +40,12 @@ async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: in
         raise LogUnavailable(f"not connected to NATS at {bus.url}") from error
     try:
         body = msgspec.json.encode({"seq": after + 1, "next_by_subj": subject, "batch": batch, "max_bytes": max_bytes})
-        await bus.publish(f"$JS.API.DIRECT.GET.{stream}", body, reply=inbox)
-        if not await within(TIMEOUT_S, complete):
-            raise LogUnavailable(f"no answer from NATS at {bus.url} ({subject})")
+        with bus.when_refused(asked := f"$JS.API.DIRECT.GET.{stream}", refused):
+            await bus.publish(asked, body, reply=inbox)
+            if not await within(TIMEOUT_S, complete):
+                raise LogUnavailable(f"no answer from NATS at {bus.url} ({subject})")
+        if refusals:
+            raise refusals[0]
     finally:
         with contextlib.suppress(Error, OSError):
             await subscription.unsubscribe()

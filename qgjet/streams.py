@@ -9,7 +9,7 @@ import msgspec
 
 from qgjet import presence
 from qgjet.bus import Bus, JetStreamError
-from qgjet.errors import IncompatibleServer
+from qgjet.errors import IncompatibleServer, NotPermitted
 from qgjet.settings import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
 from qgjet.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM
 
@@ -28,7 +28,7 @@ _RETENTION_KEY = "qgjet.retention"
 
 
 async def ensure(bus: Bus, wanted: Deployment | None = None) -> Deployment:
-    """Create what is missing and return the deployment in force.
+    """Create what is missing, as far as this NATS user may, and return the deployment in force. Raises NotPermitted when it may not make the log itself.
 
     An existing log keeps its priority order: ranks are in its subjects. Raises IncompatibleServer when `wanted` asks for another one, or
     when a stream of our name was set up by somebody else for something else. It also keeps its visibility timeout; `change_leases` is for that.
@@ -36,6 +36,8 @@ async def ensure(bus: Bus, wanted: Deployment | None = None) -> Deployment:
     asked = wanted or Deployment()
     existing = await stream_config(bus, STREAM)
     if existing is None:
+        if not await _may_create(bus, STREAM):
+            raise NotPermitted(f"there is no stream {STREAM} at {bus.url} yet, and {_who(bus)} may not make it: start the API first, or an operator's command")
         await _create(bus, _events(asked))
         existing = await stream_config(bus, STREAM) or {}
     in_force = deployment_of(existing)
@@ -44,7 +46,7 @@ async def ensure(bus: Bus, wanted: Deployment | None = None) -> Deployment:
             f"priority_order is {in_force.priority_order} on this server, not {wanted.priority_order}: it is fixed when the stream {STREAM} is made"
         )
     for config in (_advisories(asked), _logs(asked), _agents(asked), _artifacts(asked)):
-        if await stream_config(bus, config["name"]) is None:
+        if await stream_config(bus, config["name"]) is None and await _may_create(bus, config["name"]):
             await _create(bus, config)
     return in_force
 
@@ -80,6 +82,9 @@ async def change_leases(bus: Bus, wanted: Deployment) -> Deployment:
     in_force = deployment_of(config)
     if (in_force.visibility_timeout_s, in_force.max_deliver) == (wanted.visibility_timeout_s, wanted.max_deliver):
         return in_force
+    if not await bus.may_publish(f"$JS.API.STREAM.UPDATE.{STREAM}"):
+        log.info("the visibility timeout stays at %gs: %s may not change it, an API with a janitor may", in_force.visibility_timeout_s, _who(bus))
+        return in_force
     if wanted.visibility_timeout_s < in_force.visibility_timeout_s and (alive := await presence.agents(bus)):
         log.warning(
             "the visibility timeout stays at %gs: %d running agents rely on it; stop them and start anew for %gs",
@@ -98,6 +103,9 @@ async def change_retention(bus: Bus, retention_s: float) -> None:
     """Put the retention of events in force for whoever purges and prunes, at once. A second call with the same value writes nothing."""
     config = await stream_config(bus, STREAM)
     if config is None or deployment_of(config).retention_s == retention_s:
+        return
+    if not await bus.may_publish(f"$JS.API.STREAM.UPDATE.{STREAM}"):
+        log.info("the retention of events stays as it is: %s may not change it, an API with a janitor may", _who(bus))
         return
     metadata = (config.get("metadata") or {}) | {_RETENTION_KEY: str(retention_s)}
     await bus.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": metadata}, timeout_s=15.0)
@@ -118,6 +126,14 @@ async def stream_config(bus: Bus, name: str) -> dict[str, Any] | None:
         raise
     config: dict[str, Any] = info["config"]
     return config
+
+
+async def _may_create(bus: Bus, name: str) -> bool:
+    return await bus.may_publish(f"$JS.API.STREAM.CREATE.{name}")
+
+
+def _who(bus: Bus) -> str:
+    return f"the NATS user {bus.user!r}" if bus.user else "this NATS user"
 
 
 async def _create(bus: Bus, config: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import shutil
@@ -17,7 +18,7 @@ from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.target import make_runner
 from qgjet.bus import Bus, connect
-from qgjet.errors import InvalidSettings
+from qgjet.errors import InvalidSettings, NotPermitted
 from qgjet.log import EventLog
 from qgjet.settings import DEFAULT_VISIBILITY_TIMEOUT_S, QueueSettings, Settings, Target
 from qgjet.subjects import STREAM
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 CONNECT_TIMEOUT_S = 5.0
+LOOK_AGAIN_S = 1.0
 
 
 Targets = Annotated[
@@ -72,7 +74,7 @@ def agent(
 async def _serve(settings: Settings) -> int:
     chosen = chosen_targets(settings)  # before anything is touched: a typo is answered at once
     url = settings.nats_url or DEFAULT_NATS_URL
-    async with connect(url, name="qgjet-agent", timeout_s=CONNECT_TIMEOUT_S) as bus, work_dir(settings) as directory:
+    async with connect(url, name="qgjet-agent", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S) as bus, work_dir(settings) as directory:
         settings = replace(settings, queue=await queue_in_force(bus, settings))
         one = make_agent(settings, EventLog(bus), directory)
         log.info("agent %s serves %s on %s", one.instance, ", ".join(map(_described, chosen)), bus.url)
@@ -117,9 +119,18 @@ def make_agent(settings: Settings, event_log: EventLog, directory: Path) -> Agen
 
 
 async def queue_in_force(bus: Bus, settings: Settings) -> QueueSettings:
-    """Make what is missing. A log that is there stays as it is: an agent ranks priorities, and counts its leases, as agreed there."""
-    asked, there = settings.queue, await streams.stream_config(bus, STREAM) is not None
-    in_force = asked.agreed(await streams.ensure(bus, None if there else settings.deployment))
+    """Make what is missing, or wait for somebody who may. A log that is there stays as it is: its ranks and leases are agreed."""
+    asked, told = settings.queue, ""
+    while True:
+        there = await streams.stream_config(bus, STREAM) is not None
+        try:
+            in_force = asked.agreed(await streams.ensure(bus, None if there else settings.deployment))
+            break
+        except NotPermitted as error:
+            if told != str(error):
+                log.warning("%s; waiting for it", error)
+            told = str(error)
+            await asyncio.sleep(LOOK_AGAIN_S)
     if asked.visibility_timeout_s not in (in_force.visibility_timeout_s, DEFAULT_VISIBILITY_TIMEOUT_S):
         log.warning(
             "the visibility timeout is %gs on this server, not %gs: the API's settings say so", in_force.visibility_timeout_s, asked.visibility_timeout_s

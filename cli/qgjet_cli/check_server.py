@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from qgjet import __version__, presence, streams
 from qgjet.bus import SERVER_FLOOR, Bus, connect
-from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
+from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.events import Partition
 from qgjet.presence import AgentInfo
 from qgjet.queue import LaneState, Queue
@@ -24,18 +24,24 @@ from qgjet_cli.http_ask import Bearer
 from qgjet_cli.output import counted
 
 TIMEOUT_S = 2.0
+_LOOKS = {"agents": f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}", "queue": f"$JS.API.CONSUMER.LIST.{STREAM}"}
+"""What not every role may ask for."""
 _OTHER_STREAMS = (ADVISORIES, LOGS, f"KV_{AGENTS_BUCKET}", f"OBJ_{ARTIFACTS_BUCKET}")
 
 
 async def look_at_server(settings: Settings) -> list[Check]:
     url = settings.nats_url or DEFAULT_NATS_URL
     try:
-        async with connect(url, name="qgjet-doctor", timeout_s=TIMEOUT_S) as bus:
+        async with connect(url, name="qgjet-doctor", login=settings.nats, timeout_s=TIMEOUT_S) as bus:
             version = bus.client.connected_server_version
-            found = f"{dotted((version.major, version.minor, version.patch))} at {bus.url}"
+            user = (await bus.identity()).user
+            found = f"{dotted((version.major, version.minor, version.patch))} at {bus.url}, " + (f"as {user}" if user else "without a user")
             return [ok("NATS server", found), *await _look_inside(bus, settings)]
     except InvalidSettings as error:
-        return [fail("NATS server", str(error), "correct nats_url (QGJET_NATS_URL, --nats)", server=True)]
+        what = "nats_url (QGJET_NATS_URL, --nats)" if error.field == "nats_url" else f"{error.field} (docs/settings.md)"
+        return [fail("NATS server", str(error), f"correct {what}", server=True)]
+    except NotPermitted as error:
+        return [fail("NATS server", str(error), "correct [nats]: user, password or another secret, ca (docs/security.md)", server=True)]
     except IncompatibleServer as error:
         return [fail("NATS server", str(error), f"run nats-server {dotted(SERVER_FLOOR)} with the nats.conf of qgjet", server=True)]
     except LogUnavailable as error:
@@ -53,10 +59,17 @@ async def _look_inside(bus: Bus, settings: Settings) -> list[Check]:
     except IncompatibleServer as error:
         return [fail("streams", str(error), "use another server or account: qgjet cannot share this stream", server=True)]
     missing = [name for name in _OTHER_STREAMS if await streams.stream_config(bus, name) is None]
+    found = [_look_at_streams(deployment, settings, missing)]
+    for what, subject in _LOOKS.items():
+        if not await bus.may_publish(subject):
+            return [
+                *found,
+                warn(what, f"the NATS user {bus.user!r} may not look at it", "look as operator, janitor or through the API (`qgjet agents`, `qgjet list`)"),
+            ]
     agents = [] if f"KV_{AGENTS_BUCKET}" in missing else await presence.agents(bus)
     lanes = await Queue(bus, settings.queue).lanes()
     return [
-        _look_at_streams(deployment, settings, missing),
+        *found,
         _look_at_lanes(lanes, agents),
         *await _look_for_lanes(lanes, settings),
         *_look_at_agents(agents, settings),

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from qgjet.errors import InvalidSettings
-from qgjet.settings import Settings, load_settings
+from qgjet.settings import Login, NatsSettings, Settings, load_settings
 
 FILE = "qgjet.toml"
 
@@ -18,13 +18,27 @@ FILE = "qgjet.toml"
 def load(path: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from `path`, else QGJET_CONFIG, else the nearest qgjet.toml; then the environment, then flags (dotted key -> value; None: not given).
 
-    The targets' `dir` comes out absolute: in the file it counts from the file's own directory. Raises InvalidSettings.
+    The targets' `dir` and the files of `[nats]` come out absolute: in the file they count from the file's own directory. Raises InvalidSettings.
     """
     environ = os.environ if environ is None else environ
     found = _named(path, environ) or find(Path.cwd())
     settings = load_settings(_read(found) if found else "", environ, flags)
     base = found.absolute().parent if found else Path.cwd()
-    return replace(settings, targets={name: replace(target, dir=str(base / target.dir)) for name, target in settings.targets.items()})
+    targets = {name: replace(target, dir=str(base / target.dir)) for name, target in settings.targets.items()}
+    return replace(settings, targets=targets, nats=_beside(base, settings.nats))
+
+
+_FILES = ("password_file", "nkey", "ca", "cert", "key")
+
+
+def _beside(base: Path, nats: NatsSettings) -> NatsSettings:
+    """Relative files count from the directory of the settings, as targets do."""
+    janitor = replace(nats.janitor, **_files(base, nats.janitor))
+    return replace(nats, **_files(base, nats), janitor=janitor)
+
+
+def _files(base: Path, login: NatsSettings | Login) -> dict[str, str]:
+    return {name: str(base / Path(file).expanduser()) for name in _FILES if (file := getattr(login, name, ""))}
 
 
 def api_token(settings: Settings) -> str:

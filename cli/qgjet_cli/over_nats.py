@@ -8,10 +8,11 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from qgjet import presence, streams, subjects
+from qgjet.access import without_password
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, open_bus
 from qgjet.decide import OnDuplicate
-from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, QgjetError
+from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NotPermitted, QgjetError
 from qgjet.events import JobSpec, Submitted
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
@@ -21,7 +22,7 @@ from qgjet.submission import hash_of, idempotent_id, make_spec
 from qgjet.suite_log import KeyReused, Submission, SuiteRefused, submit_suite
 from qgjet.suites import shared_tags
 from qgjet_cli.board import Board, Track
-from qgjet_cli.client import ALL, Batch, Events, Notice, Placed, without_password
+from qgjet_cli.client import ALL, Batch, Events, Notice, Placed
 from qgjet_cli.exits import CannotReach, of_error
 
 BY = "cli"
@@ -31,18 +32,22 @@ SUBMIT_PATIENCE_S = 30.0
 
 @contextlib.asynccontextmanager
 async def nats_client(settings: Settings, *, patience_s: float, notice: Notice) -> AsyncIterator[NatsClient]:
-    bus = await _connected(settings.nats_url)
+    bus = await _connected(settings)
     try:
         yield NatsClient(bus, settings, await _deployment(bus, settings), patience_s, notice)
     finally:
         await bus.close()
 
 
-async def _connected(url: str) -> Bus:
+async def _connected(settings: Settings) -> Bus:
     try:
-        return await open_bus(url, name="qgjet-cli")
+        return await open_bus(settings.nats_url, name="qgjet-cli", login=settings.nats)
+    except NotPermitted:
+        raise  # it answers, and says why not
     except LogUnavailable as error:
-        raise CannotReach(f"no NATS server answers at {without_password(url)}: is it running? Start one with `qgjet up`, or set QGJET_NATS_URL") from error
+        raise CannotReach(
+            f"no NATS server answers at {without_password(settings.nats_url)}: is it running? Start one with `qgjet up`, or set QGJET_NATS_URL"
+        ) from error
 
 
 async def _deployment(bus: Bus, settings: Settings) -> Deployment:
@@ -113,9 +118,10 @@ class NatsClient:
         )
 
     async def _ensure_lanes(self, specs: Sequence[JobSpec]) -> None:
-        """Make missing consumers, so that the jobs are found without a janitor too."""
+        """Make missing consumers, so that the jobs are found without a janitor too. Who may not leaves it to the agents, and to the janitor."""
         for lane in sorted({Lane(spec.partition, spec.rank) for spec in specs}):
-            await self._queue.ensure(lane)
+            if await self._queue.may_ensure(lane):
+                await self._queue.ensure(lane)
 
     async def _earlier(self, spec: JobSpec) -> Accepted | None:
         """The answer that the same idempotency key got before, for the same slot. Raises InvalidInput when it was another request's."""
@@ -129,12 +135,12 @@ class NatsClient:
     async def _append(self, specs: Sequence[JobSpec], answers: list[Accepted | QgjetError | None], on_duplicate: OnDuplicate) -> None:
         """Fill in the answers; what got lost on the way is sent again, which is safe by the job's id."""
         deadline = asyncio.get_running_loop().time() + SUBMIT_PATIENCE_S
-        while todo := [number for number, answer in enumerate(answers) if answer is None or isinstance(answer, LogUnavailable)]:
+        while todo := [number for number, answer in enumerate(answers) if answer is None or _lost(answer)]:
             for number, answer in zip(todo, await self._log.submit_many([specs[number] for number in todo], on_duplicate), strict=True):
                 answers[number] = answer
             if asyncio.get_running_loop().time() >= deadline:
                 return
-            if any(isinstance(answer, LogUnavailable) for answer in answers):
+            if any(map(_lost, answers)):
                 await asyncio.sleep(PAUSE_S)
 
     # -- follow ------------------------------------------------------------------------------------------------------
@@ -176,6 +182,10 @@ class NatsClient:
         except LogUnavailable:
             return None
         return {(target.target, agent.app_version_id or ALL) for agent in agents if not agent.draining for target in agent.targets}
+
+
+def _lost(answer: Accepted | QgjetError | None) -> bool:
+    return isinstance(answer, LogUnavailable) and not isinstance(answer, NotPermitted)
 
 
 def _placed(batch: Batch, number: int, spec: JobSpec, answer: Accepted | QgjetError | None) -> Placed:

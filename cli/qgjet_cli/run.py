@@ -162,7 +162,7 @@ async def _reached(plan: Plan, interrupts: Interrupts) -> AsyncIterator[tuple[Cl
     interrupts.leave_s = EMBEDDED_LEAVE_S
     output.note("No server is configured: starting one for this run.")
     async with LocalStack(plan.settings) as stack:
-        settings = replace(plan.settings, nats_url=stack.nats_url)
+        settings = replace(plan.settings, nats_url=stack.nats_url, nats=stack.settings.nats)
         async with open_client(settings, patience_s=plan.patience_s, notice=output.note) as client:
             yield client, stack.agent.halt if stack.agent else None
 

@@ -25,7 +25,7 @@ from qgjet.bus import connect
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.errors import InvalidSettings, LogUnavailable, QgjetError
 from qgjet.log import EventLog
-from qgjet.settings import Settings
+from qgjet.settings import NatsSettings, Settings
 from qgjet_cli.agent import chosen_targets, make_agent, work_dir
 
 ANY_NATS_PORT = -1
@@ -108,7 +108,8 @@ class LocalStack:
         api = replace(self.settings.api, host="127.0.0.1", port=self._api_port, database=str(directory / "read-model.sqlite"))
         if self._data_dir is None:  # for one run: gone before anybody could have a token for it
             api = replace(api, auth=False)
-        self.settings = replace(self.settings, nats_url=server.url, queue=one, api=api)
+        # the login of these settings is for another server
+        self.settings = replace(self.settings, nats_url=server.url, nats=NatsSettings(), queue=one, api=api)
         bus = await enter(connect(server.url, name="qgjet-local"))
         await streams.ensure(bus, self.settings.deployment)  # the API, next, puts these settings in force
         self.settings = replace(self.settings, api_url=await enter(self._api()))

@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 
 from msgspec import Struct
 
-from qgjet.errors import LogUnavailable
+from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.log import EventLog, Recorded, StreamState
 from qgjet.settings import DEFAULT_EVENT_RETENTION_S
 from qgjet_projections.readmodel import ReadModel
@@ -152,7 +152,10 @@ class Projector:
                 await self._follow(reconnects)
         except Exception as error:
             self.failure = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-            log.exception("the projector stopped at %d", self.applied_seq)
+            if isinstance(self.failure, NotPermitted):
+                log.warning("the projector stopped at %d: %s", self.applied_seq, self.failure)
+            else:
+                log.exception("the projector stopped at %d", self.applied_seq)
 
     async def _align(self) -> None:
         """Make sure that the read model is the beginning of this log: keep it if it is, else empty it."""

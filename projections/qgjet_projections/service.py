@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from qgjet import presence, streams
+from qgjet.access import without_password
 from qgjet.bus import Bus, connect
 from qgjet.clock import Clock, utc_now, within
 from qgjet.controls import Pauses
-from qgjet.errors import IncompatibleServer, LogUnavailable, QgjetError
+from qgjet.errors import IncompatibleServer, LogUnavailable, NotPermitted, QgjetError
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
 from qgjet.settings import Deployment, Settings
@@ -58,6 +59,11 @@ class Service:
 
     @property
     def nats_url(self) -> str:
+        """For messages: without a password."""
+        return without_password(self._address)
+
+    @property
+    def _address(self) -> str:
         return self.settings.nats_url or DEFAULT_NATS_URL
 
     @property
@@ -105,42 +111,54 @@ class Service:
             await within(PAUSE_S, self.closing)
 
     async def _connected(self) -> None:
-        async with connect(self.nats_url, name="qgjet-api") as bus:
-            self.deployment = await _agree(bus, self.settings)
+        async with connect(self._address, name="qgjet-api", login=self.settings.nats) as bus, self._janitors_bus(bus) as other:
+            self.deployment = await _agree(other, self.settings)
             self._log = EventLog(bus, self.clock)
             try:
-                await self._project_for_ever(self._log)
+                await self._project_for_ever(self._log, other)
             finally:
                 self._log = None
                 self._lost_at = self._loop.time()
 
-    async def _project_for_ever(self, event_log: EventLog) -> None:
+    @contextlib.asynccontextmanager
+    async def _janitors_bus(self, shared: Bus) -> AsyncIterator[Bus]:
+        """The connection for what is the janitor's: its own when it has a login of its own, so that this process's other one needs none of its rights."""
+        login = self.settings.nats.of_janitor
+        if login is None or not self.settings.api.janitor:
+            yield shared
+        else:
+            async with connect(self._address, name="qgjet-janitor", login=login) as bus:
+                yield bus
+
+    async def _project_for_ever(self, event_log: EventLog, janitors_bus: Bus) -> None:
         while not self.closing.is_set():
             try:
-                await self._project(event_log)
+                await self._project(event_log, janitors_bus)
             except IncompatibleServer:
                 raise
+            except NotPermitted as error:
+                self._note(error)
             except Exception as error:  # whatever it is, reads go on with what is there and the next try may work
                 log.exception("the projection has stopped and begins again")
                 self._note(error)
             await within(PAUSE_S, self.closing)
 
-    async def _project(self, event_log: EventLog) -> None:
+    async def _project(self, event_log: EventLog, janitors_bus: Bus) -> None:
         """Until the projector fails; raises its failure."""
         retention_s = self.deployment.retention_s
         async with (
             Projector(event_log, self.read_model, retention_s=retention_s) as projector,
-            self._janitor(event_log),
-            Retention(event_log, self.read_model, projector, purges=self.settings.api.janitor),
+            self._janitor(janitors_bus),
+            Retention(EventLog(janitors_bus, self.clock), self.read_model, projector, purges=self.settings.api.janitor),
         ):
             self.projector, self._broken, self.refusal = projector, "", None
             try:
-                await self._watch(event_log.bus, projector)
+                await self._watch(event_log.bus, janitors_bus, projector)
             finally:
                 self.projector = None
             raise projector.failure or RuntimeError("the projector has ended")
 
-    async def _watch(self, bus: Bus, projector: Projector) -> None:
+    async def _watch(self, bus: Bus, janitors_bus: Bus, projector: Projector) -> None:
         reconnects = bus.reconnects
         while projector.failure is None:
             self._lost_at = _lost(bus, self._lost_at, self._loop.time())
@@ -148,13 +166,13 @@ class Service:
             if bus.is_connected and bus.reconnects != reconnects:
                 with contextlib.suppress(LogUnavailable):  # gone again: the next round tries again
                     seen = bus.reconnects
-                    await _agree(bus, self.settings)  # the server may be a new, empty one
+                    await _agree(janitors_bus, self.settings)  # the server may be a new, empty one
                     reconnects = seen
             await asyncio.sleep(WATCH_S)
 
-    def _janitor(self, event_log: EventLog) -> contextlib.AbstractAsyncContextManager[object]:
+    def _janitor(self, bus: Bus) -> contextlib.AbstractAsyncContextManager[object]:
         """The janitor beside the projector, unless it is switched off (`api.janitor`)."""
-        return Janitor(event_log, self.read_model, self.settings.queue) if self.settings.api.janitor else contextlib.nullcontext()
+        return Janitor(EventLog(bus, self.clock), self.read_model, self.settings.queue) if self.settings.api.janitor else contextlib.nullcontext()
 
     def _note(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
@@ -209,7 +227,7 @@ class Service:
 
 
 async def _agree(bus: Bus, settings: Settings) -> Deployment:
-    """Make what is missing, and put this process's retention in force, and its leases for the agents that start from now on."""
+    """Make what is missing, and put this process's retention in force, and its leases for the agents that start from now on: as far as its NATS user may."""
     await streams.ensure(bus, settings.deployment)
     await streams.change_retention(bus, settings.queue.retention_s)
     return await streams.change_leases(bus, settings.deployment)

@@ -104,6 +104,23 @@ def test_everybody_finds_the_server() -> None:
         assert load_settings("", SERVICES[name]["environment"]).nats_url
 
 
+def test_everybody_has_a_role_of_its_own_and_can_read_no_other_password() -> None:
+    expected = {"qg-api": {"api", "janitor"}, "qg-worker": {"agent"}}
+    for name, roles in expected.items():
+        login = load_settings("", SERVICES[name]["environment"]).nats
+        files = {login.user: login.password_file} | ({login.janitor.user: login.janitor.password_file} if login.of_janitor else {})
+        assert files == {role: f"/secrets/{role}" for role in roles}
+        (volume,) = (volume for volume in SERVICES[name]["volumes"] if ":/secrets" in volume)
+        source, target, mode = volume.split(":")
+        assert (target, mode) == ("/secrets", "ro")
+        served = dict(one.split(":")[:2] for one in SERVICES["nats"]["volumes"])[source]
+        assert served == SERVICES["nats"]["environment"][f"QGJET_SECRETS_{name.removeprefix('qg-').upper().replace('WORKER', 'AGENT')}"]
+
+
+def test_the_server_refuses_whoever_brings_no_password() -> None:
+    assert SERVICES["nats"]["environment"]["QGJET_NATS_NO_AUTH_USER"] == ""
+
+
 def test_the_server_is_a_version_that_qgjet_accepts() -> None:
     image, tag = SERVICES["nats"]["image"].split(":")
     assert image == "nats"

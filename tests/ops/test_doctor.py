@@ -114,7 +114,7 @@ def test_a_missing_build_is_a_warning(tmp_path: Path) -> None:
 
 async def test_an_empty_server_is_no_failure(server: NatsServer) -> None:
     checks = await look_at_server(Settings(nats_url=server.url))
-    assert of(checks, "NATS server").found == f"2.15.1 at {server.url}"
+    assert of(checks, "NATS server").found == f"2.15.1 at {server.url}, as operator"
     assert of(checks, "streams").health is Health.WARN
 
 

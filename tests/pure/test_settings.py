@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_origin
 
 import msgspec
@@ -21,6 +22,8 @@ from qgjet.settings import (
     ArtifactSettings,
     Deployment,
     JobSettings,
+    Login,
+    NatsSettings,
     QueueSettings,
     Settings,
     Target,
@@ -30,6 +33,8 @@ from qgjet.settings import (
 )
 
 TABLES: dict[str, type[msgspec.Struct]] = {
+    "nats": NatsSettings,
+    "nats.janitor": Login,
     "queue": QueueSettings,
     "job": JobSettings,
     "agent": AgentSettings,
@@ -48,7 +53,7 @@ def keys() -> Iterator[tuple[str, Field]]:
             yield one.encode_name, one
     for table, kind in TABLES.items():
         for one in msgspec.structs.fields(kind):
-            if kind is not Target or one.name != "name":
+            if (kind is not Target or one.name != "name") and f"{table}.{one.name}" not in TABLES:
                 yield f"{table}.{one.encode_name}", one
 
 
@@ -94,6 +99,8 @@ def with_value(key: str, value: Any) -> Settings:
         return replace(base, **{name: value})
     if table.startswith("targets"):
         return replace(base, targets={"pixel-7": replace(pixel, **{name: value})})
+    if table == "nats.janitor":
+        return replace(base, nats=NatsSettings(janitor=Login(**{name: value})))
     return replace(base, **{table: replace(getattr(base, table), **{name: value})})
 
 
@@ -138,6 +145,19 @@ def test_every_key_can_be_set_by_a_flag(key: str) -> None:
 
 def test_no_two_keys_share_a_variable() -> None:
     assert len({variable(key) for key in KEYS}) == len(KEYS)
+
+
+def test_what_nats_conf_reads_is_no_key_but_for_the_janitors_password_which_is_the_same() -> None:
+    read_by_the_server = set(re.findall(r"\$(QGJET_\w+)", re.sub(r"#.*", "", (Path(__file__).parents[2] / "nats.conf").read_text())))
+    assert "QGJET_NATS_LISTEN" in read_by_the_server
+    assert read_by_the_server & set(map(variable, KEYS)) == {"QGJET_NATS_JANITOR_PASSWORD"}
+
+
+def test_a_login_is_shown_without_its_secrets() -> None:
+    loaded = load_settings('[nats]\nuser = "agent"\npassword = "hush"\n[nats.janitor]\npassword = "hush"')
+    assert loaded.nats.password == loaded.nats.janitor.password == "hush"
+    assert "hush" not in repr(loaded)
+    assert "agent" in repr(loaded)
 
 
 @pytest.mark.parametrize(
