@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 from qgjet.errors import IncompatibleServer, LogUnavailable
 
 START_TIMEOUT_S = 15.0
+ROLES = ("submitter", "agent", "projector", "api", "janitor", "operator")
+"""The users of nats.conf."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -37,6 +40,11 @@ def config_file() -> Path:
     return packaged if packaged.exists() else Path(__file__).resolve().parent.parent / "nats.conf"
 
 
+def random_passwords() -> dict[str, str]:
+    """A password for each role, in the variables of nats.conf. The letter in front keeps the server from reading a number."""
+    return {f"QGJET_NATS_{role.upper()}_PASSWORD": f"p{secrets.token_hex(16)}" for role in ROLES}
+
+
 def _die_with_parent() -> None:
     """In the child, before the server: Linux ends it when its owner is gone, even after a `kill -9`. Elsewhere it would outlive that."""
     if _libc is not None:
@@ -48,6 +56,8 @@ class NatsServer:
 
     def __init__(self, store: Path, *, port: int = -1, binary: Path | None = None, config: Path | None = None) -> None:
         self.store = store
+        self.logins = {"QGJET_NATS_NO_AUTH_USER": "operator", **random_passwords()}
+        """Who gets in, in the variables of nats.conf: on loopback everybody does, and nobody needs the passwords."""
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
         self._binary = binary or server_binary()
@@ -65,6 +75,7 @@ class NatsServer:
             old.unlink()
         environment = {
             **os.environ,
+            **self.logins,
             "QGJET_NATS_NAME": f"qgjet-{os.getpid()}",
             "QGJET_NATS_LISTEN": f"127.0.0.1:{self.port}",
             "QGJET_NATS_STORE": str(self.store / "jetstream"),
