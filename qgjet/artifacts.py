@@ -20,8 +20,8 @@ import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from qgjet.bus import Bus, JetStreamError, PubAck
-from qgjet.errors import ArtifactGone, LogUnavailable, NotPermitted
+from qgjet.bus import Bus, JetStreamError, PubAck, refusal
+from qgjet.errors import ArtifactGone, LogUnavailable, NotPermitted, StoreFull
 from qgjet.stored import messages
 from qgjet.subjects import ARTIFACTS_BUCKET, encode_token
 
@@ -124,7 +124,7 @@ class ArtifactStore:
 
     async def _wait(self, deadline: float, problem: LogUnavailable) -> None:
         time = asyncio.get_running_loop().time
-        if isinstance(problem, NotPermitted) or (isinstance(problem, JetStreamError) and problem.error.code not in (429, 503)):
+        if isinstance(problem, NotPermitted | StoreFull) or (isinstance(problem, JetStreamError) and problem.error.code not in (429, 503)):
             raise problem
         await asyncio.sleep(min(0.1, max(deadline - time(), 0.0)))
         if time() >= deadline:
@@ -163,7 +163,7 @@ class ArtifactStore:
     async def _stored(self, answer: asyncio.Future[Msg], what: str) -> int:
         ack = _ack_decoder.decode((await answer).data or b"{}")
         if ack.error is not None:
-            raise JetStreamError(f"object {what}", ack.error)
+            raise refusal(f"the object store ({what})", ack.error)
         if not ack.seq:
             raise LogUnavailable(f"the object store {ARTIFACTS_BUCKET} is not there")
         return ack.seq

@@ -25,7 +25,8 @@ from nats.aio.subscription import Subscription
 from qgjet import access
 from qgjet.access import Identity, WhoAmI, without_password
 from qgjet.clock import within
-from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
+from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, LogUnavailable, NotPermitted, Overloaded, StoreFull
+from qgjet.repeated import Repeated
 from qgjet.settings import NatsSettings
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,23 @@ class JetStreamError(LogUnavailable):
 _VIOLATION = "permissions violation"
 _DENIED = re.compile(_VIOLATION + r' for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _NOT_LET_IN = re.compile(r"authorization violation|authentication (expired|revoked|timeout)|account authentication", re.IGNORECASE)
+_NO_ROOM = frozenset({10002, 10023, 10047, 10077})
+"""Limits of the account, of the server (max_file_store, or its disk), of what it could promise, of the stream (max_bytes)."""
+_TOO_MANY = 429
+
+
+def refusal(what: str, error: ApiError) -> LogUnavailable:
+    """What an error answer to a write means."""
+    if error.err_code in _NO_ROOM:
+        return StoreFull(
+            f"the event store is full ({error.description}), so {what} accepts nothing: make room on the NATS server, with a shorter queue.retention, "
+            "without old artifacts, or with a higher max_file_store"
+        )
+    if error.code == _TOO_MANY:
+        return Overloaded(f"{what} takes no more at the moment: {error.description}")
+    return JetStreamError(what, error)
+
+
 _OF_AN_APPEND = b"NATS/1.0\r\nNats-Expected-"
 
 
@@ -150,7 +168,11 @@ class Bus:
         self._keepers: list[asyncio.Task[None]] = []
         self._connected = asyncio.Event()
         self.reconnects = 0
+        self.store_full = False
+        """The last write that the server answered found no room."""
         self.on_reconnect: list[Callable[[], None]] = []
+        self._complaints = Repeated(log)
+        """nats-py says the same four times a second while the server is away."""
         self._why = ""
         """What the server said last when it did not let us in."""
         self._deaf: NotPermitted | None = None
@@ -185,6 +207,9 @@ class Bus:
             raise self._deaf
         try:
             await self.client.publish(subject, payload, reply=reply, headers=headers)
+        except nats.errors.MaxPayloadError as error:
+            limit = self.client.max_payload
+            raise InvalidInput("message", f"{subject} would take {len(payload)} bytes, the NATS server takes {limit} (max_payload): set 1MB") from error
         except (nats.errors.Error, OSError) as error:
             raise LogUnavailable(f"publish to {subject}: {error}") from error
 
@@ -198,7 +223,7 @@ class Bus:
         self._pending[reply] = _Pending(future, self._loop.time() + timeout_s, subject)
         try:
             await self.publish(subject, payload, reply=reply, headers=headers)
-        except LogUnavailable:
+        except (LogUnavailable, InvalidInput):
             del self._pending[reply]
             raise
         return future
@@ -249,7 +274,7 @@ class Bus:
         if denied := _DENIED.search(str(error)):
             self._refused(denied[1].lower(), denied[2].lower())
         elif refusal is None:
-            _log_error(error)
+            self._complaints.warn(_complaint(error))
         elif self._why != str(refusal):
             self._why = str(refusal)
             log.warning("%s; trying again", refusal)
@@ -422,7 +447,7 @@ class _Ears:
         if self.bus is not None:
             self.bus._told(error, refusal)
         elif refusal is None:
-            _log_error(error)
+            log.warning("%s", _complaint(error))
         else:
             self.refusal = refusal
             self._client.options["allow_reconnect"] = False  # looked at next: the first try ends here
@@ -491,5 +516,5 @@ def _dotted(version: tuple[int, int, int]) -> str:
     return ".".join(map(str, version))
 
 
-def _log_error(error: Exception) -> None:
-    log.warning("NATS: %s", error or type(error).__name__)
+def _complaint(error: Exception) -> str:
+    return f"NATS: {error or type(error).__name__}"

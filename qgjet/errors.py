@@ -10,7 +10,9 @@
     ├── UnknownJob             no job of that id
     ├── UndecodableEvent       bytes in the log that this version cannot read
     ├── LogUnavailable         no answer from the NATS server in time
-    │   └── NotPermitted       the NATS server refuses this user, or what it asks for; or it is not to be trusted
+    │   ├── NotPermitted       the NATS server refuses this user, or what it asks for; or it is not to be trusted
+    │   ├── StoreFull          the server has no room for another event
+    │   └── Overloaded         the server takes no more messages at the moment
     ├── IncompatibleServer     the NATS server, or what is set up on it, does not fit this version
     ├── ArtifactGone           an attempt's file that is not stored any more, or not whole
     ├── PrepareFailed          a target could not be made ready; no attempt is spent
@@ -79,6 +81,14 @@ class LogUnavailable(QgjetError):
 
 class NotPermitted(LogUnavailable):
     """The NATS server does not let this user in, or not do that; or it cannot show that it is the right server. Nothing was written; asking again is no use."""
+
+
+class StoreFull(LogUnavailable):
+    """The server has no room: nothing was written. It will not pass by itself."""
+
+
+class Overloaded(LogUnavailable):
+    """The server has too many messages to store already: nothing was written. It passes."""
 
 
 class IncompatibleServer(QgjetError):

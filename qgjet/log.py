@@ -19,10 +19,10 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 
 from qgjet import codec, subjects
-from qgjet.bus import Bus, JetStreamError, PubAck
+from qgjet.bus import Bus, JetStreamError, PubAck, refusal
 from qgjet.clock import Clock, utc_now, within
 from qgjet.decide import Cancel, Command, OnDuplicate, Submit, decide
-from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, QgjetError, Refused, UndecodableEvent, WrongVersion
+from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, QgjetError, Refused, StoreFull, UndecodableEvent, WrongVersion
 from qgjet.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.job import Job, contradiction, fold, state_of
 
@@ -72,7 +72,8 @@ class EventLog:
         """Write `event` as the slot's next one after `expected` (0: the first); gives its sequence.
 
         Raises WrongVersion, with nothing written, when the slot has moved on. A lost answer is resolved by looking: the event that follows
-        `expected` is this one or somebody else's. LogUnavailable means that this was not possible in time, and the event may be there.
+        `expected` is this one or somebody else's. LogUnavailable means that this was not possible in time, and the event may be there. StoreFull, which
+        time alone does not mend, is raised at once.
         """
         prefix = subjects.slot_prefix(slot)
         rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
@@ -90,13 +91,15 @@ class EventLog:
             try:
                 ack = _ack_decoder.decode((await self.bus.request(subject, payload, headers=headers)).data or b"{}")
                 if ack.error is None and ack.seq:
+                    self.bus.store_full = False
                     return ack.seq
                 if ack.error is not None and ack.error.err_code in _WRONG_VERSION:
                     return await self._resolve(slot_filter, expected, payload, uncertain)
-                if ack.error is not None and ack.error.code not in _TRANSIENT:
-                    raise JetStreamError(subject, ack.error)
-                problem = LogUnavailable(f"the event log does not accept events: {ack.error.description if ack.error else 'no stream'}")
-            except JetStreamError:
+                problem = refusal("the event log", ack.error) if ack.error is not None else LogUnavailable("the event log does not accept events: no stream")
+                self.bus.store_full = isinstance(problem, StoreFull)
+                if self.bus.store_full or (ack.error is not None and ack.error.code not in _TRANSIENT):
+                    raise problem
+            except (JetStreamError, StoreFull):
                 raise
             except LogUnavailable as lost:
                 uncertain, problem = True, lost

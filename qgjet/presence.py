@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from qgjet.bus import Bus, PubAck
+from qgjet.bus import Bus, PubAck, refusal
 from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.events import Instant
 from qgjet.subjects import AGENTS_BUCKET, encode_token
@@ -58,7 +58,7 @@ async def announce(bus: Bus, info: AgentInfo) -> None:
     """Say that the agent is alive; has to be repeated within the bucket's time to live (30 s)."""
     ack = _ack.decode((await bus.request(_PREFIX + encode_token(info.instance), msgspec.json.encode(info))).data or b"{}")
     if ack.error is not None:
-        raise LogUnavailable(f"the agent cannot announce itself: {ack.error.description}")
+        raise refusal("the list of agents", ack.error)
 
 
 async def withdraw(bus: Bus, instance: str) -> None:

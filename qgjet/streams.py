@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -9,20 +10,25 @@ import msgspec
 
 from qgjet import presence
 from qgjet.bus import Bus, JetStreamError
-from qgjet.errors import IncompatibleServer, NotPermitted
+from qgjet.errors import IncompatibleServer, NotPermitted, StoreFull
 from qgjet.settings import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
 from qgjet.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM
 
 log = logging.getLogger(__name__)
 
+OTHER_STREAMS = (ADVISORIES, LOGS, f"KV_{AGENTS_BUCKET}", f"OBJ_{ARTIFACTS_BUCKET}")
 _NANOS = 1_000_000_000
 _DAY_S = 86_400
 _NOT_FOUND = 10059
 _IN_USE = 10058
+_NO_STORAGE = 10047
 _PRIORITY_KEY = "qgjet.priority_order"
 _VISIBILITY_KEY = "qgjet.visibility_timeout"
 """In seconds."""
 _MAX_DELIVER_KEY = "qgjet.max_deliver"
+MARGIN_BYTES = 2_000
+"""An event without results fits."""
+_ROOM = "qg.log.room.0"
 _RETENTION_KEY = "qgjet.retention"
 """In seconds; 0: for ever."""
 
@@ -136,10 +142,33 @@ def _who(bus: Bus) -> str:
     return f"the NATS user {bus.user!r}" if bus.user else "this NATS user"
 
 
+async def why_full(bus: Bus) -> str:
+    """Why no event can be stored; empty when there is room, as far as can be told without storing one."""
+    info = await bus.api(f"STREAM.INFO.{STREAM}")
+    limit, held = info["config"].get("max_bytes", -1), info["state"]["bytes"]
+    if 0 < limit < held + MARGIN_BYTES:
+        return f"the event store is full: {STREAM} holds {held} of {limit} bytes (max_bytes)"
+    if not bus.store_full:
+        return ""
+    # the last append was refused; whether that has passed, a line of output that nobody asks for shows
+    answer = msgspec.json.decode((await bus.request(_ROOM, b"room?")).data or b"{}")
+    bus.store_full = "error" in answer
+    return f"the event store is full: {answer['error'].get('description', '')} (max_file_store of the NATS server)" if bus.store_full else ""
+
+
+async def store_bytes(bus: Bus) -> dict[str, tuple[int, int]]:
+    """What each stream on the server takes, and how much it may: 0, no limit of its own."""
+    infos = await asyncio.gather(*(bus.api(f"STREAM.INFO.{name}") for name in (STREAM, *OTHER_STREAMS)))
+    return {info["config"]["name"]: (info["state"]["bytes"], max(info["config"].get("max_bytes", 0), 0)) for info in infos}
+
+
 async def _create(bus: Bus, config: dict[str, Any]) -> None:
     try:
         await bus.api(f"STREAM.CREATE.{config['name']}", config, timeout_s=15.0)
     except JetStreamError as error:
+        if error.error.err_code == _NO_STORAGE:
+            asked = f"{config['max_bytes']} bytes" if config.get("max_bytes") else "storage"
+            raise StoreFull(f"the NATS server cannot give {config['name']} {asked}: raise its max_file_store") from error
         # somebody made it at the same moment; what they made is checked by the caller
         if error.error.err_code != _IN_USE:
             raise

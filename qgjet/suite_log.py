@@ -17,9 +17,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from qgjet import codec, subjects
-from qgjet.bus import JetStreamError, PubAck
+from qgjet.bus import JetStreamError, PubAck, refusal
 from qgjet.decide import OnDuplicate, Submit, decide
-from qgjet.errors import DuplicateJob, LogUnavailable, Refused, UndecodableEvent, WrongVersion
+from qgjet.errors import DuplicateJob, LogUnavailable, Refused, StoreFull, UndecodableEvent, WrongVersion
 from qgjet.events import JobSpec, Slot, Submitted, event_type
 from qgjet.job import Job
 from qgjet.log import Accepted, EventLog
@@ -127,6 +127,8 @@ async def _submit(log: EventLog, submission: Submission, stretch: Sequence[int],
             return decided.accepted | await _write(log, submission, stretch, to_come, decided)
         except WrongVersion:
             continue
+        except StoreFull:
+            raise
         except JetStreamError as error:
             if error.error.err_code not in _NOT_NOW:
                 raise
@@ -296,14 +298,17 @@ async def _append_all(log: EventLog, messages: Sequence[_Message]) -> int:
     headers = _headers(last, batch_id, len(messages)) | {"Nats-Batch-Commit": "1"}
     ack = _ack_decoder.decode((await log.bus.request(last.subject, last.payload, headers=headers)).data or b"{}")
     if ack.error is None and ack.seq:
+        log.bus.store_full = False
         return ack.seq
     if ack.error is None:
         raise LogUnavailable("the event log does not accept events: no stream")
     if ack.error.err_code in _LOST_RACE:
         raise WrongVersion("a slot of the suite has moved on")
-    if ack.error.code in (429, 503):
+    problem = refusal("the event log", ack.error)
+    log.bus.store_full = isinstance(problem, StoreFull)
+    if ack.error.code == 503 and isinstance(problem, JetStreamError):
         raise LogUnavailable(f"the event log does not accept events: {ack.error.description}")
-    raise JetStreamError("atomic batch", ack.error)
+    raise problem
 
 
 def _headers(message: _Message, batch_id: str, number: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ from qgjet.events import Partition
 from qgjet.presence import AgentInfo
 from qgjet.queue import LaneState, Queue
 from qgjet.settings import Deployment, Settings
-from qgjet.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM, Lane
+from qgjet.subjects import AGENTS_BUCKET, STREAM, Lane
 from qgjet_cli import config
 from qgjet_cli.agent import DEFAULT_NATS_URL
 from qgjet_cli.check import Check, dotted, fail, ok, warn
@@ -26,7 +26,6 @@ from qgjet_cli.output import counted
 TIMEOUT_S = 2.0
 _LOOKS = {"agents": f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}", "queue": f"$JS.API.CONSUMER.LIST.{STREAM}"}
 """What not every role may ask for."""
-_OTHER_STREAMS = (ADVISORIES, LOGS, f"KV_{AGENTS_BUCKET}", f"OBJ_{ARTIFACTS_BUCKET}")
 
 
 async def look_at_server(settings: Settings) -> list[Check]:
@@ -58,7 +57,7 @@ async def _look_inside(bus: Bus, settings: Settings) -> list[Check]:
         deployment = streams.deployment_of(events)
     except IncompatibleServer as error:
         return [fail("streams", str(error), "use another server or account: qgjet cannot share this stream", server=True)]
-    missing = [name for name in _OTHER_STREAMS if await streams.stream_config(bus, name) is None]
+    missing = [name for name in streams.OTHER_STREAMS if await streams.stream_config(bus, name) is None]
     found = [_look_at_streams(deployment, settings, missing)]
     for what, subject in _LOOKS.items():
         if not await bus.may_publish(subject):

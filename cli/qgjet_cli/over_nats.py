@@ -12,7 +12,7 @@ from qgjet.access import without_password
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, open_bus
 from qgjet.decide import OnDuplicate
-from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NotPermitted, QgjetError
+from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NotPermitted, QgjetError, StoreFull
 from qgjet.events import JobSpec, Submitted
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
@@ -138,7 +138,7 @@ class NatsClient:
         while todo := [number for number, answer in enumerate(answers) if answer is None or _lost(answer)]:
             for number, answer in zip(todo, await self._log.submit_many([specs[number] for number in todo], on_duplicate), strict=True):
                 answers[number] = answer
-            if asyncio.get_running_loop().time() >= deadline:
+            if asyncio.get_running_loop().time() >= deadline or any(isinstance(answer, StoreFull) for answer in answers):
                 return
             if any(map(_lost, answers)):
                 await asyncio.sleep(PAUSE_S)

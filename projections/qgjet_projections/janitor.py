@@ -20,10 +20,11 @@ from msgspec import Struct
 from qgjet import presence, streams, suite_log
 from qgjet.bus import JetStreamError
 from qgjet.decide import Command, Expire, Lose, Requeue
-from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused
+from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused, StoreFull
 from qgjet.events import Requeued, Slot, Status, Submitted, Whole
 from qgjet.log import EventLog, Recorded
 from qgjet.queue import LaneState, Queue
+from qgjet.repeated import Repeated
 from qgjet.settings import QueueSettings
 from qgjet.subjects import ADVISORIES, STREAM, Lane, parse_job_subject
 from qgjet_projections.readmodel import ReadModel
@@ -69,11 +70,15 @@ class Janitor:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        complaints = Repeated(log)
         while True:
             try:
                 await self.round()
+                complaints.over()
             except LogUnavailable as error:
-                log.warning("the janitor waits for the server: %s", error)
+                complaints.warn(f"the janitor waits for the server: {error}")
+                if isinstance(error, StoreFull):
+                    self._missing.clear()  # agents could not say that they are alive, either
             except Exception:
                 log.exception("the janitor could not finish its round")  # the next one starts afresh from the log
             await asyncio.sleep(ROUND_S)

@@ -29,6 +29,7 @@ from qgjet.events import Instant, Partition
 from qgjet.log import EventLog
 from qgjet.presence import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
 from qgjet.queue import Delivery, Queue
+from qgjet.repeated import Repeated
 from qgjet.scheduling import Bench, Turns, Waiting, choose
 from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import Lane
@@ -260,13 +261,15 @@ class Agent:
 
     async def _refresh(self) -> None:
         """Look at all lanes now and then, and at once after the connection came back: bells may have been missed."""
+        complaints = Repeated(log)
         while True:
             try:
                 states = await self._queue.lanes()
             except LogUnavailable as error:
-                log.warning("lanes cannot be listed: %s", error)
+                complaints.warn(f"lanes cannot be listed: {error}")
                 await self._wait_for_server()
                 continue
+            complaints.over()
             self._catalog.refresh(states)
             self._dispatch()
             in_flight = any(self._catalog.serves(state.lane) and state.unacknowledged for state in states)

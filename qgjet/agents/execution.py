@@ -32,11 +32,12 @@ from qgjet.artifacts import ArtifactStore
 from qgjet.clock import within
 from qgjet.codec import check_writable
 from qgjet.decide import DRAINED, Command, EndAttempt, Lose, Release, Requeue, Start, decide
-from qgjet.errors import InvalidInput, LogUnavailable, PrepareFailed, Refused, WrongVersion
+from qgjet.errors import InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
 from qgjet.events import Event, Outcome, Status, Verdict
 from qgjet.job import Job, state_of
 from qgjet.log import EventLog
 from qgjet.queue import Delivery
+from qgjet.repeated import Repeated
 from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import encode_token
 from qgjet.verdicts import Reason
@@ -44,6 +45,8 @@ from qgjet.verdicts import Reason
 log = logging.getLogger(__name__)
 
 RESULT_TIMEOUT_S = 60.0
+ROOM_S = 5.0
+"""How often an agent looks whether a full event store has room again."""
 """How long a result is offered to a log that does not answer. After that the job is run again."""
 _LOOK_S = 0.25
 
@@ -75,6 +78,7 @@ class Executor:
     draining: bool = False
     halted: asyncio.Event = field(default_factory=asyncio.Event)
     random: random.Random = field(default_factory=random.Random)
+    complaints: Repeated = field(default_factory=lambda: Repeated(log))
 
     async def execute(self, delivery: Delivery, slot: AgentSlot) -> Result:
         """Never raises for what a job, a runner or the log does; the message is answered, or comes back by itself."""
@@ -289,7 +293,7 @@ class Executor:
     async def _report(self, delivery: Delivery, command: Command, job: Job, retry_in_s: float) -> Result:
         """Append a result and answer the message. A result that is refused is nobody's: the job was given to somebody else."""
         try:
-            event, _ = await self.event_log.execute(delivery.spec.slot, command, job, timeout_s=RESULT_TIMEOUT_S)
+            event = await self._execute_with_room(delivery, command, job)
         except Refused as refused:
             log.warning("job %s: the result came too late and counts for nothing: %s", delivery.spec.job_id, refused)
             return Result(ran=True)
@@ -316,8 +320,27 @@ class Executor:
             event: Event = decide(command, job, self.event_log.clock())
         except Refused as refused:
             raise WrongVersion(str(refused)) from refused
-        seq = await self.event_log.append(delivery.spec.slot, event, job.version)
-        return state_of(event, seq)
+        while True:
+            try:
+                seq = await self.event_log.append(delivery.spec.slot, event, job.version)
+                return state_of(event, seq)
+            except StoreFull as full:
+                await self._wait_for_room(delivery, full)
+
+    async def _execute_with_room(self, delivery: Delivery, command: Command, job: Job) -> Event:
+        while True:
+            try:
+                return (await self.event_log.execute(delivery.spec.slot, command, job, timeout_s=RESULT_TIMEOUT_S))[0]
+            except StoreFull as full:
+                await self._wait_for_room(delivery, full)
+
+    async def _wait_for_room(self, delivery: Delivery, full: StoreFull) -> None:
+        """Keep the delivery, and what it came to, for as long as it takes: given back it would use up its deliveries. Raises `full` when told to stop."""
+        self.complaints.warn(f"job {delivery.spec.job_id} waits: {full}")
+        if self.draining and delivery.spec.job_id not in self.running:
+            raise full
+        if await within(ROOM_S, self.halted):
+            raise full
 
 
 def _stop(tethers: Iterable[Tether]) -> None:

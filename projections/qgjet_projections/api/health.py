@@ -49,7 +49,7 @@ async def healthz(request: Request[Any, Any, Any], service: TheService) -> Respo
     http_method=PROBE_METHODS,
     status_code=200,
     summary="Should it get traffic?",
-    description="503 with `reasons` unless NATS is connected, the log is there and the read model is not far behind (`api.max_lag_events`).",
+    description="503 with `reasons` unless NATS is connected, the log is there and has room, and the read model is not far behind (`api.max_lag_events`).",
     responses={200: ResponseSpec(Health, generate_examples=False, description="It should"), **documented_public(503)},
     opt=PUBLIC,
     security=UNPROTECTED,
@@ -64,9 +64,12 @@ async def _missing(service: Service) -> list[str]:
     try:
         async with asyncio.timeout(PROBE_S):
             config = await streams.stream_config(service.log.bus, STREAM)
+            full = "" if config is None else await streams.why_full(service.log.bus)
     except (QgjetError, TimeoutError) as error:
         return [f"NATS does not answer: {error or 'no reply in time'}"]
-    return [] if config is not None else [f"the stream {STREAM} is missing"]
+    if config is None:
+        return [f"the stream {STREAM} is missing"]
+    return [full] if full else []
 
 
 def _behind(service: Service) -> list[str]:

@@ -6,6 +6,7 @@ Jobs leave the counts when they are pruned, so all of them are gauges. No ids in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +14,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from qgjet import __version__
+from qgjet import __version__, streams
+from qgjet.errors import QgjetError
 from qgjet.events import Status
 from qgjet.presence import AgentInfo
 from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason
@@ -30,8 +32,29 @@ async def render(service: Service, agents: Sequence[AgentInfo] | None) -> bytes:
     around = Surroundings(now=service.clock(), agents=agents, pauses=await asyncio.to_thread(service.pauses))
     waiting = await asyncio.to_thread(service.read_model.waiting, around.now)
     registry = CollectorRegistry()
+    registry.register(_Store(await _store(service)))
     registry.register(_Snapshot(counts, waiting, lag, around, service.applied_seq))
     return generate_latest(registry)
+
+
+async def _store(service: Service) -> dict[str, tuple[int, int]]:
+    """Empty while NATS is away."""
+    with contextlib.suppress(QgjetError, TimeoutError):
+        async with asyncio.timeout(1.0):
+            return await streams.store_bytes(service.log.bus)
+    return {}
+
+
+class _Store(Collector):
+    def __init__(self, streams: dict[str, tuple[int, int]]) -> None:
+        self._streams = streams
+
+    def collect(self) -> Iterable[Metric]:
+        limits = [((name,), limit) for name, (_, limit) in self._streams.items() if limit]
+        yield _gauge(
+            "qgjet_store_bytes", "What a stream takes on the NATS server.", ("stream",), [((name,), held) for name, (held, _) in self._streams.items()]
+        )
+        yield _gauge("qgjet_store_max_bytes", "What it may take, for streams with a limit of their own.", ("stream",), limits)
 
 
 class _Snapshot(Collector):

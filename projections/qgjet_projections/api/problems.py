@@ -11,6 +11,7 @@
 | IdempotencyMismatch                                 | 422                                                |
 | TooManyRequests                                     | 429, with Retry-After                              |
 | LogUnavailable, NotCaughtUp, IncompatibleServer     | 503, with Retry-After                              |
+| StoreFull, Overloaded                               | 503, with a longer Retry-After                     |
 | anything else                                       | 500, without details: they are in the server's log |
 """
 
@@ -28,12 +29,15 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
-from qgjet.errors import ArtifactGone, DuplicateJob, IncompatibleServer, InvalidInput, LogUnavailable, QgjetError, Refused, UnknownJob
+from qgjet.errors import ArtifactGone, DuplicateJob, IncompatibleServer, InvalidInput, LogUnavailable, Overloaded, QgjetError, Refused, StoreFull, UnknownJob
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
+"""A connection is mended within a second of the server's return, a read model catches up in less."""
+_RETRY_LATER_S = {"store-full": 30, "overloaded": 5}
+"""Somebody has to make room; the server has to store what it has."""
 
 
 class FieldError(Struct, frozen=True, omit_defaults=True):
@@ -123,9 +127,10 @@ class NotCaughtUp(LogUnavailable):
 class NothingAccepted(QgjetError):
     """Not one job of a suite was accepted."""
 
-    def __init__(self, message: str, jobs: Sequence[Any], *, refused: bool) -> None:
+    def __init__(self, message: str, jobs: Sequence[Any], *, first: QgjetError, refused: bool) -> None:
         super().__init__(message)
         self.jobs = tuple(jobs)
+        self.first = first
         self.refused = refused
 
 
@@ -141,7 +146,7 @@ def problem(
         instance=quote(request.scope["path"], safe="/~!$&'()*+,;=:@", errors="replace"),
         **members,
     )
-    retry = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    retry = {"Retry-After": str(_RETRY_LATER_S.get(kind, RETRY_AFTER_S))} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     return Response(document, status_code=status, media_type=MEDIA_TYPE, headers={**retry, **(headers or {})})
 
 
@@ -161,6 +166,8 @@ _TITLES = {
     "artifact-gone": "The artifact is not stored",
     "unavailable": "Not available now",
     "not-caught-up": "The read model is behind",
+    "store-full": "The event store is full",
+    "overloaded": "The event store takes no more at the moment",
     "idempotency-mismatch": "The idempotency key belongs to another request",
     "internal": "Internal error",
 }
@@ -229,12 +236,17 @@ def mismatch(request: Request[Any, Any, Any], error: IdempotencyMismatch) -> Res
 
 
 def nothing_accepted(request: Request[Any, Any, Any], error: NothingAccepted) -> Response[Problem]:
-    status, kind = (409, "duplicate") if error.refused else (503, "unavailable")
+    status, kind = (409, "duplicate") if error.refused else (503, kind_of_unavailable(error.first))
     return problem(request, status, str(error), kind, jobs=error.jobs)
 
 
 def unavailable(request: Request[Any, Any, Any], error: QgjetError) -> Response[Problem]:
-    return problem(request, 503, str(error), "not-caught-up" if isinstance(error, NotCaughtUp) else "unavailable")
+    return problem(request, 503, str(error), kind_of_unavailable(error))
+
+
+def kind_of_unavailable(error: BaseException) -> str:
+    kinds = ((NotCaughtUp, "not-caught-up"), (StoreFull, "store-full"), (Overloaded, "overloaded"))
+    return next((kind for one, kind in kinds if isinstance(error, one)), "unavailable")
 
 
 def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:

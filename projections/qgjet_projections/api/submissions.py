@@ -110,9 +110,8 @@ def _suite_submission(suite_id: str, results: Sequence[tuple[JobSpec, Submission
 
 
 def _nothing_accepted(jobs: list[SuiteJobAnswer], errors: list[QgjetError]) -> NothingAccepted:
-    return NothingAccepted(
-        f"none of {len(jobs)} jobs was accepted; the first: {errors[0]}", jobs, refused=all(job.error and job.error.status == 409 for job in jobs)
-    )
+    refused = all(job.error and job.error.status == 409 for job in jobs)
+    return NothingAccepted(f"none of {len(jobs)} jobs was accepted; the first: {errors[0]}", jobs, first=errors[0], refused=refused)
 
 
 def _key(header: str | None) -> str | None:

@@ -1,0 +1,201 @@
+"""A store without room, and one that takes no more at the moment: everybody is told so, nothing is lost, and work goes on when there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agents import eventually, running_agent, scripted, submit
+from cli.commandline import Cli, api_of
+from factories import spec
+from qgjet import streams
+from qgjet.artifacts import ArtifactStore
+from qgjet.bus import Bus, connect
+from qgjet.decide import OnDuplicate, Submit
+from qgjet.embedded import NatsServer, config_file
+from qgjet.errors import InvalidInput, LogUnavailable, Overloaded, StoreFull
+from qgjet.events import Slot, Status, Verdict
+from qgjet.job import Job
+from qgjet.log import EventLog
+from qgjet.settings import ApiSettings, QueueSettings, Settings
+from qgjet.subjects import STREAM
+from qgjet.suite_log import Submission, submit_suite
+from qgjet_cli.exits import Exit
+
+SOON = QueueSettings(visibility_timeout_s=0.8, max_deliver=2, retry_base_s=0.02, retry_cap_s=0.05)
+FILLER = "qg.job.acme.filler.emulator"
+
+
+def config(path: Path, old: str, new: str) -> Path:
+    """The shipped nats.conf with another value."""
+    text = config_file().read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@pytest.fixture(params=["max_bytes of the stream", "max_file_store of the server"])
+async def small(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventLog]:
+    """A log that a few messages fill."""
+    of_server = "server" in request.param
+    logs = streams._logs
+    monkeypatch.setattr(streams, "_logs", lambda asked: logs(asked) | {"max_bytes": 1_000_000})
+    store = config(tmp_path / "nats.conf", "max_file_store: 50GB", f"max_file_store: {'3MB' if of_server else '50GB'}")
+    server = NatsServer(tmp_path / "nats", config=store)
+    await server.start()
+    async with connect(server.url, name="test") as bus:
+        await streams.ensure(bus, SOON.deployment)
+        if not of_server:
+            events = await streams.stream_config(bus, STREAM)
+            await bus.api(f"STREAM.UPDATE.{STREAM}", (events or {}) | {"max_bytes": 1_000_000})
+        yield EventLog(bus)
+    server.stop()
+
+
+async def fill(bus: Bus) -> None:
+    """To the last byte."""
+    for size in (50_000, 5_000, 100, 0):
+        for number in range(200):
+            if b"error" in (await bus.request(f"{FILLER}.{size}.{number}", b"x" * size)).data:
+                break
+        else:
+            raise AssertionError("it is never full")
+
+
+async def make_room(log: EventLog) -> None:
+    await log.forget(FILLER, 2**53)
+
+
+async def test_a_submission_to_a_full_store_says_so_and_works_once_there_is_room(small: EventLog, tmp_path: Path) -> None:
+    url = small.bus.url
+    body = {"org_id": "acme", "app_version_id": "1", "target": "emulator", "test": "a.js"}
+    suite = {"org_id": "acme", "app_version_id": "1", "target": "emulator", "tests": ["a.js", "b.js"]}
+    settings = Settings(nats_url=url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False))
+    async with api_of(settings) as api, httpx.AsyncClient(base_url=api, timeout=20) as client:
+
+        async def ready() -> bool:
+            return (await client.get("/readyz")).status_code == 200
+
+        await eventually(ready)
+        await fill(small.bus)
+        for path, asked in (("/submit", body), ("/suites", suite), ("/suites", suite | {"atomic": False})):
+            answer = await client.post(path, json=asked)
+            problem = answer.json()
+            assert (answer.status_code, problem["type"]) == (503, "urn:qgjet:problem:store-full"), problem
+            assert answer.headers["retry-after"] == "30"
+            assert "max_file_store" in problem["detail"]
+        unready = await client.get("/readyz")
+        assert unready.status_code == 503
+        assert [reason[:23] for reason in unready.json()["reasons"]] == ["the event store is full"]
+        metrics = (await client.get("/metrics")).text
+        assert 'qgjet_store_bytes{stream="QG_EVENTS"}' in metrics
+        flags = ["--org-id", "acme", "--app-version-id", "1", "--target", "emulator", "--test", "c.js"]
+        (tmp_path / "c.js").touch()
+        cli = Cli(tmp_path)
+        for where in (["--nats", url], ["--api", api]):
+            ended = await cli("submit", *flags, *where)
+            assert (ended.code, "full" in ended.err) == (Exit.UNREACHABLE, True), ended.err
+        await make_room(small)
+        await eventually(ready, what="readiness once there is room")
+        assert (await client.post("/submit", json=body)).status_code == 202
+        assert (await cli("submit", *flags, "--nats", url)).code == 0
+
+
+def state_is(log: EventLog, slot: Slot, status: Status) -> Callable[[], object]:
+    async def ask() -> Job | None:
+        job = await log.load(slot)
+        return job if job is not None and job.status is status else None
+
+    return ask
+
+
+@pytest.mark.parametrize("small", ["max_file_store of the server"], indirect=True)
+async def test_agents_keep_results_and_claims_until_there_is_room(small: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than all deliveries of a message would take: one job has ended, the other one cannot start."""
+    monkeypatch.setattr("qgjet.agents.execution.ROOM_S", 0.1)
+    gate = asyncio.Event()
+    running, waiting = spec(test="running"), spec(test="waiting")
+    async with running_agent(small, tmp_path / "agent", runners=scripted(gate=gate), slots=2, queue=SOON):
+        await submit(small, running)
+        await eventually(state_is(small, running.slot, Status.RUNNING))  # type: ignore[arg-type]
+        await submit(small, waiting)
+        await eventually(state_is(small, waiting.slot, Status.RUNNING))  # type: ignore[arg-type]
+        queued = spec(test="queued")
+        await submit(small, queued)
+        await fill(small.bus)
+        gate.set()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (SOON.visibility_timeout_s + 1) * SOON.max_deliver
+        while loop.time() < until:
+            assert await submit_refused(small)
+            await asyncio.sleep(0.25)
+        await make_room(small)
+        for one in (running, waiting, queued):
+            job = await eventually(state_is(small, one.slot, Status.DONE), within_s=15, what=f"the end of {one.test}")  # type: ignore[arg-type]
+            assert (job.verdict, job.attempt) == (Verdict.PASSED, 1)  # type: ignore[attr-defined]
+
+
+async def submit_refused(log: EventLog) -> bool:
+    with pytest.raises(StoreFull):
+        await log.submit(spec(test="one too many"))
+    with pytest.raises(StoreFull):
+        await submit_suite(log, Submission(suite_id="s", id="1", specs=[spec(test="x")], modes=[OnDuplicate.ATTACH]))
+    return True
+
+
+async def test_an_artifact_without_room_is_refused_at_once_and_leaves_nothing(small: EventLog) -> None:
+    artifacts = ArtifactStore(small.bus)
+    await fill(small.bus)
+    info = await small.bus.api("STREAM.INFO.OBJ_qg-artifacts")
+    if (await small.bus.api(f"STREAM.INFO.{STREAM}"))["config"]["max_bytes"] > 0:
+        await small.bus.api("STREAM.UPDATE.OBJ_qg-artifacts", info["config"] | {"max_bytes": 1_000})
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreFull, match="full"):
+            await artifacts.put("job/1/video.webm", io.BytesIO(b"x" * 300_000))
+    assert (await small.bus.api("STREAM.INFO.OBJ_qg-artifacts"))["state"]["messages"] == 0
+
+
+async def test_a_server_that_takes_no_more_at_the_moment_is_asked_again(tmp_path: Path) -> None:
+    busy = config(tmp_path / "nats.conf", "max_memory_store: 256MB", "max_memory_store: 256MB\n  max_buffered_size: 1KB")
+    server = NatsServer(tmp_path / "nats", config=busy)
+    await server.start()
+    large = spec(tags={f"tag{number}": "x" * 100 for number in range(20)})
+    async with connect(server.url, name="test") as bus:
+        log = EventLog(bus)
+        await streams.ensure(bus)
+        waiting = asyncio.create_task(log.submit(large))
+        other = spec(test="other", tags=large.tags)
+        with pytest.raises(Overloaded, match="too many requests"):
+            await log.execute(other.slot, Submit(other, OnDuplicate.ATTACH), None, timeout_s=0.3)
+        assert not waiting.done()
+        server.stop()
+        calm = NatsServer(server.store, port=server.port)
+        await calm.start()
+        assert (await waiting).job_id == large.job_id
+        calm.stop()
+
+
+async def test_an_event_over_the_limit_of_the_server_is_refused_and_does_not_hang(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats", config=config(tmp_path / "nats.conf", "max_payload: 1MB", "max_payload: 1KB"))
+    await server.start()
+    async with connect(server.url, name="test") as bus:
+        await streams.ensure(bus)
+        async with asyncio.timeout(2):
+            with pytest.raises(InvalidInput, match="max_payload"):
+                await EventLog(bus).submit(spec(tags={f"tag{number}": "x" * 100 for number in range(20)}))
+        assert (await EventLog(bus).submit(spec())).seq == 1
+    server.stop()
+
+
+async def test_a_server_with_too_little_for_the_streams_is_refused_by_name(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats", config=config(tmp_path / "nats.conf", "max_file_store: 50GB", "max_file_store: 1GB"))
+    await server.start()
+    async with connect(server.url, name="test") as bus:
+        with pytest.raises(LogUnavailable, match=r"cannot give QG_LOGS .* raise its max_file_store"):
+            await streams.ensure(bus)
+    server.stop()
