@@ -38,7 +38,9 @@ SERVER_CEILING = (2, 16, 0)
 REQUEST_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 2.0
 _SWEEP_S = 0.25
-_WATCHDOG_S = 10.0
+_WATCHDOG_S = 8.0
+_ROUND_TRIP_S = 4.0
+"""Together less than 15 s: so long may a connection that looks alive be dead."""
 
 
 class ApiError(Struct, frozen=True):
@@ -329,7 +331,7 @@ class Bus:
             if not self.client.is_connected:
                 continue
             try:
-                await self.client.rtt(timeout=5)
+                await self.client.rtt(timeout=_ROUND_TRIP_S)  # type: ignore[arg-type]  # passed to asyncio.wait_for: a fraction is fine
             except (nats.errors.Error, OSError, TimeoutError):
                 log.warning("the connection to %s is silent: reconnecting", self.url)
                 with contextlib.suppress(nats.errors.Error, OSError):
