@@ -165,14 +165,18 @@ class EventLog:
     async def submit(self, spec: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> Accepted:
         """Submit one job. Optimistic: an empty slot costs one message and no read.
 
-        A second call with the same `job_id` finds the first one's job, live or finished, and writes nothing. Raises DuplicateJob under
+        A second call with the same `job_id` finds the first one's job, live, finished or replaced, and writes nothing. Raises DuplicateJob under
         `reject`.
         """
         job: Job | None = None
-        version = 0
+        version = searched = 0
         while True:
             if job is not None and job.job_id == spec.job_id:
                 return Accepted(job_id=spec.job_id, seq=job.version)
+            if version > searched:
+                earlier, searched = await self._earlier(spec, searched), version
+                if earlier is not None:
+                    return earlier
             try:
                 event = decide(Submit(spec, on_duplicate), job, self.clock())
             except DuplicateJob as duplicate:
@@ -186,6 +190,15 @@ class EventLog:
                 job, version = await self.read(spec.slot)
                 continue
             return Accepted(job_id=spec.job_id, seq=seq, replaced=event.replaces)
+
+    async def _earlier(self, spec: JobSpec, after: int) -> Accepted | None:
+        """What the same submission was answered before, if others have used the slot since. One read for each submission of the slot."""
+        submissions = subjects.event_subject(subjects.slot_prefix(spec.slot), "submitted") + ".*"
+        while (one := await self.next_of(submissions, after + 1)) is not None:
+            if isinstance(one.event, Submitted) and one.event.job_id == spec.job_id:
+                return Accepted(job_id=spec.job_id, seq=one.seq, replaced=one.event.replaces)
+            after = one.seq
+        return None
 
     async def submit_many(self, specs: Sequence[JobSpec], on_duplicate: OnDuplicate = OnDuplicate.ATTACH, *, window: int = 512) -> list[Accepted | QgjetError]:
         """Submit many jobs with at most `window` in flight; one answer each, in order. A job that was not accepted has its error in its place."""
