@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def read(path: Path) -> dict[str, Token]:
     """Tokens by id; none without a file. Raises InvalidSettings for a file that cannot be read, is none of ours, or that others may write."""
     try:
         with path.open(encoding="utf-8") as file:
-            if os.fstat(file.fileno()).st_mode & _OTHERS_MAY_WRITE:
+            if os.name == "posix" and os.fstat(file.fileno()).st_mode & _OTHERS_MAY_WRITE:
                 raise InvalidSettings("api.tokens_file", f"others may write {path}, and give themselves tokens: chmod 600 {path}")
             return tokens.parse(file.read(), f"api.tokens_file: {path}")
     except FileNotFoundError:
@@ -66,7 +66,12 @@ def write_secret(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """The lock is a file of its own: the one with the tokens is replaced."""
+    """The lock is a file of its own: the one with the tokens is replaced. Windows has no such lock: there, one command at a time."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
     with os.fdopen(os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when we are gone, however
         yield

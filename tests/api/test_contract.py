@@ -20,7 +20,7 @@ from qgjet.settings import Settings
 from qgjet.tokens import Scope
 
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
-CASES = 200
+CASES = 150
 JOB = {"org_id": "acme", "app_version_id": "1", "target": "emulator"}
 
 

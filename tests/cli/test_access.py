@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from api.test_access import make_token
-from cli.commandline import Cli, Work, api_of
+from cli.commandline import Cli, Inside, Work, api_of
 from cli.test_over_http import JSON, answer, in_turn, problem, served
 from qgjet import token_file, tokens
 from qgjet.clock import utc_now
@@ -49,16 +49,23 @@ async def test_a_token_from_the_environment_or_a_file_is_sent_and_never_shown(ov
 
 
 async def test_without_a_good_token_it_says_what_to_do_and_ends_with_4(over_api: Cli, file: Path, project: Path) -> None:
-    for args in (SUBMIT, ("cancel", "x"), ("rerun", "x"), ("logs", "-f", "x")):
+    for args in (SUBMIT, ("rerun", "x"), ("logs", "-f", "x")):
         ended = await over_api(*args)
         assert (ended.code, "asks for a token: set QGJET_API_TOKEN" in ended.error) == (4, True), args
     wrong = await over_api("list", QGJET_API_TOKEN="qgjet_wrong")
     assert (wrong.code, "does not accept the token of QGJET_API_TOKEN" in wrong.error, "qgjet_wrong" in wrong.err) == (4, True, False)
-    missing = await over_api("list", QGJET_API_TOKEN_FILE="nothing")
-    assert (missing.code, missing.error) == (2, "Error: QGJET_API_TOKEN_FILE (api_token_file): nothing cannot be read: No such file or directory")
     doctor = await over_api("doctor")
     assert doctor.code == 4
     assert "a token is needed" in doctor.out
+
+
+def test_a_token_that_cannot_be_one_is_refused_before_it_is_sent(inside: Inside, project: Path) -> None:
+    missing = inside("list", QGJET_API_TOKEN_FILE="nothing")
+    assert (missing.code, missing.error) == (2, "Error: QGJET_API_TOKEN_FILE (api_token_file): nothing cannot be read: No such file or directory")
+    (project / "two").write_text("two lines\nof text")
+    for variables in ({"QGJET_API_TOKEN_FILE": "two"}, {"QGJET_API_TOKEN": "a b"}):
+        ended = inside("list", **variables)
+        assert (ended.code, "must be printable ASCII" in ended.error, "of text" in ended.err) == (2, True, False)
 
 
 async def test_what_the_token_does_not_allow_is_a_refusal(over_api: Cli, file: Path) -> None:
