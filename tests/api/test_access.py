@@ -377,6 +377,14 @@ async def test_a_stream_ends_with_its_token(api: httpx.AsyncClient, file: Path) 
         assert b"".join([piece async for piece in pieces]) in (b"", b": still here\n\n")
 
 
+async def test_what_was_open_to_all_ends_with_the_first_token(guarded: Settings, run_api: RunApi, file: Path) -> None:
+    async with run_api(guarded) as api, asyncio.timeout(10), api.stream("GET", "/events") as answer:
+        pieces = answer.aiter_bytes()
+        assert await anext(pieces) == b"retry: 1000\n\n"
+        await submit(api, make_token(file, Scope.SUBMIT))
+        assert b"".join([piece async for piece in pieces]) in (b"", b": still here\n\n")
+
+
 # -- where no token is asked for -----------------------------------------------------------------------------------------
 
 
@@ -402,9 +410,16 @@ async def test_without_authentication_pages_of_other_sites_are_kept_out(guarded:
     open_to_all = replace(guarded, api=replace(guarded.api, auth=False, cors_origins=("https://ci.example",)))
     async with run_api(open_to_all) as api:
         host = str(api.base_url).removeprefix("http://")
-        for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}, {"Host": f"evil.example:{api.base_url.port}"}):
+        for headers in (
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Origin": "http://["},
+            {"Host": "evil.example"},
+            {"Host": f"evil.example:{api.base_url.port}"},
+        ):
             refused = await api.post("/suites/x/cancel", headers=headers)
             assert (refused.status_code, refused.json()["type"]) == (403, "urn:qgjet:problem:page"), headers
+            assert (await api.get("/livez", headers=headers)).status_code == 200
         for headers in ({}, {"Origin": f"http://{host}"}, {"Origin": "https://ci.example"}, {"Host": f"localhost:{api.base_url.port}"}, {"Host": "[::1]"}):
             assert (await api.post("/suites/x/cancel", headers=headers)).status_code == 404, headers
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
@@ -55,7 +54,7 @@ class Caller:
         self._access = access
         self._token = token
         self.known = known
-        """False: somebody without a token, on a public route."""
+        """False: somebody without a token, or a page of another site, on a public route."""
 
     @property
     def orgs(self) -> frozenset[str] | None:
@@ -74,7 +73,7 @@ class Caller:
 
     def lasts(self) -> bool:
         """Whether what it asked for may go on: for answers that take their time."""
-        return self._token is None or self._access.still_accepts(self._token)
+        return self._access.still_accepts(self._token) if self._token else not self._access.required
 
     def check_orgs(self, wanted: Collection[str]) -> None:
         """Raises ForeignOrg when it is not for all of the orgs that it names itself."""
@@ -108,14 +107,16 @@ class Access:
         return bool(self._keyring.tokens)
 
     def still_accepts(self, token: Token) -> bool:
-        now = self._keyring.tokens.get(token.id)
-        return now is not None and now.sha256 == token.sha256 and not now.why_not(self._clock())
+        """Unchanged, and not over."""
+        return self._keyring.tokens.get(token.id) == token and not token.why_not(self._clock())
 
     def caller(self, connection: Connection, *, public: bool) -> Caller:
         """Raises Unauthenticated, TooManyRequests, or ForeignPage where nobody is asked for a token."""
         if not self.required:
-            self._check_page(connection)
-            return Caller(self, None)
+            why_not = self._foreign_page(connection)
+            if why_not and not public:
+                raise ForeignPage(why_not)
+            return Caller(self, None, known=not why_not)
         try:
             token = self._token(connection)
         except Unauthenticated:
@@ -143,12 +144,14 @@ class Access:
         if wait_s:
             raise TooManyRequests(detail, retry_after_s=math.ceil(wait_s))
 
-    def _check_page(self, connection: Connection) -> None:
+    def _foreign_page(self, connection: Connection) -> str:
+        """Why the request may come from a page of another site; empty: it does not."""
         host, origin = connection.headers.get("host", ""), connection.headers.get("origin", "")
-        if origin and origin not in self._allowed_pages and urlsplit(origin).netloc.lower() != host.lower():
-            raise ForeignPage(f"pages of {origin} may not use this API: api.cors_origins does not name them")
+        if origin and origin not in self._allowed_pages and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
+            return f"pages of {origin} may not use this API: api.cors_origins does not name them"
         if not self._always and host and not is_loopback(_host_of(host)):
-            raise ForeignPage(f"without tokens this API answers to names of this machine alone, such as localhost, and not to {host}: `qgjet token create`")
+            return f"without tokens this API answers to names of this machine alone, such as localhost, and not to {host}: `qgjet token create`"
+        return ""
 
 
 async def admit(connection: Connection, handler: BaseRouteHandler) -> None:

@@ -257,8 +257,9 @@ async def cancel_live(log: EventLog, slot: Slot, job_id: str, by: str, reason: s
 
 async def rerun(service: Service, caller: Caller, job_id: str, *, priority: int | None, suite_id: str) -> Submission:
     """Submit the job's work again under a new id. Raises DuplicateJob while its slot is held by a live job."""
-    await known_job(service, service.read_model.seen_by(caller.orgs), job_id)
-    old = service.read_model.spec(job_id)
+    reads = service.read_model.seen_by(caller.orgs)
+    await known_job(service, reads, job_id)
+    old = reads.spec(job_id)
     if old is None:
         raise UnknownJob(job_id)
     if priority is not None and not 0 <= priority <= 9:
