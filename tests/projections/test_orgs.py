@@ -11,9 +11,11 @@ import pytest
 from histories import Author, apply
 from msgspec.structs import replace
 
+from factories import NOW
 from qgjet.events import Status, Verdict
 from qgjet_projections import readmodel, schema
 from qgjet_projections.readmodel import JobQuery, ReadModel
+from qgjet_projections.views import DeadQuery
 
 ORGS = ("acme", "acme.x", "globex", "initech")
 
@@ -26,7 +28,7 @@ def filled(read_model: ReadModel) -> ReadModel:
         org = rng.choice(ORGS[:3])
         fields: dict[str, Any] = {"org_id": org, "job_id": f"{org}-{number}", "suite_ids": ("s",) if number % 3 else (), "tags": {"branch": "main"}}
         if number % 4:
-            author.run(rng.choice([Verdict.PASSED, Verdict.FAILED]), test=f"t{number % 5}", **fields)
+            author.run(rng.choice([Verdict.PASSED, Verdict.FAILED, Verdict.CONFIG_ERROR]), test=f"t{number % 5}", **fields)
         else:
             author.submit(test=f"live{number}", **fields)
     apply(read_model.path, author.messages)
@@ -61,6 +63,8 @@ QUERIES = (
 def test_every_question_is_answered_as_if_there_were_no_other_orgs(filled: ReadModel, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = [job for query in (JobQuery(),) for job in filled.all_jobs(query)]
     all_events = filled.events(after_seq=0)
+    assert filled.dead_letters(DeadQuery()).items
+    assert filled.waiting(NOW)
     for orgs in map(frozenset, itertools.combinations(ORGS, size)):
         reads = filled.seen_by(orgs)
         for query in QUERIES:
@@ -81,6 +85,8 @@ def test_every_question_is_answered_as_if_there_were_no_other_orgs(filled: ReadM
         assert reads.suites().items == [suite for suite in filled.suites().items if suite.org_id in orgs]
         assert reads.suites("acme").items == [suite for suite in filled.suites("acme").items if suite.org_id in orgs]
         assert reads.partitions() == [one for one in filled.partitions() if one.org_id in orgs]
+        assert reads.waiting(NOW) == [one for one in filled.waiting(NOW) if one.partition.org_id in orgs]
+        assert reads.dead_letters(DeadQuery()).items == [one for one in filled.dead_letters(DeadQuery()).items if one.job.org_id in orgs]
         first = min(orgs & set(ORGS[:3]), default=None)
         assert reads.suite("s") == (filled.suite("s", first) if first else None)
         for org in ORGS:
