@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
@@ -65,6 +66,12 @@ async def api(guarded: Settings, run_api: RunApi, file: Path) -> AsyncIterator[h
     async with run_api(guarded) as client:
         client.headers.update(bearing(operator))
         yield client
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 async def submit(api: httpx.AsyncClient, token: str | None = None, **fields: Any) -> httpx.Response:
@@ -161,6 +168,14 @@ async def test_probes_need_no_token_and_tell_reasons_only_to_those_who_have_one(
     assert "NATS" in (await api.get("/readyz")).text
     told = await api.get("/readyz", headers=nobody)
     assert (told.status_code, "NATS" in told.text, "reasons" in told.json()) == (503, False, False)
+
+
+async def test_reasons_hold_no_password(guarded: Settings, run_api: RunApi, file: Path, unused_port: int) -> None:
+    async with run_api(replace(guarded, nats_url=f"nats://qgjet:hunter2@127.0.0.1:{unused_port}")) as api:
+        for path in ("/readyz", "/healthz", "/agents", "/jobs/x"):
+            answer = await api.get(path)
+            assert (answer.status_code in (200, 503), "hunter2" in answer.text) == (True, False), path
+        assert f"127.0.0.1:{unused_port}" in (await api.get("/readyz")).text
 
 
 # -- orgs ----------------------------------------------------------------------------------------------------------------
