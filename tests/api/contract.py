@@ -3,6 +3,7 @@ held against the document. Half of the ids are real ones, so that more is seen t
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,7 +58,7 @@ def _mend(case: Case, real: Mapping[str, str | None]) -> None:
     for name, known in real.items():
         if known is not None and name in case.path_parameters:
             case.path_parameters[name] = known
-    if str(case.query.get("min_seq", "")).isdecimal():  # of a far future it is a 503 after 2 s, as it should be
+    if re.fullmatch(r"[\d.eE+\[\]'\" ]+", str(case.query.get("min_seq", ""))):  # of a far future it is a 503 after 2 s, as it should be
         case.query["min_seq"] = 1
     if real["job_id"] and isinstance(case.body, dict) and "app_version_id" in case.body:
         needed = (

@@ -37,7 +37,12 @@ async def some_ids(api: httpx.AsyncClient, agent: Any) -> dict[str, list[str]]:
     return {"job_id": [job["job_id"] for job in suite["jobs"]], "suite_id": ["ci"], "attempt": ["1"], "name": ["output.log"]}
 
 
+OTHERS_DRAW = pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")
+"""Hypothesis notices that the server, which runs beside it, draws random numbers too."""
+
+
 @pytest.mark.timeout(120)
+@OTHERS_DRAW
 @pytest.mark.parametrize("guarded", [False, True])
 async def test_answers_are_what_the_document_says(settings: Settings, run_api: RunApi, agent: Any, tmp_path: Path, guarded: bool) -> None:
     settings, callers = those_who_ask(settings, tmp_path / "tokens.json", guarded)

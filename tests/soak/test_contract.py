@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from api.conftest import FakeAgent, api_of
-from api.test_contract import examined, those_who_ask
+from api.test_contract import OTHERS_DRAW, examined, those_who_ask
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
 from qgjet.settings import ApiSettings, Settings
@@ -19,6 +19,7 @@ RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 CASES = 2_000
 
 
+@OTHERS_DRAW
 @pytest.mark.parametrize("guarded", [False, True])
 async def test_answers_are_what_the_document_says(server: NatsServer, log: EventLog, tmp_path: Path, guarded: bool) -> None:
     base = Settings(nats_url=server.url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False))
