@@ -93,14 +93,17 @@ class _Unsafe(nats.errors.Error):
     """What was to be encrypted would go over the line as it is."""
 
 
+class _CertificateMissing(nats.errors.Error):
+    """None was shown, or one that the server does not trust."""
+
+
 class _Client(Client):
     """nats-py, without the time it takes for headers that nobody reads: those of an append, which are stored with the event and come with each delivery.
 
     And without its read loop ending at a subject or a header that is no text: stored in the log, one such message would end every reader for ever.
 
     And with answers of our own. nats-py goes on without TLS when the server offers none, whatever the address says: here the password stays at home then. It
-    closes for good when the server does not know the user any more: here it tries again, since whoever changed that may change it back. It forgets the socket
-    of each try that fails: here it is closed.
+    closes for good when the server says why it hangs up: here it comes back. It forgets the socket of each try that fails: here it is closed.
     """
 
     wants_tls = False
@@ -114,9 +117,13 @@ class _Client(Client):
     async def _process_connect_init(self) -> None:
         try:
             await super()._process_connect_init()
-        except BaseException:
-            if self._transport is not None:
-                self._transport.close()  # type: ignore[no-untyped-call]
+        except BaseException as error:
+            # nats-py would wait for its end, which never comes after half of a TLS handshake
+            writer, self._transport = getattr(self._transport, "_io_writer", None), None
+            if writer is not None:
+                writer.transport.abort()
+            if isinstance(error, ConnectionError) and self._server_info.get("tls_verify"):
+                raise _CertificateMissing("the server wants a certificate") from error  # it does not say so, it hangs up
             raise
 
     async def _process_err(self, err_msg: str) -> None:
@@ -175,8 +182,8 @@ class Bus:
         self.on_reconnect: list[Callable[[], None]] = []
         self._complaints = Repeated(log)
         """nats-py says the same four times a second while the server is away."""
-        self._why = ""
-        """What the server said last when it did not let us in."""
+        self.why = ""
+        """What the server said when it did not let us in again; empty while it does."""
         self._deaf: NotPermitted | None = None
         """Set when answers cannot be heard."""
         self._identity: Identity | None = None
@@ -197,14 +204,14 @@ class Bus:
     async def wait_connected(self, timeout_s: float) -> None:
         """Wait until the connection is up. Raises LogUnavailable after `timeout_s`."""
         if not await within(max(timeout_s, 0.0), self._connected):
-            if self._why:
-                raise NotPermitted(self._why)
+            if self.why:
+                raise NotPermitted(self.why)
             raise LogUnavailable(f"no NATS server at {self.url}; is it running?")
 
     async def publish(self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None) -> None:
         """Send and forget. Raises LogUnavailable while disconnected, so that nothing is sent late from a buffer."""
         if not self.is_connected:
-            raise LogUnavailable(self._why or f"not connected to NATS at {self.url}")
+            raise LogUnavailable(self.why or f"not connected to NATS at {self.url}")
         if self._deaf is not None and reply:
             raise self._deaf
         try:
@@ -246,18 +253,18 @@ class Bus:
 
     # -- permissions -------------------------------------------------------------------------------------------------
 
-    async def identity(self) -> Identity:
+    async def identity(self, *, timeout_s: float = REQUEST_TIMEOUT_S) -> Identity:
         """Who this connection is, and what it may do, by the server's word. One that it does not tell may try everything."""
         if self._identity is None:
             try:
-                self._identity = msgspec.json.decode((await self.request(access.WHO_AM_I)).data, type=WhoAmI).data
+                self._identity = msgspec.json.decode((await self.request(access.WHO_AM_I, timeout_s=timeout_s)).data, type=WhoAmI).data
             except (NotPermitted, msgspec.MsgspecError):
                 self._identity = Identity(user=self.user)
         return self._identity
 
-    async def may_publish(self, subject: str) -> bool:
+    async def may_publish(self, subject: str, *, timeout_s: float = REQUEST_TIMEOUT_S) -> bool:
         """Ask first where there is another way: the server logs each attempt that it refuses."""
-        return (await self.identity()).permissions.publish.permit(subject)
+        return (await self.identity(timeout_s=timeout_s)).permissions.publish.permit(subject)
 
     @contextlib.contextmanager
     def when_refused(self, subject: str, tell: Callable[[NotPermitted], None]) -> Iterator[None]:
@@ -277,8 +284,8 @@ class Bus:
             self._refused(denied[1].lower(), denied[2].lower())
         elif refusal is None:
             self._complaints.warn(_complaint(error))
-        elif self._why != str(refusal):
-            self._why = str(refusal)
+        elif self.why != str(refusal):
+            self.why = str(refusal)
             log.warning("%s; trying again", refusal)
 
     def _refused(self, verb: str, subject: str) -> None:
@@ -345,7 +352,7 @@ class Bus:
 
     async def _reconnected(self) -> None:
         self.reconnects += 1
-        self._why, self._deaf, self._identity = "", None, None
+        self.why, self._deaf, self._identity = "", None, None
         self._connected.set()
         for listener in self.on_reconnect:
             listener()
@@ -477,12 +484,8 @@ def _refusal(url: str, user: str, error: Exception) -> NotPermitted | None:
         return NotPermitted(
             f"the certificate of the NATS server at {url} is not trusted ({error.verify_message}): set nats.ca (QGJET_NATS_CA) to who signed it"
         )
-    if isinstance(error, ssl.SSLError) and "CERTIFICATE" in str(error).upper():
+    if isinstance(error, _CertificateMissing):
         return NotPermitted(f"the NATS server at {url} wants a certificate that it trusts: set nats.cert and nats.key (QGJET_NATS_CERT, QGJET_NATS_KEY)")
-    if "no ssl context" in str(error):
-        return NotPermitted(
-            f"the NATS server at {url} wants TLS: use a tls:// address, and nats.ca (QGJET_NATS_CA) unless the system knows who signed its certificate"
-        )
     return None
 
 

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def _die_with_parent() -> None:
 class NatsServer:
     """One server process over a store directory. `start` after `stop` or `kill` brings the same data back on the same port."""
 
-    def __init__(self, store: Path, *, port: int = -1, binary: Path | None = None, config: Path | None = None) -> None:
+    def __init__(self, store: Path, *, port: int = -1, binary: Path | None = None, config: Path | None = None, flags: Sequence[str] = ()) -> None:
         self.store = store
         self.logins = {"QGJET_NATS_NO_AUTH_USER": "operator", **random_passwords()}
         """Who gets in, in the variables of nats.conf: on loopback everybody does, and nobody needs the passwords."""
@@ -62,6 +62,7 @@ class NatsServer:
         self.process: subprocess.Popen[bytes] | None = None
         self._binary = binary or server_binary()
         self._config = config or config_file()
+        self._flags = flags
         self.log_file = store / "nats-server.log"
 
     @property
@@ -81,7 +82,7 @@ class NatsServer:
             "QGJET_NATS_STORE": str(self.store / "jetstream"),
         }
         argv = [str(self._binary), "-c", str(self._config), "-a", "127.0.0.1", "-p", str(self.port)]
-        argv += ["--ports_file_dir", str(self.store), "-l", str(self.log_file)]
+        argv += ["--ports_file_dir", str(self.store), "-l", str(self.log_file), *self._flags]
         # a session of its own: Ctrl-C in the terminal must reach qgjet, which stops the server last
         # (Popen, not asyncio's: it is polled and killed from plain code too, and starting takes a millisecond)
         self.process = subprocess.Popen(  # noqa: ASYNC220

@@ -481,5 +481,5 @@ class Tail:
     async def _delete(self, consumer: str) -> None:
         """Few roles may: for the others it goes by itself, a minute after its last reader."""
         subject = f"CONSUMER.DELETE.{subjects.STREAM}.{consumer}"
-        if self._bus.is_connected and await self._bus.may_publish(f"$JS.API.{subject}"):
+        if self._bus.is_connected and await self._bus.may_publish(f"$JS.API.{subject}", timeout_s=1.0):
             await self._bus.api(subject, timeout_s=1.0)

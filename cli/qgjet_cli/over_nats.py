@@ -161,7 +161,7 @@ class NatsClient:
             self._lost_at = now
             self._notice(f"the connection to {self.where} is lost; trying again for {self._patience_s:.0f} s")
         elif now - self._lost_at >= self._patience_s:
-            raise CannotReach(f"{self.where} has been away for {self._patience_s:.0f} s")
+            raise CannotReach(self._bus.why or f"{self.where} has been away for {self._patience_s:.0f} s")
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 

@@ -84,10 +84,13 @@ class Service:
         """Why reads are not up to date, or writes impossible; empty when all is well. A lost connection counts after `patience_s`."""
         found = []
         if self._lost_at is not None and self._loop.time() - self._lost_at >= patience_s:
-            found.append(self._broken if self._log is None and self._broken else f"not connected to NATS at {self.nats_url}")
+            found.append(self._why_lost() or f"not connected to NATS at {self.nats_url}")
         if self._log is not None and (self.projector is None or self.projector.failure is not None):
             found.append(f"the projection has stopped: {self._broken or (self.projector and self.projector.failure) or 'it starts'}")
         return found
+
+    def _why_lost(self) -> str:
+        return self._broken if self._log is None else self._log.bus.why
 
     # -- keeping it up -----------------------------------------------------------------------------------------------
 

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import nkeys
 import pytest
+import trustme
 import yaml
 
 from ops.commands import ROOT, environment
 from ops.parsing import parse
 from qgjet.agents.target import make_runner
-from qgjet.embedded import server_binary
-from qgjet.settings import AgentSettings, ApiSettings, ArtifactSettings, JobSettings, QueueSettings, Settings, Target, load_settings, size
+from qgjet.embedded import random_passwords, server_binary
+from qgjet.settings import (
+    AgentSettings,
+    ApiSettings,
+    ArtifactSettings,
+    JobSettings,
+    Login,
+    NatsSettings,
+    QueueSettings,
+    Settings,
+    Target,
+    load_settings,
+    size,
+)
 from qgjet_cli.exits import Exit
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -77,6 +93,8 @@ def test_every_exit_code_is_in_the_readme() -> None:
 
 SECTIONS = {
     "Top level": Settings,
+    "`[nats]`": NatsSettings,
+    "`[nats.janitor]`": Login,
     "`[targets.<name>]`": Target,
     "`[queue]`": QueueSettings,
     "`[job]`": JobSettings,
@@ -86,11 +104,14 @@ SECTIONS = {
 }
 
 
+_NOT_KEYS: dict[type[msgspec.Struct], set[str]] = {Target: {"name"}, NatsSettings: {"janitor"}}
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_setting_is_documented_with_its_default(section: str) -> None:
     (text,) = (part for part in re.split(r"^## ", (ROOT / "docs/settings.md").read_text(), flags=re.M) if part.startswith(section))
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\|", text, re.M))
-    tables = {"queue", "job", "agent", "artifacts", "api", "targets"} if section == "Top level" else {"name"} if SECTIONS[section] is Target else set()
+    tables = {"nats", "queue", "job", "agent", "artifacts", "api", "targets"} if section == "Top level" else _NOT_KEYS.get(SECTIONS[section], set())
     fields = {one.encode_name: one for one in msgspec.structs.fields(SECTIONS[section]) if one.encode_name not in tables}
     assert rows.keys() == fields.keys()
     for key, one in fields.items():
@@ -116,11 +137,42 @@ def test_the_cluster_of_the_docs_is_accepted_by_the_server(tmp_path: Path) -> No
     conf = (ROOT / "nats.conf").read_text()
     assert conf.count(old) == 1
     (tmp_path / "cluster.conf").write_text(conf.replace(old, new))
-    variables = {"QGJET_NATS_NAME": "n1", "QGJET_NATS_LISTEN": "0.0.0.0:4222", "QGJET_NATS_STORE": str(tmp_path)}
+    variables = {
+        "QGJET_NATS_NAME": "n1",
+        "QGJET_NATS_LISTEN": "0.0.0.0:4222",
+        "QGJET_NATS_STORE": str(tmp_path),
+        "QGJET_NATS_NO_AUTH_USER": "",
+        **random_passwords(),
+    }
     checked = subprocess.run(
         [server_binary(), "-t", *shlex.split(line)[1:]], cwd=tmp_path, env=environment(**variables), capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def test_the_recipes_for_passwords_and_tls_are_accepted_by_the_server(tmp_path: Path) -> None:
+    """Each `nats-server` of the page, with the variables and the nkey that the page makes before it."""
+    text = "".join(blocks(ROOT / "docs/security.md", "sh"))
+    (exports,) = re.findall(r"^export QGJET_NATS_NAME.*\n^for role .*$", text, re.M)
+    servers = re.findall(r"^nats-server .*$", text, re.M)
+    assert len(servers) == 3
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    authority.cert_pem.write_to_path(tmp_path / "ca.crt")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "server.crt")
+    issued.private_key_pem.write_to_path(tmp_path / "server.key")
+    (tmp_path / "nats.conf").write_text((ROOT / "nats.conf").read_text())
+    script = "\n".join(["set -e", exports, *(server.replace("nats-server", f"{shlex.quote(str(server_binary()))} -t", 1) for server in servers)])
+    checked = subprocess.run(["sh", "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stderr.count("is valid") == 3
+
+
+def test_the_recipe_for_keys_makes_a_pair(tmp_path: Path) -> None:
+    (line,) = re.findall(r"^python -c .*$", "".join(blocks(ROOT / "docs/security.md", "sh")), re.M)
+    ours = environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    made = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=ours, capture_output=True, text=True, check=True)
+    assert nkeys.from_seed(bytearray((tmp_path / "agent.nk").read_bytes())).public_key.decode() == made.stdout.strip()
 
 
 HOSTS = re.compile(r"py[p]i\.org|python[h]osted|registry\.npm[j]s|proxy\.go[l]ang")

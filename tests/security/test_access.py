@@ -184,12 +184,17 @@ async def test_a_connection_outlasts_a_password_that_was_changed_and_changed_bac
             await guarded.start()
             if number == 0:
                 with caplog.at_level(logging.WARNING):
+                    await eventually(lambda: _tries(guarded, 3))
                     await eventually(lambda: _reason(bus, "does not let user 'agent' in"))
         await eventually(lambda: _is_connected(bus))
         assert (await bus.identity()).user == "agent"
     said = [record.message for record in caplog.records if "does not let" in record.message]
     assert len(said) == 1  # not at every try
     assert right not in caplog.text
+
+
+async def _tries(server: NatsServer, times: int) -> bool:
+    return server.log_file.read_text().count("authentication error") >= times
 
 
 async def _reason(bus: Bus, text: str) -> bool:
@@ -217,6 +222,17 @@ async def test_a_connection_outlasts_a_reload_that_forgets_its_user_and_knows_it
             assert (await bus.identity()).user == "agent"
     finally:
         server.stop()
+
+
+async def test_a_connection_outlasts_a_server_that_says_why_it_hangs_up(bus: Bus) -> None:
+    assert bus.client._transport is not None
+    bus.client._transport.write(b"NONSENSE\r\n")
+
+    async def back() -> bool:
+        return bus.is_connected and bus.reconnects == 1
+
+    await eventually(back)
+    await bus.api("INFO")
 
 
 async def _is_connected_is(bus: Bus, expected: bool) -> bool:
