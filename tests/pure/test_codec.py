@@ -123,7 +123,7 @@ def test_an_event_is_written_as_it_was_stored(event: Event) -> None:
 
 
 def test_there_is_one_golden_file_for_each_event() -> None:
-    assert {path.name for path in GOLDEN.iterdir()} == {f"{event_type(kind)}.json" for kind in EVENT_TYPES}
+    assert {path.name for path in GOLDEN.glob("*.json")} == {f"{event_type(kind)}.json" for kind in EVENT_TYPES}
     assert {type(event) for event in STORED} == set(EVENT_TYPES)
 
 
