@@ -26,8 +26,8 @@ _PRIORITY_KEY = "qgjet.priority_order"
 _VISIBILITY_KEY = "qgjet.visibility_timeout"
 """In seconds."""
 _MAX_DELIVER_KEY = "qgjet.max_deliver"
-MARGIN_BYTES = 2_000
-"""An event without results fits."""
+MARGIN_BYTES = 10_000
+"""Less room than this is none: an event without large results takes a tenth of it."""
 _ROOM = "qg.log.room.0"
 _RETENTION_KEY = "qgjet.retention"
 """In seconds; 0: for ever."""

@@ -69,6 +69,7 @@ async def _look_inside(bus: Bus, settings: Settings) -> list[Check]:
     lanes = await Queue(bus, settings.queue).lanes()
     return [
         *found,
+        *_look_at_room(await streams.why_full(bus)),
         _look_at_lanes(lanes, agents),
         *await _look_for_lanes(lanes, settings),
         *_look_at_agents(agents, settings),
@@ -96,6 +97,13 @@ def _look_at_streams(deployment: Deployment, settings: Settings, missing: Sequen
             "start the API with these settings, and then the agents anew; or correct queue.visibility_timeout",
         )
     return ok("streams", found)
+
+
+def _look_at_room(full: str) -> list[Check]:
+    if not full:
+        return []
+    mend = "a shorter queue.retention, `nats stream purge OBJ_qg-artifacts`, or a higher max_file_store; docs/operations.md says what each one costs"
+    return [fail("store", full, mend, server=True)]
 
 
 def _look_at_lanes(lanes: Sequence[LaneState], agents: Sequence[AgentInfo]) -> Check:

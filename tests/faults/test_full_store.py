@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,6 +26,8 @@ from qgjet.log import EventLog
 from qgjet.settings import ApiSettings, QueueSettings, Settings
 from qgjet.subjects import STREAM
 from qgjet.suite_log import Submission, submit_suite
+from qgjet_cli.check import Health
+from qgjet_cli.check_server import look_at_server
 from qgjet_cli.exits import Exit
 
 SOON = QueueSettings(visibility_timeout_s=0.8, max_deliver=2, retry_base_s=0.02, retry_cap_s=0.05)
@@ -92,6 +95,9 @@ async def test_a_submission_to_a_full_store_says_so_and_works_once_there_is_room
         unready = await client.get("/readyz")
         assert unready.status_code == 503
         assert [reason[:23] for reason in unready.json()["reasons"]] == ["the event store is full"]
+        if problem_of_stream(await streams.stream_config(small.bus, STREAM)):
+            found = [check for check in await look_at_server(settings) if check.about == "store"]
+            assert [(check.health, check.found[:23]) for check in found] == [(Health.FAIL, "the event store is full")]
         metrics = (await client.get("/metrics")).text
         assert 'qgjet_store_bytes{stream="QG_EVENTS"}' in metrics
         flags = ["--org-id", "acme", "--app-version-id", "1", "--target", "emulator", "--test", "c.js"]
@@ -104,6 +110,11 @@ async def test_a_submission_to_a_full_store_says_so_and_works_once_there_is_room
         await eventually(ready, what="readiness once there is room")
         assert (await client.post("/submit", json=body)).status_code == 202
         assert (await cli("submit", *flags, "--nats", url)).code == 0
+
+
+def problem_of_stream(config: dict[str, Any] | None) -> bool:
+    """Only a limit of the stream shows to somebody who has written nothing."""
+    return config is not None and config["max_bytes"] > 0
 
 
 def state_is(log: EventLog, slot: Slot, status: Status) -> Callable[[], object]:
