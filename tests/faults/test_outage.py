@@ -1,0 +1,125 @@
+"""A server that is away for long, and connections that are dead without showing it: everybody comes back by himself, and is quiet until then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agents import eventually
+from cli.commandline import api_of
+from factories import spec
+from faults.outage import at_work, away, cpu_s, listening, works
+from qgjet import bus as buses
+from qgjet.bus import Bus, connect
+from qgjet.embedded import NatsServer
+from qgjet.log import EventLog
+from qgjet.repeated import Repeated
+from qgjet.settings import ApiSettings, Settings
+from qgjet_projections.writer import Writer
+
+
+async def test_a_server_that_is_away_costs_a_few_lines_and_little_time(server: NatsServer, log: EventLog, tmp_path: Path) -> None:
+    async with at_work(log, tmp_path) as service:
+        await works(service, log, "before")
+        with listening() as lines:
+            used = cpu_s()
+            await away(server, service, 3.0)
+            assert cpu_s() - used < 1.5, "nobody turns in circles"
+        assert len(lines.said) < 20, "\n".join(lines.said)
+        await works(service, log, "after")
+
+
+def test_a_complaint_that_repeats_itself_is_said_once_and_then_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("qgjet.repeated.time.monotonic", lambda: now)
+    complaints = Repeated(logging.getLogger("qgjet.test"), again_s=60)
+    for second in range(3_600):
+        now = 100.0 + second
+        complaints.warn("away")
+    assert len(caplog.messages) == 60
+    assert caplog.messages[:2] == ["away", "away (and 59 times since the last such line)"]
+    complaints.warn("something else")
+    complaints.over()
+    complaints.warn("away")
+    assert caplog.messages[-2:] == ["something else", "away"]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "ended"])
+async def test_a_connection_whose_reader_has_died_is_noticed_and_mended(log: EventLog, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Whatever ended it: the client looks connected and hears nothing."""
+    monkeypatch.setattr(buses, "_WATCHDOG_S", 0.3)
+    monkeypatch.setattr(buses, "_ROUND_TRIP_S", 0.3)
+    async with connect(log.bus.url, name="deaf") as bus:
+        loop = asyncio.get_running_loop()
+        await _kill_reader(bus, how)
+        assert bus.client.is_connected
+        since = loop.time()
+
+        async def mended() -> bool:
+            return bus.reconnects == 1
+
+        await eventually(mended, within_s=5, what="a new connection")
+        assert loop.time() - since < 3
+        assert (await EventLog(bus).submit(spec())).seq == 1
+
+
+def test_a_dead_connection_is_noticed_within_15_s() -> None:
+    assert buses._WATCHDOG_S + buses._ROUND_TRIP_S <= 15
+
+
+async def _kill_reader(bus: Bus, how: str) -> None:
+    reader = bus.client._reading_task
+    assert reader is not None
+    if how == "cancelled":
+        reader.cancel()
+    else:
+        parser = bus.client._ps
+
+        async def fail(data: bytes = b"") -> None:
+            del parser.parse
+            raise ValueError("a message that nobody expected")
+
+        parser.parse = fail  # type: ignore[method-assign]
+        await bus.client._send_ping()
+    await asyncio.wait({reader}, timeout=2)
+    assert reader.done()
+
+
+async def test_a_read_model_that_is_slow_is_said_by_name_and_asked_to_wait_for(
+    server: NatsServer, log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads go on from what there is; who asks for more than that is told to come again."""
+    gate = threading.Event()
+    apply = Writer.apply
+
+    def slow(*args: object) -> object:
+        assert gate.wait(30)
+        return apply(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("qgjet_projections.projector.LOOK_S", 0.05)
+    monkeypatch.setattr("qgjet_projections.api.reads.MIN_SEQ_WAIT_S", 0.2)
+    settings = Settings(nats_url=server.url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False, max_lag_events=10))
+    async with api_of(settings) as api, httpx.AsyncClient(base_url=api, timeout=20) as client:
+
+        async def answers(status: int) -> bool:
+            return (await client.get("/readyz")).status_code == status
+
+        await eventually(lambda: answers(200))
+        monkeypatch.setattr(Writer, "apply", slow)
+        try:
+            accepted = await log.submit_many([spec(test=f"{number}") for number in range(20)])
+            await eventually(lambda: answers(503))
+            assert (await client.get("/readyz")).json()["reasons"] == ["the read model is 20 events behind, more than 10"]
+            behind = await client.get("/jobs", params={"min_seq": 20})
+            assert (behind.status_code, behind.json()["type"], behind.headers["retry-after"]) == (503, "urn:qgjet:problem:not-caught-up", "1")
+            assert (await client.get("/jobs")).json()["jobs"] == []
+        finally:
+            gate.set()
+        await eventually(lambda: answers(200))
+        found = await client.get("/jobs", params={"min_seq": 20, "limit": 100})
+        assert len(found.json()["jobs"]) == len(accepted)
