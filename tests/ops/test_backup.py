@@ -115,10 +115,9 @@ async def test_a_server_that_has_streams_is_not_touched_unless_asked(log: EventL
     refused = await cli("restore", "backup")
     assert (refused.code, "--replace" in refused.error, STREAM in refused.error) == (Exit.USAGE, True, True)
     assert (await log.state()).last_seq == 2
-    again = await cli("backup", "backup")
-    assert (again.code, "exists" in again.error) == (Exit.USAGE, True)
-    replaced = await cli("restore", "backup", "--replace")
-    assert replaced.code == 0, replaced.err
+    with pytest.raises(InvalidInput, match="exists"):
+        await backup.save(log.bus, tmp_path / "backup")
+    await backup.restore(log.bus, tmp_path / "backup", replace=True)
     assert (await log.state()).last_seq == 1
 
 
