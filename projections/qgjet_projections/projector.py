@@ -36,6 +36,8 @@ PACE_S = 0.01
 """A batch of this many events shows that more are coming: waiting for them costs nobody much, and a transaction costs as much as ten events."""
 CLOCK_SLACK = timedelta(hours=1)
 """By how much the clocks of those who write events may differ."""
+PRUNE_LOOKS = 5_000
+"""A second or two."""
 
 
 class Lag(Struct, frozen=True, kw_only=True):
@@ -61,6 +63,7 @@ class Projector:
         self._progress_at = 0.0
         self._moved = asyncio.Event()
         self._strangers: set[str] = set()
+        self._pruned_to = 0
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -115,21 +118,24 @@ class Projector:
     async def prune(self, before: datetime) -> int:
         """Delete what finished or was written before and is not in the log any more; gives the number of jobs. A second call is harmless.
 
-        The log decides, not the clock: so the read model is always what a rebuild would give, whoever purges, and when.
+        The log decides, not the clock: so the read model is always what a rebuild would give, whoever purges, and when. Where nobody purges all that is old
+        would be asked for each time: after PRUNE_LOOKS questions in vain it stops, and the next call goes on there.
         """
         position = self._position
         first_seq = (await self._log.state()).first_seq
-        deleted, after_seq = 0, 0
-        while True:
-            jobs, others, next_seq = await self._in_thread(partial(self._writer.old, before, after_seq))
+        deleted = looks = 0
+        while looks < PRUNE_LOOKS:
+            jobs, others, next_seq = await self._in_thread(partial(self._writer.old, before, self._pruned_to))
             gone = await self._gone([*jobs, *others], first_seq)
             if gone:
                 forgotten = [seq for seq in jobs if seq in gone], [seq for seq in others if seq in gone]
                 await self._in_thread(partial(self._writer.forget, *forgotten, position.stream_created))
                 deleted += len(forgotten[0])
+            looks += len(jobs) + len(others) - len(gone)
+            self._pruned_to = next_seq or 0
             if next_seq is None:
-                return deleted
-            after_seq = next_seq
+                break
+        return deleted
 
     async def _gone(self, seqs: list[int], first_seq: int) -> set[int]:
         gone = set()

@@ -18,7 +18,7 @@ from factories import spec
 from qgjet import streams, subjects
 from qgjet.bus import Bus
 from qgjet.clock import Clock
-from qgjet.decide import OnDuplicate
+from qgjet.decide import Cancel, OnDuplicate
 from qgjet.errors import WrongVersion
 from qgjet.events import Status, Verdict
 from qgjet.log import EventLog
@@ -225,3 +225,17 @@ async def test_an_api_forgets_by_the_retention_of_its_settings(bus: Bus, log: Ev
 
         await eventually(forgotten, what="the end of what has ended")
         assert service.read_model.job(live.job_id) is not None
+
+
+async def test_pruning_asks_for_so_much_at_a_time_and_goes_on_there(bus: Bus, log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two thousand old jobs that the log still has, and behind them one that it has forgotten."""
+    monkeypatch.setattr("qgjet_projections.projector.PRUNE_LOOKS", 1_000)
+    author = Author()
+    stays = [author.submit(test=f"{number}") for number in range(2_000)]
+    for one in stays:
+        author.tell(one.slot, Cancel("me"))
+    gone = author.run(test="gone")
+    await publish(bus, author.messages)
+    async with following(log, read_model) as projector:
+        assert await log.forget(subjects.slot_prefix(gone.slot), author.seq + 1) == 3
+        assert [await projector.prune(author.now) for _ in range(6)] == [0, 0, 1, 0, 0, 0]
