@@ -22,6 +22,8 @@ from qgjet.events import TestError, TestResult, Try
 
 MAX_REPORT_BYTES = 64 * 2**20
 """A larger report is not read."""
+MAX_PARTS = 1_000_000
+"""Objects of a JSON report, elements of an XML one: 64 MiB of nothing but `{},` would take the agent 3 GB and a minute to look at."""
 MAX_MESSAGE_BYTES = 2048
 MAX_TRIES = 20
 """Tries kept of one test: the first and the last ones."""
@@ -77,7 +79,7 @@ class Unreadable(Struct, frozen=True):
 
 def read_playwright(data: bytes, *, project_dir: str, test: str) -> Report | Unreadable:
     """Read the file that Playwright's `json` reporter wrote."""
-    if refusal := _refuse_size(data):
+    if refusal := _refuse_size(data, b"{"):
         return refusal
     try:
         report = _decode(data)
@@ -94,7 +96,7 @@ def read_junit(data: bytes, *, project_dir: str) -> Report | Unreadable:
 
     Documents with a DTD are refused, and with it every entity that could be expanded or fetched.
     """
-    if refusal := _refuse_size(data):
+    if refusal := _refuse_size(data, b"<"):
         return refusal
     reader = _JunitReader(Tree(home=posixpath.normpath(project_dir), asked=""))
     try:
@@ -105,9 +107,11 @@ def read_junit(data: bytes, *, project_dir: str) -> Report | Unreadable:
     return Report(cases=cases, contradiction=_miscount(reader.declared_failures, cases))
 
 
-def _refuse_size(data: bytes) -> Unreadable | None:
+def _refuse_size(data: bytes, opening: bytes) -> Unreadable | None:
     if len(data) > MAX_REPORT_BYTES:
         return Unreadable(f"report has {len(data)} bytes; {MAX_REPORT_BYTES} are read at most")
+    if data.count(opening) > MAX_PARTS:
+        return Unreadable(f"report has more than {MAX_PARTS} parts")
     return None if data.strip() else Unreadable("report is empty")
 
 

@@ -132,3 +132,13 @@ def check(argv: list[str], answering: Answering, place: Path, monkeypatch: pytes
     assert ended.value.code in (0, 1, 2, 3, 4, 6, 124)
     assert files(place) == before
     return text
+
+
+@pytest.mark.parametrize(
+    ("argv", "answer"), [(["status", "j"], {}), (["list"], {"jobs": [{}], "next_cursor": None}), (["suites"], {"suites": [{}]}), (["suites", "s"], {})]
+)
+def test_an_answer_without_what_is_needed_is_none_of_the_api(
+    argv: list[str], answer: Any, answering: Answering, place: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Any
+) -> None:
+    answering.body, answering.status = json.dumps(answer).encode(), 200
+    assert "is not qgjet's API, or too old" in check(argv, answering, place, monkeypatch, capsysbinary)

@@ -1,0 +1,92 @@
+"""Reports that a hostile test writes: never green for nothing, and never more than a moment and a few megabytes of the agent's."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import damaged, tampered
+
+from qgjet.events import GREEN, Verdict
+from qgjet.reports import MAX_PARTS, MAX_REPORT_BYTES, Report, Unreadable, read_junit, read_playwright
+from qgjet.verdicts import CommandEvidence, Evidence, appwright_outcome, command_outcome
+
+DATA = Path(__file__).parent.parent / "data" / "appwright-reports"
+REPORTS = sorted(DATA.glob("*/report.json"), key=lambda path: path.stat().st_size)[:12]
+JUNIT = (
+    b'<?xml version="1.0" encoding="UTF-8"?><testsuites failures="1"><testsuite name="s" failures="1">'
+    b'<testcase classname="c" name="a" time="1.5"><failure type="E" message="m">trace</failure></testcase></testsuite></testsuites>'
+)
+LAUGHS = (
+    b'<?xml version="1.0"?><!DOCTYPE l [<!ENTITY a "ha">'
+    + b"".join(b'<!ENTITY %c "%s">' % (97 + n, b"&%c;" % (96 + n) * 10) for n in range(1, 12))
+    + b"]><testsuite><testcase name='&l;'/></testsuite>"
+)
+FILE = b'<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]><testsuite><testcase name="&f;"/></testsuite>'
+
+
+def junit(data: bytes) -> Report | Unreadable:
+    return read_junit(data, project_dir="/p")
+
+
+@given(st.sampled_from(REPORTS), st.data())
+def test_a_tampered_report_gives_one_outcome_whatever_it_is(path: Path, data: st.DataObject) -> None:
+    report = data.draw(tampered(json.loads(path.read_bytes())))
+    outcome = appwright_outcome(Evidence(exit_code=1, report=report, duration_s=1.0, project_dir="/p", test="tests/a.spec.js"))
+    assert outcome.verdict not in GREEN
+
+
+@given(damaged(JUNIT) | damaged(LAUGHS) | st.sampled_from([JUNIT.decode().encode(code) for code in ("utf-16", "utf-16-le", "utf-32", "cp037")]))
+def test_a_damaged_failure_is_never_green_by_its_exit_code(data: bytes) -> None:
+    outcome = command_outcome(CommandEvidence(exit_code=1, junit=data, junit_due=True, duration_s=1.0, project_dir="/p"))
+    assert outcome.verdict not in GREEN
+    assert b"root:" not in json.dumps(outcome.message).encode()
+
+
+@pytest.mark.parametrize(
+    "data", [LAUGHS, FILE, FILE.replace(b"file:///etc/passwd", b"http://127.0.0.1:1/x"), b'<!DOCTYPE x SYSTEM "http://127.0.0.1:1/x"><testsuite/>']
+)
+def test_no_document_defines_its_own_words(data: bytes) -> None:
+    assert junit(data) == Unreadable("JUnit report cannot be read: it has a DTD")
+
+
+@pytest.mark.parametrize(
+    "data", [b"<testsuite><testcase name='&x;'/></testsuite>", JUNIT[:-20], b"<?xml version='1.0' encoding='nonsense'?><testsuite/>", b"\xff\xfe<"]
+)
+def test_what_is_no_document_is_unreadable(data: bytes) -> None:
+    assert isinstance(junit(data), Unreadable)
+
+
+HUGE = {
+    "blanks": b"<testsuites>" + b" " * (MAX_REPORT_BYTES - 100) + b"</testsuites>",
+    "too much": b" " * (100 * 2**20),
+    "a deep document": b"<testsuite>" + b"<a>" * (MAX_PARTS + 1),
+    "many marks": b"<testsuite><testcase>" + b"<failure/>" * (MAX_PARTS + 1) + b"</testcase></testsuite>",
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_huge_document_costs_little(name: str) -> None:
+    tracemalloc.start()
+    try:
+        found = junit(HUGE[name])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(found, Unreadable) == (name != "blanks")
+    assert most < 4 * MAX_REPORT_BYTES
+
+
+@pytest.mark.parametrize("inner", [b'"suites":[%s]', b'"suites":[],"errors":[%s]', b'"suites":[{"specs":[{"tests":[%s]}]}]'])
+def test_a_report_of_nothing_but_braces_is_not_looked_through(inner: bytes) -> None:
+    data = b"{" + inner % b",".join([b"{}"] * (MAX_PARTS + 1)) + b"}"
+    assert read_playwright(data, project_dir="/p", test="a") == Unreadable(f"report has more than {MAX_PARTS} parts")
+
+
+def test_an_honest_report_is_far_from_the_limit() -> None:
+    assert max(path.read_bytes().count(b"{") for path in DATA.glob("*/report.json")) < MAX_PARTS / 100
+    assert command_outcome(CommandEvidence(exit_code=1, junit=JUNIT, junit_due=True, duration_s=1.0, project_dir="/p")).verdict is Verdict.FAILED
