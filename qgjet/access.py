@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -91,11 +90,6 @@ def _check(nats: NatsSettings, user: str) -> None:
 
 def wants_tls(nats: NatsSettings, servers: Sequence[str]) -> bool:
     return bool(nats.ca or nats.cert) or any(server.startswith("tls://") for server in servers)
-
-
-def without_password(url: str) -> str:
-    """For messages: addresses without user and password, whatever these hold."""
-    return re.sub(r"(^|//|,)(?:(?!//).)*@", r"\1", url)
 
 
 def _with_scheme(server: str) -> str:

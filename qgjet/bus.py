@@ -23,11 +23,11 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from qgjet import access
-from qgjet.access import Identity, WhoAmI, without_password
+from qgjet.access import Identity, WhoAmI
 from qgjet.clock import within
 from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, LogUnavailable, NotPermitted, Overloaded, StoreFull
 from qgjet.repeated import Repeated
-from qgjet.settings import NatsSettings
+from qgjet.settings import NatsSettings, without_password
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, No
 from qgjet.events import Partition
 from qgjet.presence import AgentInfo
 from qgjet.queue import LaneState, Queue
-from qgjet.settings import Deployment, Settings
+from qgjet.settings import Deployment, Settings, without_password
 from qgjet.subjects import AGENTS_BUCKET, STREAM, Lane
 from qgjet_cli import config
 from qgjet_cli.agent import DEFAULT_NATS_URL
@@ -174,10 +174,10 @@ async def look_at_api(settings: Settings) -> list[Check]:
     answer = await _get(settings, "/readyz")
     if answer is None:
         mend = "start it with `qgjet serve`, or correct api_url (QGJET_API_URL, --api)"
-        return [fail("API", f"{settings.api_url} does not answer", mend, server=True)]
+        return [fail("API", f"{without_password(settings.api_url)} does not answer", mend, server=True)]
     if answer.status_code == httpx.codes.OK:
         return [await _look_at_token(settings)]
-    found = f"{settings.api_url} is not ready ({answer.status_code}): {_reason(answer)}"
+    found = f"{without_password(settings.api_url)} is not ready ({answer.status_code}): {_reason(answer)}"
     return [fail("API", found, "see its log; it mends itself once NATS is there", server=True)]
 
 
@@ -185,9 +185,9 @@ async def _look_at_token(settings: Settings) -> Check:
     """Whether the ready API lets us in."""
     answer = await _get(settings, "/partitions")
     if answer is None or answer.status_code not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN, httpx.codes.TOO_MANY_REQUESTS):
-        return ok("API", f"{settings.api_url} is ready")
+        return ok("API", f"{without_password(settings.api_url)} is ready")
     mend = "set QGJET_API_TOKEN, or api_token_file; `qgjet token create` makes one beside the server"
-    return fail("API", f"{settings.api_url} is ready, but: {_reason(answer)}", mend, server=True)
+    return fail("API", f"{without_password(settings.api_url)} is ready, but: {_reason(answer)}", mend, server=True)
 
 
 async def _get(settings: Settings, path: str) -> httpx.Response | None:

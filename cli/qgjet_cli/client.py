@@ -6,7 +6,6 @@ Straight to NATS a client can submit, wait for what it submitted and cancel it. 
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -111,10 +110,6 @@ async def open_api(settings: Settings, *, what: str = "", patience_s: float = PA
     url, token = settings.api_url or default_api(settings), config.api_token(settings)
     async with api_client(url, token=token, patience_s=patience_s, notice=notice) as client:
         yield client
-
-
-def without_password(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//", url)
 
 
 def patience(timeout_s: float | None, given_s: float | None) -> float:

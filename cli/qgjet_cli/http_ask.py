@@ -14,7 +14,7 @@ import msgspec
 
 from qgjet import __version__
 from qgjet.errors import InvalidSettings
-from qgjet_cli.client import without_password
+from qgjet.settings import without_password
 from qgjet_cli.exits import CannotReach, NeedsToken, NotAccepted, NotAllowed
 
 T = TypeVar("T")

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from qgjet import presence, streams, subjects
-from qgjet.access import without_password
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, open_bus
 from qgjet.decide import OnDuplicate
@@ -16,7 +15,7 @@ from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NotPermitte
 from qgjet.events import JobSpec, Submitted
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
-from qgjet.settings import Deployment, Settings
+from qgjet.settings import Deployment, Settings, without_password
 from qgjet.subjects import STREAM, Lane
 from qgjet.submission import hash_of, idempotent_id, make_spec
 from qgjet.suite_log import KeyReused, Submission, SuiteRefused, submit_suite

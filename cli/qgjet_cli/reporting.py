@@ -11,10 +11,9 @@ from msgspec import Struct
 
 from qgjet.errors import InvalidInput
 from qgjet.reporting import ctrf, document, html, junit
-from qgjet.settings import Settings
+from qgjet.settings import Settings, without_password
 from qgjet.suite_report import SuiteReport
 from qgjet_cli import output
-from qgjet_cli.client import without_password
 from qgjet_cli.exits import Exit
 
 

@@ -13,14 +13,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from qgjet import presence, streams
-from qgjet.access import without_password
 from qgjet.bus import Bus, connect
 from qgjet.clock import Clock, utc_now, within
 from qgjet.controls import Pauses
 from qgjet.errors import IncompatibleServer, LogUnavailable, NotPermitted, QgjetError
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
-from qgjet.settings import Deployment, Settings
+from qgjet.settings import Deployment, Settings, without_password
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
@@ -70,7 +69,7 @@ class Service:
     def log(self) -> EventLog:
         """Raises LogUnavailable while there is no connection."""
         if self._log is None:
-            raise LogUnavailable(self._broken or f"no NATS server at {self.nats_url} yet")
+            raise LogUnavailable(self._broken or f"no NATS server at {without_password(self.nats_url)} yet")
         return self._log
 
     @property
