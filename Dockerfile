@@ -27,6 +27,7 @@ FROM ${PYTHON} AS api
 RUN useradd --uid 10001 --create-home qgjet && install --directory --owner qgjet /var/lib/qgjet && install --directory --owner qgjet --mode 0700 /var/lib/qgjet/secrets
 COPY --from=build /opt/qgjet /opt/qgjet
 ENV PATH=/opt/qgjet/bin:$PATH PYTHONUNBUFFERED=1 QGJET_API_DATABASE=/var/lib/qgjet/read-model.sqlite
+VOLUME /var/lib/qgjet
 USER qgjet
 WORKDIR /home/qgjet
 EXPOSE 8000
@@ -36,4 +37,6 @@ FROM api AS worker
 COPY --from=project /usr/local/bin/node /usr/local/bin/node
 COPY --from=project --chown=qgjet /project /project
 WORKDIR /project
+# what remains writable when the root is not: attempts with their videos, caches of Node.js and Appium, and what tests write beside themselves
+VOLUME ["/tmp", "/home/qgjet", "/project"]
 CMD ["qgjet", "agent"]

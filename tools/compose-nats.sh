@@ -12,8 +12,9 @@ for role in submitter agent projector api janitor operator; do
   fi
   export "QGJET_NATS_$(echo "$role" | tr a-z A-Z)_PASSWORD=$(cat "$file")"
 done
-cp "$QGJET_SECRETS/agent" "$QGJET_SECRETS_AGENT/"
-cp "$QGJET_SECRETS/api" "$QGJET_SECRETS/janitor" "$QGJET_SECRETS_API/"
+# -f: a copy of an earlier start is read-only, for root too where it has no capabilities
+cp -f "$QGJET_SECRETS/agent" "$QGJET_SECRETS_AGENT/"
+cp -f "$QGJET_SECRETS/api" "$QGJET_SECRETS/janitor" "$QGJET_SECRETS_API/"
 # whoever mounts a volume may read it: the containers have users of their own
 chmod 0444 "$QGJET_SECRETS_AGENT"/* "$QGJET_SECRETS_API"/*
 
