@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 Instant = Annotated[datetime, Meta(tz=True)]
 """An aware point in time; naive ones are refused when an event is decoded."""
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-"""What SQLite and other people's JSON can hold. An event with a larger number cannot be written again, so it is not read either."""
+"""What SQLite and the NATS server can hold; what asks for more is no event of ours."""
 
 
 class Status(StrEnum):

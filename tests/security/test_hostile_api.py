@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import os
@@ -37,7 +38,8 @@ SUITE: dict[str, Any] = {
     "suite_id": HOSTILE, "status": "failed", "verdict": "failed", "total": 1, "live": 0, "verdicts": {"failed": 1}, "created_at": AT, "duration_s": 2.0,
     "tags": {"branch": HOSTILE},
 }  # fmt: skip
-FILE = {"attempt": 1, "name": "../../" + HOSTILE, "content_type": HOSTILE, "size": 3, "sha256": "0" * 64, "note": HOSTILE}
+EVIL = b"evil"
+FILE = {"attempt": 1, "name": "../../" + HOSTILE, "content_type": HOSTILE, "size": 3, "sha256": hashlib.sha256(EVIL).hexdigest(), "note": HOSTILE}
 PROBLEM = {"type": "urn:x", "title": "x", "status": 422, "detail": HOSTILE}
 COMMANDS: list[tuple[list[str], Any]] = [
     (["status", "j"], JOB),
@@ -65,11 +67,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        body = EVIL if "/artifacts/" in self.path else self.server.body
         self.send_response(self.server.status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(self.server.body)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(self.server.body)
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         return
@@ -99,7 +102,8 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def files(place: Path) -> set[str]:
-    return {str(path) for path in place.rglob("*") if not path.is_dir()}
+    """All but what a download may leave: those below its own directory."""
+    return {str(path) for path in place.rglob("*") if not path.is_dir() and not path.is_relative_to(place / "inner" / "out")}
 
 
 @settings(max_examples=settings().max_examples // 4, suppress_health_check=list(HealthCheck))
