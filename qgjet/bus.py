@@ -369,7 +369,8 @@ class Bus:
             if self.client.is_connected:
                 await self.client.flush(timeout=2)
         with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):  # a broken connection must not hide why we close it
-            await self.client.close()
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self.client.close()
         await self._disconnected()
 
 

@@ -62,7 +62,7 @@ class NatsServer:
         self.process: subprocess.Popen[bytes] | None = None
         self._binary = binary or server_binary()
         self._config = config or config_file()
-        self._flags = flags
+        self.flags = flags
         self.log_file = store / "nats-server.log"
 
     @property
@@ -82,7 +82,7 @@ class NatsServer:
             "QGJET_NATS_STORE": str(self.store / "jetstream"),
         }
         argv = [str(self._binary), "-c", str(self._config), "-a", "127.0.0.1", "-p", str(self.port)]
-        argv += ["--ports_file_dir", str(self.store), "-l", str(self.log_file), *self._flags]
+        argv += ["--ports_file_dir", str(self.store), "-l", str(self.log_file), *self.flags]
         # a session of its own: Ctrl-C in the terminal must reach qgjet, which stops the server last
         # (Popen, not asyncio's: it is polled and killed from plain code too, and starting takes a millisecond)
         self.process = subprocess.Popen(  # noqa: ASYNC220

@@ -15,7 +15,7 @@ from ops.commands import ROOT, environment
 from qgjet.bus import connect, open_bus
 from qgjet.embedded import ROLES, config_file, random_passwords, server_binary
 from qgjet.errors import NotPermitted
-from qgjet.settings import NatsSettings
+from qgjet.settings import NatsSettings, Settings, load_settings
 
 CONF = ROOT / "nats.conf"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["nats"]
@@ -46,6 +46,12 @@ def test_there_is_no_secret_in_the_file() -> None:
     secrets = re.findall(r"(?:password|nkey|token):\s*(\S+)", CONF.read_text())
     assert secrets
     assert all(re.fullmatch(r"\$QGJET_NATS_\w+", secret.rstrip(",")) for secret in secrets)
+
+
+@pytest.mark.parametrize("name", sorted(OPEN))
+def test_what_it_reads_is_no_setting_of_a_client_but_for_the_password_of_the_janitor(name: str) -> None:
+    is_setting = load_settings("", {name: "text"}) != Settings()
+    assert is_setting is (name == "QGJET_NATS_JANITOR_PASSWORD")
 
 
 def test_compose_fills_in_what_it_leaves_open() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_origin
 
 import msgspec
@@ -145,12 +144,6 @@ def test_every_key_can_be_set_by_a_flag(key: str) -> None:
 
 def test_no_two_keys_share_a_variable() -> None:
     assert len({variable(key) for key in KEYS}) == len(KEYS)
-
-
-def test_what_nats_conf_reads_is_no_key_but_for_the_janitors_password_which_is_the_same() -> None:
-    read_by_the_server = set(re.findall(r"\$(QGJET_\w+)", re.sub(r"#.*", "", (Path(__file__).parents[2] / "nats.conf").read_text())))
-    assert "QGJET_NATS_LISTEN" in read_by_the_server
-    assert read_by_the_server & set(map(variable, KEYS)) == {"QGJET_NATS_JANITOR_PASSWORD"}
 
 
 def test_a_login_is_shown_without_its_secrets() -> None:

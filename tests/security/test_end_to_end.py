@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
@@ -14,10 +15,13 @@ from msgspec.structs import replace
 
 from agents import FAST, eventually
 from cli.commandline import Cli, Ended, Running, api_of
+from factories import spec
 from qgjet import streams
 from qgjet.bus import connect, open_bus
 from qgjet.embedded import NatsServer
 from qgjet.errors import NotPermitted
+from qgjet.log import EventLog
+from qgjet.queue import Queue
 from qgjet.settings import ApiSettings, Login, NatsSettings, Settings
 from qgjet_cli.check_server import look_at_server
 from qgjet_cli.stack import LocalStack
@@ -116,7 +120,7 @@ async def expires(house: House, api: httpx.AsyncClient) -> None:
 
 async def is_now(api: httpx.AsyncClient, job: str, status: str) -> None:
     async def ask() -> bool:
-        return (await api.get(f"/status/{job}")).json()["status"] == status
+        return (await api.get(f"/status/{job}")).json().get("status") == status
 
     await eventually(ask, what=f"{job} is {status}")
 
@@ -147,6 +151,21 @@ async def test_a_replica_without_janitor_does_with_the_rights_of_the_api(guarded
         body = {"org_id": "acme", "app_version_id": "1.0", "target": "emulator", "test": "tests/a.spec.js"}
         assert (await api.post("/submit", json=body)).is_success
     assert violations(guarded) == []
+
+
+async def test_a_projector_serves_all_reads_and_says_what_it_may_not_do(guarded: NatsServer, tmp_path: Path) -> None:
+    await with_streams(guarded)
+    async with connect(guarded.url, name="test", login=login_of(guarded, "submitter")) as bus:
+        accepted = await EventLog(bus).submit(spec())
+    settings = replace(of_api(guarded, tmp_path / "read.sqlite", janitor=False), nats=login_of(guarded, "projector"))
+    async with api_of(settings) as url, httpx.AsyncClient(base_url=url) as api:
+        await is_now(api, accepted.job_id, "queued")
+        for route in ("/readyz", "/agents", "/partitions", "/metrics", f"/jobs/{accepted.job_id}/log", f"/jobs/{accepted.job_id}/artifacts"):
+            assert (await api.get(route)).is_success, route
+        assert violations(guarded) == []
+        refused = await api.post("/submit", json={"org_id": "acme", "app_version_id": "1.0", "target": "emulator", "test": "tests/a.spec.js"})
+        assert refused.status_code == 503
+        assert "user 'projector' may not publish to qg.job.acme" in refused.json()["detail"]
 
 
 async def test_an_api_that_may_not_make_the_log_says_so_and_goes_on_when_it_is_there(guarded: NatsServer, tmp_path: Path) -> None:
@@ -302,15 +321,38 @@ async def test_who_knows_nothing_of_tls_hears_what_to_set(encrypted: NatsServer)
         await open_bus(encrypted.url, name="test", login=login_of(encrypted, "agent"))
 
 
-async def test_a_connection_over_tls_comes_back_after_a_restart(encrypted: NatsServer, certificates: Certificates) -> None:
+async def test_a_connection_over_tls_comes_back_to_a_server_that_it_trusts_and_to_no_other(encrypted: NatsServer, certificates: Certificates) -> None:
     cert, key = certificates.client
     login = NatsSettings(user="operator", password=password_of(encrypted, "operator"), ca=certificates.ca, cert=cert, key=key)
     async with connect(tls(encrypted), name="test", login=login) as bus:
-        encrypted.kill()
-        await encrypted.start()
+        stop = await Queue(bus, FAST).listen("emulator", ignored)
+        await restart(encrypted, certificates.stranger)
+
+        async def is_not_trusted() -> bool:
+            return "is not trusted" in bus.why
+
+        await eventually(is_not_trusted)
+        await stop()  # no harm is done in between
+        await restart(encrypted, certificates.server)
 
         async def back() -> bool:
             return bus.is_connected and bus.reconnects > 0
 
         await eventually(back)
         assert await bus.api("INFO")
+        await restart(encrypted, certificates.stranger)
+        await eventually(is_not_trusted)
+        async with asyncio.timeout(5):
+            await bus.close()
+
+
+async def restart(server: NatsServer, certificate: tuple[str, str]) -> None:
+    server.kill()
+    flags = list(server.flags)
+    flags[flags.index("--tlscert") + 1], flags[flags.index("--tlskey") + 1] = certificate
+    server.flags = flags
+    await server.start()
+
+
+async def ignored(_: object) -> None:
+    return

@@ -31,7 +31,7 @@ PUBLISH: dict[str, frozenset[str]] = {
     # every event of a job, and two that would be the same with a rank too many or too few
     f"{JOB}.submitted.p5": SUBMITS,
     f"{JOB}.submitted": OPERATOR,
-    f"{JOB}.requeued.p5": BOTH,
+    f"{JOB}.requeued.p5": BOTH | {"api"},
     f"{JOB}.started": AGENT,
     f"{JOB}.attempt_ended": AGENT,
     f"{JOB}.released": AGENT,
@@ -48,6 +48,7 @@ PUBLISH: dict[str, frozenset[str]] = {
     # beside the log
     "qg.bell.acme.1%2E0.emulator.p5": BOTH,
     "qg.log.6f1c.1": AGENT,
+    "qg.log.room.0": AGENT | {"api"},
     "$KV.qg-agents.host-1": AGENT,
     "$O.qg-artifacts.C.0123": AGENT,
     "$O.qg-artifacts.M.bmFtZQ==": AGENT,
