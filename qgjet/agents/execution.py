@@ -122,9 +122,8 @@ class Executor:
                         job = await self.event_log.load(delivery.spec.slot)
                 case Admission.LOSE:
                     assert job is not None
-                    too_early_s = await self._lease_left_s(delivery)
-                    if too_early_s > 0:
-                        return await self._give_back(delivery, too_early_s)
+                    if await self.event_log.quiet_s(delivery.spec.slot) < self.queue_settings.visibility_timeout_s:
+                        return await self._leave_again(delivery)
                     job = await self._lose(delivery, job)
                 case Admission.FORGET:
                     await delivery.ack()
@@ -144,13 +143,15 @@ class Executor:
             return job
         return replace(job, retry_at=None)
 
-    async def _lease_left_s(self, delivery: Delivery) -> float:
-        """What is left of the first visibility timeout since the slot's last event.
+    async def _leave_again(self, delivery: Delivery) -> Result:
+        """The first visibility timeout since the slot's last event is not over, so the message came too early.
 
         A server that was killed may have forgotten when it delivered a message last, and hands it out again at once: the log knows better. It goes by the
         server's clock: by that of an agent, a job could be taken from whoever runs it, or be left with nobody, for as long as the clock is wrong.
+        Given back for a whole visibility timeout, and not for the rest of it: a shorter delay may be over before the next heartbeat of whoever runs the job,
+        and the message would come again although its lease is kept.
         """
-        return self.queue_settings.visibility_timeout_s - await self.event_log.quiet_s(delivery.spec.slot)
+        return await self._give_back(delivery, self.queue_settings.visibility_timeout_s)
 
     async def _lose(self, delivery: Delivery, job: Job) -> Job | None:
         log.warning("job %s: agent %s lost attempt %d", job.job_id, job.agent, job.attempt)
@@ -181,7 +182,7 @@ class Executor:
             outcome = await self._run(delivery, session, lease, job)
             return await self._end(delivery, lease, job, outcome)
         except PrepareFailed as failure:
-            return await self._release(delivery, job, "prepare_failed", str(failure))
+            return await self._release(delivery, lease, job, "prepare_failed", str(failure))
         finally:
             self.preparing.discard(lease.tether)
             if self.running.get(job.job_id) is lease.tether:
@@ -205,7 +206,7 @@ class Executor:
 
     async def _stopped_early(self, delivery: Delivery, lease: Lease, job: Job) -> Result:
         if lease.tether.reason is StopReason.DRAINED:
-            return await self._release(delivery, job, DRAINED, "")
+            return await self._release(delivery, lease, job, DRAINED, "")
         # the lease is over: the message comes again by itself, and giving it back late would take it from whoever has it then
         return Result(again_in_s=self.queue_settings.visibility_timeout_s)
 
@@ -276,29 +277,33 @@ class Executor:
     async def _end(self, delivery: Delivery, lease: Lease, job: Job, outcome: Outcome) -> Result:
         stopped = outcome.reason if outcome.verdict is Verdict.INFRA_ERROR else ""
         if stopped == StopReason.DRAINED:
-            return await self._release(delivery, job, DRAINED, "")
+            return await self._release(delivery, lease, job, DRAINED, "")
         retry_in_s = self._backoff_s(job)
         end = EndAttempt(agent=self.agent, attempt=job.attempt, outcome=outcome, retry_in_s=retry_in_s, job_id=job.job_id)
-        return await self._report(delivery, end, job, retry_in_s)
+        return await self._report(delivery, lease, end, job, retry_in_s=retry_in_s)
 
-    async def _release(self, delivery: Delivery, job: Job, reason: str, message: str) -> Result:
+    async def _release(self, delivery: Delivery, lease: Lease, job: Job, reason: str, message: str) -> Result:
         retry_in_s = 0.0 if reason == DRAINED else self._backoff_s(job)
         release = Release(agent=self.agent, ticket=delivery.seq, attempt=job.attempt, reason=reason, message=message, retry_in_s=retry_in_s)
-        result = await self._report(delivery, release, job, retry_in_s)
+        result = await self._report(delivery, lease, release, job, retry_in_s=retry_in_s)
         return Result(ran=result.ran, again_in_s=result.again_in_s, prepare_failed=reason != DRAINED)
 
     def _backoff_s(self, job: Job) -> float:
         return self.queue_settings.backoff.delay_s(max(job.attempt, 1), self.random.random())
 
-    async def _report(self, delivery: Delivery, command: Command, job: Job, retry_in_s: float) -> Result:
-        """Append a result and answer the message. A result that is refused is nobody's: the job was given to somebody else."""
+    async def _report(self, delivery: Delivery, lease: Lease, command: Command, job: Job, *, retry_in_s: float) -> Result:
+        """Append a result and answer the message. A result that is refused is nobody's: the job was given to somebody else.
+
+        When the lease is over the message may be on its way to somebody already: giving it back now would bring it a second time, while that one runs it.
+        """
         try:
             event = await self._execute_with_room(delivery, command, job)
         except Refused as refused:
             log.warning("job %s: the result came too late and counts for nothing: %s", delivery.spec.job_id, refused)
             return Result(ran=True)
         if event.status is Status.QUEUED and delivery.meta.num_delivered < self.queue_settings.max_deliver // 2:
-            await delivery.nak(retry_in_s)
+            if not lease.is_over:
+                await delivery.nak(retry_in_s)
             return Result(ran=True, again_in_s=retry_in_s)
         if event.status is Status.QUEUED:
             await self._requeue(delivery)

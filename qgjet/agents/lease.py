@@ -45,6 +45,11 @@ class Lease:
         """From now on the slot must say that this agent runs `attempt`."""
         self._attempt = attempt
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the last confirmed heartbeat is so long ago that the message may have been given to somebody else."""
+        return time.monotonic() - self._confirmed >= self._visibility_s
+
     async def __aenter__(self) -> Lease:
         age_s = time.monotonic() - self._confirmed
         if age_s >= GIVE_UP * self._visibility_s:  # the agent was frozen between the delivery and here

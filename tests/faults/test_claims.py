@@ -21,7 +21,7 @@ from qgjet.events import Status, Verdict
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Delivery, Queue
 from qgjet.settings import AgentSettings
-from qgjet.subjects import Lane
+from qgjet.subjects import Lane, lane_consumer
 
 
 async def test_of_two_agents_that_hold_the_same_message_one_starts_the_job(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
@@ -142,3 +142,18 @@ async def test_a_cancel_that_races_with_a_claim_either_prevents_the_run_or_stops
 
 async def quiet(log: EventLog) -> bool:
     return all((state.pending, state.unacknowledged) == (0, 0) for state in await Queue(log.bus, FAST).lanes())
+
+
+async def test_a_message_that_comes_too_early_does_not_overtake_the_heartbeats_of_who_runs_the_job(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
+    """A late answer to an earlier delivery brings it between two heartbeats. Given back until the third is due, it would be there before that."""
+    job, lane = spec(), Lane(spec().partition, 5)
+    accepted = await submit(log, job)
+    async with running_agent(log, tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 2 * FAST.visibility_timeout_s)):
+        run = await ledger.started(job.slot)
+        await run.heartbeat()
+        await run.heartbeat()
+        async with running_agent(log, tmp_path, runners=watched(ledger, "two"), poll_s=0.05):
+            await log.bus.publish(f"$JS.ACK.QG_EVENTS.{lane_consumer(lane)}.1.{accepted.seq}.1.0.0", b"-NAK")
+            final = await ended(log, job.slot)
+    assert ledger.overlaps == []
+    assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)
