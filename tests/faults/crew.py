@@ -96,11 +96,11 @@ class Yard:
 class AgentProcess:
     """A `qgjet agent` for the target `emulator`. What it says goes to a file, for failing tests."""
 
-    def __init__(self, url: str, yard: Yard, name: str, *, slots: int = 1, command: tuple[str, ...] = (), more: str = "") -> None:
+    def __init__(self, url: str, yard: Yard, name: str, *, slots: int = 1, command: tuple[str, ...] = (), queue: QueueSettings = SOON, more: str = "") -> None:
         self.output = yard.path / f"{name}.log"
         config = yard.path / f"{name}.toml"
         quoted = {key: json.dumps(value) for key, value in {"url": url, "name": name, "yard": str(yard.path), "command": command or yard.command}.items()}
-        config.write_text(CONFIG.format(**quoted, queue=SOON, slots=slots, more=more))
+        config.write_text(CONFIG.format(**quoted, queue=queue, slots=slots, more=more))
         argv = [str(Path(sys.executable).with_name("qgjet")), "agent", "--config", str(config)]
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
 
 from qgjet.embedded import NatsServer
 
 STORED = b'{"stream":"QG_EVENTS",'
 """How JetStream says that an event is stored."""
+
+
+class Destination(Protocol):
+    """A server on loopback."""
+
+    @property
+    def port(self) -> int: ...
 
 
 class Proxy:
@@ -18,7 +26,7 @@ class Proxy:
     While the server is away it should `refuse`: a connection that is taken and closed at once makes nats-py forget its end of it.
     """
 
-    def __init__(self, server: NatsServer) -> None:
+    def __init__(self, server: Destination) -> None:
         self._server = server
         self._port = 0
         self._listener: asyncio.Server | None = None
