@@ -23,7 +23,7 @@ from chaos.history import Execution, Fault, History, Logged, Replica
 from chaos.nemesis import Stage
 from faults.proxy import proxy
 from faults.watched import patiently
-from projections.histories import content
+from projections.histories import content, rebuilt
 from qgjet import streams, suites
 from qgjet.bus import Bus, connect
 from qgjet.embedded import nats_server
@@ -33,7 +33,6 @@ from qgjet.log import EventLog, recorded
 from qgjet.queue import Queue
 from qgjet.settings import QueueSettings
 from qgjet.subjects import STREAM, lane_consumer, parse_job_subject
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
 from soak.cluster import cluster, free_ports
 
@@ -242,21 +241,12 @@ async def _replicas(plan: Plan, fleet: Fleet, log: EventLog) -> list[Replica]:
     for name, replica in fleet.replicas.items():
         models[name].close()
         await asyncio.to_thread(replica.stop)
-    expected = await rebuilt(log, plan.directory / "rebuilt.sqlite")
+    expected = await rebuilt(log, plan.directory / "rebuilt.sqlite", within_s=300.0)
     return [Replica(name=name, differs=_differences(content(replica.database), expected)) for name, replica in fleet.replicas.items()]
 
 
 def _differences(found: dict[str, list[object]], expected: dict[str, list[object]]) -> list[str]:
     return [table for table in expected if found.get(table) != expected[table]]
-
-
-async def rebuilt(log: EventLog, path: Path) -> dict[str, list[object]]:
-    """The content of a read model that is made from the log in one go."""
-    opened = ReadModel.open(path)
-    async with Projector(log, opened) as projector:
-        assert await projector.wait_for((await log.state()).last_seq, 300)
-    opened.close()
-    return content(path)
 
 
 async def read_log(bus: Bus) -> list[Logged]:

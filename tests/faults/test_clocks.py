@@ -9,12 +9,9 @@ import pytest
 
 from agents import FAST, eventually, running_agent, scripted, story, submit
 from factories import spec
-from faults.test_server import BRIEF, is_overdue
-from faults.watched import Ledger, ended, watched
-from qgjet.bus import connect
+from faults.watched import ended
 from qgjet.clock import Clock, utc_now
 from qgjet.decide import Start
-from qgjet.embedded import NatsServer
 from qgjet.events import Slot, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
@@ -38,28 +35,6 @@ async def test_a_job_whose_agent_is_lost_is_given_on_whatever_its_clock_said(log
         final = await ended(log, job.slot)
     assert (final.verdict, final.attempt) == (Verdict.PASSED, 2)
     assert await story(log, job.slot) == ["submitted", "started", "attempt_lost", "started", "finished"]
-
-
-async def test_an_agent_whose_clock_is_ahead_takes_nothing_from_others_after_a_restart_of_the_server(
-    server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger
-) -> None:
-    """The server hands out at once what was started a moment ago. By this agent's clock that was an hour ago."""
-    job = spec()
-    lane = Lane(job.partition, job.rank)
-    await Queue(log.bus, BRIEF).ensure(lane)
-    await log.submit(job)
-    await eventually(lambda: is_overdue(log, lane))
-    async with (
-        connect(server.url, name="one") as one,
-        running_agent(EventLog(one), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 1.5), queue=BRIEF),
-    ):
-        await ledger.started(job.slot)
-        async with running_agent(EventLog(log.bus, ahead()), tmp_path, runners=watched(ledger, "two"), queue=BRIEF, poll_s=0.05):
-            server.kill()
-            await server.start()
-            final = await ended(log, job.slot)
-    assert not ledger.overlaps, ledger.overlaps
-    assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)
 
 
 @pytest.mark.parametrize("hours", [-1, 1])

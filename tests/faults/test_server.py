@@ -7,7 +7,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from faults.watched import Ledger, StubbornRunner, ended, watched
 from qgjet import presence
 from qgjet.agents.lease import HOLD
 from qgjet.bus import Bus, connect
+from qgjet.clock import utc_now
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
 from qgjet.events import Verdict
@@ -170,10 +171,14 @@ async def test_a_restart_of_the_server_does_not_hand_a_job_on_while_it_runs(
     assert not ledger.overlaps, ledger.overlaps
 
 
+@pytest.mark.parametrize("ahead", [timedelta(0), timedelta(hours=1)])
 async def test_a_restart_of_the_server_does_not_hand_on_what_was_started_a_moment_ago(
-    server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger
+    server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger, ahead: timedelta
 ) -> None:
-    """On disk the server takes the time of the message for that of its delivery, until the first heartbeat: what had waited long is due at once."""
+    """On disk the server takes the time of the message for that of its delivery, until the first heartbeat: what had waited long is due at once.
+
+    By the clock of the agent that gets it, the job may have been started an hour ago.
+    """
     job = spec()
     lane = Lane(job.partition, job.rank)
     await Queue(log.bus, BRIEF).ensure(lane)
@@ -184,7 +189,8 @@ async def test_a_restart_of_the_server_does_not_hand_on_what_was_started_a_momen
         running_agent(EventLog(one), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 1.5), queue=BRIEF),
     ):
         await ledger.started(job.slot)
-        async with running_agent(log, tmp_path, runners=watched(ledger, "two", takes_s=lambda _: 1.5), queue=BRIEF, poll_s=0.05):
+        two = EventLog(log.bus, lambda: utc_now() + ahead)
+        async with running_agent(two, tmp_path, runners=watched(ledger, "two", takes_s=lambda _: 1.5), queue=BRIEF, poll_s=0.05):
             server.kill()
             await server.start()
             final = await ended(log, job.slot)

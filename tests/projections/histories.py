@@ -17,9 +17,11 @@ from qgjet.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, OnD
 from qgjet.errors import Refused
 from qgjet.events import Artifact, Event, JobSpec, Outcome, Requeued, Slot, Started, Submitted, TestError, TestResult, Try, Verdict, event_type
 from qgjet.job import Job, evolve
-from qgjet.log import Recorded, recorded
+from qgjet.log import EventLog, Recorded, recorded
 from qgjet.suites import Member, SuiteOpened
 from qgjet_projections import schema
+from qgjet_projections.projector import Projector
+from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.writer import Position, Writer
 
 HOSTILE = "'; DROP TABLE jobs; -- \" \x00 \\ % * > . ~ \u2028 \U0001f600 ä"
@@ -231,3 +233,12 @@ def content(path: Path) -> dict[str, list[Any]]:
         others = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
         assert {name for (name,) in others} == set(tables)
     return tables
+
+
+async def rebuilt(log: EventLog, path: Path, *, within_s: float = 30.0) -> dict[str, list[Any]]:
+    """The content of a read model that is made from the log in one go."""
+    opened = ReadModel.open(path)
+    async with Projector(log, opened) as projector:
+        assert await projector.wait_for((await log.state()).last_seq, within_s)
+    opened.close()
+    return content(path)

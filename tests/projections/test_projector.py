@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from histories import Author, apply, content
+from histories import Author, apply, content, rebuilt
 
 from factories import NOW, spec
 from qgjet import streams, subjects
@@ -42,15 +42,6 @@ async def publish(bus: Bus, messages: list[Recorded]) -> int:
         while (await log.state()).last_seq < last:  # noqa: ASYNC110
             await asyncio.sleep(0.002)  # nobody acknowledged them: JetStream stores them a moment later
     return last
-
-
-async def rebuilt(log: EventLog, path: Path) -> dict[str, list[object]]:
-    """The content of a read model that is made from the log in one go."""
-    opened = ReadModel.open(path)
-    async with Projector(log, opened) as projector:
-        assert await projector.wait_for((await log.state()).last_seq, 30)
-    opened.close()
-    return content(path)
 
 
 async def eventually(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
