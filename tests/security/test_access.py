@@ -15,14 +15,14 @@ from agents import FAST, eventually
 from factories import spec
 from ops.commands import ROOT
 from qgjet import presence, stored, streams
-from qgjet.access import matches, without_password
+from qgjet.access import matches
 from qgjet.artifacts import ArtifactStore
 from qgjet.bus import Bus, connect, open_bus
 from qgjet.embedded import NatsServer
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import NatsSettings
+from qgjet.settings import NatsSettings, without_password
 from qgjet.subjects import LOGS, Lane
 from security.guarded import guarded_server, login_of, password_of
 

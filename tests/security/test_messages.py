@@ -30,7 +30,7 @@ from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.writer import Writer
 from strategies import Story, any_events, hostile_text, stories
 
-GOLDEN = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((Path(__file__).parent.parent / "golden").iterdir())]
+GOLDEN = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((Path(__file__).parent.parent / "golden").glob("*.json"))]
 SLOT = Slot("acme", "1.0.0", "emulator", "tests/a.spec.js")
 PREFIX = subjects.slot_prefix(SLOT)
 AGENT = AgentInfo(
