@@ -9,32 +9,23 @@ import msgspec
 import typer
 
 from qgjet.clock import utc_now
-from qgjet_cli import foreground, options, output
-from qgjet_cli.client import open_api
-from qgjet_cli.exits import Exit
-from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli import options, output
+from qgjet_cli.question import ask
 
 COLUMNS = ("agent", "name", "state", "busy", "targets", "versions", "age", "version", "warm")
 
 
 def agents(json: options.Json = False, api: options.Api = None, config: options.Config = None) -> None:
     """List the agents that are alive. With --json: a list of them."""
-    settings = settings_of(config, None, api)
+    ask(lambda client: client.agents(), _show, what="listing agents", json=json, api=api, config=config)
 
-    async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="listing agents", notice=output.note) as client:
-            found = await client.agents()
-        if json:
-            output.json(found)
-        elif found:
-            now = utc_now()
-            output.table(COLUMNS, [_row(one, now) for one in found])
-        else:
-            output.note("No agents are alive. Start one in the test project: qgjet agent")
-        return Exit.PASSED
 
-    foreground.run(body)
+def _show(found: list[dict[str, Any]]) -> None:
+    if not found:
+        output.note("No agents are alive. Start one in the test project: qgjet agent")
+        return
+    now = utc_now()
+    output.table(COLUMNS, [_row(one, now) for one in found])
 
 
 def _row(agent: dict[str, Any], now: datetime) -> tuple[str, ...]:
@@ -59,15 +50,5 @@ def drain(
     config: options.Config = None,
 ) -> None:
     """Ask an agent to finish what it runs, to take nothing new, and to end."""
-    settings = settings_of(config, None, api)
-
-    async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="draining an agent", notice=output.note) as client:
-            done = await client.drain(agent, reason)
-        if json:
-            output.json(done)
-        else:
-            output.line(f"Agent {agent} → asked to drain")
-        return Exit.PASSED
-
-    foreground.run(body)
+    told = f"Agent {agent} → asked to drain"
+    ask(lambda client: client.drain(agent, reason), lambda _: output.line(told), what="draining an agent", json=json, api=api, config=config)

@@ -16,6 +16,7 @@ from qgjet_cli import foreground, options, output, status
 from qgjet_cli.client import open_api
 from qgjet_cli.exits import Exit, NotAccepted
 from qgjet_cli.foreground import Interrupts
+from qgjet_cli.question import ask
 from qgjet_cli.request import settings_of
 
 if TYPE_CHECKING:
@@ -111,25 +112,18 @@ def show(
     config: options.Config = None,
 ) -> None:
     """Show why a job ended without a verdict: cause, attempts, last output."""
-    settings = settings_of(config, None, api)
+    ask(lambda client: client.dead_letter(job_id), _show, what="reading a dead letter", json=json, api=api, config=config)
 
-    async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="reading a dead letter", notice=output.note) as client:
-            found = await client.dead_letter(job_id)
-        if json:
-            output.json(found)
-            return Exit.PASSED
-        status.show(found)
-        if found["settlement"] is not None:
-            settlement = found["settlement"]
-            output.line(f"{'Settled:':<14}{settlement['how']} {settlement['at']} by {settlement['by']} {settlement['note']}".rstrip())
-        if found["output"]:
-            output.line("Last output:")
-            for text in found["output"]:
-                output.line(f"  {text}")
-        return Exit.PASSED
 
-    foreground.run(body)
+def _show(found: dict[str, Any]) -> None:
+    status.show(found)
+    if found["settlement"] is not None:
+        settlement = found["settlement"]
+        output.line(f"{'Settled:':<14}{settlement['how']} {settlement['at']} by {settlement['by']} {settlement['note']}".rstrip())
+    if found["output"]:
+        output.line("Last output:")
+        for text in found["output"]:
+            output.line(f"  {text}")
 
 
 @app.command("redrive")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -11,11 +11,11 @@ import typer
 from qgjet.clock import utc_now
 from qgjet.errors import InvalidInput
 from qgjet.settings import duration
-from qgjet_cli import foreground, options, output
-from qgjet_cli.client import open_api
-from qgjet_cli.exits import Exit
-from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli import options, output
+from qgjet_cli.question import ask
+
+if TYPE_CHECKING:
+    from qgjet_cli.over_http import ApiClient
 
 COLUMNS = ("org", "version", "target", "queued", "running", "age", "waits for")
 
@@ -26,24 +26,21 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="For peopl
 
 def queue(json: options.Json = False, api: options.Api = None, config: options.Config = None) -> None:
     """Show what waits and runs, why it waits, and what is paused. With --json: `partitions` and `pauses`."""
-    settings = settings_of(config, None, api)
+    ask(_look, _show, what="reading the queue", json=json, api=api, config=config)
 
-    async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="reading the queue", notice=output.note) as client:
-            found, pauses = await client.partitions(), await client.pauses()
-        if json:
-            output.json({**found, "pauses": pauses})
-            return Exit.PASSED
-        now = utc_now()
-        if found["partitions"]:
-            output.table(COLUMNS, [_row(one, now) for one in found["partitions"]])
-        else:
-            output.note("Nothing is queued, and nothing runs.")
-        for one in pauses:
-            output.note(_told(one))
-        return Exit.PASSED
 
-    foreground.run(body)
+async def _look(client: ApiClient) -> dict[str, Any]:
+    return {**await client.partitions(), "pauses": await client.pauses()}
+
+
+def _show(found: dict[str, Any]) -> None:
+    now = utc_now()
+    if found["partitions"]:
+        output.table(COLUMNS, [_row(one, now) for one in found["partitions"]])
+    else:
+        output.note("Nothing is queued, and nothing runs.")
+    for one in found["pauses"]:
+        output.note(_told(one))
 
 
 def _row(partition: dict[str, Any], now: datetime) -> tuple[str, ...]:
@@ -66,6 +63,10 @@ def _told(pause: dict[str, Any]) -> str:
     return f"{pause['kind'].capitalize()} {pause['name']} → {state}{until}" + (f": {pause['reason']}" if pause["reason"] else "")
 
 
+def _tell(pause: dict[str, Any]) -> None:
+    output.line(_told(pause))
+
+
 def pause(
     target: Target = None,
     org_id: OrgId = None,
@@ -82,14 +83,15 @@ def pause(
         scope["for_s"] = duration(for_, "for")
     if until is not None:
         scope["until"] = _time(until)
-    _change("pause", scope, json=json, api=api, config=config)
+    ask(lambda client: client.pause(scope), _tell, what="pausing a queue", json=json, api=api, config=config)
 
 
 def resume(
     target: Target = None, org_id: OrgId = None, reason: Reason = "", json: options.Json = False, api: options.Api = None, config: options.Config = None
 ) -> None:
     """Go on with a target or an organisation. Harmless when it is not paused."""
-    _change("resume", _scope(target, org_id, reason), json=json, api=api, config=config)
+    scope = _scope(target, org_id, reason)
+    ask(lambda client: client.resume(scope), _tell, what="resuming a queue", json=json, api=api, config=config)
 
 
 def _scope(target: str | None, org_id: str | None, reason: str) -> dict[str, Any]:
@@ -106,21 +108,6 @@ def _time(text: str) -> str:
         raise InvalidInput("until", f"{text!r} is not a time such as 2026-01-31T18:00:00+01:00") from error
 
 
-def _change(how: str, scope: dict[str, Any], *, json: bool, api: options.Api, config: options.Config) -> None:
-    settings = settings_of(config, None, api)
-
-    async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what=f"to {how} a queue", notice=output.note) as client:
-            done = await (client.pause(scope) if how == "pause" else client.resume(scope))
-        if json:
-            output.json(done)
-        else:
-            output.line(_told(done))
-        return Exit.PASSED
-
-    foreground.run(body)
-
-
 def priority(
     job_id: Annotated[str, typer.Argument(metavar="JOB_ID", help="A queued job.", show_default=False)],
     wanted: Annotated[int, typer.Argument(metavar="0-9", min=0, max=9, help="Its new priority; `qgjet list` says which end runs first.", show_default=False)],
@@ -129,15 +116,8 @@ def priority(
     config: options.Config = None,
 ) -> None:
     """Give a queued job another priority."""
-    settings = settings_of(config, None, api)
 
-    async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="changing a job's priority", notice=output.note) as client:
-            done = await client.prioritize(job_id, wanted)
-        if json:
-            output.json(done)
-        else:
-            output.line(f"Job {done['job_id']} → priority {done['priority']} (it was {done['before']})")
-        return Exit.PASSED
+    def show(done: dict[str, Any]) -> None:
+        output.line(f"Job {done['job_id']} → priority {done['priority']} (it was {done['before']})")
 
-    foreground.run(body)
+    ask(lambda client: client.prioritize(job_id, wanted), show, what="changing a job's priority", json=json, api=api, config=config)

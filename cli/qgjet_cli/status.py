@@ -7,11 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from qgjet.errors import InvalidInput
-from qgjet_cli import foreground, options, output
-from qgjet_cli.client import open_api
-from qgjet_cli.exits import Exit
-from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli import options, output
+from qgjet_cli.question import ask
 
 COLUMNS = ("attempt", "verdict", "time", "device", "agent", "reason")
 
@@ -27,18 +24,7 @@ def status(
     if (job is None) == (job_id is None):
         raise InvalidInput("job_id", "give one job: `qgjet status JOB_ID`")
     wanted = job or job_id or ""
-    settings = settings_of(config, None, api)
-
-    async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="reading a job by its id", notice=output.note) as client:
-            found = await client.job(wanted)
-        if json:
-            output.json(found)
-        else:
-            show(found)
-        return Exit.PASSED
-
-    foreground.run(body)
+    ask(lambda client: client.job(wanted), show, what="reading a job by its id", json=json, api=api, config=config)
 
 
 def show(job: dict[str, Any]) -> None:

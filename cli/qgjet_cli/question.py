@@ -1,0 +1,34 @@
+"""Commands that ask the API one thing and show the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from qgjet_cli import foreground, output
+from qgjet_cli.client import open_api
+from qgjet_cli.exits import Exit
+from qgjet_cli.foreground import Interrupts
+from qgjet_cli.request import settings_of
+
+if TYPE_CHECKING:
+    from qgjet_cli.over_http import ApiClient
+
+T = TypeVar("T")
+
+
+def ask(question: Callable[[ApiClient], Awaitable[T]], show: Callable[[T], None], *, what: str, json: bool, api: str | None, config: Path | None) -> None:
+    """The answer as one JSON document, or as `show` tells it. `what`: what the API is needed for, should there be only NATS."""
+    settings = settings_of(config, None, api)
+
+    async def body(_: Interrupts) -> Exit:
+        async with open_api(settings, what=what, notice=output.note) as client:
+            answer = await question(client)
+        if json:
+            output.json(answer)
+        else:
+            show(answer)
+        return Exit.PASSED
+
+    foreground.run(body)
