@@ -1,7 +1,7 @@
 """What qgjet costs, next to the raw client in the same run.
 
     python -m bench                 everything, as a table of figures, floors and ratios
-    python -m bench NAME ...        some of it: submit bulk drain latency http catchup flat
+    python -m bench NAME ...        some of it: submit bulk drain latency http catchup flat start
 
 Figures of one shared machine mean little by themselves: compare ratios, and runs of the same machine. Ends with 1 when a floor is missed.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -191,6 +193,25 @@ async def http() -> list[Figure]:
     return _percentiles("submit to passed, HTTP", times, 6.0)
 
 
+async def start() -> list[Figure]:
+    """What a command costs before it does anything, against an empty Python."""
+    own, empty = [], []
+    for _ in range(10):
+        empty.append(_cpu_s([sys.executable, "-c", "0"]))
+        own.append(_cpu_s([sys.executable, "-m", "qgjet_cli.main", "--help"]))
+    return [
+        Figure("start of Python", min(empty) * 1000, "ms"),
+        Figure("qgjet --help", min(own) * 1000, "ms", 300, at_most=True),
+    ]
+
+
+def _cpu_s(argv: list[str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
 async def catchup() -> list[Figure]:
     """An empty read model against a log of 100,000 jobs, three events each."""
     async with work.broker() as (_, log):
@@ -238,6 +259,7 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "http": http,
     "catchup": catchup,
     "flat": flat,
+    "start": start,
 }
 
 
