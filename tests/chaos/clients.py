@@ -184,7 +184,7 @@ class Clients:
 
     async def _post_cancel(self, client: str, job_id: str, seq: int) -> None:
         op = self._op(client, CANCEL, asked_id=job_id, min_seq=seq)
-        answer = await self._ask(op, "POST", f"/jobs/{job_id}/cancel")
+        answer = await self._ask(op, "POST", f"/jobs/{job_id}/cancel", params={"min_seq": seq})
         if answer is not None:
             op.status = answer["status"]
             _answered(op, OK)
