@@ -32,6 +32,8 @@ APPEND_TIMEOUT_S = 10.0
 _WRONG_VERSION = frozenset({10071, 10164})
 """10164: another append to the slot is in flight on a replicated stream."""
 _NO_MESSAGE = 10037
+_ELECTION_NS = 3_500_000_000
+"""Somewhat less than the shortest time in which a cluster elects another leader."""
 _TRANSIENT = frozenset({429, 503})
 _NUMBER = re.compile(r"[0-9]{1,20}")
 _ack_decoder = msgspec.json.Decoder(PubAck)
@@ -292,7 +294,9 @@ class EventLog:
     async def state(self) -> StreamState:
         """First and last sequence of the log, and when it was made (its identity)."""
         info = await self.bus.api(f"STREAM.INFO.{subjects.STREAM}")
-        return StreamState(first_seq=info["state"]["first_seq"], last_seq=info["state"]["last_seq"], created=info["created"])
+        return StreamState(
+            first_seq=info["state"]["first_seq"], last_seq=info["state"]["last_seq"], created=info["created"], leads=_leads(info.get("cluster") or {})
+        )
 
     def tail(self, from_seq: int, filters: Sequence[str] = (subjects.ALL_JOBS,), *, batch: int = 1000) -> Tail:
         """Follow the log from `from_seq` on: `async with log.tail(1) as batches: async for batch in batches`."""
@@ -303,6 +307,16 @@ class StreamState(Struct, frozen=True, kw_only=True):
     first_seq: int
     last_seq: int
     created: str
+    leads: bool = True
+    """Whether who answered is the leader for certain. One that is cut off from the others still thinks so for a while, and knows nothing of its successor's."""
+
+
+def _leads(cluster: dict[str, Any]) -> bool:
+    """A follower may become the leader when it has heard nothing for 4 s (nats-server's shortest election timeout), not before: a leader that has heard of
+    most of them since is the only one. A new leader knows 0 of those that it has not heard of at all."""
+    replicas = cluster.get("replicas") or []
+    heard = len([one for one in replicas if one.get("active", _ELECTION_NS) < _ELECTION_NS and (one["active"] > 0 or one.get("current"))])
+    return 2 * (heard + 1) > len(replicas) + 1
 
 
 def recorded(seq: int, subject: str, data: bytes) -> Recorded:

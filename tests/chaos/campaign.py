@@ -126,7 +126,7 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Result:
         settled_s = time.monotonic() - healed
         await _collect(plan, stage, log, history)
         history.ops = clients.ops
-        not_tried = [] if plan.nodes > 1 or stage.disk is not None else ["fill_disk: a file system of its own needs root on Linux"]
+        not_tried = [] if plan.nodes > 1 or plan.kinds or stage.disk is not None else ["fill_disk: a file system of its own needs root on Linux"]
         began = min(op.ended for op in clients.ops if op.ended is not None)
         return Result(history, len(clients.created), len(follower.live), began, healed, settled_s, not_tried)
 

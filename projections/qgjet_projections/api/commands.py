@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from qgjet import suite_log
 from qgjet.decide import OnDuplicate
-from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
+from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused, UnknownJob
 from qgjet.events import GREEN, JobSpec, Slot, Status, Verdict
 from qgjet.log import EventLog
 from qgjet.submission import SubmitRequest, SuiteJob, SuiteRequest, check_suite_id, hash_of, idempotent_id, jobs_of, make_spec
@@ -33,8 +33,11 @@ _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
 async def catch_up(service: Service) -> None:
-    """Wait until the read model holds what the log holds now. Raises LogUnavailable (NotCaughtUp) when that takes too long."""
-    last = (await service.log.state()).last_seq
+    """Wait until the read model holds what the log holds now. Raises LogUnavailable (NotCaughtUp) when that takes too long, or nobody can tell."""
+    state = await service.log.state()
+    if not state.leads:
+        raise LogUnavailable("the NATS server that this API reaches is cut off from the others of its cluster: what they know is not known here")
+    last = state.last_seq
     if not await service.applied(last, CATCH_UP_S):
         raise NotCaughtUp(f"the read model has applied {service.applied_seq} of {last} events; try again")
 
