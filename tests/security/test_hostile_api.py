@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mutations import DEEP, tampered
 
 from qgjet_cli.main import main
+from security.mutations import DEEP, tampered
 from surroundings import is_ours
 
 AT = "2026-01-02T03:04:05Z"

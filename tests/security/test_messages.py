@@ -14,7 +14,6 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mutations import DEEP, damaged, tampered
 from nats.aio.msg import Msg
 
 from factories import NOW, spec
@@ -28,6 +27,7 @@ from qgjet_projections import schema
 from qgjet_projections.janitor import Advisory, read_advisory
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.writer import Writer
+from security.mutations import DEEP, damaged, tampered
 from strategies import Story, any_events, hostile_text, stories
 
 GOLDEN = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((Path(__file__).parent.parent / "golden").glob("*.json"))]

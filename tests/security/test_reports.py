@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import damaged, tampered
 
 from qgjet.events import GREEN, Verdict
 from qgjet.reports import MAX_PARTS, MAX_REPORT_BYTES, Report, Unreadable, read_junit, read_playwright
 from qgjet.verdicts import CommandEvidence, Evidence, appwright_outcome, command_outcome
+from security.mutations import damaged, tampered
 
 DATA = Path(__file__).parent.parent / "data" / "appwright-reports"
 REPORTS = sorted(DATA.glob("*/report.json"), key=lambda path: path.stat().st_size)[:12]
