@@ -16,7 +16,7 @@ from qgjet import presence, streams
 from qgjet.bus import Bus, connect
 from qgjet.clock import Clock, utc_now, within
 from qgjet.controls import Pauses
-from qgjet.errors import IncompatibleServer, LogUnavailable, NotPermitted, QgjetError
+from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
 from qgjet.settings import Deployment, Settings, without_password
@@ -47,7 +47,8 @@ class Service:
         self.projector: Projector | None = None
         self.closing = asyncio.Event()
         """Set when the process is about to end: whoever streams has to stop."""
-        self.refusal: IncompatibleServer | None = None
+        self.refusal: IncompatibleServer | InvalidSettings | None = None
+        """Why there is no use in trying again."""
         self._loop = asyncio.get_running_loop()
         self._log: EventLog | None = None
         self._tried = asyncio.Event()
@@ -101,7 +102,7 @@ class Service:
         while not self.closing.is_set():
             try:
                 await self._connected()
-            except IncompatibleServer as error:
+            except (IncompatibleServer, InvalidSettings) as error:
                 self.refusal = error
                 self._note(error)
             except LogUnavailable as error:
@@ -183,7 +184,7 @@ class Service:
         self._broken = text
 
     async def first_try(self) -> None:
-        """Wait a moment for the first connection. Raises IncompatibleServer when there is a server that must not be used."""
+        """Wait a moment for the first connection. Raises IncompatibleServer when there is a server that must not be used, InvalidSettings for no address."""
         await within(FIRST_TRY_S, self._tried)
         if self.refusal is not None:
             raise self.refusal

@@ -41,6 +41,12 @@ async def test_a_server_with_another_priority_order_is_refused(server: NatsServe
         await serve(settings, ready=print)
 
 
+async def test_an_address_that_is_none_ends_the_start(tmp_path: Path) -> None:
+    settings = Settings(nats_url="nats://:x", api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite")))
+    with pytest.raises(InvalidSettings, match="is not an address"):
+        await serve(settings, ready=lambda url: None)
+
+
 async def test_the_order_of_the_deployment_is_applied(server: NatsServer, settings: Settings, run_api: RunApi, s0_body: dict[str, object]) -> None:
     async with run_api(replace(settings, queue=QueueSettings(priority_order="high-first"))) as api:
         answer = (await api.post("/submit", json={**s0_body, "priority": 9})).json()
