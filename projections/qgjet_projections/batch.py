@@ -6,7 +6,7 @@ things happened. A row is written once per batch, however many events it saw; an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -42,6 +42,10 @@ from qgjet.log import Recorded
 from qgjet_projections.schema import instant, micros
 
 _INT64 = 2**63 - 1
+_HOUR = 3_600_000_000
+_DAY = 24 * _HOUR
+_LONGEST_S = 1e9
+"""Nothing takes thirty years; what a stranger says must not overflow a sum."""
 _SUITES = subjects.SUITE_PREFIX + "."
 _CONTROLS = subjects.CONTROL_PREFIX + "."
 _NAMES = {kind: event_type(kind) for kind in EVENT_TYPES}
@@ -316,6 +320,41 @@ class Batch:
                 _count(changes, (row.target, before.status, before.verdict or ""), -1, -before.attempt)
             _count(changes, (row.target, row.status, row.verdict or ""), 1, row.attempt)
         return [(*key, jobs, attempts) for key, (jobs, attempts) in changes.items() if jobs or attempts]
+
+    def finished(self) -> list[Ended]:
+        """The jobs that have ended in this batch."""
+        return [
+            Ended(row.finished_at, row.org_id, row.target, row.test, row.verdict or "", row.duration_s)
+            for seq, row in self._changed.items()
+            if row.finished_at is not None and self._before[seq].status not in TERMINAL
+        ]
+
+
+class Ended(Struct, frozen=True):
+    """What statistics count of a job that has ended."""
+
+    finished_at: int
+    org_id: str
+    target: str
+    test: str
+    verdict: str
+    duration_s: float | None
+
+
+def statistics_of(ended: Iterable[Ended], sign: int) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Additions to `hours` and to `test_days`, added up by their keys; `sign` is -1 for jobs that are pruned. Whole milliseconds add up in any order."""
+    hours: dict[tuple[Any, ...], int] = {}
+    days: dict[tuple[Any, ...], list[int]] = {}
+    for one in ended:
+        at = max(one.finished_at, 0)
+        hour, day = (at // _HOUR, one.org_id, one.target, one.verdict), (at // _DAY, one.org_id, one.target, one.test, one.verdict)
+        hours[hour] = hours.get(hour, 0) + sign
+        sums = days.setdefault(day, [0, 0, 0])
+        sums[0] += sign
+        if one.duration_s is not None:
+            sums[1] += sign
+            sums[2] += sign * round(min(max(one.duration_s, 0.0), _LONGEST_S) * 1000)
+    return [(*key, jobs) for key, jobs in hours.items()], [(*key, *sums) for key, sums in days.items()]
 
 
 def _count(changes: dict[tuple[str, str, str], list[int]], key: tuple[str, str, str], jobs: int, attempts: int) -> None:

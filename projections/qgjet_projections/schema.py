@@ -89,6 +89,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS jobs_of_org ON jobs (org_id);  -- in the order of their submission; whoever is bound to an org asks for all of its jobs
 CREATE INDEX IF NOT EXISTS jobs_by_id ON jobs (job_id);
+CREATE INDEX IF NOT EXISTS jobs_of_test ON jobs (test);
 CREATE INDEX IF NOT EXISTS jobs_of_slot ON jobs (slot);  -- by its prefix: the jobs of an app version too
 -- what somebody looks for: what waits, runs or went wrong. Most jobs are done, and leave it
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status) WHERE status <> 'done';
@@ -154,8 +155,31 @@ CREATE TABLE IF NOT EXISTS tallies (
     attempts INTEGER NOT NULL,
     PRIMARY KEY (target, status, verdict)
 ) WITHOUT ROWID;
+
+-- finished jobs by hour, so that charts need no scan
+CREATE TABLE IF NOT EXISTS hours (
+    hour INTEGER NOT NULL,              -- since 1970, UTC
+    org_id TEXT NOT NULL,
+    target TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    jobs INTEGER NOT NULL,
+    PRIMARY KEY (hour, org_id, target, verdict)
+) WITHOUT ROWID;
+
+-- finished jobs of a test by day
+CREATE TABLE IF NOT EXISTS test_days (
+    day INTEGER NOT NULL,               -- since 1970, UTC
+    org_id TEXT NOT NULL,
+    target TEXT NOT NULL,
+    test TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    jobs INTEGER NOT NULL,
+    timed INTEGER NOT NULL,             -- of these: have a duration
+    duration_ms INTEGER NOT NULL,       -- of these together
+    PRIMARY KEY (day, org_id, target, test, verdict)
+) WITHOUT ROWID;
 """
-CONTENT = ("events", "jobs", "openings", "suite_jobs", "job_tags", "dead_letters", "pauses", "tallies")
+CONTENT = ("events", "jobs", "openings", "suite_jobs", "job_tags", "dead_letters", "pauses", "tallies", "hours", "test_days")
 """The tables that are made from the log; `position` says from how much of it."""
 
 BUSY_TIMEOUT_S = 10.0

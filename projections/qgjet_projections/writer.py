@@ -22,7 +22,7 @@ from msgspec.structs import fields
 
 from qgjet.log import Recorded
 from qgjet_projections import schema
-from qgjet_projections.batch import Batch, Row, Standing, slot_key, standing_of
+from qgjet_projections.batch import Batch, Ended, Row, Standing, slot_key, standing_of, statistics_of
 from qgjet_projections.schema import instant, micros
 
 KNOWN_SLOTS = 5_000
@@ -41,6 +41,12 @@ _ROWS_PER_STATEMENT = (128, 16, 1)
 _TALLY = """
 INSERT INTO tallies VALUES (?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, attempts = attempts + excluded.attempts"""
+_HOURS = "INSERT INTO hours VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
+_TEST_DAYS = """
+INSERT INTO test_days VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, timed = timed + excluded.timed, duration_ms = duration_ms + excluded.duration_ms"""
+_ENDED = """
+SELECT finished_at, org_id, target, test, coalesce(verdict, ''), duration_s FROM jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)"""
 _ATTACH = """
 INSERT INTO suite_jobs SELECT ?, ?, max(submitted_seq), 1 FROM jobs WHERE job_id = ? AND submitted_seq < ? HAVING max(submitted_seq) IS NOT NULL
 ON CONFLICT DO NOTHING"""
@@ -164,6 +170,10 @@ class Writer:
         self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS pruned (submitted_seq INTEGER PRIMARY KEY)")
         self._connection.execute("DELETE FROM pruned")
         self._connection.executemany("INSERT INTO pruned VALUES (?)", old)
+        ended = [Ended(*found) for found in self._connection.execute(_ENDED)]
+        self._add_up(ended, -1)
+        self._connection.execute("DELETE FROM hours WHERE jobs = 0")
+        self._connection.execute("DELETE FROM test_days WHERE jobs = 0")
         for statement in _PRUNE:
             self._connection.execute(statement)
         self._standings.clear()
@@ -219,10 +229,17 @@ class Writer:
             connection.executemany("INSERT INTO job_tags VALUES (?, ?, ?)", batch.new_tags)
         for step, values in batch.decisions:
             connection.execute(_DECISIONS[step], values)
+        self._add_up(batch.finished(), 1)
         tallies = batch.tally_changes()
         if tallies:
             connection.executemany(_TALLY, tallies)
             connection.execute("DELETE FROM tallies WHERE jobs = 0")
+
+    def _add_up(self, ended: Sequence[Ended], sign: int) -> None:
+        if ended:
+            hours, days = statistics_of(ended, sign)
+            self._connection.executemany(_HOURS, hours)
+            self._connection.executemany(_TEST_DAYS, days)
 
     def _insert(self, head: str, width: int, rows: Sequence[tuple[Any, ...]], tail: str = "") -> None:
         start = 0

@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -89,6 +90,21 @@ def test_what_is_repeated_for_queries_agrees_with_the_rows(history: list[Recorde
         tags = {(*tag, row.submitted_seq) for row in rows for tag in msgspec.json.decode(row.tags).items()}
         assert set(tables["job_tags"]) == tags
         assert [one[0] for one in sorted(tables["events"])] == [one.seq for one in history]
+
+
+@given(histories)
+def test_statistics_add_up_to_the_jobs_that_have_ended(history: list[Recorded]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = empty(directory, "read-model")
+        apply(path, history, batch=6)
+        rows, tables = [row for row in all_rows(path) if row.finished_at is not None], content(path)
+    hour = 3_600_000_000
+    assert {one[:4]: one[4] for one in tables["hours"]} == Counter((row.finished_at // hour, row.org_id, row.target, row.verdict) for row in rows)  # type: ignore[operator]
+    days: Counter[tuple[Any, ...]] = Counter()
+    for row in rows:
+        key = (row.finished_at // (24 * hour), row.org_id, row.target, row.test, row.verdict)  # type: ignore[operator]
+        days += Counter({(*key, "jobs"): 1, (*key, "timed"): int(row.duration_s is not None), (*key, "ms"): round((row.duration_s or 0) * 1000)})
+    assert +Counter({(*one[:5], name): value for one in tables["test_days"] for name, value in zip(("jobs", "timed", "ms"), one[5:], strict=True)}) == days
 
 
 @given(histories)
