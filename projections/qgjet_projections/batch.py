@@ -42,8 +42,8 @@ from qgjet.log import Recorded
 from qgjet_projections.schema import instant, micros
 
 _INT64 = 2**63 - 1
-_HOUR = 3_600_000_000
-_DAY = 24 * _HOUR
+HOUR = 3_600_000_000
+DAY = 24 * HOUR
 _LONGEST_S = 1e9
 """Nothing takes thirty years; what a stranger says must not overflow a sum."""
 _SUITES = subjects.SUITE_PREFIX + "."
@@ -347,7 +347,7 @@ def statistics_of(ended: Iterable[Ended], sign: int) -> tuple[list[tuple[Any, ..
     days: dict[tuple[Any, ...], list[int]] = {}
     for one in ended:
         at = max(one.finished_at, 0)
-        hour, day = (at // _HOUR, one.org_id, one.target, one.verdict), (at // _DAY, one.org_id, one.target, one.test, one.verdict)
+        hour, day = (at // HOUR, one.org_id, one.target, one.verdict), (at // DAY, one.org_id, one.target, one.test, one.verdict)
         hours[hour] = hours.get(hour, 0) + sign
         sums = days.setdefault(day, [0, 0, 0])
         sums[0] += sign

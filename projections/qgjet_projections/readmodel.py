@@ -25,7 +25,7 @@ from qgjet.errors import InvalidInput
 from qgjet.events import LIVE, JobSpec, Partition, Requeued, Slot, Status, Submitted, Verdict
 from qgjet.job import status_of
 from qgjet_projections import schema
-from qgjet_projections.batch import Row
+from qgjet_projections.batch import DAY, HOUR, Row
 from qgjet_projections.schema import instant, micros
 from qgjet_projections.views import (
     Counts,
@@ -34,6 +34,7 @@ from qgjet_projections.views import (
     Duration,
     EndedSuite,
     EventView,
+    HourView,
     JobQuery,
     JobView,
     LiveJob,
@@ -43,6 +44,9 @@ from qgjet_projections.views import (
     SlotHistory,
     SuiteView,
     T,
+    TestDay,
+    TestQuery,
+    TestView,
     WaitingView,
     job_view,
     maybe_instant,
@@ -58,6 +62,7 @@ _NEAR = 1_000
 _RECENT_RUNS = 10_000
 _RUNS_PER_TEST = 10
 _COLUMNS = ", ".join(f"jobs.{name}" for name in Row.__struct_fields__)
+_SAYS_SOMETHING = (Verdict.PASSED, Verdict.FLAKY, Verdict.FAILED, Verdict.TIMED_OUT)
 _OF_DEAD = "settled, settled_at, settled_by, note"
 _DEAD_COLUMNS = 4
 _LIVE = ", ".join(f"'{status.value}'" for status in sorted(LIVE))
@@ -342,6 +347,44 @@ class ReadModel:
             Paused(kind=Kind(kind), name=name, at=instant(at), until=maybe_instant(until), reason=reason, by=by) for kind, name, at, until, reason, by in found
         ]
 
+    # -- statistics --------------------------------------------------------------------------------------------------
+
+    def hours(self, since: datetime, *, org_id: str | None = None, target: str | None = None) -> list[HourView]:
+        """Hours from `since` on in which jobs ended, first to last."""
+        sql = f"""
+            SELECT hour, verdict, sum(jobs) FROM hours
+            WHERE hour >= :since AND (:org_id IS NULL OR org_id = :org_id) AND (:target IS NULL OR target = :target) AND {self._seen("hours")}
+            GROUP BY 1, 2 ORDER BY 1"""
+        hours: dict[int, dict[str, int]] = {}
+        with self._snapshot() as connection:
+            for hour, verdict, jobs in connection.execute(sql, {"since": micros(since) // HOUR, "org_id": org_id, "target": target, "orgs": self._orgs_json}):
+                hours.setdefault(hour, {})[verdict] = jobs
+        return [HourView(hour=instant(hour * HOUR), verdicts=verdicts) for hour, verdicts in hours.items()]
+
+    def tests(self, query: TestQuery) -> list[TestView]:
+        """How each test went on each target since then."""
+        return [TestView(**said) for _, said in self._test_sums(query, "0")]
+
+    def test_days(self, query: TestQuery) -> list[TestDay]:
+        """The same day by day, first to last."""
+        return [TestDay(**said, day=instant(day * DAY)) for day, said in self._test_sums(query, "day")]
+
+    def _test_sums(self, query: TestQuery, by: str) -> list[tuple[int, dict[str, Any]]]:
+        values = {"since": micros(query.since) // DAY, "orgs": self._orgs_json}
+        conditions = ["day >= :since", self._seen("test_days")]
+        for name in ("org_id", "target", "test"):
+            if (value := getattr(query, name)) is not None:
+                conditions.append(f"{name} = :{name}")
+                values[name] = value
+        sql = f"""
+            SELECT {by}, org_id, target, test, verdict, sum(jobs), sum(timed), sum(duration_ms) FROM test_days
+            WHERE {" AND ".join(conditions)} GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4"""
+        sums: dict[tuple[Any, ...], list[Sequence[Any]]] = {}
+        with self._snapshot() as connection:
+            for *key, verdict, jobs, timed, duration_ms in connection.execute(sql, values):
+                sums.setdefault(tuple(key), []).append((verdict, jobs, timed, duration_ms))
+        return [(key[0], _test_fields(key, counts)) for key, counts in sums.items()]
+
     # -- dead letters ------------------------------------------------------------------------------------------------
 
     def dead_letters(self, query: DeadQuery) -> Page[DeadLetter]:
@@ -418,6 +461,8 @@ def _source(query: JobQuery, status: Status | None, values: dict[str, Any]) -> t
         return "jobs INDEXED BY jobs_of_slot", "jobs.submitted_seq", ["jobs.slot >= :from_slot AND jobs.slot < :to_slot"]
     if status is not None and status is not Status.DONE:
         return _BY_STATUS, "jobs.submitted_seq", ["jobs.status <> 'done'"]
+    if query.test is not None:
+        return "jobs INDEXED BY jobs_of_test", "jobs.submitted_seq", []
     if query.org_id is not None:
         return "jobs INDEXED BY jobs_of_org", "jobs.submitted_seq", []
     return "jobs NOT INDEXED", "jobs.submitted_seq", []
@@ -439,6 +484,24 @@ def _select_dead(query: DeadQuery, seen: str) -> tuple[str, dict[str, Any]]:
     source = "dead_letters CROSS JOIN jobs USING (submitted_seq)"
     where = " AND ".join(conditions)
     return f"SELECT {_OF_DEAD}, {_COLUMNS} FROM {source} WHERE {where} ORDER BY dead_letters.submitted_seq DESC LIMIT :limit", values
+
+
+def _test_fields(key: Sequence[Any], counts: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    _, org_id, target, test = key
+    verdicts = {verdict: jobs for verdict, jobs, *_ in counts}
+    runs = sum(verdicts.get(verdict, 0) for verdict in _SAYS_SOMETHING)
+    timed, duration_ms = sum(one[2] for one in counts), sum(one[3] for one in counts)
+    flaky = verdicts.get(Verdict.FLAKY, 0)
+    return {
+        "org_id": org_id,
+        "target": target,
+        "test": test,
+        "runs": runs,
+        "verdicts": verdicts,
+        "pass_rate": (verdicts.get(Verdict.PASSED, 0) + flaky) / runs if runs else None,
+        "flaky_rate": flaky / runs if runs else None,
+        "mean_s": duration_ms / timed / 1000 if timed else None,
+    }
 
 
 def _dead_letter(found: Sequence[Any]) -> DeadLetter:

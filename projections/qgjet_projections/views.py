@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -142,6 +142,48 @@ class WaitingView(Struct, frozen=True, kw_only=True):
     queued: int
     in_backoff: int
     """Of these: wait for their retry."""
+
+
+class HourView(Struct, frozen=True, kw_only=True):
+    """Jobs that ended within an hour."""
+
+    hour: datetime
+    """When it began."""
+    verdicts: dict[str, int]
+
+
+class TestQuery(Struct, frozen=True, kw_only=True):
+    """Which tests, over which days."""
+
+    __test__: ClassVar[bool] = False  # not for pytest
+
+    org_id: str | None = None
+    target: str | None = None
+    test: str | None = None
+    since: datetime
+    """Whole days, UTC: the one that this lies in is the first."""
+
+
+class TestView(Struct, frozen=True, kw_only=True):
+    """How the jobs of one test went on one target."""
+
+    __test__: ClassVar[bool] = False
+
+    org_id: str
+    target: str
+    test: str
+    runs: int
+    """Jobs that said something about the app: all but infra_error, config_error, cancelled and skipped."""
+    verdicts: dict[str, int]
+    pass_rate: float | None
+    """passed and flaky of the runs; None without runs."""
+    flaky_rate: float | None
+    mean_s: float | None
+    """Of the last attempts of all jobs that have a duration."""
+
+
+class TestDay(TestView, frozen=True, kw_only=True):
+    day: datetime
 
 
 class DeadQuery(Struct, frozen=True, kw_only=True):

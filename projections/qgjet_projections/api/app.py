@@ -17,7 +17,7 @@ from litestar.datastructures import State
 from litestar.types import ControllerRouterHandler
 
 from qgjet.settings import ApiSettings, Settings
-from qgjet_projections.api import artifacts, dead, events, health, jobs, logs, queue, submissions, suite_reports, suites
+from qgjet_projections.api import artifacts, dead, events, health, jobs, logs, queue, statistics, submissions, suite_reports, suites
 from qgjet_projections.api.access import Access, access_of, admit
 from qgjet_projections.api.bodies import MAX_BODY_BYTES, JsonRequest
 from qgjet_projections.api.docs import openapi_config
@@ -47,6 +47,9 @@ ROUTES: list[ControllerRouterHandler] = [
     suite_reports.report_html,
     suites.partitions,
     suites.agents,
+    statistics.hours,
+    statistics.list_tests,
+    statistics.history_of_test,
     dead.dead_letters,
     dead.dead_letter,
     dead.redrive,

@@ -1,0 +1,89 @@
+"""Routes about how things went: jobs by the hour, tests over days."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from litestar import get
+from litestar.params import FromQuery, QueryParameter
+from msgspec import Struct
+
+from qgjet_projections.api.access import READ
+from qgjet_projections.api.problems import documented
+from qgjet_projections.api.reads import OrgId, Reads, TheService
+from qgjet_projections.views import HourView, TestDay, TestQuery, TestView
+
+Hours = Annotated[int, QueryParameter(ge=1, le=24 * 90, description="How far back.")]
+Days = Annotated[int, QueryParameter(ge=1, le=366, description="How far back: whole days, UTC, today among them.")]
+Most = Annotated[int, QueryParameter(ge=1, le=1000, description="At most so many.")]
+
+
+class Order(StrEnum):
+    """Which tests come first."""
+
+    FAILING = "failing"
+    """Lowest pass rate."""
+    FLAKIEST = "flakiest"
+    SLOWEST = "slowest"
+    NAME = "name"
+
+
+class HourList(Struct, frozen=True, kw_only=True):
+    hours: list[HourView]
+    """Those in which jobs ended."""
+
+
+class TestList(Struct, frozen=True, kw_only=True):
+    tests: list[TestView]
+
+
+class TestHistory(Struct, frozen=True, kw_only=True):
+    test: str
+    days: list[TestDay]
+
+
+@get("/stats/hours", summary="Jobs that ended, by the hour and verdict", responses=documented(400, 503), opt=READ, tags=["statistics"])
+async def hours(service: TheService, reads: Reads, org_id: OrgId = None, target: FromQuery[str | None] = None, hours: Hours = 24) -> HourList:
+    since = service.clock() - timedelta(hours=hours - 1)
+    return HourList(hours=await asyncio.to_thread(lambda: reads.hours(since, org_id=org_id, target=target)))
+
+
+@get("/tests", summary="How tests went over the last days", responses=documented(400, 503), opt=READ, tags=["statistics"])
+async def list_tests(
+    service: TheService,
+    reads: Reads,
+    org_id: OrgId = None,
+    target: FromQuery[str | None] = None,
+    days: Days = 14,
+    order: FromQuery[Order] = Order.FAILING,
+    limit: Most = 100,
+) -> TestList:
+    query = TestQuery(org_id=org_id, target=target, since=since_day(service.clock(), days))
+    return TestList(tests=ordered(await asyncio.to_thread(reads.tests, query), order)[:limit])
+
+
+@get("/tests/history", summary="A test, day by day, on each target", responses=documented(400, 503), opt=READ, tags=["statistics"])
+async def history_of_test(
+    service: TheService, reads: Reads, test: FromQuery[str], org_id: OrgId = None, target: FromQuery[str | None] = None, days: Days = 30
+) -> TestHistory:
+    query = TestQuery(org_id=org_id, target=target, test=test, since=since_day(service.clock(), days))
+    return TestHistory(test=test, days=await asyncio.to_thread(reads.test_days, query))
+
+
+def since_day(now: datetime, days: int) -> datetime:
+    return now - timedelta(days=days - 1)
+
+
+def ordered(found: list[TestView], order: Order) -> list[TestView]:
+    """By name where they are equal."""
+    keys: dict[Order, Callable[[TestView], float]] = {
+        Order.FAILING: lambda one: 2.0 if one.pass_rate is None else one.pass_rate,
+        Order.FLAKIEST: lambda one: -(one.flaky_rate or 0.0),
+        Order.SLOWEST: lambda one: -(one.mean_s or 0.0),
+        Order.NAME: lambda one: 0.0,
+    }
+    return sorted(found, key=lambda one: (keys[order](one), one.test, one.target, one.org_id))
