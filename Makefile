@@ -21,20 +21,20 @@ MODULES := $(SHOP)/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check lint format suite bench soak chaos audit install dev node example nats-cli actionlint lock clean
+.PHONY: help run up test check lint format suite bench soak chaos audit install dev node assets example nats-cli actionlint lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-run: install example  ## run the example's tests: VERSION=2.0.0 has bugs, TARGETS="emulator device", ARGS for more flags
+run: install assets example  ## run the example's tests: VERSION=2.0.0 has bugs, TARGETS="emulator device", ARGS for more flags
 	@cd $(SHOP) && exec qgjet run --org-id shop --app-version-id '$(VERSION)' --test '$(TESTS)' $(TARGETS:%=--target %) --max-retries $(RETRIES) $(ARGS)
 
-up: install example  ## server, API and agents for the example, until Ctrl-C
+up: install assets example  ## server, API and agents for the example, until Ctrl-C
 	@cd $(SHOP) && exec qgjet up $(ARGS)
 
 test: check  ## the whole suite, with format, lint, types and import directions before it: what CI runs
 
-check: dev example nats-cli actionlint lint suite  ## the same
+check: dev assets example nats-cli actionlint lint suite  ## the same
 
 lint: dev
 	$(BIN)/ruff format --check .
@@ -42,7 +42,7 @@ lint: dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-suite: dev example nats-cli actionlint
+suite: dev assets example nats-cli actionlint
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 format: dev  ## format, and mend what ruff can mend
@@ -89,6 +89,9 @@ $(MODULES): $(SHOP)/package-lock.json | node
 	@echo "installing the example's npm packages"
 	@cd $(SHOP) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
+
+assets: node  ## what the dashboard loads in a browser: HTMX and its extensions
+	@tools/assets.sh
 
 nats-cli:
 	@tools/nats-cli.sh

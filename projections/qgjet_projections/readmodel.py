@@ -283,6 +283,18 @@ class ReadModel:
             views = [_suite_view(connection, suite_id, org) for suite_id, org, _ in found[:limit]]
         return _page([view for view in views if view is not None], [[opened_seq, suite_id] for suite_id, _, opened_seq in found], limit)
 
+    def suite_before(self, suite: SuiteView) -> SuiteView | None:
+        """The org's last suite before this one on the same branch, as the tag `branch` says; None when there is none, or it has no such tag."""
+        branch = suite.tags.get("branch")
+        if not branch:
+            return None
+        sql = """
+            SELECT suite_id FROM openings WHERE org_id = :org_id AND suite_id <> :suite_id AND tags ->> '$.branch' = :branch
+            AND seq < (SELECT min(seq) FROM openings WHERE org_id = :org_id AND suite_id = :suite_id) ORDER BY seq DESC LIMIT 1"""
+        with self._snapshot() as connection:
+            found = connection.execute(sql, {"org_id": suite.org_id, "suite_id": suite.suite_id, "branch": branch}).fetchone()
+            return None if found is None else _suite_view(connection, found[0], suite.org_id)
+
     def incomplete_submissions(self, before: datetime) -> list[tuple[str, str, str]]:
         """(org, suite, submission) of large submissions that have not gone on since `before`."""
         sql = """
@@ -393,6 +405,12 @@ class ReadModel:
         with self._snapshot() as connection:
             found = connection.execute(sql, {**values, "orgs": self._orgs_json}).fetchall()
         return _page([_dead_letter(one) for one in found], [[one[_DEAD_COLUMNS]] for one in found], query.limit)
+
+    def dead_count(self) -> int:
+        """Dead letters that nobody has dealt with."""
+        with self._snapshot() as connection:
+            sql = f"SELECT count(*) FROM dead_letters WHERE settled = '' AND {self._seen('dead_letters')}"
+            return int(connection.execute(sql, {"orgs": self._orgs_json}).fetchone()[0])
 
     def dead_letter(self, job_id: str) -> DeadLetter | None:
         """The job as a dead letter; None when it is none."""

@@ -197,6 +197,10 @@ class Service:
             return True
         return self.projector is not None and await self.projector.wait_for(seq, timeout_s)
 
+    async def rest(self, seconds: float) -> None:
+        """Wait so long, or until the process closes."""
+        await within(seconds, self.closing)
+
     async def moved_on(self, seq: int, timeout_s: float) -> None:
         """Wait until the read model holds more than `seq`, the process closes, or the time is over."""
         if self.projector is None or self.projector.failure is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -103,6 +103,13 @@ class EventView(Struct, frozen=True, kw_only=True):
     """False: it broke a rule, or this version cannot read it; it changed nothing."""
     payload: bytes
     """The message as it stands in the log: JSON, if its writer was one of ours."""
+
+    def said(self) -> dict[str, Any]:
+        """The message's fields; none when it is not one of ours."""
+        try:
+            return msgspec.json.decode(self.payload, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return {}
 
 
 class SuiteView(Struct, frozen=True, kw_only=True):

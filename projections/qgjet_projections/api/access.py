@@ -32,6 +32,8 @@ from qgjet_projections.api.problems import ForeignOrg, ForeignPage, NeedsScope, 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Monotonic = Callable[[], float]
 
+COOKIE = "qgjet_token"
+"""The token of somebody who has signed in to the dashboard."""
 NEEDS, EVERY_ORG = "scope", "every_org"
 READ = {NEEDS: Scope.READ}
 READ_EVERY_ORG = {NEEDS: Scope.READ, EVERY_ORG: True}
@@ -128,8 +130,23 @@ class Access:
             self._limit(self._rates, token.id, f"token {token.id} asks too often")
         return Caller(self, token)
 
+    def check_sign_in(self, connection: Connection, text: str) -> None:
+        """Raises Unauthenticated, ForeignPage, or TooManyRequests for somebody who guesses."""
+        if why_not := self._foreign_origin(connection):
+            raise ForeignPage(why_not)
+        try:
+            self._accepted(text)
+        except Unauthenticated:
+            self._limit(self._failures, _address(connection), "too many tokens that are not accepted")
+            raise
+
     def _token(self, connection: Connection) -> Token:
         text = tokens.bearer(connection.headers.get("authorization", ""))
+        if not text and not self._foreign_origin(connection):  # a browser may send a cookie whoever's page asks
+            text = connection.cookies.get(COOKIE, "")
+        return self._accepted(text)
+
+    def _accepted(self, text: str) -> Token:
         if not text:
             raise Unauthenticated("a token is needed: send `Authorization: Bearer <token>`")
         token = tokens.find(self._keyring.tokens, text)
@@ -144,11 +161,18 @@ class Access:
         if wait_s:
             raise TooManyRequests(detail, retry_after_s=math.ceil(wait_s))
 
-    def _foreign_page(self, connection: Connection) -> str:
-        """Why the request may come from a page of another site; empty: it does not."""
+    def _foreign_origin(self, connection: Connection) -> str:
+        """Why the page that asks is one of another site, as far as the browser says; empty: it is not."""
         host, origin = connection.headers.get("host", ""), connection.headers.get("origin", "")
         if origin and origin not in self._allowed_pages and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             return f"pages of {origin} may not use this API: api.cors_origins does not name them"
+        return ""
+
+    def _foreign_page(self, connection: Connection) -> str:
+        """The same where nobody is asked for a token; there other names of this machine are foreign, too."""
+        if why_not := self._foreign_origin(connection):
+            return why_not
+        host = connection.headers.get("host", "")
         if not self._always and host and not is_loopback(_host_of(host)):
             return f"without tokens this API answers to names of this machine alone, such as localhost, and not to {host}: `qgjet token create`"
         return ""

@@ -25,6 +25,8 @@ from qgjet_projections.api.headers import protect
 from qgjet_projections.api.problems import HANDLERS
 from qgjet_projections.api.reads import PROVIDERS
 from qgjet_projections.service import Service, open_service
+from qgjet_projections.web.page import template_config
+from qgjet_projections.web.routes import dashboard
 
 ROUTES: list[ControllerRouterHandler] = [
     submissions.submit,
@@ -94,7 +96,7 @@ def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]], access:
             yield
 
     return Litestar(
-        ROUTES,
+        [*ROUTES, dashboard()],
         lifespan=[lifespan],
         state=State({"access": access}),
         guards=[admit],
@@ -104,6 +106,7 @@ def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]], access:
         exception_handlers=HANDLERS,
         request_class=JsonRequest,
         request_max_body_size=MAX_BODY_BYTES,
+        template_config=template_config(),
         openapi_config=openapi_config(),
         logging_config=None,
     )

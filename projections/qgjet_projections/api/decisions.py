@@ -88,10 +88,14 @@ async def drain(service: Service, caller: Caller, instance: str, *, reason: str)
 
 
 async def _write(service: Service, event: Control) -> int:
-    """Append, and give the read model of this process a moment to know of it: who asks next expects to see it."""
     seq = await control_log.append(service.log.bus, event)
-    await service.applied(seq, CATCH_UP_S)
+    await shown(service, seq)
     return seq
+
+
+async def shown(service: Service, seq: int) -> None:
+    """Wait a moment for the read model of this process to hold `seq`: who asks next expects to see it."""
+    await service.applied(seq, CATCH_UP_S)
 
 
 async def reprioritize(service: Service, caller: Caller, job_id: str, priority: int) -> tuple[JobView, int]:
@@ -109,7 +113,7 @@ async def reprioritize(service: Service, caller: Caller, job_id: str, priority: 
         return job, state.version
     wanted = replace(spec, priority=priority, rank=service.deployment.rank(priority))
     _, seq = await service.log.execute(spec.slot, Requeue(spec=wanted, reason="priority", by=caller.by), state)
-    await service.applied(seq, CATCH_UP_S)
+    await shown(service, seq)
     return job, seq
 
 
@@ -130,7 +134,7 @@ async def redrive(service: Service, caller: Caller, job_id: str, *, priority: in
     await commands.catch_up(service)
     await _check_open(service, caller, job_id)
     answer = await commands.rerun(service, caller, job_id, priority=priority, suite_id="")
-    await service.applied(answer.seq, CATCH_UP_S)
+    await shown(service, answer.seq)
     return Settled(job_id, answer.job_id)
 
 

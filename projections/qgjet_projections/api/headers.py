@@ -17,6 +17,11 @@ DATA = "default-src 'none'; frame-ancestors 'none'"
 """JSON, text, problems, streams: nothing in them may load or run anything."""
 REPORT = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """A page without scripts that holds what tests have said."""
+PAGE = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+"""The dashboard: its own scripts and styles, nothing inline, nothing from elsewhere."""
 FILE = "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 """What a job left: nobody's trusted page. The sandbox makes it an origin of its own, without scripts."""
 

@@ -74,7 +74,7 @@ async def jobs(
         status=status,
         verdict=verdict,
         suite_id=suite_id,
-        tags=_tags(tags or []),
+        tags=tags_of(tags or []),
         cursor=cursor,
         limit=limit,
     )
@@ -94,7 +94,7 @@ async def surroundings(service: Service, *, asked: bool = True) -> Surroundings:
     return Surroundings(now=service.clock(), agents=await service.agents_if_known(), pauses=await asyncio.to_thread(service.pauses))
 
 
-def _tags(given: list[str]) -> dict[str, str]:
+def tags_of(given: list[str]) -> dict[str, str]:
     pairs = [one.partition(":") for one in given]
     if any(not colon for _, colon, _ in pairs):
         raise ValidationException(extra=[{"key": "tag", "message": "must be key:value"}])

@@ -1,0 +1,39 @@
+"""`/ui/dead`: jobs that ended without a statement about the app."""
+
+from __future__ import annotations
+
+import asyncio
+
+from litestar import Response, get
+
+from qgjet.events import Verdict
+from qgjet_projections.api.access import READ
+from qgjet_projections.api.reads import Cursor, Reads, TheService
+from qgjet_projections.views import DeadQuery
+from qgjet_projections.web.jobs import given
+from qgjet_projections.web.page import AnyRequest, page, query
+
+PAGE = 50
+FILTERS = ("target", "org_id", "app_version_id", "test", "reason", "verdict")
+
+
+@get("/ui/dead", opt=READ, include_in_schema=False)
+async def dead(request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None) -> Response[bytes]:
+    values = given(request, *FILTERS, "settled")
+    found = await asyncio.to_thread(reads.dead_letters, query_of(values, cursor or None))
+    live = query({"after": service.applied_seq})
+    return page(request, service, "dead.html", live=live, letters=found.items, values=values, next_cursor=found.next_cursor)
+
+
+def query_of(values: dict[str, str], cursor: str | None = None) -> DeadQuery:
+    return DeadQuery(
+        org_id=values.get("org_id"),
+        app_version_id=values.get("app_version_id"),
+        target=values.get("target"),
+        test=values.get("test"),
+        reason=values.get("reason"),
+        verdict=Verdict(values["verdict"]) if values.get("verdict") in set(Verdict) else None,
+        settled=bool(values.get("settled")),
+        cursor=cursor,
+        limit=PAGE,
+    )

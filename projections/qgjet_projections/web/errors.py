@@ -1,0 +1,53 @@
+"""Errors as pages, with the status and the words that the API has for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, Response
+from litestar.response import Redirect
+from litestar.types import ExceptionHandlersMap
+from litestar_htmx import ClientRedirect, HTMXRequest
+
+from qgjet_projections.api.problems import HANDLERS, Problem, Unauthenticated
+from qgjet_projections.web.page import page, query
+
+_WHAT_TO_DO = {
+    400: "Go back and correct it.",
+    403: "Sign in with a token that allows it.",
+    404: "It may have been here: what ended long ago is forgotten. The lists show what there is.",
+    409: "Somebody, or the job itself, was quicker. Look at it as it is now.",
+    429: "Wait a moment, then try again.",
+    503: "The server mends itself once NATS answers. Try again in a moment.",
+}
+
+
+def as_page(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    handler = next(handler for kind, handler in HANDLERS.items() if isinstance(kind, type) and isinstance(error, kind))
+    answer = handler(request, error)
+    problem: Problem = answer.content
+    shown = page(
+        request,
+        request.app.state.service,
+        "error.html",
+        status_code=problem.status,
+        title=problem.title,
+        detail=problem.detail,
+        advice=_WHAT_TO_DO.get(problem.status, ""),
+    )
+    for name in ("Retry-After",):
+        if name in answer.headers:
+            shown.headers[name] = answer.headers[name]
+    return shown
+
+
+def sign_in(request: Request[Any, Any, Any], error: Unauthenticated) -> Response[Any]:
+    """Whoever asks for a page without a token is asked for one."""
+    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    login = f"/ui/login{query({'next': here if request.method == 'GET' else '/'})}"
+    if isinstance(request, HTMXRequest) and request.htmx:  # a page that asks for itself again: a redirect would be followed, and shown inside it
+        return ClientRedirect(login)
+    return Redirect(login, status_code=303)
+
+
+PAGE_HANDLERS: ExceptionHandlersMap = {**{kind: as_page for kind in HANDLERS}, Unauthenticated: sign_in}

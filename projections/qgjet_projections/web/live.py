@@ -1,0 +1,57 @@
+"""`/ui/live`: tells a page that it would look different now. Server-sent events that resume by the sequence of the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from litestar import get
+from litestar.params import FromQuery
+from litestar.response import Stream
+
+from qgjet_projections.api.access import READ, Caller, TheCaller
+from qgjet_projections.api.events import KEEP_ALIVE_S, MEDIA_TYPE, After, Filter, LastEventId, _start
+from qgjet_projections.api.reads import TheService
+from qgjet_projections.service import Service
+
+PACE_S = 1.0
+"""A page need not move more often."""
+LOOK_S = 3.0
+"""How often agents are looked at, for pages that show them: they are not in the log."""
+
+
+@get("/ui/live", opt=READ, include_in_schema=False, media_type=MEDIA_TYPE)
+async def live(
+    service: TheService,
+    caller: TheCaller,
+    job_id: FromQuery[str | None] = None,
+    suite_id: FromQuery[str | None] = None,
+    agents: FromQuery[bool] = False,
+    after: After = None,
+    last_event_id: LastEventId = None,
+) -> Stream:
+    start = _start(last_event_id, after, service.applied_seq)
+    headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+    return Stream(changes(service, caller, Filter(job_id=job_id, suite_id=suite_id), start, agents=agents), media_type=MEDIA_TYPE, headers=headers)
+
+
+async def changes(service: Service, caller: Caller, wanted: Filter, after: int, *, agents: bool) -> AsyncIterator[bytes]:
+    """`changed` whenever the caller would see something else than at `after`; ends when the process closes, or the token does."""
+    yield b"retry: 1000\n\n"
+    time, reads = asyncio.get_running_loop().time, service.read_model.seen_by(caller.orgs)
+    seen = await service.agents_if_known() if agents else None
+    sent_at = time()
+    while not service.closing.is_set() and caller.lasts():
+        applied = service.applied_seq
+        now_seen = await service.agents_if_known() if agents else None
+        moved = applied != after and bool(await asyncio.to_thread(wanted.page, reads, min(after, applied), 1))
+        if moved or now_seen != seen:
+            after, seen, sent_at = applied, now_seen, time()
+            yield b"id: %d\nevent: changed\ndata: %d\n\n" % (applied, applied)
+            await service.rest(PACE_S)
+            continue
+        after = applied
+        if time() - sent_at >= KEEP_ALIVE_S:
+            sent_at = time()
+            yield b": still here\n\n"
+        await service.moved_on(after, LOOK_S if agents else sent_at + KEEP_ALIVE_S - time())

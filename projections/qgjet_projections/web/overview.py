@@ -1,0 +1,76 @@
+"""`/`: what runs, what waits and why, who works, how it went."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from litestar import Response, get
+
+from qgjet.presence import AgentInfo
+from qgjet_projections.api.access import READ, Caller, TheCaller
+from qgjet_projections.api.answers import partition_answer, suite_answer
+from qgjet_projections.api.jobs import surroundings
+from qgjet_projections.api.pending import Surroundings
+from qgjet_projections.api.reads import Reads, TheService
+from qgjet_projections.api.suites import visible
+from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.service import Service
+from qgjet_projections.web import charts
+from qgjet_projections.web.page import AnyRequest, page, query, since
+
+HOURS = 24
+SUITES = 8
+MOST_PARTITIONS = 60
+_GREEN = ("passed", "flaky")
+_SAYS_SOMETHING = (*_GREEN, "failed", "timed_out")
+
+
+@get("/", opt=READ, include_in_schema=False)
+async def overview(request: AnyRequest, service: TheService, caller: TheCaller, reads: Reads) -> Response[bytes]:
+    around = await surroundings(service)
+    context = await asyncio.to_thread(_context, service, caller, reads, around)
+    return page(request, service, "overview.html", live=query({"agents": "true", "after": service.applied_seq}), **context)
+
+
+def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroundings) -> dict[str, Any]:
+    partitions = reads.partitions()
+    first = since(around.now, hours=HOURS)
+    by_hour = {one.hour: one.verdicts for one in reads.hours(first)}
+    verdicts = sum((Counter(found) for found in by_hour.values()), Counter[str]())
+    said = sum(verdicts[word] for word in _SAYS_SOMETHING)
+    pauses = around.pauses.in_force(around.now)
+    agents = _agents(around.agents, caller, reads)
+    order = service.deployment.priority_order
+    return {
+        "pauses": [pause for pause in pauses if pause.kind == "target" or caller.orgs is None or pause.name in caller.orgs],
+        "paused_targets": {pause.name for pause in pauses if pause.kind == "target"},
+        "running": sum(one.running for one in partitions),
+        "queued": sum(one.queued for one in partitions),
+        "oldest": min((one.oldest_queued_at for one in partitions if one.oldest_queued_at), default=None),
+        "ended": verdicts.total(),
+        "pass_rate": sum(verdicts[word] for word in _GREEN) / said if said else None,
+        "dead": reads.dead_count(),
+        "lag": service.projector.lag if service.projector is not None else None,
+        "targets": sorted((partition_answer(one, around) for one in partitions), key=lambda one: (one.target, -one.queued))[:MOST_PARTITIONS],
+        "priority_of": lambda rank: rank if order == "low-first" else 9 - rank,
+        "chart": charts.hours(by_hour, first, HOURS),
+        "legend": charts.LEGEND,
+        "agents": agents,
+        "tests": _tests(reads, agents or []),
+        "suites": [suite_answer(one) for one in reads.suites(limit=SUITES).items],
+    }
+
+
+def _agents(found: Any, caller: Caller, reads: ReadModel) -> list[AgentInfo] | None:
+    if found is None:
+        return None
+    return list(found) if caller.orgs is None else visible(found, reads, caller.orgs)
+
+
+def _tests(reads: ReadModel, agents: list[AgentInfo]) -> dict[str, str]:
+    """Running job -> its test."""
+    wanted = [job_id for agent in agents for job_id in agent.running[:6]]
+    found = (reads.job(job_id) for job_id in wanted)
+    return {job.job_id: job.test for job in found if job is not None}

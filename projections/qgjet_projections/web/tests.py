@@ -1,0 +1,104 @@
+"""`/ui/tests`: how tests went over the last days, and one test's history."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from litestar import Response, get
+from msgspec import Struct
+
+from qgjet.errors import InvalidInput
+from qgjet_projections.api.access import READ
+from qgjet_projections.api.jobs import job_answers
+from qgjet_projections.api.reads import Cursor, Reads, TheService
+from qgjet_projections.api.statistics import Order, ordered, since_day
+from qgjet_projections.views import JobQuery, TestDay, TestQuery
+from qgjet_projections.web import charts
+from qgjet_projections.web.jobs import given
+from qgjet_projections.web.page import AnyRequest, page, query
+
+DEFAULT_DAYS, MOST_DAYS = 14, 366
+MOST_TESTS = 200
+PAGE = 30
+ORDERS = (
+    (Order.FAILING, "failing most"),
+    (Order.FLAKIEST, "flakiest"),
+    (Order.SLOWEST, "slowest"),
+    (Order.NAME, "by name"),
+)
+
+
+@get("/ui/tests", opt=READ, include_in_schema=False)
+async def tests(request: AnyRequest, service: TheService, reads: Reads) -> Response[bytes]:
+    values = given(request, "order", "days", "target", "org_id")
+    days = _days(values, DEFAULT_DAYS)
+    wanted = TestQuery(org_id=values.get("org_id"), target=values.get("target"), since=since_day(service.clock(), days))
+    order = Order(values["order"]) if values.get("order") in set(Order) else Order.FAILING
+    found = ordered(await asyncio.to_thread(reads.tests, wanted), order)[:MOST_TESTS]
+    shown = [(one, charts.share(one.verdicts, {})) for one in found]
+    return page(request, service, "tests.html", live=query({"after": service.applied_seq}), tests=shown, values=values, days=days, orders=ORDERS)
+
+
+def _days(values: dict[str, str], otherwise: int) -> int:
+    text = values.get("days", "")
+    return min(max(int(text), 1), MOST_DAYS) if text.isascii() and text.isdecimal() and len(text) < 4 else otherwise
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """A test's history on one target."""
+
+    name: str
+    runs: int
+    pass_rate: float | None
+    flaky_rate: float | None
+    rates: Any
+    times: Any
+    most_s: float
+
+
+@get("/ui/tests/history", opt=READ, include_in_schema=False)
+async def history(request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None) -> Response[bytes]:
+    values = given(request, "test", "org_id", "target", "days")
+    if "test" not in values:
+        raise InvalidInput("test", "is needed: /ui/tests/history?test=…")
+    now, days = service.clock(), _days(values, 30)
+    wanted = TestQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], since=since_day(now, days))
+    found = await asyncio.to_thread(reads.test_days, wanted)
+    jobs = await asyncio.to_thread(
+        reads.jobs, JobQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], cursor=cursor or None, limit=PAGE)
+    )
+    first = wanted.since.replace(hour=0, minute=0, second=0, microsecond=0)
+    targets = [_target(name, [one for one in found if one.target == name], first, days) for name in sorted({one.target for one in found})]
+    return page(
+        request,
+        service,
+        "history.html",
+        live=query({"after": service.applied_seq}),
+        test=values["test"],
+        targets=targets,
+        days=days,
+        jobs=await job_answers(service, jobs.items),
+        values=values,
+        next_cursor=jobs.next_cursor,
+    )
+
+
+def _target(name: str, found: Sequence[TestDay], first: datetime, days: int) -> Target:
+    by_day = {one.day: one for one in found}
+    each = [by_day.get(first + timedelta(days=place)) for place in range(days)]
+    runs = sum(one.runs for one in found)
+    passed = sum((one.pass_rate or 0.0) * one.runs for one in found)
+    flaky = sum((one.flaky_rate or 0.0) * one.runs for one in found)
+    times = [one.mean_s if one else None for one in each]
+    return Target(
+        name=name,
+        runs=runs,
+        pass_rate=passed / runs if runs else None,
+        flaky_rate=flaky / runs if runs else None,
+        rates=charts.line([one.pass_rate if one else None for one in each], f"Share that passed on {name}, by day", least_most=1.0),
+        times=charts.line(times, f"Mean time on {name}, by day"),
+        most_s=max((time for time in times if time is not None), default=0.0),
+    )

@@ -1,0 +1,79 @@
+"""How values read on a page. Pure; whatever comes out is text, to be escaped by the template."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from qgjet.reporting.text import duration as _duration
+
+TONES = {
+    "passed": "good",
+    "done": "good",
+    "flaky": "flaky",
+    "failed": "bad",
+    "timed_out": "bad",
+    "infra_error": "broken",
+    "config_error": "broken",
+    "attempt_lost": "broken",
+    "released": "broken",
+    "running": "live",
+    "queued": "calm",
+    "cancelled": "none",
+    "skipped": "none",
+}
+"""Verdict, status or end of an attempt -> class of its colours."""
+VERDICTS = ("failed", "timed_out", "infra_error", "config_error", "flaky", "passed", "skipped", "cancelled")
+"""Worst first, as charts stack them from the top."""
+
+
+def tone(word: object) -> str:
+    return TONES.get(str(word), "none")
+
+
+def words(code: object) -> str:
+    """`timed_out` as people write it."""
+    return str(code or "").replace("_", " ")
+
+
+def duration(seconds: float | None) -> str:
+    return "" if seconds is None else _duration(max(seconds, 0.0))
+
+
+def ago(at: datetime | None, now: datetime) -> str:
+    """`3 min` since then; empty for never."""
+    if at is None:
+        return ""
+    seconds = max((now - at).total_seconds(), 0.0)
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def utc(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def clock(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%H:%M:%S UTC")
+
+
+def iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def percent(share: float | None) -> str:
+    """Never 100 % while something is missing, nor 0 % while there is something."""
+    if share is None:
+        return "-"
+    rounded = round(share * 100)
+    return f"{min(max(rounded, 1 if share > 0 else 0), 99 if share < 1 else 100)} %"
+
+
+def size(count: int) -> str:
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
+        amount /= 1000
+    raise AssertionError("a size has a unit")
