@@ -21,7 +21,7 @@ MODULES := $(SHOP)/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check lint format suite bench soak chaos audit install dev node assets example nats-cli actionlint lock clean
+.PHONY: help run up test check lint format suite bench soak chaos audit install dev node assets example nats-cli actionlint chromium lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -34,7 +34,7 @@ up: install assets example  ## server, API and agents for the example, until Ctr
 
 test: check  ## the whole suite, with format, lint, types and import directions before it: what CI runs
 
-check: dev assets example nats-cli actionlint lint suite  ## the same
+check: dev assets example nats-cli actionlint chromium lint suite  ## the same
 
 lint: dev
 	$(BIN)/ruff format --check .
@@ -42,7 +42,7 @@ lint: dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-suite: dev assets example nats-cli actionlint
+suite: dev assets example nats-cli actionlint chromium
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 format: dev  ## format, and mend what ruff can mend
@@ -95,6 +95,9 @@ assets: node  ## what the dashboard loads in a browser: HTMX and its extensions
 
 nats-cli:
 	@tools/nats-cli.sh
+
+chromium:
+	@tools/chromium.sh
 
 actionlint: | $(BIN)/python
 	@tools/actionlint.sh $(BIN)/python
