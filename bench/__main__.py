@@ -1,7 +1,7 @@
 """What qgjet costs, next to the raw client in the same run.
 
     python -m bench                 everything, as a table of figures, floors and ratios
-    python -m bench NAME ...        some of it: submit bulk drain latency http catchup flat start
+    python -m bench NAME ...        some of it: submit bulk drain latency http catchup flat start overview
 
 Figures of one shared machine mean little by themselves: compare ratios, and runs of the same machine. Ends with 1 when a floor is missed.
 """
@@ -23,15 +23,15 @@ import httpx
 import uvloop
 from msgspec import Struct
 
-from bench import work
-from qgjet import codec
+from bench import history, work
+from qgjet import codec, presence
 from qgjet.decide import Command, EndAttempt, Start, Submit, decide
 from qgjet.events import Finished, JobSpec, Outcome, Verdict
 from qgjet.job import Job, state_of
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import ApiSettings, Settings
-from qgjet.subjects import Lane
+from qgjet.settings import ApiSettings, QueueSettings, Settings
+from qgjet.subjects import STREAM, Lane
 from qgjet_cli import daemon
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel
@@ -251,6 +251,46 @@ async def _write_wave(log: EventLog, jobs: list[JobSpec]) -> None:
                 group.create_task(append(job, step(job)))
 
 
+PAGES = {
+    "/": "overview",
+    "/ui/jobs": "jobs, first page",
+    "/ui/jobs?cursor=WzE1MDAwMDBd": "jobs, from the middle",
+    "/ui/jobs?status=queued&target=device": "jobs that wait for a target",
+    "/ui/jobs?org_id=acme&verdict=timed_out": "jobs of an org and verdict",
+    "/ui/suites": "suites",
+    f"/ui/suites/ci-{history.SUITES - 99}": "a suite of 500 jobs",
+    "/ui/tests": "tests",
+    "/ui/tests/history?test=tests/area7/screen0107.spec.ts": "history of a test",
+    "/ui/dead": "dead letters",
+}
+"""Pages of the dashboard; the cursor is the JSON `[1500000]`."""
+
+
+async def overview() -> list[Figure]:
+    """Pages over a million jobs, of which 10,000 are live, from an API that knows nobody else: the whole answer, one at a time."""
+    path = await asyncio.to_thread(history.long_history)
+    async with work.broker() as (server, log):
+        seq = history.belongs_to(path, (await log.state()).created)
+        await log.bus.api(f"STREAM.PURGE.{STREAM}", {"seq": seq + 1})  # a log that goes on where the read model ends
+        for agent in history.agents(path):
+            await presence.announce(log.bus, agent)
+        with work.process("pages", server.url, str(path)) as api:
+            assert api.stdout is not None
+            async with httpx.AsyncClient(base_url=api.stdout.readline().decode().strip(), timeout=60) as client:
+                return [figure for page, name in PAGES.items() for figure in await _page(client, page, name)]
+
+
+async def _page(client: httpx.AsyncClient, path: str, name: str) -> list[Figure]:
+    times = []
+    for _ in range(31):
+        began = time.perf_counter()
+        answer = (await client.get(path)).raise_for_status()
+        times.append(1000 * (time.perf_counter() - began))
+    cuts = statistics.quantiles(times[1:], n=10)  # the first one loads the template
+    floor = 50.0 if path == "/" else None
+    return [Figure(f"{name}, p50", cuts[4], "ms", floor, True), Figure(f"{name}, p90", cuts[8], "ms"), Figure(f"{name}, size", len(answer.content) / 1000, "kB")]
+
+
 BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "submit": submit,
     "bulk": bulk,
@@ -260,15 +300,25 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "catchup": catchup,
     "flat": flat,
     "start": start,
+    "overview": overview,
 }
 
 
 async def _api(url: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="qgjet-bench-") as directory:
+        await _serve(Settings(nats_url=url, api=ApiSettings(port=0, database=str(Path(directory) / "read-model.sqlite"))))
+
+
+async def _pages(url: str, database: str) -> None:
+    """An API that forgets nothing: a log that begins where the read model ends looks as if all before were purged."""
+    api = ApiSettings(port=0, database=database, janitor=False, auth=False)
+    await _serve(Settings(nats_url=url, api=api, queue=QueueSettings(retention_s=0.0)))
+
+
+async def _serve(settings: Settings) -> None:
     from qgjet_projections.api import serve
 
-    with tempfile.TemporaryDirectory(prefix="qgjet-bench-") as directory:
-        settings = Settings(nats_url=url, api=ApiSettings(port=0, database=str(Path(directory) / "read-model.sqlite")))
-        await serve(settings, ready=lambda address: print("ready", address, sep="\n", flush=True))
+    await serve(settings, ready=lambda address: print("ready", address, sep="\n", flush=True))
 
 
 def main(arguments: list[str]) -> int:
@@ -281,6 +331,9 @@ def main(arguments: list[str]) -> int:
             return 0
         case ["api", url]:
             daemon.run(_api(url))
+            return 0
+        case ["pages", url, database]:
+            daemon.run(_pages(url, database))
             return 0
     figures: list[Figure] = []
     for name in arguments or BENCHMARKS:
