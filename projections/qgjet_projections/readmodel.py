@@ -271,15 +271,15 @@ class ReadModel:
         """Suites, newest first."""
         _check_limit(limit, MAX_LIMIT)
         opened_before, below = _read_cursor(cursor, [2**63 - 1, ""])
-        sql = f"""
-            SELECT suite_id, org_id, min(seq) AS opened_seq
-            FROM (SELECT suite_id, org_id, submitted_seq AS seq FROM suite_jobs WHERE NOT attached
-                  UNION ALL SELECT suite_id, org_id, seq FROM openings) AS opened
-            WHERE (:org_id IS NULL OR org_id = :org_id) AND {self._seen("opened")}
-            GROUP BY suite_id, org_id HAVING (opened_seq, suite_id) < (:opened_before, :below) ORDER BY opened_seq DESC, suite_id DESC LIMIT :limit + 1"""
-        values = {"org_id": org_id, "opened_before": opened_before, "below": below, "limit": limit, "orgs": self._orgs_json}
+        found: list[Sequence[Any]] = []
         with self._snapshot() as connection:
-            found = connection.execute(sql, values).fetchall()
+            for org in self._asked(org_id):
+                sql = f"""
+                    SELECT suite_id, org_id, opened_seq FROM suites
+                    WHERE (opened_seq, suite_id) < (:opened_before, :below) {"" if org is None else "AND org_id = :org_id"}
+                    ORDER BY opened_seq DESC, suite_id DESC LIMIT :limit + 1"""
+                found += connection.execute(sql, {"org_id": org, "opened_before": opened_before, "below": below, "limit": limit})
+            found = sorted(found, key=lambda one: (one[2], one[0]), reverse=True)[: limit + 1]
             views = [_suite_view(connection, suite_id, org) for suite_id, org, _ in found[:limit]]
         return _page([view for view in views if view is not None], [[opened_seq, suite_id] for suite_id, _, opened_seq in found], limit)
 

@@ -18,7 +18,7 @@ from qgjet.errors import SchemaMismatch
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Raised with every change of the tables, or of what the projector writes into them."""
 APPLICATION_ID = 0x71676A74
 """`qgjt`: this file is one of ours, and may be deleted."""
@@ -105,6 +105,7 @@ CREATE TABLE IF NOT EXISTS openings (
     tags TEXT NOT NULL                  -- JSON
 );
 CREATE INDEX IF NOT EXISTS openings_of_suite ON openings (suite_id, org_id);
+CREATE INDEX IF NOT EXISTS openings_of_branch ON openings (org_id, tags ->> '$.branch');  -- in their order: the run before this one
 
 CREATE TABLE IF NOT EXISTS suite_jobs (
     suite_id TEXT NOT NULL,
@@ -113,6 +114,16 @@ CREATE TABLE IF NOT EXISTS suite_jobs (
     attached INTEGER NOT NULL,          -- 1: it was live before the suite asked for it
     PRIMARY KEY (suite_id, org_id, submitted_seq)
 ) WITHOUT ROWID;
+
+-- every suite with its first sequence, so that the newest ones need no scan: of its events, and of the jobs that were submitted into it
+CREATE TABLE IF NOT EXISTS suites (
+    suite_id TEXT NOT NULL,
+    org_id TEXT NOT NULL,
+    opened_seq INTEGER NOT NULL,
+    PRIMARY KEY (suite_id, org_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS suites_by_age ON suites (opened_seq, suite_id);
+CREATE INDEX IF NOT EXISTS suites_of_org ON suites (org_id, opened_seq, suite_id);
 
 CREATE TABLE IF NOT EXISTS job_tags (
     key TEXT NOT NULL,
@@ -179,7 +190,7 @@ CREATE TABLE IF NOT EXISTS test_days (
     PRIMARY KEY (day, org_id, target, test, verdict)
 ) WITHOUT ROWID;
 """
-CONTENT = ("events", "jobs", "openings", "suite_jobs", "job_tags", "dead_letters", "pauses", "tallies", "hours", "test_days")
+CONTENT = ("events", "jobs", "openings", "suite_jobs", "suites", "job_tags", "dead_letters", "pauses", "tallies", "hours", "test_days")
 """The tables that are made from the log; `position` says from how much of it."""
 
 BUSY_TIMEOUT_S = 10.0

@@ -50,6 +50,15 @@ SELECT finished_at, org_id, target, test, coalesce(verdict, ''), duration_s FROM
 _ATTACH = """
 INSERT INTO suite_jobs SELECT ?, ?, max(submitted_seq), 1 FROM jobs WHERE job_id = ? AND submitted_seq < ? HAVING max(submitted_seq) IS NOT NULL
 ON CONFLICT DO NOTHING"""
+_OPENED = """
+INSERT INTO suites SELECT ?1, ?2, min(seq) FROM (
+    SELECT min(submitted_seq) AS seq FROM suite_jobs WHERE suite_id = ?1 AND org_id = ?2 AND NOT attached
+    UNION ALL SELECT min(seq) FROM openings WHERE suite_id = ?1 AND org_id = ?2) HAVING min(seq) IS NOT NULL
+ON CONFLICT DO UPDATE SET opened_seq = excluded.opened_seq WHERE opened_seq <> excluded.opened_seq"""
+_CLOSED = """
+DELETE FROM suites WHERE suite_id = ?1 AND org_id = ?2
+AND NOT EXISTS (SELECT * FROM suite_jobs WHERE suite_id = ?1 AND org_id = ?2 AND NOT attached)
+AND NOT EXISTS (SELECT * FROM openings WHERE suite_id = ?1 AND org_id = ?2)"""
 _DECISIONS = {
     "die": "INSERT INTO dead_letters VALUES (?, ?, ?, '', NULL, '', '')",
     "settle": """
@@ -64,7 +73,6 @@ UNION ALL SELECT seq, 0, at FROM events WHERE submitted_seq = 0 AND seq > :after
 ORDER BY 1 LIMIT :limit"""
 _PRUNE = (
     "DELETE FROM events WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
-    "DELETE FROM suite_jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     "DELETE FROM job_tags WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     "DELETE FROM dead_letters WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)",
     """INSERT INTO tallies SELECT target, status, coalesce(verdict, ''), -count(*), -sum(attempt) FROM jobs
@@ -162,11 +170,14 @@ class Writer:
         """Delete jobs, with all that belongs to them, and events that belong to none. Nothing when the file belongs to another log by now."""
         with self._transaction() as connection:
             if self.position().stream_created == stream_created:
-                self._delete([(seq,) for seq in jobs])
+                suites = self._delete([(seq,) for seq in jobs])
                 connection.executemany("DELETE FROM events WHERE seq = ? AND submitted_seq = 0", [(seq,) for seq in others])
-                connection.executemany("DELETE FROM openings WHERE seq = ?", [(seq,) for seq in others])
+                for seq in others:
+                    suites.update(connection.execute("DELETE FROM openings WHERE seq = ? RETURNING suite_id, org_id", (seq,)))
+                self._date(suites, shrunk=True)
 
-    def _delete(self, old: list[tuple[int]]) -> None:
+    def _delete(self, old: list[tuple[int]]) -> set[tuple[str, str]]:
+        """Gives the suites that they were in."""
         self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS pruned (submitted_seq INTEGER PRIMARY KEY)")
         self._connection.execute("DELETE FROM pruned")
         self._connection.executemany("INSERT INTO pruned VALUES (?)", old)
@@ -174,9 +185,18 @@ class Writer:
         self._add_up(ended, -1)
         self._connection.execute("DELETE FROM hours WHERE jobs = 0")
         self._connection.execute("DELETE FROM test_days WHERE jobs = 0")
+        left = "DELETE FROM suite_jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned) RETURNING suite_id, org_id"
+        suites = set(self._connection.execute(left))
         for statement in _PRUNE:
             self._connection.execute(statement)
         self._standings.clear()
+        return suites
+
+    def _date(self, suites: set[tuple[str, str]], *, shrunk: bool) -> None:
+        """Say when suites began that have changed; those that have `shrunk` may be none any more."""
+        self._connection.executemany(_OPENED, suites)
+        if shrunk:
+            self._connection.executemany(_CLOSED, suites)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -225,6 +245,7 @@ class Writer:
             connection.executemany("INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, ?)", batch.openings)
         if batch.attached:
             connection.executemany(_ATTACH, batch.attached)
+        self._date({one[:2] for one in (*come, *go)} | {one[1:3] for one in batch.openings}, shrunk=bool(go))
         if batch.new_tags:
             connection.executemany("INSERT INTO job_tags VALUES (?, ?, ?)", batch.new_tags)
         for step, values in batch.decisions:

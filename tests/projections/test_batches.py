@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -92,12 +93,26 @@ def test_what_is_repeated_for_queries_agrees_with_the_rows(history: list[Recorde
         assert [one[0] for one in sorted(tables["events"])] == [one.seq for one in history]
 
 
-@given(histories)
-def test_statistics_add_up_to_the_jobs_that_have_ended(history: list[Recorded]) -> None:
+@given(histories, st.randoms(use_true_random=False))
+def test_statistics_and_suites_follow_from_what_is_there_before_and_after_pruning(history: list[Recorded], random: Random) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = empty(directory, "read-model")
         apply(path, history, batch=6)
-        rows, tables = [row for row in all_rows(path) if row.finished_at is not None], content(path)
+        assert_sums(path)
+        ended = [row.submitted_seq for row in all_rows(path) if row.finished_at is not None]
+        others = [one[0] for one in content(path)["events"] if one[3] == 0]
+        with contextlib.closing(Writer(path)) as writer:
+            for _ in range(3):
+                jobs, events = (random.sample(found, random.randint(0, len(found))) for found in (ended, others))
+                writer.forget(jobs, events, writer.position().stream_created)
+                assert_sums(path)
+            writer.forget(ended, others, writer.position().stream_created)
+        assert [content(path)[table] for table in ("hours", "test_days", "openings")] == [[], [], []]
+        assert_sums(path)
+
+
+def assert_sums(path: Path) -> None:
+    rows, tables = [row for row in all_rows(path) if row.finished_at is not None], content(path)
     hour = 3_600_000_000
     assert {one[:4]: one[4] for one in tables["hours"]} == Counter((row.finished_at // hour, row.org_id, row.target, row.verdict) for row in rows)  # type: ignore[operator]
     days: Counter[tuple[Any, ...]] = Counter()
@@ -105,6 +120,10 @@ def test_statistics_add_up_to_the_jobs_that_have_ended(history: list[Recorded]) 
         key = (row.finished_at // (24 * hour), row.org_id, row.target, row.test, row.verdict)  # type: ignore[operator]
         days += Counter({(*key, "jobs"): 1, (*key, "timed"): int(row.duration_s is not None), (*key, "ms"): round((row.duration_s or 0) * 1000)})
     assert +Counter({(*one[:5], name): value for one in tables["test_days"] for name, value in zip(("jobs", "timed", "ms"), one[5:], strict=True)}) == days
+    begun: dict[tuple[str, str], int] = {}
+    for suite_id, org_id, seq in [one[:3] for one in tables["suite_jobs"] if not one[3]] + [(one[1], one[2], one[0]) for one in tables["openings"]]:
+        begun[suite_id, org_id] = min(seq, begun.get((suite_id, org_id), seq))
+    assert {one[:2]: one[2] for one in tables["suites"]} == begun
 
 
 @given(histories)
