@@ -288,7 +288,11 @@ async def _page(client: httpx.AsyncClient, path: str, name: str) -> list[Figure]
         times.append(1000 * (time.perf_counter() - began))
     cuts = statistics.quantiles(times[1:], n=10)  # the first one loads the template
     floor = 50.0 if path == "/" else None
-    return [Figure(f"{name}, p50", cuts[4], "ms", floor, True), Figure(f"{name}, p90", cuts[8], "ms"), Figure(f"{name}, size", len(answer.content) / 1000, "kB")]
+    return [
+        Figure(f"{name}, p50", cuts[4], "ms", floor, True),
+        Figure(f"{name}, p90", cuts[8], "ms"),
+        Figure(f"{name}, size", len(answer.content) / 1000, "kB"),
+    ]
 
 
 BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {

@@ -1,4 +1,4 @@
-"""A read model with a long history: a million jobs, ten thousand of them live. Made by the projector's own writer, and kept in the temporary directory for a day."""
+"""A read model with a long history: a million jobs, ten thousand of them live. Made by the projector's own writer, kept for a day."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def belongs_to(path: Path, stream_created: str) -> int:
 def agents(path: Path) -> list[AgentInfo]:
     """Those that run what runs."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        running = [job_id for (job_id,) in connection.execute("SELECT job_id FROM jobs INDEXED BY jobs_by_status WHERE status <> 'done' AND status = 'running'")]
+        running = [
+            job_id for (job_id,) in connection.execute("SELECT job_id FROM jobs INDEXED BY jobs_by_status WHERE status <> 'done' AND status = 'running'")
+        ]
     slots = tuple(TargetSlots(target=target, slots=SLOTS, running=SLOTS) for target in TARGETS)
     return [
         AgentInfo(
@@ -98,9 +100,11 @@ class _Author:
         specs = [self._spec(org, f"1.0.{number}", place, begin, {"branch": branch, "commit": f"{number:040x}"}) for place in range(JOBS_OF_SUITE)]
         messages = [self._opening(specs, begin)]
         messages += [self._say(spec, Submit(spec), begin) for spec in specs]
-        live = SUITES - LIVE_SUITES <= number
+        live = number >= SUITES - LIVE_SUITES
         running = specs[:: JOBS_OF_SUITE * LIVE_SUITES // (AGENTS * SLOTS)] if live else specs
-        messages += [self._say(spec, Start(self._jobs[spec.job_id].ticket, f"agent-{n % AGENTS}-abc", "Pixel 8", True), begin) for n, spec in enumerate(running)]
+        messages += [
+            self._say(spec, Start(self._jobs[spec.job_id].ticket, f"agent-{n % AGENTS}-abc", "Pixel 8", True), begin) for n, spec in enumerate(running)
+        ]
         return messages if live else messages + [self._say(spec, self._end_of(spec), begin + timedelta(minutes=5)) for spec in specs]
 
     def _spec(self, org: str, version: str, place: int, at: datetime, tags: dict[str, str]) -> JobSpec:
@@ -134,9 +138,10 @@ class _Author:
         rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
         return Recorded(self._seq, subjects.event_subject(subjects.slot_prefix(spec.slot), event_type(event), rank), event, codec.encode(event))
 
+    def _start_of(self, spec: JobSpec, agent: str) -> Start:
+        return Start(self._jobs[spec.job_id].ticket, agent, "Pixel 8", True)
+
     def _end_of(self, spec: JobSpec) -> EndAttempt:
         verdict = self._random.choice(_VERDICTS)
         outcome = Outcome(verdict=verdict, reason="tests_failed" if verdict is Verdict.FAILED else "", duration_s=self._random.uniform(5, 300))
         return EndAttempt(self._jobs[spec.job_id].agent, 1, outcome)
-
-

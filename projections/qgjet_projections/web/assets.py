@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from functools import lru_cache
 from pathlib import Path
 
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
+from msgspec import Struct
 
 from qgjet_projections.api.access import PUBLIC, UNPROTECTED
+
+log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 FOREVER = "public, max-age=31536000, immutable"
@@ -19,16 +23,41 @@ SCRIPTS = ("vendor/htmx.js", "vendor/htmx-sse.js", "vendor/idiomorph.js", "app.j
 """In the order in which a page loads them."""
 
 
+class Asset(Struct, frozen=True, kw_only=True):
+    """A file as it was when the first page was asked for: what an update puts in its place must not go out under the hash of this one."""
+
+    name: str
+    """Below STATIC."""
+    url: str
+    media_type: str
+    content: bytes
+
+
 @lru_cache(maxsize=1)
-def _named() -> dict[str, Path]:
-    """Name with hash -> file."""
-    files = sorted(path for path in STATIC.rglob("*") if path.suffix in _TYPES)
-    return {f"{path.stem}.{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}{path.suffix}": path for path in files}
+def _assets() -> dict[str, Asset]:
+    """By their names below STATIC."""
+    found = [_asset(path) for path in sorted(STATIC.rglob("*")) if path.suffix in _TYPES]
+    assets = {one.name: one for one in found}
+    if missing := [name for name in SCRIPTS if name not in assets]:
+        log.warning("pages do not follow what happens: this installation has no %s. In a checkout `make assets` gets them", ", ".join(missing))
+    return assets
+
+
+def _asset(path: Path) -> Asset:
+    content = path.read_bytes()
+    url = f"/ui/assets/{path.stem}.{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}"
+    return Asset(name=path.relative_to(STATIC).as_posix(), url=url, media_type=_TYPES[path.suffix], content=content)
+
+
+@lru_cache(maxsize=1)
+def _by_url() -> dict[str, Asset]:
+    return {one.url: one for one in _assets().values()}
 
 
 def url_of(name: str) -> str:
     """Where a page finds `name`; empty when it is not there: the scripts of others are not in the repository."""
-    return next((f"/ui/assets/{hashed}" for hashed, path in _named().items() if path == STATIC / name), "")
+    found = _assets().get(name)
+    return "" if found is None else found.url
 
 
 def scripts() -> list[str]:
@@ -39,7 +68,7 @@ def scripts() -> list[str]:
 
 @get("/ui/assets/{name:str}", opt=PUBLIC, security=UNPROTECTED, include_in_schema=False, sync_to_thread=False)
 def asset(name: FromPath[str]) -> Response[bytes]:
-    path = _named().get(name)
-    if path is None:
+    found = _by_url().get(f"/ui/assets/{name}")
+    if found is None:
         raise NotFoundException
-    return Response(path.read_bytes(), media_type=_TYPES[path.suffix], headers={"Cache-Control": FOREVER})
+    return Response(found.content, media_type=found.media_type, headers={"Cache-Control": FOREVER})

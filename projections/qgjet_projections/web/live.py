@@ -9,9 +9,12 @@ from litestar import get
 from litestar.params import FromQuery
 from litestar.response import Stream
 
+from qgjet.presence import AgentInfo
 from qgjet_projections.api.access import READ, Caller, TheCaller
 from qgjet_projections.api.events import KEEP_ALIVE_S, MEDIA_TYPE, After, Filter, LastEventId, _start
 from qgjet_projections.api.reads import TheService
+from qgjet_projections.api.suites import visible
+from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
 
 PACE_S = 1.0
@@ -39,12 +42,13 @@ async def changes(service: Service, caller: Caller, wanted: Filter, after: int, 
     """`changed` whenever the caller would see something else than at `after`; ends when the process closes, or the token does."""
     yield b"retry: 1000\n\n"
     time, reads = asyncio.get_running_loop().time, service.read_model.seen_by(caller.orgs)
-    seen = await service.agents_if_known() if agents else None
+    seen = await _agents(service, caller, reads) if agents else None
     sent_at = time()
     while not service.closing.is_set() and caller.lasts():
         applied = service.applied_seq
-        now_seen = await service.agents_if_known() if agents else None
-        moved = applied != after and bool(await asyncio.to_thread(wanted.page, reads, min(after, applied), 1))
+        now_seen = await _agents(service, caller, reads) if agents else None
+        # less than there was: the read model is made anew, and the page shows what is not there any more
+        moved = applied < after or (applied > after and bool(await asyncio.to_thread(wanted.page, reads, after, 1)))
         if moved or now_seen != seen:
             after, seen, sent_at = applied, now_seen, time()
             yield b"id: %d\nevent: changed\ndata: %d\n\n" % (applied, applied)
@@ -55,3 +59,9 @@ async def changes(service: Service, caller: Caller, wanted: Filter, after: int, 
             sent_at = time()
             yield b": still here\n\n"
         await service.moved_on(after, LOOK_S if agents else sent_at + KEEP_ALIVE_S - time())
+
+
+async def _agents(service: Service, caller: Caller, reads: ReadModel) -> list[AgentInfo] | None:
+    """As the caller may see them: what they do for others moves no page of his."""
+    found = await service.agents_if_known()
+    return found if found is None or caller.orgs is None else await asyncio.to_thread(visible, found, reads, caller.orgs)

@@ -71,9 +71,9 @@ def percent(share: float | None) -> str:
 
 
 def size(count: int) -> str:
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
-            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
+    """`900 B`, `1.5 kB`, `12 MB`, `1200 GB`."""
+    amount, units = float(count), ["B", "kB", "MB", "GB"]
+    while amount >= 999.5 and len(units) > 1:
         amount /= 1000
-    raise AssertionError("a size has a unit")
+        units.pop(0)
+    return f"{amount:.0f} {units[0]}" if units[0] == "B" or amount >= 9.95 else f"{amount:.1f} {units[0]}"
