@@ -4,16 +4,24 @@
 ARG PYTHON=python:3.13-slim-bookworm
 ARG NODE=node:22-bookworm-slim
 
+# what the dashboard loads in a browser
+FROM ${NODE} AS assets
+WORKDIR /src
+COPY tools/assets.sh ./tools/
+COPY projections/assets ./projections/assets
+RUN sh tools/assets.sh
+
 FROM ${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/qgjet
 WORKDIR /src
 COPY requirements.lock ./
 RUN /opt/qgjet/bin/pip install -r requirements.lock
-COPY pyproject.toml README.md LICENSE nats.conf ./
+COPY pyproject.toml hatch_build.py README.md LICENSE nats.conf ./
 COPY qgjet ./qgjet
 COPY projections ./projections
 COPY cli ./cli
+COPY --from=assets /src/projections/qgjet_projections/web/static/vendor ./projections/qgjet_projections/web/static/vendor
 # the wheel as users get it, with exactly the versions of the lock
 RUN /opt/qgjet/bin/pip wheel --no-deps --wheel-dir /wheels . && /opt/qgjet/bin/pip install --no-deps --no-index /wheels/*.whl
 
