@@ -97,3 +97,11 @@ def test_without_the_scripts_of_others_a_page_has_none_and_the_log_says_once_how
     (said,) = [record.getMessage() for record in caplog.records]
     assert "make assets" in said
     assert "vendor/idiomorph.js" in said
+
+
+@pytest.mark.usefixtures("static")
+def test_it_comes_packed_to_those_who_can_unpack(client: TestClient[Litestar]) -> None:
+    url = assets.url_of("app.css")
+    for accepts, comes in (("gzip", "gzip"), ("identity", None)):
+        answer = client.get(url, headers={"Accept-Encoding": accepts})
+        assert (answer.text, answer.headers.get("content-encoding"), answer.headers["vary"]) == ("/* app.css */", comes, "Accept-Encoding")

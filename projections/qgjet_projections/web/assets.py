@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from litestar import Response, get
+from litestar import Request, Response, get
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from msgspec import Struct
@@ -31,6 +33,7 @@ class Asset(Struct, frozen=True, kw_only=True):
     url: str
     media_type: str
     content: bytes
+    packed: bytes
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +49,7 @@ def _assets() -> dict[str, Asset]:
 def _asset(path: Path) -> Asset:
     content = path.read_bytes()
     url = f"/ui/assets/{path.stem}.{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}"
-    return Asset(name=path.relative_to(STATIC).as_posix(), url=url, media_type=_TYPES[path.suffix], content=content)
+    return Asset(name=path.relative_to(STATIC).as_posix(), url=url, media_type=_TYPES[path.suffix], content=content, packed=gzip.compress(content, mtime=0))
 
 
 @lru_cache(maxsize=1)
@@ -67,8 +70,11 @@ def scripts() -> list[str]:
 
 
 @get("/ui/assets/{name:str}", opt=PUBLIC, security=UNPROTECTED, include_in_schema=False, sync_to_thread=False)
-def asset(name: FromPath[str]) -> Response[bytes]:
+def asset(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
     found = _by_url().get(f"/ui/assets/{name}")
     if found is None:
         raise NotFoundException
-    return Response(found.content, media_type=found.media_type, headers={"Cache-Control": FOREVER})
+    headers = {"Cache-Control": FOREVER, "Vary": "Accept-Encoding"}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(found.packed, media_type=found.media_type, headers=headers | {"Content-Encoding": "gzip"})
+    return Response(found.content, media_type=found.media_type, headers=headers)

@@ -20,8 +20,8 @@ FILTERS = ("target", "org_id", "app_version_id", "test", "reason", "verdict")
 @get("/ui/dead", opt=READ, include_in_schema=False)
 async def dead(request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None) -> Response[bytes]:
     values = given(request, *FILTERS, "settled")
-    found = await asyncio.to_thread(reads.dead_letters, query_of(values, cursor or None))
     live = query({"after": service.applied_seq})
+    found = await asyncio.to_thread(reads.dead_letters, query_of(values, cursor or None))
     return page(request, service, "dead.html", live=live, letters=found.items, values=values, next_cursor=found.next_cursor)
 
 

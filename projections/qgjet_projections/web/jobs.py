@@ -54,8 +54,8 @@ async def jobs(request: AnyRequest, service: TheService, reads: Reads, cursor: C
         cursor=cursor or None,
         limit=PAGE,
     )
-    found = await asyncio.to_thread(reads.jobs, wanted)
     live = query({"suite_id": values.get("suite_id"), "after": service.applied_seq})
+    found = await asyncio.to_thread(reads.jobs, wanted)
     answers = await job_answers(service, found.items)
     return page(request, service, "jobs.html", live=live, jobs=answers, values=values, next_cursor=found.next_cursor, statuses=list(Status))
 

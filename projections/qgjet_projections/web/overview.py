@@ -29,9 +29,10 @@ _SAYS_SOMETHING = (*_GREEN, "failed", "timed_out")
 
 @get("/", opt=READ, include_in_schema=False)
 async def overview(request: AnyRequest, service: TheService, caller: TheCaller, reads: Reads) -> Response[bytes]:
+    seq = service.applied_seq  # before anything is read: what comes in between moves the page once too often, not once too little
     around = await surroundings(service)
     context = await asyncio.to_thread(_context, service, caller, reads, around)
-    return page(request, service, "overview.html", live=query({"agents": "true", "after": service.applied_seq}), **context)
+    return page(request, service, "overview.html", live=query({"agents": "true", "after": seq}), **context)
 
 
 def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroundings) -> dict[str, Any]:

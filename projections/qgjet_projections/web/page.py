@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 SAID = "qgjet_said"
 """Cookie that carries what an action did to the page that is shown next."""
 SAID_FOR_S = 30
+SMALL = 10_000
+"""Bytes of a page that is sent as it is. There is no secret in a page whose length could be told by packing it with what somebody else says."""
 
 
 def template_config() -> TemplateConfig[JinjaTemplateEngine]:
@@ -74,9 +77,11 @@ def page(request: AnyRequest, service: Service, name: str, *, status_code: int =
     engine = request.app.template_engine
     assert engine is not None
     content = engine.get_template(name).render({**given, **context})
-    headers = {CSP: PAGE, "Referrer-Policy": "same-origin"}  # a form that tells no origin could be anybody's
+    body, headers = content.encode(), {CSP: PAGE, "Referrer-Policy": "same-origin", "Vary": "Accept-Encoding"}  # a form that tells no origin could be anybody's
+    if len(body) > SMALL and "gzip" in request.headers.get("accept-encoding", ""):
+        body, headers["Content-Encoding"] = gzip.compress(body, compresslevel=3, mtime=0), "gzip"
     cookies = [Cookie(key=SAID, path="/", max_age=0, httponly=True, samesite="strict")] if said else []
-    return Response(content.encode(), media_type=MediaType.HTML, status_code=status_code, headers=headers, cookies=cookies)
+    return Response(body, media_type=MediaType.HTML, status_code=status_code, headers=headers, cookies=cookies)
 
 
 def done(request: AnyRequest, said: str, back: str) -> Redirect:

@@ -33,9 +33,9 @@ MOST_FAILURES = 3
 @get("/ui/suites", opt=READ, include_in_schema=False)
 async def suites(request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None) -> Response[bytes]:
     values = given(request, "org_id")
+    live = query({"after": service.applied_seq})
     found = await asyncio.to_thread(reads.suites, values.get("org_id"), PAGE, cursor or None)
     shown = [(suite_answer(one), charts.share(one.verdicts, one.statuses)) for one in found.items]
-    live = query({"after": service.applied_seq})
     return page(request, service, "suites.html", live=live, suites=shown, values=values, next_cursor=found.next_cursor)
 
 

@@ -37,9 +37,10 @@ async def tests(request: AnyRequest, service: TheService, reads: Reads) -> Respo
     days = _days(values, DEFAULT_DAYS)
     wanted = TestQuery(org_id=values.get("org_id"), target=values.get("target"), since=since_day(service.clock(), days))
     order = Order(values["order"]) if values.get("order") in set(Order) else Order.FAILING
+    live = query({"after": service.applied_seq})
     found = ordered(await asyncio.to_thread(reads.tests, wanted), order)[:MOST_TESTS]
     shown = [(one, charts.share(one.verdicts, {})) for one in found]
-    return page(request, service, "tests.html", live=query({"after": service.applied_seq}), tests=shown, values=values, days=days, orders=ORDERS)
+    return page(request, service, "tests.html", live=live, tests=shown, values=values, days=days, orders=ORDERS)
 
 
 def _days(values: dict[str, str], otherwise: int) -> int:
@@ -66,6 +67,7 @@ async def history(request: AnyRequest, service: TheService, reads: Reads, cursor
         raise InvalidInput("test", "is needed: /ui/tests/history?test=…")
     now, days = service.clock(), _days(values, 30)
     wanted = TestQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], since=since_day(now, days))
+    live = query({"after": service.applied_seq})
     found = await asyncio.to_thread(reads.test_days, wanted)
     jobs = await asyncio.to_thread(
         reads.jobs, JobQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], cursor=cursor or None, limit=PAGE)
@@ -76,7 +78,7 @@ async def history(request: AnyRequest, service: TheService, reads: Reads, cursor
         request,
         service,
         "history.html",
-        live=query({"after": service.applied_seq}),
+        live=live,
         test=values["test"],
         targets=targets,
         days=days,
