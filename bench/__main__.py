@@ -291,7 +291,7 @@ async def _page(client: httpx.AsyncClient, path: str, name: str) -> list[Figure]
     return [
         Figure(f"{name}, p50", cuts[4], "ms", floor, True),
         Figure(f"{name}, p90", cuts[8], "ms"),
-        Figure(f"{name}, size", len(answer.content) / 1000, "kB"),
+        Figure(f"{name}, sent", answer.num_bytes_downloaded / 1000, "kB"),
     ]
 
 
