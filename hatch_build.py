@@ -1,6 +1,7 @@
 """Says no to a wheel whose dashboard would have no scripts: they are not in the repository, `make assets` gets them.
 
-QGJET_WITHOUT_ASSETS=1 builds one all the same. An editable installation is built without: a checkout works, its pages do not follow what happens, and the log says so.
+QGJET_WITHOUT_ASSETS=1 builds one all the same. An editable installation is built without: a checkout works, its pages do not follow what happens, and the
+log says so.
 """
 
 from __future__ import annotations
