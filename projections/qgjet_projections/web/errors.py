@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, Response
+from litestar.enums import MediaType
 from litestar.response import Redirect
 from litestar.types import ExceptionHandlersMap
-from litestar_htmx import ClientRedirect, HTMXRequest
+from litestar_htmx import ClientRedirect
 
+from qgjet_projections.api.events import MEDIA_TYPE
 from qgjet_projections.api.problems import HANDLERS, Problem, Unauthenticated
 from qgjet_projections.web.page import page, query
 
@@ -42,10 +44,14 @@ def as_page(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
 
 
 def sign_in(request: Request[Any, Any, Any], error: Unauthenticated) -> Response[Any]:
-    """Whoever asks for a page without a token is asked for one."""
+    """Whoever asks for a page without a token is asked for one. An event source would follow a redirect and find no events there: it is refused."""
+    if MEDIA_TYPE in request.headers.get("accept", ""):
+        return Response(str(error), status_code=401, media_type=MediaType.TEXT)
     here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     login = f"/ui/login{query({'next': here if request.method == 'GET' else '/'})}"
-    if isinstance(request, HTMXRequest) and request.htmx:  # a page that asks for itself again: a redirect would be followed, and shown inside it
+    if (
+        request.headers.get("hx-request") == "true"
+    ):  # here the request is a plain one. A page that asks for itself again: a redirect would be followed, and shown inside it
         return ClientRedirect(login)
     return Redirect(login, status_code=303)
 

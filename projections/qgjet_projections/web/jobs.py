@@ -12,7 +12,7 @@ from msgspec import Struct
 from qgjet.attempts import AttemptRecord
 from qgjet.events import Status, Verdict
 from qgjet_projections.api import commands
-from qgjet_projections.api.access import READ
+from qgjet_projections.api.access import READ, TheCaller
 from qgjet_projections.api.answers import job_answer
 from qgjet_projections.api.jobs import job_answers, surroundings, tags_of
 from qgjet_projections.api.pending import PendingReason
@@ -20,6 +20,7 @@ from qgjet_projections.api.reads import Cursor, Reads, TheService
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.views import EventView, JobQuery, JobView
 from qgjet_projections.web import text
+from qgjet_projections.web.live import agents_seen
 from qgjet_projections.web.page import AnyRequest, page, query, segment
 
 PAGE = 50
@@ -89,12 +90,14 @@ class Step(Struct, frozen=True, kw_only=True):
 async def job(
     request: AnyRequest,
     service: TheService,
+    caller: TheCaller,
     reads: Reads,
     job_id: FromPath[str],
     attempt: Annotated[int | None, QueryParameter(ge=1)] = None,
 ) -> Response[bytes]:
     seq = service.applied_seq
     found = await commands.known_job(service, reads, job_id)
+    seen = await agents_seen(service, caller, reads) if found.status is Status.QUEUED else ""
     around = await surroundings(service, asked=found.status is Status.QUEUED)
     context = await asyncio.to_thread(_context, reads, found)
     answer = job_answer(found, around)
@@ -103,7 +106,7 @@ async def job(
         request,
         service,
         "job.html",
-        live=query({"job_id": job_id, "agents": "true" if found.status is Status.QUEUED else None, "after": seq}),
+        live=query({"job_id": job_id, "agents": "true" if seen else None, "seen": seen, "after": seq}),
         job=answer,
         why_it_waits=_WHY.get(answer.pending_reason, "") if answer.pending_reason else "",
         order=order,

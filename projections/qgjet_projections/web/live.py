@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from hashlib import blake2b
 
+import msgspec
 from litestar import get
 from litestar.params import FromQuery
 from litestar.response import Stream
@@ -30,23 +32,27 @@ async def live(
     job_id: FromQuery[str | None] = None,
     suite_id: FromQuery[str | None] = None,
     agents: FromQuery[bool] = False,
+    seen: FromQuery[str] = "",
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> Stream:
     start = _start(last_event_id, after, service.applied_seq)
     headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
-    return Stream(changes(service, caller, Filter(job_id=job_id, suite_id=suite_id), start, agents=agents), media_type=MEDIA_TYPE, headers=headers)
+    return Stream(changes(service, caller, Filter(job_id=job_id, suite_id=suite_id), start, agents=agents, seen=seen), media_type=MEDIA_TYPE, headers=headers)
 
 
-async def changes(service: Service, caller: Caller, wanted: Filter, after: int, *, agents: bool) -> AsyncIterator[bytes]:
-    """`changed` whenever the caller would see something else than at `after`; ends when the process closes, or the token does."""
+async def changes(service: Service, caller: Caller, wanted: Filter, after: int, *, agents: bool, seen: str = "") -> AsyncIterator[bytes]:
+    """`changed` whenever the caller would see something else than at `after`; ends when the process closes, or the token does.
+
+    `seen`: the agents that the page shows, as `agents_seen` gave them; empty: those of this moment.
+    """
     yield b"retry: 1000\n\n"
     time, reads = asyncio.get_running_loop().time, service.read_model.seen_by(caller.orgs)
-    seen = await _agents(service, caller, reads) if agents else None
+    seen = seen or (await agents_seen(service, caller, reads) if agents else "")
     sent_at = time()
     while not service.closing.is_set() and caller.lasts():
         applied = service.applied_seq
-        now_seen = await _agents(service, caller, reads) if agents else None
+        now_seen = await agents_seen(service, caller, reads) if agents else seen
         # less than there was: the read model is made anew, and the page shows what is not there any more
         moved = applied < after or (applied > after and bool(await asyncio.to_thread(wanted.page, reads, after, 1)))
         if moved or now_seen != seen:
@@ -59,6 +65,11 @@ async def changes(service: Service, caller: Caller, wanted: Filter, after: int, 
             sent_at = time()
             yield b": still here\n\n"
         await service.moved_on(after, LOOK_S if agents else sent_at + KEEP_ALIVE_S - time())
+
+
+async def agents_seen(service: Service, caller: Caller, reads: ReadModel) -> str:
+    """Another text for other agents, or another state of theirs."""
+    return blake2b(msgspec.json.encode(await _agents(service, caller, reads)), digest_size=8).hexdigest()
 
 
 async def _agents(service: Service, caller: Caller, reads: ReadModel) -> list[AgentInfo] | None:

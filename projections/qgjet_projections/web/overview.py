@@ -17,7 +17,9 @@ from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.suites import visible
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
+from qgjet_projections.views import PartitionView
 from qgjet_projections.web import charts
+from qgjet_projections.web.live import agents_seen
 from qgjet_projections.web.page import AnyRequest, page, query, since
 
 HOURS = 24
@@ -30,9 +32,10 @@ _SAYS_SOMETHING = (*_GREEN, "failed", "timed_out")
 @get("/", opt=READ, include_in_schema=False)
 async def overview(request: AnyRequest, service: TheService, caller: TheCaller, reads: Reads) -> Response[bytes]:
     seq = service.applied_seq  # before anything is read: what comes in between moves the page once too often, not once too little
+    seen = await agents_seen(service, caller, reads)
     around = await surroundings(service)
     context = await asyncio.to_thread(_context, service, caller, reads, around)
-    return page(request, service, "overview.html", live=query({"agents": "true", "after": seq}), **context)
+    return page(request, service, "overview.html", live=query({"agents": "true", "seen": seen, "after": seq}), **context)
 
 
 def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroundings) -> dict[str, Any]:
@@ -54,7 +57,7 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
         "pass_rate": sum(verdicts[word] for word in _GREEN) / said if said else None,
         "dead": reads.dead_count(),
         "lag": service.projector.lag if service.projector is not None else None,
-        "targets": sorted((partition_answer(one, around) for one in partitions), key=lambda one: (one.target, -one.queued))[:MOST_PARTITIONS],
+        "targets": [partition_answer(one, around) for one in _longest(partitions)],
         "priority_of": lambda rank: rank if order == "low-first" else 9 - rank,
         "chart": charts.hours(by_hour, first, HOURS),
         "legend": charts.LEGEND,
@@ -62,6 +65,12 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
         "tests": _tests(reads, agents or []),
         "suites": [suite_answer(one) for one in reads.suites(limit=SUITES).items],
     }
+
+
+def _longest(partitions: list[PartitionView]) -> list[PartitionView]:
+    """Those in which most waits, in an order in which no row changes its place while the queue moves."""
+    found = sorted(partitions, key=lambda one: (-one.queued, -one.running))[:MOST_PARTITIONS]
+    return sorted(found, key=lambda one: (one.target, one.org_id, one.app_version_id))
 
 
 def _agents(found: Any, caller: Caller, reads: ReadModel) -> list[AgentInfo] | None:

@@ -60,7 +60,8 @@ def query(values: Mapping[str, Any], **changed: Any) -> str:
 def page(request: AnyRequest, service: Service, name: str, *, status_code: int = 200, **context: Any) -> Response[bytes]:
     """The template `name`, whole: a script that wants a part of it takes it out."""
     caller: Caller = request.scope.get("auth") or Caller(request.app.state.access, None, known=False)
-    said = request.cookies.get(SAID, "")
+    follows = request.headers.get("hx-request") == "true"  # a page that is about to be left must not take what the next one has to say
+    said = "" if follows else request.cookies.get(SAID, "")
     given = {
         "path": request.url.path,
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from litestar import Router
+from litestar import Router, get
+from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 from litestar_htmx import HTMXRequest
 
+from qgjet_projections.api.access import READ
 from qgjet_projections.web import actions, assets, dead, jobs, live, overview, session, suites, tests
 from qgjet_projections.web.errors import PAGE_HANDLERS
+
+
+@get("/ui/{rest:path}", opt=READ, include_in_schema=False, sync_to_thread=False)
+def nothing(rest: FromPath[str]) -> None:
+    """Whoever asks for a page that there is not gets a page that says so."""
+    raise NotFoundException
 
 
 def dashboard() -> Router:
     return Router(
         "/",
         route_handlers=[
+            nothing,
             assets.asset,
             overview.overview,
             live.live,
