@@ -52,9 +52,8 @@ def render(jobs: Iterable[JobReport], anchors: Mapping[int, str]) -> str:
             parts += [_bar(bar, anchors[number], began, span_s, y) for number, bar in row]
             y += ROW
         y += 6
-    return (
-        f'<svg class="timeline" role="img" aria-label="Timeline of attempts by agent" width="100%" height="{y}">{_axis(began, span_s, y)}{"".join(parts)}</svg>'
-    )
+    drawn = _axis(began, span_s, y) + "".join(parts)
+    return f'<svg class="timeline" role="group" aria-label="Timeline of attempts by agent" width="100%" height="{y}">{drawn}</svg>'
 
 
 def _rows(bars: list[tuple[int, Bar]]) -> list[list[tuple[int, Bar]]]:
@@ -89,8 +88,9 @@ def _axis(began: datetime, span_s: float, height: int) -> str:
         x = at_s / span_s * 100
         anchor = "start" if at_s == 0 else "end" if x > 97 else "middle"
         label = began.strftime("%H:%M:%S") if at_s == 0 else f"+{_round(at_s)}"
+        when = f' data-at="{began.isoformat()}"' if at_s == 0 else ""
         ticks.append(f'<line class="grid" x1="{x:.3f}%" x2="{x:.3f}%" y1="{AXIS - 6}" y2="{height}"/>')
-        ticks.append(f'<text class="tick" x="{x:.3f}%" y="{AXIS - 10}" text-anchor="{anchor}">{label}</text>')
+        ticks.append(f'<text class="tick" x="{x:.3f}%" y="{AXIS - 10}" text-anchor="{anchor}"{when}>{label}</text>')
         at_s += step_s
     return "".join(ticks)
 

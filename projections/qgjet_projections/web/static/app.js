@@ -19,6 +19,10 @@
       element.title = `${day(at)} ${clock(at)} (${zone}), ${element.dateTime}`;
       element.textContent = element.dataset.show === "ago" ? ago(at) : element.dataset.show === "day" ? `${day(at)} ${clock(at)}` : clock(at);
     }
+    for (const element of root.querySelectorAll("text[data-at]")) { // in a drawing
+      const at = new Date(element.dataset.at);
+      if (!isNaN(at)) element.textContent = clock(at);
+    }
   }
 
   if (window.Idiomorph) {
@@ -27,14 +31,20 @@
     callbacks.beforeNodeMorphed = (old, fresh) => {
       if (!(old instanceof Element)) return true;
       if (old.matches("time[datetime]") && fresh.dateTime === old.dateTime) return false; // it reads right already
+      if (old.dataset.log && fresh.dataset.log !== old.dataset.log) return true; // another attempt has begun
       return !old.matches("details.ask[open], [data-keep]"); // somebody is at it
     };
+    callbacks.beforeNodeRemoved = old => !(old instanceof Element && old.id === "said"); // it is said once, and stays until the page is left
     callbacks.beforeAttributeUpdated = (name, element) => !(name === "open" && element.tagName === "DETAILS");
   }
 
   document.addEventListener("htmx:sseOpen", () => { document.body.dataset.live = "on"; });
-  document.addEventListener("htmx:sseError", () => { document.body.dataset.live = "off"; });
-  document.addEventListener("htmx:afterSettle", () => { localize(document); follow(document); });
+  document.addEventListener("htmx:sseError", event => {
+    document.body.dataset.live = "off";
+    // refused, not cut off: the page itself is told why, such as a token that is over
+    if (event.detail.source.readyState === EventSource.CLOSED) htmx.trigger(".pulse", "sse:changed");
+  });
+  document.addEventListener("htmx:afterSwap", () => { localize(document); follow(document); }); // before anything is painted
   document.addEventListener("click", event => { // one question at a time; a click elsewhere takes it back
     for (const open of document.querySelectorAll("details.ask[open]")) if (!open.contains(event.target)) open.open = false;
   });
@@ -46,40 +56,60 @@
     }
   });
 
+  document.addEventListener("formdata", event => { // an address says what is asked for, and not what is not
+    if (event.target.matches("form.filters")) for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
+  });
+
   // -- the log of an attempt: /jobs/<id>/log as server-sent events
 
-  const MOST_LINES = 20000;
+  const MOST_LINES = 20000, LONGEST_LINE = 2000, MOST_MARKS = 1000; // more than these, and the browser is busy with nothing else; all of it is in "Plain text"
+  const logs = new WeakMap();
 
   function follow(root) {
     for (const box of root.querySelectorAll("[data-log]")) {
-      if (box.dataset.followed) continue;
-      box.dataset.followed = "yes";
-      new Log(box);
+      const before = logs.get(box);
+      if (before && before.url === box.dataset.log) continue;
+      if (before) before.source.close();
+      logs.set(box, new Log(box, before));
     }
   }
 
   class Log {
-    constructor(box) {
+    constructor(box, before) {
+      this.url = box.dataset.log;
       this.pre = box.querySelector("pre");
       this.state = box.querySelector("[data-state]");
       this.search = box.querySelector("input[type=search]");
       this.lines = [];
+      this.marks = 0;
       this.waiting = [];
       this.pre.textContent = "";
-      this.search.addEventListener("input", () => this.redraw());
-      this.source = new EventSource(box.dataset.log);
+      if (before) this.search.removeEventListener("input", before.searched);
+      this.searched = () => this.redraw();
+      this.search.addEventListener("input", this.searched);
+      this.source = new EventSource(this.url);
       this.source.onmessage = event => this.add(event.data);
       this.source.addEventListener("bytes", event => this.add(new TextDecoder().decode(Uint8Array.from(atob(event.data), c => c.charCodeAt(0))).replace(/\r?\n$/, "")));
       this.source.addEventListener("live", () => this.say("following"));
-      this.source.addEventListener("end", () => { this.source.close(); this.say("complete"); });
+      this.source.addEventListener("end", () => { this.source.close(); this.ended(); });
       this.source.onerror = () => this.say(this.source.readyState === EventSource.CLOSED ? "the output cannot be read" : "reconnecting");
+    }
+
+    async ended() {
+      if (!this.lines.length && !this.waiting.length) { // what came live is kept for some days, the whole output longer
+        const answer = await fetch(this.url).catch(() => null);
+        const text = answer && answer.ok ? await answer.text() : "";
+        if (text) for (const line of text.replace(/\n$/, "").split("\n")) this.add(line);
+      }
+      this.say(this.lines.length || this.waiting.length ? "complete" : "it has written nothing");
     }
 
     say(text) { this.state.textContent = text; }
 
     add(text) {
       // colours and other terminal sequences say nothing here
-      this.waiting.push(text.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, "").replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "\ufffd"));
+      const plain = text.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, "").replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "\ufffd");
+      this.waiting.push(plain.length > LONGEST_LINE ? `${plain.slice(0, LONGEST_LINE)}… and ${plain.length - LONGEST_LINE} more characters` : plain);
       if (this.waiting.length === 1) requestAnimationFrame(() => this.flush());
     }
 
@@ -87,12 +117,17 @@
       const atEnd = this.pre.scrollHeight - this.pre.scrollTop - this.pre.clientHeight < 40;
       const fresh = this.waiting.splice(0);
       this.lines.push(...fresh);
-      if (this.lines.length > MOST_LINES) { this.lines.splice(0, this.lines.length - MOST_LINES); this.redraw(); }
-      else this.pre.append(this.drawn(fresh));
+      const excess = this.lines.length - MOST_LINES;
+      if (excess > 0) this.lines.splice(0, excess);
+      if (excess > 0 && (this.search.value || excess > MOST_LINES / 2)) this.redraw();
+      else {
+        this.pre.append(this.drawn(fresh));
+        for (let gone = 0; gone < excess; gone++) this.pre.firstChild.remove(); // a line is a node when nothing is searched
+      }
       if (atEnd) this.pre.scrollTop = this.pre.scrollHeight;
     }
 
-    redraw() { this.pre.replaceChildren(this.drawn(this.lines)); }
+    redraw() { this.marks = 0; this.pre.replaceChildren(this.drawn(this.lines)); }
 
     drawn(lines) {
       const wanted = this.search.value.toLowerCase();
@@ -101,7 +136,8 @@
         if (!wanted) { part.append(line + "\n"); continue; }
         let from = 0, at = line.toLowerCase().indexOf(wanted);
         if (at < 0) continue;
-        while (at >= 0) {
+        while (at >= 0 && this.marks < MOST_MARKS) {
+          this.marks++;
           const mark = document.createElement("mark");
           mark.textContent = line.slice(at, at + wanted.length);
           part.append(line.slice(from, at), mark);
