@@ -1,0 +1,221 @@
+"""Pages move by themselves while agents work, and nobody loses their place."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from playwright.async_api import Page
+
+from agents import running_agent, scripted
+from qgjet.subjects import log_subject
+from web.scene import Scene
+from web.stack import Stack
+from web.visits import Visits, column, is_marked, live, mark, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+TESTS = [f"tests/{number:02d}.spec.ts" for number in range(12)]
+
+
+async def figure(page: Page, name: str) -> str:
+    return await page.locator(".figures div", has=page.locator("dt", has_text=name)).locator("dd").inner_text()
+
+
+async def test_the_overview_moves_without_losing_the_place_or_what_somebody_writes(stack: Stack, visit: Visits) -> None:
+    await stack.suite("ci-1", TESTS)
+    page = await live(await visit(stack.url, height=420))
+    await mark(page)
+    await page.get_by_text("Pause emulator").first.click()
+    await page.locator("details[open] [name=reason]").fill("half a sen")
+    await page.evaluate("window.scrollTo(0, 160)")
+    place = await page.evaluate("window.scrollY")
+    assert place == 160
+    gate = asyncio.Event()
+    async with running_agent(stack.log, stack.directory / "work", runners=scripted(gate=gate), slots=3, name="mac-1"):
+        await until(page, "document.querySelector('.figures dd').innerText === '3'")
+        await page.get_by_text("3 of 3").wait_for()
+        gate.set()
+        await until(page, "document.querySelectorAll('.figures dd')[3].innerText === '12'")
+    assert await is_marked(page)
+    assert await page.evaluate("window.scrollY") == place
+    assert await page.evaluate("window.shifted") < 0.1, await page.evaluate("window.shifters")
+
+
+async def test_an_open_question_stays_while_its_row_lives(stack: Stack, visit: Visits) -> None:
+    await stack.suite("ci-1", TESTS)
+    page = await live(await visit(stack.url))
+    await page.get_by_text("Pause emulator").first.click()
+    await page.locator("details[open] [name=for_s]").select_option("3600")
+    reason = page.locator("details[open] [name=reason]")
+    await reason.fill("half a sen")
+    await stack.suite("ci-2", ["tests/other.spec.ts"], targets=["device", "emulator"], app_version_id="0.9.0")  # rows above it
+    await page.get_by_text("Pause device").first.wait_for()
+    assert await reason.input_value() == "half a sen"
+    assert await reason.evaluate("field => field === document.activeElement")
+    assert await page.locator("details[open]").count() == 1
+    assert await page.locator("details[open] [name=target]").input_value() == "emulator"
+    assert await page.locator("details[open] [name=for_s]").input_value() == "3600"
+
+
+async def test_a_suite_and_its_jobs_move_until_they_have_ended(stack: Stack, visit: Visits) -> None:
+    jobs = await stack.suite("ci-1", TESTS[:3], max_retries=0)
+    page = await live(await visit(f"{stack.url}/ui/suites/ci-1"))
+    other = await live(await visit(f"{stack.url}/ui/jobs/{jobs[0]}"))
+    assert "no agent that takes new jobs" in await other.locator(".notice").inner_text()
+    for one in (page, other):
+        await mark(one)
+    gate = asyncio.Event()
+    async with running_agent(stack.log, stack.directory / "work", runners=scripted({TESTS[1]: ("failed",)}, gate=gate)):
+        await page.locator("td .badge", has_text="running").wait_for()
+        assert await page.locator("h1 + .badge").inner_text() == "running"
+        gate.set()
+        await page.locator("h1 + .badge", has_text="failed").wait_for()
+        await other.locator("h1 + .badge", has_text="passed").wait_for()
+    assert sorted(await column(page, "State")) == ["failed", "passed", "passed"]
+    assert await page.locator("section[aria-labelledby=h-bad] article").count() == 1
+    assert await page.locator("summary").all_inner_texts() == ["Run failed again"]
+    assert await other.locator(".notice").count() == 0
+    assert await is_marked(page)
+    assert await is_marked(other)
+
+
+async def test_a_page_goes_on_after_the_api_was_started_anew(stack: Stack, visit: Visits) -> None:
+    visit.expected = ["console: ", "answer: 503"]
+    await stack.submit(TESTS[0])
+    page = await live(await visit(stack.url))
+    await mark(page)
+    await stack.stop()
+    await page.wait_for_selector("body[data-live=off]")
+    await stack.start()
+    await page.wait_for_selector("body[data-live=on]", timeout=20_000)
+    await stack.submit(TESTS[1])
+    await until(page, "document.querySelectorAll('.figures dd')[1].innerText === '2'")
+    assert await is_marked(page)
+
+
+async def test_one_event_asks_for_a_page_once(stack: Stack, visit: Visits) -> None:
+    page = await live(await visit(f"{stack.url}/ui/jobs"))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for number, test in enumerate(TESTS[:4], 1):
+        await stack.submit(test)
+        await until(page, f"document.querySelectorAll('main tbody tr').length === {number}")
+    pages = [url for url in asked if url.endswith("/ui/jobs")]
+    assert len(pages) == 4, asked
+
+
+async def test_a_log_follows_and_keeps_what_is_searched(stack: Stack, visit: Visits) -> None:
+    job_id = await stack.submit(max_retries=1)
+    gate = asyncio.Event()
+    async with running_agent(stack.log, stack.directory / "work", runners=scripted({"*": ("failed", "passed")}, gate=gate)):
+        page = await live(await visit(f"{stack.url}/ui/jobs/{job_id}"))
+        await page.locator("h1 + .badge.live").wait_for()
+        await stack.bus.request(log_subject(job_id, 1), b"one\n\x1b[31mtwo\x1b[0m\nthree")
+        await until(page, "document.querySelector('pre.log').innerText.includes('two')")
+        assert await page.locator("pre.log").inner_text() == "one\ntwo\n"  # without colours, and the last line is not whole yet
+        await page.get_by_label("Search").fill("e")
+        await stack.bus.request(log_subject(job_id, 1), b" is here\nbut not this\n")
+        await until(page, "document.querySelector('pre.log').innerText.includes('three is here')")
+        assert await page.locator("pre.log").inner_text() == "one\nthree is here\n"
+        await page.get_by_label("Search").fill("")
+        gate.set()
+        await page.get_by_text("Output of attempt 2").wait_for()  # the next one is followed by itself
+        await until(page, "document.querySelector('[data-state]').textContent === 'it has written nothing'")
+    await page.locator("#attempt-1").get_by_role("link", name="Output").click()
+    await until(page, "document.querySelector('[data-state]').textContent === 'complete'")
+    assert "three is here" in await page.locator("pre.log").inner_text()
+
+
+async def test_what_an_action_did_stays_while_the_page_moves(stack: Stack, visit: Visits) -> None:
+    await stack.submit(TESTS[0])
+    page = await live(await visit(stack.url))
+    await page.get_by_text("Pause emulator").first.click()
+    await page.get_by_role("button", name="Pause emulator").click()
+    await live(page)
+    await stack.submit(TESTS[1])
+    await until(page, "document.querySelectorAll('.figures dd')[1].innerText === '2'")
+    assert await page.locator("#said").inner_text() == "Paused target emulator."
+    assert await page.locator("h1").inner_text() == "Overview"
+
+
+async def test_agents_come_and_go_by_themselves(stack: Stack, visit: Visits) -> None:
+    page = await live(await visit(stack.url))
+    assert await page.get_by_text("No agent is alive").is_visible()
+    async with running_agent(stack.log, stack.directory / "work", name="mac-1"):
+        await page.get_by_text("mac-1").first.wait_for()
+    await page.get_by_text("No agent is alive").wait_for()
+
+
+async def test_keyboard_alone_is_enough(scene: Scene, visit: Visits) -> None:
+    page = await live(await visit(f"{scene.stack.url}/ui/jobs"))
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.innerText") == "Skip to content"
+    assert await page.locator(".skip").bounding_box() is not None
+    await page.keyboard.press("Enter")
+    assert await page.evaluate("document.activeElement.id") == "main"
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.name") == "test"  # the first thing of the page, not its menu
+    await page.keyboard.press("Escape")
+    await page.evaluate("document.activeElement.blur()")
+    await page.keyboard.press("/")
+    assert await page.evaluate("[document.activeElement.name, document.activeElement.value]") == ["test", ""]
+    await page.keyboard.type("tests/cart.spec.ts")
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**/ui/jobs?test=tests%2Fcart.spec.ts")
+    order = []
+    for _ in range(40):
+        await page.keyboard.press("Tab")
+        order.append(await page.evaluate("(e => [e.tagName, (e.innerText || e.name || '').trim(), getComputedStyle(e).outlineStyle])(document.activeElement)"))
+    names = [name for _, name, _ in order]
+    assert names.index("Overview") < names.index("API") < names.index("Filter") < names.index("tests/cart.spec.ts")
+    assert all(outline != "none" for tag, _, outline in order if tag not in ("BODY", "HTML"))
+
+
+async def test_a_question_is_opened_answered_and_taken_back_with_keys(stack: Stack, visit: Visits) -> None:
+    job_id = await stack.submit()
+    page = await live(await visit(f"{stack.url}/ui/jobs/{job_id}"))
+    await page.locator("summary", has_text="Cancel").focus()
+    await page.keyboard.press("Enter")
+    assert await page.locator("details[open]").count() == 1
+    await page.keyboard.press("Escape")
+    assert await page.locator("details[open]").count() == 0
+    assert await page.evaluate("document.activeElement.innerText") == "Cancel"
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Tab")
+    await page.keyboard.type("by hand")
+    await page.keyboard.press("Enter")
+    await page.locator("#said").wait_for()
+    assert [event["reason"] for event in await stack.events(job_id) if event["type"] == "cancel_requested"] == ["by hand"]
+
+
+async def test_a_question_is_wholly_visible_where_it_opens(scene: Scene, visit: Visits) -> None:
+    page = await visit(scene.stack.url)
+    for width in (1200, 375):
+        await page.set_viewport_size({"width": width, "height": 1600})
+        for ask in ("Pause device", "Drain"):
+            await page.locator("summary", has_text=ask).first.click()
+            form = page.locator("details[open] form")
+            box = await form.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            corner = await page.evaluate(
+                "([x, y]) => !!document.elementFromPoint(x, y)?.closest('details[open]')", [box["x"] + 4, box["y"] + box["height"] - 4]
+            )
+            assert corner, f"{ask} is cut off at {width}"
+            await page.keyboard.press("Escape")
+
+
+async def test_an_empty_server_teaches_the_next_command(stack: Stack, visit: Visits) -> None:
+    page = await visit(stack.url)
+    for path, words in {
+        "/": ("qgjet run", "qgjet agent"),
+        "/ui/suites": ("qgjet run",),
+        "/ui/jobs": ("qgjet submit",),
+        "/ui/tests": ("qgjet run",),
+        "/ui/dead": ("Nothing waits here",),
+        "/ui/tests/history?test=tests%2Fnone.spec.ts": ("qgjet submit",),
+    }.items():
+        await page.goto(stack.url + path)
+        text = await page.locator("main").inner_text()
+        assert all(word in text for word in words), path
