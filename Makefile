@@ -21,7 +21,7 @@ MODULES := $(SHOP)/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check lint format suite bench soak chaos audit install dev node assets example nats-cli actionlint chromium lock clean
+.PHONY: help run up test check lint format suite bench soak chaos audit screenshots install dev node assets example nats-cli actionlint chromium lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ chaos: dev  ## jobs while everything is killed, frozen and cut in turn, and whet
 soak: dev  ## the same for many minutes, and a cluster of three
 	$(BIN)/python -m pytest tests/soak $(ARGS)
 	$(BIN)/python -m pytest tests/security --hypothesis-profile=soak --timeout=1800 $(ARGS)
+
+screenshots: dev assets  ## docs/images anew: every page of the dashboard with a day's data, light and dark
+	PYTHONPATH=tests $(BIN)/python -m web.screenshots $(ARGS)
 
 audit: | $(BIN)/python  ## known holes in what the locks name; says so when that cannot be known, and fails then too
 	@tools/audit.sh $(BIN)/python
