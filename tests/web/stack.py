@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,7 +28,7 @@ from qgjet.settings import ApiSettings, QueueSettings, Settings
 from qgjet.subjects import STREAM
 from qgjet_projections.api import serve
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]
 
 
