@@ -209,6 +209,7 @@ def test_a_build_with_bugs_is_red_and_says_where(job: Job) -> None:
     assert done["Say what came out"].stdout.endswith("is failed, with 2 failed jobs\n")
 
 
+@pytest.mark.timeout(300)  # an environment of its own, with all that qgjet depends on
 def test_the_action_installs_itself_and_runs_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_COMPILE", "1")  # it is used once
     project = tmp_path / "workspace" / "mobile app"
