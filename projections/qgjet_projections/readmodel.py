@@ -373,6 +373,16 @@ class ReadModel:
                 hours.setdefault(hour, {})[verdict] = jobs
         return [HourView(hour=instant(hour * HOUR), verdicts=verdicts) for hour, verdicts in hours.items()]
 
+    def hours_by_place(self, since: datetime) -> dict[tuple[str, str], list[HourView]]:
+        """(target, org) -> hours from `since` on in which its jobs ended, first to last."""
+        sql = f"""
+            SELECT target, org_id, hour, verdict, jobs FROM hours WHERE hour >= :since AND {self._seen("hours")} ORDER BY 1, 2, 3, 4"""
+        places: dict[tuple[str, str], dict[int, dict[str, int]]] = {}
+        with self._snapshot() as connection:
+            for target, org_id, hour, verdict, jobs in connection.execute(sql, {"since": micros(since) // HOUR, "orgs": self._orgs_json}):
+                places.setdefault((target, org_id), {}).setdefault(hour, {})[verdict] = jobs
+        return {place: [HourView(hour=instant(hour * HOUR), verdicts=found) for hour, found in hours.items()] for place, hours in places.items()}
+
     def tests(self, query: TestQuery) -> list[TestView]:
         """How each test went on each target since then."""
         return [TestView(**said) for _, said in self._test_sums(query, "0")]

@@ -44,6 +44,18 @@ async def test_a_target_is_paused_for_a_while_and_resumed(stack: Stack, visit: V
     assert (await the_event(stack, "resumed"))["name"] == "emulator"
 
 
+async def test_an_org_is_paused(stack: Stack, visit: Visits) -> None:
+    await stack.submit()
+    page = await live(await visit(stack.url))
+    await act(page, "Pause an org", "Pause it", reason="over budget")
+    event = await the_event(stack, "paused")
+    assert await said(page) == f"Paused org {event['name']}."
+    assert (event["kind"], event["reason"], event.get("until")) == ("org", "over budget", None)
+    assert await column(page, "Waits for") == ["paused"]
+    await page.get_by_role("button", name="Resume").click()
+    assert await said(page) == f"Resumed org {event['name']}."
+
+
 async def test_an_agent_is_drained_and_goes(stack: Stack, visit: Visits) -> None:
     async with running_agent(stack.log, stack.directory / "work", name="mac-1") as agent:
         page = await live(await visit(stack.url))

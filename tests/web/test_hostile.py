@@ -96,7 +96,7 @@ async def test_words_of_others_are_text_on_every_page(stack: Stack, visit: Visit
     await page.get_by_role("link", name="this test over days").click()
     assert await page.locator("h1").inner_text() == TEST
     await harmless(page)
-    for width in (375, 1200):
+    for width in (375, 1440):
         await page.set_viewport_size({"width": width, "height": 800})
         await page.goto(f"{stack.url}/ui/jobs/{job_id}")
         assert await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0

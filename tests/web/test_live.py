@@ -190,7 +190,7 @@ async def test_a_question_is_opened_answered_and_taken_back_with_keys(stack: Sta
 
 async def test_a_question_is_wholly_visible_where_it_opens(scene: Scene, visit: Visits) -> None:
     page = await visit(scene.stack.url)
-    for width in (1200, 375):
+    for width in (1440, 375):
         await page.set_viewport_size({"width": width, "height": 1600})
         for ask in ("Pause device", "Drain"):
             await page.locator("summary", has_text=ask).first.click()

@@ -76,12 +76,33 @@ async def test_the_overview_tells_what_runs_what_waits_and_why(scene: Scene, vis
     running = sum(map(len, scene.running.values()))
     assert figures["Running"] == str(running)
     assert figures["Dead letters"] == "1"
-    assert await column(page, "Target") == ["browserstack", "device", "emulator"]
+    assert await page.locator("section[aria-labelledby=h-targets] td[data-label=Target]").all_inner_texts() == ["browserstack", "device", "emulator"]
     assert (await column(page, "Waits for"))[0] == "paused"
     assert await page.get_by_text("Target browserstack is paused").is_visible()
     assert [text.splitlines()[0] for text in await column(page, "Agent")] == ["mac-mini-1", "mac-mini-2"]
     assert f"{len(scene.running['mac-mini-1'])} of 3" in (await column(page, "Slots"))[0]
     assert await page.locator("svg.chart rect").count() > 10
+
+
+async def test_the_overview_tells_how_it_went_on_each_target_for_each_org(scene: Scene, visit: Visits) -> None:
+    page = await visit(scene.stack.url)
+    rows = page.locator("section[aria-labelledby=h-places] tbody tr")
+    shown = {(await row.locator("td").nth(0).inner_text(), await row.locator("td").nth(1).inner_text()): row for row in await rows.all()}
+    answer = (await (await page.request.get(f"{scene.stack.url}/stats/hours")).json())["hours"]
+    ended = [int(await row.locator("td").nth(2).inner_text()) for row in shown.values()]
+    assert sum(ended) == sum(sum(one["verdicts"].values()) for one in answer) > 0
+    assert all([await row.locator("svg rect").count() > 0 for row in shown.values()])
+
+
+async def test_a_test_tells_how_it_went_for_each_version(scene: Scene, visit: Visits) -> None:
+    page = await visit(scene.stack.url + "/ui/tests")
+    await page.locator("section tbody td[data-label=Test] a").first.click()
+    rows = page.locator("section[aria-labelledby=h-versions] tbody tr")
+    await rows.first.wait_for()
+    versions = {await row.locator("td").first.inner_text() for row in await rows.all()}
+    assert versions == {await cell.inner_text() for cell in await page.locator("section[aria-labelledby=h-runs] td[data-label=Version]").all()}
+    await rows.first.locator("a").click()
+    assert "app_version_id=" in page.url
 
 
 async def test_a_suite_tells_failures_first_then_who_ran_what_and_what_is_new(scene: Scene, visit: Visits) -> None:

@@ -37,7 +37,7 @@ class Visits:
         self.expected: list[str] = []
         """Parts of complaints that belong to what is tested."""
 
-    async def context(self, *, width: int = 1200, height: int = 820, scheme: Any = "light", scripts: bool = True, **options: Any) -> BrowserContext:
+    async def context(self, *, width: int = 1440, height: int = 820, scheme: Any = "light", scripts: bool = True, **options: Any) -> BrowserContext:
         context = await self._browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, java_script_enabled=scripts, timezone_id="Asia/Kolkata", **options
         )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from litestar import Response, get
+from markupsafe import Markup
+from msgspec import Struct
 
 from qgjet.presence import AgentInfo
 from qgjet_projections.api.access import READ, Caller, TheCaller
@@ -17,7 +21,7 @@ from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.suites import visible
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
-from qgjet_projections.views import PartitionView
+from qgjet_projections.views import HourView, PartitionView
 from qgjet_projections.web import charts
 from qgjet_projections.web.live import agents_seen
 from qgjet_projections.web.page import AnyRequest, page, query, since
@@ -41,9 +45,9 @@ async def overview(request: AnyRequest, service: TheService, caller: TheCaller, 
 def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroundings) -> dict[str, Any]:
     partitions = reads.partitions()
     first = since(around.now, hours=HOURS)
-    by_hour = {one.hour: one.verdicts for one in reads.hours(first)}
-    verdicts = sum((Counter(found) for found in by_hour.values()), Counter[str]())
-    said = sum(verdicts[word] for word in _SAYS_SOMETHING)
+    places = reads.hours_by_place(first)
+    by_hour = _added(places.values())
+    verdicts = sum(by_hour.values(), Counter[str]())
     pauses = around.pauses.in_force(around.now)
     agents = _agents(around.agents, caller, reads)
     order = service.deployment.priority_order
@@ -54,17 +58,49 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
         "queued": sum(one.queued for one in partitions),
         "oldest": min((one.oldest_queued_at for one in partitions if one.oldest_queued_at), default=None),
         "ended": verdicts.total(),
-        "pass_rate": sum(verdicts[word] for word in _GREEN) / said if said else None,
+        "pass_rate": _pass_rate(verdicts),
         "dead": reads.dead_count(),
         "lag": service.projector.lag if service.projector is not None else None,
         "targets": [partition_answer(one, around) for one in _longest(partitions)],
         "priority_of": lambda rank: rank if order == "low-first" else 9 - rank,
         "chart": charts.hours(by_hour, first, HOURS),
         "legend": charts.LEGEND,
+        "places": [_place(target, org_id, found, first) for (target, org_id), found in places.items()],
+        "orgs": sorted({one.org_id for one in partitions} | {org_id for _, org_id in places}),
         "agents": agents,
         "tests": _tests(reads, agents or []),
         "suites": [suite_answer(one) for one in reads.suites(limit=SUITES).items],
     }
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """How it went on one target for one org."""
+
+    target: str
+    org_id: str
+    ended: int
+    pass_rate: float | None
+    chart: Markup
+
+
+def _place(target: str, org_id: str, found: list[HourView], first: datetime) -> Place:
+    by_hour = _added([found])
+    verdicts = sum(by_hour.values(), Counter[str]())
+    chart = charts.small_hours(by_hour, first, HOURS, f"{target} for {org_id}")
+    return Place(target=target, org_id=org_id, ended=verdicts.total(), pass_rate=_pass_rate(verdicts), chart=chart)
+
+
+def _added(places: Iterable[list[HourView]]) -> dict[datetime, Counter[str]]:
+    hours: dict[datetime, Counter[str]] = {}
+    for found in places:
+        for one in found:
+            hours.setdefault(one.hour, Counter()).update(one.verdicts)
+    return hours
+
+
+def _pass_rate(verdicts: Counter[str]) -> float | None:
+    said = sum(verdicts[word] for word in _SAYS_SOMETHING)
+    return sum(verdicts[word] for word in _GREEN) / said if said else None
 
 
 def _longest(partitions: list[PartitionView]) -> list[PartitionView]:

@@ -87,7 +87,7 @@ def page(request: AnyRequest, service: Service, name: str, *, status_code: int =
 
 def done(request: AnyRequest, said: str, back: str) -> Redirect:
     """After an action: back to a page of ours, which says once what was done."""
-    cookie = Cookie(key=SAID, value=quote(said[:500]), path="/", max_age=SAID_FOR_S, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    cookie = Cookie(key=SAID, value=quote(said[:300]), path="/", max_age=SAID_FOR_S, httponly=True, samesite="strict", secure=request.url.scheme == "https")
     return Redirect(own_path(back), status_code=303, cookies=[cookie])
 
 

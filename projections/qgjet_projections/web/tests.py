@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +16,8 @@ from qgjet_projections.api.access import READ
 from qgjet_projections.api.jobs import job_answers
 from qgjet_projections.api.reads import Cursor, Reads, TheService
 from qgjet_projections.api.statistics import Order, ordered, since_day
-from qgjet_projections.views import JobQuery, TestDay, TestQuery
+from qgjet_projections.readmodel import MAX_LIMIT
+from qgjet_projections.views import JobQuery, JobView, TestDay, TestQuery
 from qgjet_projections.web import charts
 from qgjet_projections.web.jobs import given
 from qgjet_projections.web.page import AnyRequest, page, query
@@ -72,6 +74,7 @@ async def history(request: AnyRequest, service: TheService, reads: Reads, cursor
     jobs = await asyncio.to_thread(
         reads.jobs, JobQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], cursor=cursor or None, limit=PAGE)
     )
+    latest = await asyncio.to_thread(reads.jobs, JobQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], limit=MAX_LIMIT))
     first = wanted.since.replace(hour=0, minute=0, second=0, microsecond=0)
     targets = [_target(name, [one for one in found if one.target == name], first, days) for name in sorted({one.target for one in found})]
     return page(
@@ -81,10 +84,47 @@ async def history(request: AnyRequest, service: TheService, reads: Reads, cursor
         live=live,
         test=values["test"],
         targets=targets,
+        versions=_versions(latest.items),
         days=days,
         jobs=await job_answers(service, jobs.items),
         values=values,
         next_cursor=jobs.next_cursor,
+    )
+
+
+class Version(Struct, frozen=True, kw_only=True):
+    """How the test went for an app version on one target, over its latest jobs."""
+
+    app_version_id: str
+    target: str
+    runs: int
+    pass_rate: float | None
+    flaky_rate: float | None
+    mean_s: float | None
+    share: Any
+
+
+def _versions(jobs: Sequence[JobView]) -> list[Version]:
+    """Latest first, by the job that was submitted last."""
+    groups: dict[tuple[str, str], list[JobView]] = {}
+    for job in jobs:
+        if job.verdict is not None:
+            groups.setdefault((job.app_version_id, job.target), []).append(job)
+    return [_version(version, target, found) for (version, target), found in groups.items()]
+
+
+def _version(version: str, target: str, found: Sequence[JobView]) -> Version:
+    verdicts = Counter(job.verdict.value for job in found if job.verdict is not None)
+    runs = sum(verdicts[word] for word in ("passed", "flaky", "failed", "timed_out"))
+    times = [job.duration_s for job in found if job.duration_s is not None]
+    return Version(
+        app_version_id=version,
+        target=target,
+        runs=runs,
+        pass_rate=(verdicts["passed"] + verdicts["flaky"]) / runs if runs else None,
+        flaky_rate=verdicts["flaky"] / runs if runs else None,
+        mean_s=sum(times) / len(times) if times else None,
+        share=charts.share(verdicts, {}),
     )
 
 
