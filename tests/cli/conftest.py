@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ def alone(project: Path) -> Cli:
 
 
 @pytest.fixture
-def inside(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
+def inside(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Inside]:
+    """A command in this process, whose loggers have their levels back afterwards: it quiets them for its terminal."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    levels = [one.level for one in loggers]
     for name in [name for name in os.environ if is_ours(name)]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(project)
@@ -52,7 +56,9 @@ def inside(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         out, err = capsys.readouterr()
         return Ended(int(ended.value.code or 0), out, err)
 
-    return run
+    yield run
+    for one, level in zip(loggers, levels, strict=True):
+        one.setLevel(level)
 
 
 @pytest.fixture
