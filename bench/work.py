@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -86,12 +87,13 @@ async def move(url: str, workers: int) -> None:
 
 @contextlib.contextmanager
 def process(role: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m bench <role> …`, ended with the block."""
-    started = subprocess.Popen([sys.executable, "-m", "bench", role, *arguments], stdout=subprocess.PIPE)
-    try:
-        assert started.stdout is not None
-        assert started.stdout.readline(), f"{role} did not start"
-        yield started
-    finally:
-        started.kill()
-        started.wait()
+    """`python -m bench <role> …`, ended with the block, and what it kept in its temporary directory deleted."""
+    with tempfile.TemporaryDirectory(prefix="qgjet-bench-") as directory:
+        started = subprocess.Popen([sys.executable, "-m", "bench", role, *arguments], stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": directory})
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline(), f"{role} did not start"
+            yield started
+        finally:
+            started.kill()
+            started.wait()
