@@ -1,6 +1,6 @@
 #!/bin/sh
 # Gets the `nats` command into .tools/bin, for the one test that reads our streams with it: from the machine, else built by Go. Without either that test is
-# skipped, so this never fails.
+# skipped, but fails in CI; this never fails.
 set -u
 
 bin=$(cd "$(dirname "$0")/.." && pwd)/.tools/bin
