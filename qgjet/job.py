@@ -129,7 +129,14 @@ def contradiction(event: Event) -> str | None:
         (not isinstance(event, Finished) or event.status is status_of(event.verdict), "status and verdict disagree"),
         (event.status is not Status.CANCELLED or event.cancel_requested, "cancelled, and nobody asked for it"),
     )
-    return next((broken for holds, broken in rules if not holds), None)
+    return _first_broken(rules)
+
+
+def _first_broken(rules: tuple[tuple[bool, str], ...]) -> str | None:
+    for holds, broken in rules:  # a generator would take longer than the rules: this runs for each event, wherever one is read
+        if not holds:
+            return broken
+    return None
 
 
 def evolve(job: Job | None, event: Event, seq: int) -> Job | None:
@@ -153,7 +160,7 @@ def _at_version(job: Job, seq: int) -> Job:
 def broken_rule(job: Job | None, event: Event) -> str | None:
     """The first rule that `event` breaks after `job`, in words; None when it is legal."""
     before = None if job is None else job.status
-    if event.status not in TRANSITIONS[event_type(event)].get(before, frozenset()):
+    if event.status not in TRANSITIONS[event_type(event)].get(before, ()):
         return f"{event_type(event)} cannot lead from {before or 'an empty slot'} to {event.status}"
     if isinstance(event, Submitted):
         return _broken_submission(job, event)
@@ -193,4 +200,4 @@ def _broken_step(job: Job, event: Event) -> str | None:
         (job.status not in TERMINAL, "the job has ended"),
         (not isinstance(event, Finished) or event.status is status_of(event.verdict), "status and verdict disagree"),
     )
-    return next((broken for holds, broken in rules if not holds), None)
+    return _first_broken(rules)

@@ -35,7 +35,7 @@ _NO_MESSAGE = 10037
 _ELECTION_NS = 3_500_000_000
 """Somewhat less than the shortest time in which a cluster elects another leader."""
 _TRANSIENT = frozenset({429, 503})
-_NUMBER = re.compile(r"[0-9]{1,20}")
+_ACK = re.compile(r"[^.]*\.[^.]*\.[^.]*\.([^.]*)\.([0-9]{1,20})\.([0-9]{1,20})\.([0-9]{1,20})\.[0-9]{1,20}\.([0-9]{1,20})")
 _ack_decoder = msgspec.json.Decoder(PubAck)
 
 
@@ -340,10 +340,10 @@ class AckSubject(Struct, frozen=True, gc=False):
 
 def parse_ack_subject(reply: str) -> AckSubject | None:
     """Nine tokens: the form of servers below 2.16. None for anything else, such as a message that somebody sent to an inbox."""
-    tokens = reply.split(".")
-    if len(tokens) != 9 or not all(_NUMBER.fullmatch(token) for token in tokens[4:]):
+    match = _ACK.fullmatch(reply)
+    if match is None:
         return None
-    _, _, _, consumer, delivered, stream_seq, consumer_seq, _, pending = tokens
+    consumer, delivered, stream_seq, consumer_seq, pending = match.groups()
     return AckSubject(consumer, int(delivered), int(stream_seq), int(consumer_seq), int(pending))
 
 

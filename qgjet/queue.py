@@ -205,8 +205,7 @@ class Queue:
             log.error("message %d of %s cannot be run by this version; left to a newer agent", meta.stream_seq, lane)
             await self.bus.publish(message.reply, _nak(UNREADABLE_AGAIN_S))
             return None
-        parsed = subjects.parse_job_subject(message.subject)
-        if parsed is None or parsed[0] != event.spec.slot:
+        if not subjects.is_about(message.subject, event.spec.slot):
             log.error("message %d of %s is about another slot than its subject says, so no writer of ours has sent it: given up", meta.stream_seq, lane)
             await self.bus.publish(message.reply, b"+TERM it is about another slot than its subject says")  # the janitor hears of it, and ends the job
             return None

@@ -100,6 +100,14 @@ def slot_prefix(slot: Slot) -> str:
     return ".".join((JOB_PREFIX, *partition_tokens(slot.partition), encode_test(slot.test)))
 
 
+def is_about(subject: str, slot: Slot) -> bool:
+    """Whether a job's subject is one of the slot's, in the one spelling."""
+    try:
+        return subject.startswith(slot_prefix(slot) + ".")
+    except InvalidInput:  # no subject could hold such a slot
+        return False
+
+
 def slot_filter(slot: Slot) -> str:
     """All events of a slot. The one spelling used for optimistic concurrency: on a replicated stream two spellings do not exclude each other."""
     return slot_prefix(slot) + ".>"
@@ -118,6 +126,7 @@ def lane_filter(lane: Lane) -> str:
     return ".".join((JOB_PREFIX, *partition_tokens(lane.partition), "*", "*", f"p{lane.rank}"))
 
 
+@lru_cache(maxsize=4096)
 def lane_consumer(lane: Lane) -> str:
     """Name of the lane's durable consumer: `<org>~<app_version>~<target>~p<rank>`."""
     return "~".join((*partition_tokens(lane.partition), f"p{lane.rank}"))

@@ -45,9 +45,9 @@ from qgjet.verdicts import Reason
 log = logging.getLogger(__name__)
 
 RESULT_TIMEOUT_S = 60.0
+"""How long a result is offered to a log that does not answer. After that the job is run again."""
 ROOM_S = 5.0
 """How often an agent looks whether a full event store has room again."""
-"""How long a result is offered to a log that does not answer. After that the job is run again."""
 _LOOK_S = 0.25
 
 
@@ -220,13 +220,15 @@ class Executor:
         feed = LogFeed(self.event_log.bus, spec.job_id, job.attempt)
         timeout_s = spec.execution_timeout_s or self.agent_settings.execution_timeout_s
         deadline = asyncio.get_running_loop().call_later(timeout_s, lease.tether.stop, StopReason.DEADLINE)
+        left_files = True
         try:
             attempt = Attempt(spec=spec, number=job.attempt, path=path, tether=lease.tether, on_output=feed.write)
             outcome = await session.run(attempt)
             check_writable(outcome)
             deadline.cancel()
             await feed.close()  # who follows the output need not wait for the videos
-            return await self._with_artifacts(outcome, attempt) if os.path.lexists(path) else outcome
+            left_files = os.path.lexists(path)
+            return await self._with_artifacts(outcome, attempt) if left_files else outcome
         except Exception as defect:
             log.exception("job %s: the runner failed", spec.job_id)
             message = f"{type(defect).__name__}: {defect}".encode("utf-8", "backslashreplace").decode()
@@ -234,7 +236,7 @@ class Executor:
         finally:
             deadline.cancel()
             await feed.close()
-            if not self.agent_settings.keep_attempts and os.path.lexists(path):
+            if left_files and not self.agent_settings.keep_attempts:
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     async def _with_artifacts(self, outcome: Outcome, attempt: Attempt) -> Outcome:
