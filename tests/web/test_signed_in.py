@@ -12,7 +12,7 @@ import pytest_asyncio
 from playwright.async_api import Page
 
 from web.stack import Stack, stack_in
-from web.visits import Visits, act, column, is_marked, live, mark, said
+from web.visits import Visits, act, column, is_marked, live, mark, said, sign_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -37,12 +37,6 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gua
         guarded = Guarded(stack)
         await guarded.fill()
         yield guarded
-
-
-async def sign_in(page: Page, token: str) -> None:
-    await page.get_by_label("Token").fill(token)
-    await page.get_by_role("button", name="Sign in").click()
-    await page.wait_for_load_state()
 
 
 async def signed_in(visit: Visits, guarded: Guarded, token: str, path: str = "/", **options: Any) -> Page:

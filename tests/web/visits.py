@@ -95,6 +95,12 @@ async def findings(page: Page) -> list[str]:
     return list(await page.evaluate(FINDINGS))
 
 
+async def sign_in(page: Page, token: str) -> None:
+    await page.get_by_label("Token").fill(token)
+    await page.get_by_role("button", name="Sign in").click()
+    await page.wait_for_load_state()
+
+
 async def act(page: Page, title: str, button: str, **fields: str) -> None:
     """Open the question `title`, fill in its fields, and say yes."""
     ask = page.locator("details.ask", has=page.get_by_text(title, exact=True))
