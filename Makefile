@@ -75,7 +75,7 @@ $(BIN)/python:
 $(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "installing qgjet"
 	@$(PIP) -r requirements.lock
-	@$(PIP) --no-deps --editable .
+	@QGJET_WITHOUT_ASSETS=1 $(PIP) --no-deps --editable .
 	@touch $@
 
 $(DEV): requirements-dev.lock $(RUNTIME)
