@@ -38,7 +38,7 @@ async def test_the_overview_moves_without_losing_the_place_or_what_somebody_writ
         await until(page, "document.querySelectorAll('.figures dd')[3].innerText === '12'")
     assert await is_marked(page)
     assert await page.evaluate("window.scrollY") == place
-    assert await page.evaluate("window.shifted") < 0.1, await page.evaluate("window.shifters")
+    assert await page.evaluate("window.shifted") < 0.01, await page.evaluate("window.shifters")
 
 
 async def test_an_open_question_stays_while_its_row_lives(stack: Stack, visit: Visits) -> None:
@@ -61,7 +61,7 @@ async def test_a_suite_and_its_jobs_move_until_they_have_ended(stack: Stack, vis
     jobs = await stack.suite("ci-1", TESTS[:3], max_retries=0)
     page = await live(await visit(f"{stack.url}/ui/suites/ci-1"))
     other = await live(await visit(f"{stack.url}/ui/jobs/{jobs[0]}"))
-    assert "no agent that takes new jobs" in await other.locator(".notice").inner_text()
+    assert "no agent that takes new jobs" in await other.locator("article.attempt").inner_text()
     for one in (page, other):
         await mark(one)
     gate = asyncio.Event()
@@ -74,9 +74,32 @@ async def test_a_suite_and_its_jobs_move_until_they_have_ended(stack: Stack, vis
     assert sorted(await column(page, "State")) == ["failed", "passed", "passed"]
     assert await page.locator("section[aria-labelledby=h-bad] article").count() == 1
     assert await page.locator("summary").all_inner_texts() == ["Run failed again"]
-    assert await other.locator(".notice").count() == 0
+    assert "It waits" not in await other.locator("main").inner_text()
     assert await is_marked(page)
     assert await is_marked(other)
+
+
+async def test_a_job_moves_without_moving_what_somebody_reads(stack: Stack, visit: Visits) -> None:
+    job_id = await stack.submit(max_retries=1)
+    page = await live(await visit(f"{stack.url}/ui/jobs/{job_id}"))
+    reader = await live(await visit(page.url, height=420))
+    await reader.evaluate("window.scrollTo(0, document.getElementById('log').offsetTop)")
+    top = "document.getElementById('log').getBoundingClientRect().top"
+    place = await reader.evaluate(top)
+    assert place < 100
+    gate = asyncio.Event()
+    async with running_agent(stack.log, stack.directory / "work", runners=scripted({"*": ("failed", "hang")}, gate=gate)):
+        await page.locator("#attempt-1").wait_for()
+        await stack.bus.request(log_subject(job_id, 1), b"one\ntwo\n")
+        await until(page, "document.querySelector('pre.log').innerText.includes('two')")
+        gate.set()
+        await page.locator("#attempt-2").wait_for()
+        assert await page.evaluate("window.shifted") < 0.01, await page.evaluate("window.shifters")
+        async with stack.client() as client:
+            await client.post(f"/jobs/{job_id}/cancel")
+        await reader.locator("h1 + .badge", has_text="cancelled").wait_for()
+    assert await reader.evaluate("window.shifted") < 0.01, await reader.evaluate("window.shifters")
+    assert abs(await reader.evaluate(top) - place) < 1
 
 
 async def test_a_page_goes_on_after_the_api_was_started_anew(stack: Stack, visit: Visits) -> None:
