@@ -194,6 +194,34 @@ async def test_keyboard_alone_is_enough(scene: Scene, visit: Visits) -> None:
     assert all(outline != "none" for tag, _, outline in order if tag not in ("BODY", "HTML"))
 
 
+async def test_from_the_overview_to_a_line_of_output_by_keys(scene: Scene, visit: Visits) -> None:
+    page = await live(await visit(scene.stack.url))
+    for name, heading in (("Suites", "Suites"), ("main-3130", "main-3130"), ("tests/cart.spec.ts", "tests/cart.spec.ts")):
+        await tab_to(page, name)
+        await page.keyboard.press("Enter")
+        await page.locator("h1", has_text=heading).wait_for()
+    await until(page, "document.querySelector('[data-state]').textContent === 'complete'")
+    await tab_to(page, "output.log")
+    await tab_to(page, "search")
+    await page.keyboard.type("shows the")
+    await until(page, "document.querySelectorAll('pre.log mark').length > 0")
+    await tab_to(page, "Plain text")
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**/log?attempt=*")
+
+
+async def tab_to(page: Page, name: str) -> None:
+    """Tab by tab, and each stop can be seen."""
+    stops: list[str] = []
+    while name not in stops:
+        await page.keyboard.press("Tab")
+        focus = "(e => [(e.innerText || e.name || '').trim(), e.tagName === 'BODY' || getComputedStyle(e).outlineStyle !== 'none'])(document.activeElement)"
+        stop, visible = await page.evaluate(focus)
+        assert visible, stop
+        stops.append(stop)
+        assert len(stops) < 80, stops
+
+
 async def test_a_question_is_opened_answered_and_taken_back_with_keys(stack: Stack, visit: Visits) -> None:
     job_id = await stack.submit()
     page = await live(await visit(f"{stack.url}/ui/jobs/{job_id}"))
