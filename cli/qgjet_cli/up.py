@@ -71,7 +71,7 @@ def _nats_port(asked: int | None) -> int:
 def _introduce(stack: LocalStack, data_dir: Path) -> None:
     out = Console(highlight=False, soft_wrap=True)
     out.print("[bold]qgjet is up.[/bold] Ctrl-C ends it.\n")
-    out.print(f"  API   {stack.api_url}   (documentation: {stack.api_url}/docs)")
+    out.print(f"  API   {stack.api_url}   (in a browser: the dashboard; documentation: {stack.api_url}/docs)")
     out.print("        open to everybody on this machine, unless there is a token: qgjet token create")
     out.print(f"  NATS  {stack.nats_url}   (look inside: nats --server {stack.nats_url} consumer report QG_EVENTS)")
     out.print(f"  data  {data_dir.expanduser().absolute()}\n", markup=False)
