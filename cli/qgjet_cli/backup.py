@@ -32,7 +32,7 @@ def backup(
     names = (STREAM,) if events_only else backups.KEPT
 
     async def work(interrupts: foreground.Interrupts) -> Exit:
-        async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-backup", timeout_s=CONNECT_TIMEOUT_S) as bus:
+        async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-backup", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S) as bus:
             manifest = await backups.save(bus, directory, names)
         if as_json:
             output.json(manifest)

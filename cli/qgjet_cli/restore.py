@@ -33,7 +33,7 @@ def restore(
     settings = config.load(config_file, {"nats_url": nats})
 
     async def work(interrupts: foreground.Interrupts) -> Exit:
-        async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-restore", timeout_s=CONNECT_TIMEOUT_S) as bus:
+        async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-restore", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S) as bus:
             manifest = await backups.restore(bus, directory, replace=replace, replicas=replicas)
             where = bus.url
         if as_json:

@@ -27,6 +27,7 @@ from qgjet.subjects import LOGS, STREAM, Lane
 from qgjet_cli.exits import Exit
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
+from security.guarded import guarded_server, variables_of
 
 
 @pytest.fixture
@@ -105,6 +106,18 @@ async def test_commands_save_and_restore_and_the_api_builds_its_read_model_anew(
             return [one["job_id"] for one in found.json()["jobs"]] == [job.job_id]
 
         await eventually(listed, what="the jobs of the backup, and no other")
+
+
+async def test_both_go_to_a_server_that_wants_a_password(log: EventLog, tmp_path: Path) -> None:
+    await log.submit(spec())
+    await backup.save(log.bus, tmp_path / "monday")
+    async with guarded_server(tmp_path / "guarded") as server:
+        cli = Cli(tmp_path, QGJET_NATS_URL=server.url, **variables_of(server, "operator"))
+        restored = await cli("restore", "monday")
+        assert restored.code == 0, restored.err
+        saved = await cli("backup", "tuesday")
+        assert saved.code == 0, saved.err
+    assert backup.read_manifest(tmp_path / "tuesday").streams[0].messages == 1
 
 
 async def test_a_server_that_has_streams_is_not_touched_unless_asked(log: EventLog, tmp_path: Path) -> None:
