@@ -14,25 +14,32 @@ from qgjet.clock import within
 from qgjet.errors import LogUnavailable, NotPermitted
 
 TIMEOUT_S = 5.0
+_END = frozenset({"204", "404"})
+"""End of a batch; nothing to be found."""
 
 
 async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: int, max_bytes: int) -> list[tuple[int, bytes]]:
-    """Up to `batch` messages of `subject` after a sequence, as (sequence, data); empty when there are no more. The stream must allow direct gets."""
+    """Up to `batch` messages of `subject` after a sequence, as (sequence, data); empty when there are no more. The stream must allow direct gets.
+
+    Raises LogUnavailable when the server does not say that this is all: a stream that is missing, or has no leader yet, is not an empty one.
+    """
     inbox = bus.client.new_inbox()
     found: list[tuple[int, bytes]] = []
     complete = asyncio.Event()
-    refusals: list[NotPermitted] = []
+    problems: list[LogUnavailable] = []
 
     def refused(error: NotPermitted) -> None:
-        refusals.append(error)
+        problems.append(error)
         complete.set()
 
     async def receive(message: Msg) -> None:
         headers = message.headers or {}
-        if "Status" in headers or "Nats-Sequence" not in headers:
-            complete.set()
-        else:
+        if "Nats-Sequence" in headers:
             found.append((int(headers["Nats-Sequence"]), message.data))
+            return
+        if (status := headers.get("Status", "")) not in _END:
+            problems.append(LogUnavailable(f"{stream} at {bus.url} cannot be read: {status} {headers.get('Description', '')}".rstrip()))
+        complete.set()
 
     try:
         subscription = await bus.client.subscribe(inbox, cb=receive)
@@ -44,8 +51,8 @@ async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: in
             await bus.publish(asked, body, reply=inbox)
             if not await within(TIMEOUT_S, complete):
                 raise LogUnavailable(f"no answer from NATS at {bus.url} ({subject})")
-        if refusals:
-            raise refusals[0]
+        if problems:
+            raise problems[0]
     finally:
         with contextlib.suppress(Error, OSError):
             await subscription.unsubscribe()

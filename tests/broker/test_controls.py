@@ -6,15 +6,19 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
 from qgjet import control_log, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
+from qgjet.bus import connect
 from qgjet.clock import utc_now
 from qgjet.control_log import ControlReader
 from qgjet.controls import DrainRequested, Kind, Paused, Resumed
 from qgjet.embedded import NatsServer
+from qgjet.errors import LogUnavailable
 from qgjet.events import JobSpec, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
@@ -137,3 +141,10 @@ async def test_what_cannot_be_read_is_stepped_over(log: EventLog) -> None:
     assert await reader.new() == []
     await control_log.append(log.bus, resumed())
     assert [type(event) for event in await reader.new()] == [Resumed]
+
+
+async def test_a_log_that_does_not_answer_is_not_an_empty_one(server: NatsServer) -> None:
+    """As a node of a cluster does before it has found the others: nobody there may believe that nothing is paused."""
+    async with connect(server.url, name="test") as bus:
+        with pytest.raises(LogUnavailable, match="503"):
+            await ControlReader(bus).new()
