@@ -13,6 +13,7 @@ from qgjet.bus import Bus, JetStreamError, PubAck
 from qgjet.clock import within
 from qgjet.controls import ALL_CONTROLS, Control, Pauses, decode, encode, subject_of
 from qgjet.errors import LogUnavailable, UndecodableEvent
+from qgjet.repeated import Repeated
 from qgjet.stored import messages
 from qgjet.subjects import STREAM
 
@@ -50,13 +51,15 @@ class ControlReader:
         A follower of a cluster may answer and be behind: what it does not know yet comes with a later call.
         """
         found: list[Control] = []
-        while batch := await messages(self._bus, STREAM, ALL_CONTROLS, self._after, batch=_BATCH, max_bytes=_BATCH_BYTES):
+        after = self._after
+        while batch := await messages(self._bus, STREAM, ALL_CONTROLS, after, batch=_BATCH, max_bytes=_BATCH_BYTES):
             for seq, data in batch:
-                self._after = seq
+                after = seq
                 try:
                     found.append(decode(data))
                 except UndecodableEvent as error:
                     log.warning("control event %d is skipped: %s", seq, error)
+        self._after = after
         return found
 
 
@@ -72,6 +75,7 @@ async def follow(bus: Bus, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, lis
 
     subscription = await bus.client.subscribe(ALL_CONTROLS, cb=hear)
     reader, pauses, reconnects, known = ControlReader(bus), Pauses(), bus.reconnects, False
+    complaints = Repeated(log)
     try:
         while True:
             heard = written.is_set()
@@ -81,9 +85,10 @@ async def follow(bus: Bus, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, lis
             try:
                 events = await _stored(reader) if heard else await reader.new()
             except LogUnavailable as error:
-                log.warning("control events cannot be read: %s", error)
+                complaints.warn(f"control events cannot be read: {error}")
                 await asyncio.sleep(_TROUBLE_S)
                 continue
+            complaints.over()
             for event in events:
                 pauses.apply(event)
             if events or not known:

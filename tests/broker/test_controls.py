@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
-from qgjet import control_log, streams
+from faults.proxy import proxy
+from qgjet import control_log, stored, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import connect
 from qgjet.clock import utc_now
 from qgjet.control_log import ControlReader
-from qgjet.controls import DrainRequested, Kind, Paused, Resumed
+from qgjet.controls import Control, DrainRequested, Kind, Paused, Resumed
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
 from qgjet.events import JobSpec, Verdict
@@ -148,3 +150,44 @@ async def test_a_log_that_does_not_answer_is_not_an_empty_one(server: NatsServer
     async with connect(server.url, name="test") as bus:
         with pytest.raises(LogUnavailable, match="503"):
             await ControlReader(bus).new()
+
+
+async def test_what_was_read_before_the_connection_broke_comes_with_the_next_call(server: NatsServer, log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "TIMEOUT_S", 0.5)
+    await control_log.append(log.bus, paused())
+    async with proxy(server) as relay, connect(relay.url, name="test") as bus:
+        reader = ControlReader(bus)
+        relay.cut_at(b"NATS/1.0 404")  # that there are no more
+        with pytest.raises(LogUnavailable):
+            await reader.new()
+        assert relay.cut.is_set()
+        await relay.accept()
+        await bus.wait_connected(10)
+        assert [type(event) for event in await reader.new()] == [Paused]
+
+
+async def test_a_server_that_is_away_is_complained_about_once(
+    server: NatsServer, log: EventLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(control_log, "_TROUBLE_S", 0.01)
+    tries = 0
+    read = ControlReader.new
+
+    async def counted(reader: ControlReader) -> list[Control]:
+        nonlocal tries
+        tries += 1
+        return await read(reader)
+
+    async def many_tries() -> bool:
+        return tries > 20
+
+    monkeypatch.setattr(ControlReader, "new", counted)
+    async with contextlib.aclosing(control_log.follow(log.bus, poll_s=0.01)) as decisions:
+        await anext(decisions)
+        server.kill()
+        waiting = asyncio.ensure_future(anext(decisions))
+        tries = 0
+        await eventually(many_tries)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert len([record for record in caplog.records if record.name == control_log.__name__]) <= 2, caplog.text
