@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 from nats.aio.msg import Msg
 
-from qgjet.bus import Bus, JetStreamError, PubAck
+from qgjet.bus import Bus, PubAck, refusal
 from qgjet.clock import within
 from qgjet.controls import ALL_CONTROLS, Control, Pauses, decode, encode, subject_of
 from qgjet.errors import LogUnavailable, UndecodableEvent
@@ -28,11 +28,11 @@ _ack = msgspec.json.Decoder(PubAck)
 
 
 async def append(bus: Bus, event: Control) -> int:
-    """Write a decision; gives its sequence. Raises LogUnavailable; to write it again does no harm."""
+    """Write a decision; gives its sequence. Raises LogUnavailable (StoreFull, Overloaded); to write it again does no harm."""
     subject = subject_of(event)
     ack = _ack.decode((await bus.request(subject, encode(event))).data or b"{}")
     if ack.error is not None:
-        raise JetStreamError(subject, ack.error)
+        raise refusal("the event log", ack.error)
     if not ack.seq:
         raise LogUnavailable("the event log does not accept control events: no stream")
     return ack.seq

@@ -14,9 +14,10 @@ import pytest
 from agents import eventually, running_agent, scripted, submit
 from cli.commandline import Cli, api_of
 from factories import spec
-from qgjet import streams
+from qgjet import control_log, streams
 from qgjet.artifacts import ArtifactStore
 from qgjet.bus import Bus, connect
+from qgjet.controls import Kind, Paused
 from qgjet.decide import OnDuplicate, Submit
 from qgjet.embedded import NatsServer, config_file
 from qgjet.errors import InvalidInput, LogUnavailable, Overloaded, StoreFull
@@ -156,6 +157,12 @@ async def submit_refused(log: EventLog) -> bool:
     with pytest.raises(StoreFull):
         await submit_suite(log, Submission(suite_id="s", id="1", specs=[spec(test="x")], modes=[OnDuplicate.ATTACH]))
     return True
+
+
+async def test_a_decision_about_the_queue_says_so_too(small: EventLog) -> None:
+    await fill(small.bus)
+    with pytest.raises(StoreFull, match="the event store is full"):
+        await control_log.append(small.bus, Paused(kind=Kind.TARGET, name="emulator", at=small.clock()))
 
 
 async def test_an_artifact_without_room_is_refused_at_once_and_leaves_nothing(small: EventLog) -> None:
