@@ -186,6 +186,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise InvalidInput("DIR", f"{directory} was made by qgjet {manifest.qgjet}, in format {manifest.format}; this one reads {FORMAT}: use that version")
     for one in manifest.streams:
         _check(directory / one.name / "stream.tar.s2", one)
+        _described(directory / one.name / "backup.json", one)
     return manifest
 
 
@@ -194,9 +195,27 @@ def _check(path: Path, saved: SavedStream) -> None:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InvalidInput("DIR", f"{path} cannot be read ({error.strerror}): the backup is not whole") from error
+        raise _not_whole(path, error) from error
     if found != saved.sha256:
         raise InvalidInput("DIR", f"{path} is damaged: it does not have the digest that the manifest says")
+
+
+def _described(path: Path, saved: SavedStream) -> dict[str, Any]:
+    """Config and state of the stream, as the server wants them back."""
+    try:
+        described: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        is_same = (described["config"]["name"], described["state"]["last_seq"]) == (saved.name, saved.last_seq)
+    except OSError as error:
+        raise _not_whole(path, error) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError):
+        is_same = False
+    if not is_same:
+        raise InvalidInput("DIR", f"{path} is damaged: it does not describe the stream of the manifest")
+    return described
+
+
+def _not_whole(path: Path, error: OSError) -> InvalidInput:
+    return InvalidInput("DIR", f"{path} cannot be read ({error.strerror}): the backup is not whole")
 
 
 async def restore(bus: Bus, directory: Path, *, replace: bool = False, replicas: int | None = None) -> Manifest:
@@ -226,7 +245,7 @@ async def _delete(bus: Bus, name: str) -> None:
 
 
 async def _restore_stream(bus: Bus, saved: SavedStream, directory: Path, replicas: int | None) -> None:
-    described = msgspec.json.decode((directory / "backup.json").read_bytes())
+    described = _described(directory / "backup.json", saved)
     if replicas is not None:
         described["config"]["num_replicas"] = replicas
     answer = await bus.api(f"STREAM.RESTORE.{saved.name}", described, timeout_s=STALL_S)

@@ -141,6 +141,9 @@ async def test_a_server_that_has_streams_is_not_touched_unless_asked(log: EventL
         (lambda path: (path / "manifest.json").write_text("{"), "cannot be read"),
         (lambda path: (path / STREAM / "stream.tar.s2").write_bytes(b"other"), "damaged"),
         (lambda path: (path / LOGS / "stream.tar.s2").unlink(), "not whole"),
+        (lambda path: (path / STREAM / "backup.json").unlink(), "not whole"),
+        (lambda path: (path / STREAM / "backup.json").write_bytes(b'{"config": {'), "damaged"),
+        (lambda path: (path / STREAM / "backup.json").write_bytes((path / LOGS / "backup.json").read_bytes()), "damaged"),
         (lambda path: (path / "manifest.json").write_text((path / "manifest.json").read_text().replace('"format": 1', '"format": 2')), "use that version"),
     ],
 )
