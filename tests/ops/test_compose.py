@@ -14,7 +14,7 @@ import yaml
 from litestar import Litestar
 
 from agents import eventually
-from ops.commands import ROOT, qgjet
+from ops.commands import ROOT, qgjet, qgjet_ends
 from ops.parsing import parse
 from qgjet import token_file, tokens
 from qgjet.bus import SERVER_CEILING, SERVER_FLOOR, parse_version
@@ -23,6 +23,7 @@ from qgjet.settings import ApiSettings, Settings, load_settings
 from qgjet_cli.main import main
 from qgjet_projections.api.access import access_of
 from qgjet_projections.api.app import create_app
+from security.guarded import guarded_server, password_of
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -163,6 +164,31 @@ async def test_the_services_run_jobs_together(server: NatsServer, tmp_path: Path
             return len(jobs) == 12 and all(job["status"] == "done" for job in jobs)
 
         await eventually(all_done)
+
+
+async def test_the_doctor_finds_all_well_in_the_container_of_the_api(tmp_path: Path) -> None:
+    """As CI asks it: the environment and the commands of the services, with addresses and directories of this host, and a server that wants passwords."""
+    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["compose"]["steps"]
+    (doctor,) = (step["run"].split(" qg-api qgjet ")[1].split() for step in steps if "qgjet doctor" in step.get("run", ""))
+    of_compose = SERVICES["qg-api"]["environment"]
+    places = {"/var/lib/qgjet/secrets": str(tmp_path / "tokens"), "/secrets": str(tmp_path / "passwords")}
+
+    def here(text: str) -> str:
+        return next((text.replace(old, new, 1) for old, new in places.items() if text.startswith(old)), text)
+
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "passwords").mkdir()
+    async with guarded_server(tmp_path / "nats") as server:
+        for role in ("api", "janitor"):
+            (tmp_path / "passwords" / role).write_text(password_of(server, role))
+        variables = {name: here(value) for name, value in of_compose.items()} | {"QGJET_NATS_URL": server.url}
+        made, said = await qgjet_ends(*map(here, FIRST["command"][1:]), cwd=tmp_path, **variables)
+        assert made == 0, said
+        async with qgjet("serve", "--port", "0", cwd=tmp_path, **variables) as api:
+            url = (await api.says("API on")).split("API on ")[1].split(",")[0]
+            found, said = await qgjet_ends(*(word.replace("http://127.0.0.1:8000", url) for word in doctor), cwd=tmp_path, **variables)
+            assert found == 0, said
+            assert f"{url} is ready" in said
 
 
 def test_images_are_built_from_stages_that_exist_and_run_as_nobody_special() -> None:
