@@ -59,7 +59,8 @@ MAX_EVENTS = 1_000
 _PIECE = 1_000
 _NEAR = 1_000
 """This close to its end the log is looked through event by event; what is further back is found by the jobs of the suite."""
-_RECENT_RUNS = 10_000
+_RECENT_JOBS, _RECENT_RUNS = 50_000, 10_000
+"""How far back durations are looked for; without the first one a target with few runs would be looked for in everything."""
 _RUNS_PER_TEST = 10
 _COLUMNS = ", ".join(f"jobs.{name}" for name in Row.__struct_fields__)
 _SAYS_SOMETHING = (Verdict.PASSED, Verdict.FLAKY, Verdict.FAILED, Verdict.TIMED_OUT)
@@ -225,16 +226,18 @@ class ReadModel:
                 after_seq = rows[-1].submitted_seq
 
     def durations(self, org_id: str, target: str) -> dict[str, Duration]:
-        """test -> how long its last runs on the target took, over all app versions."""
+        """test -> how long its last runs on the target took, over all app versions, as far as they are among the last jobs of the org."""
         sql = """
-            SELECT test, duration_s FROM jobs NOT INDEXED
-            WHERE org_id = ? AND target = ? AND verdict IN ('passed', 'flaky', 'failed', 'timed_out') AND duration_s IS NOT NULL
-            ORDER BY submitted_seq DESC LIMIT ?"""
+            SELECT test, duration_s FROM jobs INDEXED BY jobs_of_org
+            WHERE org_id = :org_id AND target = :target AND verdict IN ('passed', 'flaky', 'failed', 'timed_out') AND duration_s IS NOT NULL
+            AND submitted_seq > coalesce((SELECT submitted_seq FROM jobs WHERE org_id = :org_id ORDER BY submitted_seq DESC LIMIT 1 OFFSET :jobs), 0)
+            ORDER BY submitted_seq DESC LIMIT :runs"""
+        values = {"org_id": org_id, "target": target, "jobs": _RECENT_JOBS, "runs": _RECENT_RUNS}
         runs: dict[str, list[float]] = {}
         if self._orgs is not None and org_id not in self._orgs:
             return {}
         with self._snapshot() as connection:
-            for test, duration_s in connection.execute(sql, (org_id, target, _RECENT_RUNS)):
+            for test, duration_s in connection.execute(sql, values):
                 runs.setdefault(test, []).append(duration_s)
         return {
             test: Duration(median_s=statistics.median(last_first[:_RUNS_PER_TEST]), last_s=last_first[0], runs=len(last_first))

@@ -328,6 +328,29 @@ def test_durations_are_those_of_the_last_runs_of_a_test(read_model: ReadModel, a
     assert (durations["a"].median_s, durations["a"].last_s, durations["a"].runs) == (2.5, 3.0, 11)
 
 
+def test_durations_are_found_without_looking_through_everything(read_model: ReadModel, author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither through the jobs of other orgs, nor through all those on other targets."""
+    author.run(org_id="small", test="a", duration_s=1.0)
+    author.run(test="old", target="device", duration_s=1.0)
+    for number in range(500):
+        author.run(test=f"{number}", duration_s=1.0)
+    author.run(test="a", target="device", duration_s=1.0)
+    apply(read_model.path, author.messages)
+    monkeypatch.setattr("qgjet_projections.readmodel._RECENT_JOBS", 20)
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    with read_model._snapshot() as connection:
+        connection.set_progress_handler(step, 1)
+    for org, target in (("small", "emulator"), ("acme", "device")):
+        steps = 0
+        assert list(read_model.durations(org, target)) == ["a"]
+        assert 0 < steps < 700, (org, target, steps)
+
+
 # -- pruning -------------------------------------------------------------------------------------------------------------------
 
 
