@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 from factories import NOW
 from qgjet.events import Status, Verdict
-from qgjet_projections import readmodel, schema
-from qgjet_projections.readmodel import JobQuery, ReadModel
+from qgjet_projections import schema
+from qgjet_projections.readmodel import JobQuery, ReadModel, event
+from qgjet_projections.readmodel.job import _select_jobs
 from qgjet_projections.views import DeadQuery
 
 ORGS = ("acme", "acme.x", "globex", "initech")
@@ -76,7 +77,7 @@ def test_every_question_is_answered_as_if_there_were_no_other_orgs(filled: ReadM
             assert reads.attempts(job.job_id) == (filled.attempts(job.job_id) if own else [])
             assert reads.spec(job.job_id) == (filled.spec(job.job_id) if own else None)
         for near, after in ((0, 0), (1_000, 0), (1_000, 37)):
-            monkeypatch.setattr(readmodel, "_NEAR", near)
+            monkeypatch.setattr(event, "_NEAR", near)
             assert reads.events(after_seq=after) == [one for one in all_events if one.seq > after and one.org_id in orgs]
             assert reads.events(after_seq=after, limit=3) == [one for one in all_events if one.seq > after and one.org_id in orgs][:3]
             assert reads.events(after_seq=after, suite_id="s") == [one for one in filled.events(after_seq=after, suite_id="s") if one.org_id in orgs]
@@ -105,7 +106,7 @@ def test_a_view_of_a_view_sees_what_both_see_and_closes_with_the_whole(filled: R
 
 @pytest.mark.parametrize("query", [JobQuery(org_id="acme"), JobQuery(org_id="acme", target="emulator", verdict=Verdict.PASSED)])
 def test_the_jobs_of_an_org_are_found_by_its_index_and_come_in_order(filled: ReadModel, query: JobQuery) -> None:
-    sql, values = readmodel._select_jobs(query)
+    sql, values = _select_jobs(query)
     connection: sqlite3.Connection = schema.connect(filled.path)
     plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values))
     connection.close()

@@ -220,7 +220,7 @@ def test_a_limit_out_of_bounds_is_refused(read_model: ReadModel, limit: int) -> 
 
 @pytest.mark.parametrize("near", [0, 1_000])
 def test_events_follow_a_sequence_for_all_an_org_a_suite_or_a_job(read_model: ReadModel, author: Author, near: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qgjet_projections.readmodel._NEAR", near)
+    monkeypatch.setattr("qgjet_projections.readmodel.event._NEAR", near)
     mine = author.run(job_id="mine", suite_ids=("s",))
     author.run(job_id="other", org_id="other", suite_ids=("s",))
     author.run(job_id="none", test="none")
@@ -304,7 +304,7 @@ def test_counts_for_metrics(read_model: ReadModel, author: Author) -> None:
 
 
 def test_live_jobs_are_read_in_pieces(read_model: ReadModel, author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qgjet_projections.readmodel._PIECE", 2)
+    monkeypatch.setattr("qgjet_projections.readmodel.job._PIECE", 2)
     for number in range(5):
         author.submit(job_id=f"job-{number}", test=f"{number}", queue_timeout_s=1.5)
     running = author.submit(job_id="running", test="r")
@@ -336,7 +336,7 @@ def test_durations_are_found_without_looking_through_everything(read_model: Read
         author.run(test=f"{number}", duration_s=1.0)
     author.run(test="a", target="device", duration_s=1.0)
     apply(read_model.path, author.messages)
-    monkeypatch.setattr("qgjet_projections.readmodel._RECENT_JOBS", 20)
+    monkeypatch.setattr("qgjet_projections.readmodel.job._RECENT_JOBS", 20)
     steps = 0
 
     def step() -> None:

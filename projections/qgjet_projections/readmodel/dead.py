@@ -1,0 +1,62 @@
+"""Dead letters: jobs that ended without a statement about the app, and what was done about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qgjet_projections.batch import Row
+from qgjet_projections.readmodel.reader import COLUMNS, MAX_LIMIT, Reader, check_limit, page_of, read_cursor
+from qgjet_projections.schema import instant, micros
+from qgjet_projections.views import DeadLetter, DeadQuery, Page, Settlement, job_view
+
+_OF_DEAD = "settled, settled_at, settled_by, note"
+_DEAD_COLUMNS = 4
+
+
+class DeadLetterReads(Reader):
+    def dead_letters(self, query: DeadQuery) -> Page[DeadLetter]:
+        """Last submitted first. Raises InvalidInput for a cursor that is none, or a limit out of bounds."""
+        sql, values = _select_dead(query, self._seen("jobs"))
+        with self._snapshot() as connection:
+            found = connection.execute(sql, {**values, "orgs": self._orgs_json}).fetchall()
+        return page_of([_dead_letter(one) for one in found], [[one[_DEAD_COLUMNS]] for one in found], query.limit)
+
+    def dead_count(self) -> int:
+        """Dead letters that nobody has dealt with."""
+        with self._snapshot() as connection:
+            sql = f"SELECT count(*) FROM dead_letters WHERE settled = '' AND {self._seen('dead_letters')}"
+            return int(connection.execute(sql, {"orgs": self._orgs_json}).fetchone()[0])
+
+    def dead_letter(self, job_id: str) -> DeadLetter | None:
+        """The job as a dead letter; None when it is none."""
+        sql = f"""
+            SELECT {_OF_DEAD}, {COLUMNS} FROM jobs CROSS JOIN dead_letters USING (submitted_seq)
+            WHERE job_id = :job_id AND {self._seen("jobs")} ORDER BY submitted_seq DESC LIMIT 1"""
+        with self._snapshot() as connection:
+            found = connection.execute(sql, {"job_id": job_id, "orgs": self._orgs_json}).fetchone()
+        return None if found is None else _dead_letter(found)
+
+
+def _select_dead(query: DeadQuery, seen: str) -> tuple[str, dict[str, Any]]:
+    check_limit(query.limit, MAX_LIMIT)
+    (before_seq,) = read_cursor(query.cursor, [2**63 - 1])
+    values: dict[str, Any] = {"before_seq": before_seq, "limit": query.limit + 1}
+    conditions = ["settled <> ''" if query.settled else "settled = ''", "dead_letters.submitted_seq < :before_seq", seen]
+    for name in ("org_id", "app_version_id", "target", "test", "verdict", "reason"):
+        value = getattr(query, name)
+        if value is not None:
+            conditions.append(f"jobs.{name} = :{name}")
+            values[name] = str(value)
+    if query.finished_before is not None:
+        conditions.append("jobs.finished_at < :finished_before")
+        values["finished_before"] = micros(query.finished_before)
+    source = "dead_letters CROSS JOIN jobs USING (submitted_seq)"
+    where = " AND ".join(conditions)
+    return f"SELECT {_OF_DEAD}, {COLUMNS} FROM {source} WHERE {where} ORDER BY dead_letters.submitted_seq DESC LIMIT :limit", values
+
+
+def _dead_letter(found: Sequence[Any]) -> DeadLetter:
+    how, at, by, note, *columns = found
+    settlement = Settlement(how=how, at=instant(at), by=by, note=note) if how else None
+    return DeadLetter(job=job_view(Row(*columns)), settlement=settlement)
