@@ -15,6 +15,7 @@ from qgjet.controls import Discarded
 from qgjet.events import Verdict
 from qgjet.log import EventLog
 from qgjet.subjects import log_subject
+from qgjet_projections.api import decisions
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]
@@ -110,6 +111,16 @@ async def test_discard_says_why_and_leaves_the_job_as_it_ended(api: httpx.AsyncC
     (event,) = await ControlReader(log.bus).new()
     assert isinstance(event, Discarded)
     assert (event.name, event.org_id, event.by, event.reason) == (job_id, "qualgent", "api", "known")
+
+
+async def test_one_call_takes_the_oldest_and_says_how_many_are_left(api: httpx.AsyncClient, die: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "MOST_AT_ONCE", 2)
+    ids = [await die(test_path=f"tests/{name}.spec.js") for name in "abc"]
+    await die(target="device")
+    first = (await api.post("/dead/discard", json={"target": "emulator"})).json()
+    assert ([one["job_id"] for one in first["dead_letters"]], first["left"]) == (ids[:2], 1)
+    second = (await api.post("/dead/discard", json={"target": "emulator"})).json()
+    assert ([one["job_id"] for one in second["dead_letters"]], second["left"]) == (ids[2:], 0)
 
 
 async def test_many_are_redriven_by_a_filter_and_each_has_its_answer(api: httpx.AsyncClient, die: Any, submit: Submit) -> None:

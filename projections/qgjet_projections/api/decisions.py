@@ -167,20 +167,9 @@ async def discard_all(service: Service, caller: Caller, query: DeadQuery, reason
 
 async def _settle_all(service: Service, caller: Caller, query: DeadQuery, settle: Callable[[str], Awaitable[Settled]]) -> tuple[list[Settled], int]:
     await commands.catch_up(service)
-    found = list(reversed([letter.job.job_id for letter in await asyncio.to_thread(_all, service.read_model.seen_by(caller.orgs), query)]))
-    done = await _each(found[:MOST_AT_ONCE], settle)
-    return done, len(found) - len(done)
-
-
-def _all(reads: ReadModel, query: DeadQuery) -> Iterable[DeadLetter]:
-    found: list[DeadLetter] = []
-    query = replace(query, limit=MOST_AT_ONCE)
-    while True:
-        page = reads.dead_letters(query)
-        found += page.items
-        if page.next_cursor is None:
-            return found
-        query = replace(query, cursor=page.next_cursor)
+    reads = service.read_model.seen_by(caller.orgs)
+    found, count = await asyncio.to_thread(reads.oldest_dead, query, MOST_AT_ONCE)
+    return await _each(found, settle), count - len(found)
 
 
 async def _each(job_ids: Iterable[str], settle: Callable[[str], Awaitable[Settled]]) -> list[Settled]:
