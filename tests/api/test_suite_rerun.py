@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 
 from qgjet.events import Verdict
+from qgjet_projections.readmodel import ReadModel
 
 Json = dict[str, Any]
 SHARED: Json = {"org_id": "qualgent", "app_version_id": "xyz123", "target": "emulator", "max_retries": 0, "infra_retries": 0}
@@ -52,3 +56,23 @@ async def test_a_live_suite_and_a_green_one_are_refused(api: httpx.AsyncClient, 
     green = await api.post("/suites/s/rerun")
     assert (green.status_code, "nothing to run again" in green.json()["detail"]) == (409, True)
     assert (await api.post("/suites/none/rerun")).status_code == 404
+
+
+async def test_a_large_suite_is_read_beside_the_event_loop(api: httpx.AsyncClient, agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rerun reads each of its jobs, a cancel all that are live: nobody else has to wait for that."""
+    threads: dict[str, set[int]] = {"spec": set(), "jobs": set()}
+    for name, seen in threads.items():
+        monkeypatch.setattr(ReadModel, name, _noted(getattr(ReadModel, name), seen))
+    await run_suite(api, agent, {"a.js": Verdict.FAILED})
+    assert (await api.post("/suites/s/rerun")).status_code == 202
+    assert (await api.post("/suites/s/cancel")).status_code == 200
+    assert all(threads.values())
+    assert not any(threading.get_ident() in seen for seen in threads.values())
+
+
+def _noted(read: Callable[..., Any], seen: set[int]) -> Callable[..., Any]:
+    def noted(*args: Any) -> Any:
+        seen.add(threading.get_ident())
+        return read(*args)
+
+    return noted

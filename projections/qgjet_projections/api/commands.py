@@ -205,6 +205,7 @@ def _specs(service: Service, caller: Caller, jobs: Sequence[SuiteJob], key: str 
 async def cancel_suite(service: Service, caller: Caller, suite: SuiteView, reason: str) -> list[CancelAnswer]:
     """Cancel the suite's live jobs, not those that it was attached to; one answer for each that was still live. After an error a second call does the rest."""
     await catch_up(service)
+    live = await asyncio.to_thread(lambda: list(_live_jobs(service, suite)))
     gate = asyncio.Semaphore(CANCEL_WINDOW)
 
     async def cancel_one(job: JobView) -> CancelAnswer | QgjetError | None:
@@ -215,7 +216,7 @@ async def cancel_suite(service: Service, caller: Caller, suite: SuiteView, reaso
                 return error
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(cancel_one(job)) for job in _live_jobs(service, suite)]
+        tasks = [group.create_task(cancel_one(job)) for job in live]
     answers = [task.result() for task in tasks]
     for answer in answers:
         if isinstance(answer, QgjetError):
@@ -290,14 +291,19 @@ async def rerun_suite(
     suite = await known_suite(service, service.read_model, suite.suite_id, suite.org_id)
     if suite.live or suite.to_come:
         raise Refused(f"suite {suite.suite_id} has {suite.live + suite.to_come} live jobs: wait for it, or cancel it first")
-    chosen = [job for job in _jobs_of_suite(service, suite) if job.verdict not in GREEN or not only_failed]
-    if not chosen:
-        raise Refused(f"every job of suite {suite.suite_id} has passed: there is nothing to run again")
     new_id = check_suite_id(suite_id or str(uuid.uuid4()))
-    specs = [_spec_again(service, caller, job, new_id) for job in reversed(chosen)]
+    specs = await asyncio.to_thread(_specs_again, service, caller, suite, only_failed=only_failed, suite_id=new_id)
+    if not specs:
+        raise Refused(f"every job of suite {suite.suite_id} has passed: there is nothing to run again")
     tags = suite.tags | {"rerun_of": suite.suite_id}
     wanted = suite_log.Submission(suite_id=new_id, id=str(uuid.uuid4()), specs=specs, modes=[OnDuplicate.ATTACH] * len(specs), by=caller.by, tags=tags)
     return new_id, list(zip(specs, await _submit_together(service, wanted), strict=True))
+
+
+def _specs_again(service: Service, caller: Caller, suite: SuiteView, *, only_failed: bool, suite_id: str) -> list[JobSpec]:
+    """In the order in which they were submitted."""
+    chosen = [job for job in _jobs_of_suite(service, suite) if job.verdict not in GREEN or not only_failed]
+    return [_spec_again(service, caller, job, suite_id) for job in reversed(chosen)]
 
 
 def _spec_again(service: Service, caller: Caller, job: JobView, suite_id: str) -> JobSpec:
