@@ -138,9 +138,6 @@ class _Author:
         rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
         return Recorded(self._seq, subjects.event_subject(subjects.slot_prefix(spec.slot), event_type(event), rank), event, codec.encode(event))
 
-    def _start_of(self, spec: JobSpec, agent: str) -> Start:
-        return Start(self._jobs[spec.job_id].ticket, agent, "Pixel 8", True)
-
     def _end_of(self, spec: JobSpec) -> EndAttempt:
         verdict = self._random.choice(_VERDICTS)
         outcome = Outcome(verdict=verdict, reason="tests_failed" if verdict is Verdict.FAILED else "", duration_s=self._random.uniform(5, 300))

@@ -26,11 +26,12 @@ _PRIORITY_KEY = "qgjet.priority_order"
 _VISIBILITY_KEY = "qgjet.visibility_timeout"
 """In seconds."""
 _MAX_DELIVER_KEY = "qgjet.max_deliver"
+_RETENTION_KEY = "qgjet.retention"
+"""In seconds; 0: for ever."""
 MARGIN_BYTES = 10_000
 """Less room than this is none: an event without large results takes a tenth of it."""
 _ROOM = "qg.log.room.0"
-_RETENTION_KEY = "qgjet.retention"
-"""In seconds; 0: for ever."""
+"""Of no job: what is said there is a question about the store."""
 
 
 async def ensure(bus: Bus, wanted: Deployment | None = None) -> Deployment:

@@ -13,13 +13,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec.structs import replace
 
 from qgjet.errors import InvalidInput
+from qgjet.events import Instant
 
 ID_BYTES, SECRET_BYTES = 6, 32
 EVERY_ORG = "*"
@@ -28,8 +28,6 @@ MAX_ORGS = 100
 _FORMAT = re.compile(r"qgjet_([0-9a-f]{12})_[A-Za-z0-9_-]{43}", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NOBODY = hashlib.sha256(b"").hexdigest()
-
-Instant = Annotated[datetime, Meta(tz=True)]
 
 
 class Scope(StrEnum):

@@ -70,7 +70,7 @@ class Service:
     def log(self) -> EventLog:
         """Raises LogUnavailable while there is no connection."""
         if self._log is None:
-            raise LogUnavailable(self._broken or f"no NATS server at {without_password(self.nats_url)} yet")
+            raise LogUnavailable(self._broken or f"no NATS server at {self.nats_url} yet")
         return self._log
 
     @property

@@ -37,9 +37,8 @@ def as_page(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         detail=problem.detail,
         advice=_WHAT_TO_DO.get(problem.status, ""),
     )
-    for name in ("Retry-After",):
-        if name in answer.headers:
-            shown.headers[name] = answer.headers[name]
+    if "Retry-After" in answer.headers:
+        shown.headers["Retry-After"] = answer.headers["Retry-After"]
     return shown
 
 
@@ -49,9 +48,8 @@ def sign_in(request: Request[Any, Any, Any], error: Unauthenticated) -> Response
         return Response(str(error), status_code=401, media_type=MediaType.TEXT)
     here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     login = f"/ui/login{query({'next': here if request.method == 'GET' else '/'})}"
-    if (
-        request.headers.get("hx-request") == "true"
-    ):  # here the request is a plain one. A page that asks for itself again: a redirect would be followed, and shown inside it
+    # by its header, for here the request is a plain one. A page that asks for itself again would follow a redirect, and show it inside itself
+    if request.headers.get("hx-request") == "true":
         return ClientRedirect(login)
     return Redirect(login, status_code=303)
 
