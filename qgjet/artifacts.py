@@ -212,12 +212,12 @@ class ArtifactStore:
         first = after
         while position < end:
             found = await messages(self._bus, STREAM, _CHUNKS + info.nuid, after, batch=READ_CHUNKS, max_bytes=READ_BYTES)
-            if not found or (first and after == first and found[0][0] != first + 1):
+            if not found or (first and after == first and found[0].seq != first + 1):
                 if not first:
                     raise ArtifactGone(f"{info.name} is not in the object store {ARTIFACTS_BUCKET} any more")
                 position, after, first = 0, 0, 0  # the mark is that of another stream, such as a copy
                 continue
-            for seq, chunk in found:
+            for seq, _, chunk in found:
                 piece = chunk[max(start - position, 0) : max(end - position, 0)]
                 position, after = position + len(chunk), seq
                 if digest is not None:

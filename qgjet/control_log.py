@@ -11,10 +11,10 @@ from nats.aio.msg import Msg
 
 from qgjet.bus import Bus, PubAck, refusal
 from qgjet.clock import within
-from qgjet.controls import ALL_CONTROLS, Control, Pauses, decode, encode, subject_of
+from qgjet.controls import ALL_CONTROLS, Control, Pauses, decode, encode, is_about, subject_of
 from qgjet.errors import LogUnavailable, UndecodableEvent
 from qgjet.repeated import Repeated
-from qgjet.stored import messages
+from qgjet.stored import Stored, messages
 from qgjet.subjects import STREAM
 
 log = logging.getLogger(__name__)
@@ -53,14 +53,23 @@ class ControlReader:
         found: list[Control] = []
         after = self._after
         while batch := await messages(self._bus, STREAM, ALL_CONTROLS, after, batch=_BATCH, max_bytes=_BATCH_BYTES):
-            for seq, data in batch:
-                after = seq
-                try:
-                    found.append(decode(data))
-                except UndecodableEvent as error:
-                    log.warning("control event %d is skipped: %s", seq, error)
+            found += [event for event in map(_decision, batch) if event is not None]
+            after = batch[-1].seq
         self._after = after
         return found
+
+
+def _decision(one: Stored) -> Control | None:
+    """None for what this version cannot read, and for what stands where another decision would: the read model counts neither."""
+    try:
+        event = decode(one.data)
+    except UndecodableEvent as error:
+        log.warning("control event %d is skipped: %s", one.seq, error)
+        return None
+    if is_about(event, one.subject):
+        return event
+    log.warning("control event %d is skipped: %s is not its subject", one.seq, one.subject)
+    return None
 
 
 async def follow(bus: Bus, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, list[Control]], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import NamedTuple
 
 import msgspec
 from nats.aio.msg import Msg
@@ -18,13 +19,21 @@ _END = frozenset({"204", "404"})
 """End of a batch; nothing to be found."""
 
 
-async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: int, max_bytes: int) -> list[tuple[int, bytes]]:
-    """Up to `batch` messages of `subject` after a sequence, as (sequence, data); empty when there are no more. The stream must allow direct gets.
+class Stored(NamedTuple):
+    """A message of a stream."""
+
+    seq: int
+    subject: str
+    data: bytes
+
+
+async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: int, max_bytes: int) -> list[Stored]:
+    """Up to `batch` messages of `subject` after a sequence; empty when there are no more. The stream must allow direct gets.
 
     Raises LogUnavailable when the server does not say that this is all: a stream that is missing, or has no leader yet, is not an empty one.
     """
     inbox = bus.client.new_inbox()
-    found: list[tuple[int, bytes]] = []
+    found: list[Stored] = []
     complete = asyncio.Event()
     problems: list[LogUnavailable] = []
 
@@ -35,7 +44,7 @@ async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: in
     async def receive(message: Msg) -> None:
         headers = message.headers or {}
         if "Nats-Sequence" in headers:
-            found.append((int(headers["Nats-Sequence"]), message.data))
+            found.append(Stored(int(headers["Nats-Sequence"]), headers.get("Nats-Subject", ""), message.data))
             return
         if (status := headers.get("Status", "")) not in _END:
             problems.append(LogUnavailable(f"{stream} at {bus.url} cannot be read: {status} {headers.get('Description', '')}".rstrip()))

@@ -18,7 +18,7 @@ from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import connect
 from qgjet.clock import utc_now
 from qgjet.control_log import ControlReader
-from qgjet.controls import Control, DrainRequested, Kind, Paused, Resumed
+from qgjet.controls import Control, DrainRequested, Kind, Paused, Resumed, encode, subject_of
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
 from qgjet.events import JobSpec, Verdict
@@ -143,6 +143,13 @@ async def test_what_cannot_be_read_is_stepped_over(log: EventLog) -> None:
     assert await reader.new() == []
     await control_log.append(log.bus, resumed())
     assert [type(event) for event in await reader.new()] == [Resumed]
+
+
+async def test_a_decision_that_stands_where_another_would_is_none(log: EventLog) -> None:
+    """The read model does not count it, so an agent that obeyed it would wait and nobody could see why."""
+    await log.bus.request(subject_of(paused(name="sofa")), encode(paused()))
+    await control_log.append(log.bus, paused(kind=Kind.ORG, name="acme"))
+    assert [event.name for event in await ControlReader(log.bus).new()] == ["acme"]
 
 
 async def test_a_log_that_does_not_answer_is_not_an_empty_one(server: NatsServer) -> None:

@@ -215,4 +215,4 @@ def _has_ended(service: Service, job_id: str, attempt: int) -> bool:
 
 
 async def read(bus: Bus, subject: str, after: int) -> list[tuple[int, bytes]]:
-    return await messages(bus, LOGS, subject, after, batch=BATCH, max_bytes=BATCH_BYTES)
+    return [(one.seq, one.data) for one in await messages(bus, LOGS, subject, after, batch=BATCH, max_bytes=BATCH_BYTES)]
