@@ -108,7 +108,7 @@ SUBSCRIBE: dict[str, frozenset[str]] = {
     "qg.job.*.*.emulator.*.*.*": AGENT,
     "qg.job.>": OPERATOR,
     "qg.bell.*.*.emulator.*": AGENT,
-    "qg.control.>": BOTH,
+    "qg.control.>": AGENT,
     "qg.suite.>": OPERATOR,
     "qg.log.>": OPERATOR,
     "$KV.qg-agents.>": OPERATOR,
