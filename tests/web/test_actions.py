@@ -169,6 +169,15 @@ async def test_all_dead_letters_of_a_filter_are_redriven_or_discarded(stack: Sta
     assert [event["reason"] for event in await stack.events() if event["type"] == "discarded"] == ["old build"] * 2
 
 
+async def test_a_filter_that_is_not_understood_settles_nothing(stack: Stack) -> None:
+    await dead(stack, "tests/a.spec.ts")
+    async with stack.client() as client:
+        for action in ("redrive", "discard"):
+            answer = await client.post(f"/ui/dead/{action}", data={"verdict": "infra"}, headers={"Origin": stack.url})
+            assert answer.status_code == 400, action
+    assert [event for event in await stack.events() if event["type"] == "discarded" or event.get("spec", {}).get("rerun_of")] == []
+
+
 async def test_what_somebody_else_was_quicker_with_is_told(stack: Stack, visit: Visits) -> None:
     visit.expected = ["409 POST"]
     job_id = await stack.submit()

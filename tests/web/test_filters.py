@@ -115,3 +115,23 @@ async def test_suites_are_filtered_by_org(scene: Scene, visit: Visits) -> None:
     assert len(await column(page, "Suite")) == len(scene.suites)
     assert await ask(page, org_id="nobody") == {"org_id": ["nobody"]}
     assert await column(page, "Suite") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/ui/jobs?status=waiting", "status: waiting is not one of queued, running, done, failed, cancelled"),
+        ("/ui/jobs?verdict=red", "verdict: red is not one of passed,"),
+        ("/ui/jobs?tag=main", "tag: must be key:value"),
+        ("/ui/dead?verdict=red", "verdict: red is not one of"),
+        ("/ui/tests?order=best", "order: best is not one of"),
+        ("/ui/tests?days=9999", "days: must be a number from 1 to 366"),
+        ("/ui/tests/history?test=tests%2Fcart.spec.ts&days=week", "days: must be a number"),
+    ],
+)
+async def test_a_filter_that_is_not_understood_is_refused_and_not_left_out(scene: Scene, visit: Visits, path: str, words: str) -> None:
+    visit.expected = ["answer: 400 GET"]
+    page = await visit(scene.stack.url + path)
+    text = await page.locator("main").inner_text()
+    assert words in text
+    assert "Go back and correct it" in text

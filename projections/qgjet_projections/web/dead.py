@@ -10,7 +10,7 @@ from qgjet.events import Verdict
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.reads import Cursor, Reads, TheService
 from qgjet_projections.views import DeadQuery
-from qgjet_projections.web.jobs import given
+from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query
 
 PAGE = 50
@@ -32,7 +32,7 @@ def query_of(values: dict[str, str], cursor: str | None = None) -> DeadQuery:
         target=values.get("target"),
         test=values.get("test"),
         reason=values.get("reason"),
-        verdict=Verdict(values["verdict"]) if values.get("verdict") in set(Verdict) else None,
+        verdict=chosen(values, "verdict", Verdict),
         settled=bool(values.get("settled")),
         cursor=cursor,
         limit=PAGE,

@@ -6,6 +6,7 @@ from typing import Any
 
 from litestar import Request, Response
 from litestar.enums import MediaType
+from litestar.exceptions import HTTPException
 from litestar.response import Redirect
 from litestar.types import ExceptionHandlersMap
 from litestar_htmx import ClientRedirect
@@ -15,7 +16,7 @@ from qgjet_projections.api.problems import HANDLERS, Problem, Unauthenticated
 from qgjet_projections.web.page import page, query
 
 _WHAT_TO_DO = {
-    400: "Go back and correct it.",
+    400: "Go back and correct it, in the form or in the address.",
     403: "Sign in with a token that allows it.",
     404: "It may have been here: what ended long ago is forgotten. The lists show what there is.",
     409: "Somebody, or the job itself, was quicker. Look at it as it is now.",
@@ -34,12 +35,19 @@ def as_page(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         "error.html",
         status_code=problem.status,
         title=problem.title,
-        detail=problem.detail,
+        detail=_detail(error, problem),
         advice=_WHAT_TO_DO.get(problem.status, ""),
     )
     if "Retry-After" in answer.headers:
         shown.headers["Retry-After"] = answer.headers["Retry-After"]
     return shown
+
+
+def _detail(error: Exception, problem: Problem) -> str:
+    """Of a bad parameter the framework says little more than that there is one."""
+    if isinstance(error, HTTPException) and problem.errors:
+        return "; ".join(f"{one.parameter or 'form'}: {one.detail}" for one in problem.errors)
+    return problem.detail
 
 
 def sign_in(request: Request[Any, Any, Any], error: Unauthenticated) -> Response[Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
 
 from litestar import Response, get
 from litestar.params import FromPath, QueryParameter
 from msgspec import Struct
 
 from qgjet.attempts import AttemptRecord
+from qgjet.errors import InvalidInput
 from qgjet.events import Status, Verdict
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, TheCaller
@@ -23,6 +26,7 @@ from qgjet_projections.web import text
 from qgjet_projections.web.live import agents_seen
 from qgjet_projections.web.page import AnyRequest, page, query, segment
 
+Word = TypeVar("Word", bound=StrEnum)
 PAGE = 50
 STORY = 200
 _WHY = {
@@ -40,6 +44,17 @@ def given(request: AnyRequest, *names: str) -> dict[str, str]:
     return {name: value for name in (*names, "cursor") if (value := request.query_params.get(name, ""))}
 
 
+def chosen(values: Mapping[str, str], name: str, words: type[Word]) -> Word | None:
+    """Raises InvalidInput for any other word: a filter that is not understood must not become a wider one."""
+    given = values.get(name)
+    if not given:
+        return None
+    try:
+        return words(given)
+    except ValueError:
+        raise InvalidInput(name, f"{given} is not one of {', '.join(words)}") from None
+
+
 @get("/ui/jobs", opt=READ, include_in_schema=False)
 async def jobs(request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None) -> Response[bytes]:
     values = given(request, *FILTERS)
@@ -49,8 +64,8 @@ async def jobs(request: AnyRequest, service: TheService, reads: Reads, cursor: C
         target=values.get("target"),
         test=values.get("test"),
         suite_id=values.get("suite_id"),
-        status=Status(values["status"]) if values.get("status") in set(Status) else None,
-        verdict=Verdict(values["verdict"]) if values.get("verdict") in set(Verdict) else None,
+        status=chosen(values, "status", Status),
+        verdict=chosen(values, "verdict", Verdict),
         tags=tags_of([values["tag"]]) if "tag" in values else {},
         cursor=cursor or None,
         limit=PAGE,

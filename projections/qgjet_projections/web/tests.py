@@ -19,7 +19,7 @@ from qgjet_projections.api.statistics import Order, ordered, since_day
 from qgjet_projections.readmodel import MAX_LIMIT
 from qgjet_projections.views import JobQuery, JobView, TestDay, TestQuery
 from qgjet_projections.web import charts
-from qgjet_projections.web.jobs import given
+from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query
 
 DEFAULT_DAYS, MOST_DAYS = 14, 366
@@ -38,7 +38,7 @@ async def tests(request: AnyRequest, service: TheService, reads: Reads) -> Respo
     values = given(request, "order", "days", "target", "org_id")
     days = _days(values, DEFAULT_DAYS)
     wanted = TestQuery(org_id=values.get("org_id"), target=values.get("target"), since=since_day(service.clock(), days))
-    order = Order(values["order"]) if values.get("order") in set(Order) else Order.FAILING
+    order = chosen(values, "order", Order) or Order.FAILING
     live = query({"after": service.applied_seq})
     found = ordered(await asyncio.to_thread(reads.tests, wanted), order)[:MOST_TESTS]
     shown = [(one, charts.share(one.verdicts, {})) for one in found]
@@ -47,7 +47,11 @@ async def tests(request: AnyRequest, service: TheService, reads: Reads) -> Respo
 
 def _days(values: dict[str, str], otherwise: int) -> int:
     text = values.get("days", "")
-    return min(max(int(text), 1), MOST_DAYS) if text.isascii() and text.isdecimal() and len(text) < 4 else otherwise
+    if not text:
+        return otherwise
+    if not (text.isascii() and text.isdecimal() and len(text) < 4 and 0 < int(text) <= MOST_DAYS):
+        raise InvalidInput("days", f"must be a number from 1 to {MOST_DAYS}")
+    return int(text)
 
 
 class Target(Struct, frozen=True, kw_only=True):
