@@ -116,6 +116,23 @@ async def test_a_page_goes_on_after_the_api_was_started_anew(stack: Stack, visit
     assert await is_marked(page)
 
 
+async def test_pages_say_that_the_server_is_gone_and_take_it_back(stack: Stack, visit: Visits, caplog: pytest.LogCaptureFixture) -> None:
+    job_id = await stack.submit()
+    quiet = [await live(await visit(stack.url + path)) for path in ("/ui/jobs", "/ui/dead", f"/ui/jobs/{job_id}")]
+    stack.server.kill()
+    for page in quiet:
+        await page.get_by_role("alert").wait_for()
+        assert "What is shown may be old" in await page.get_by_role("alert").inner_text()
+    quiet.append(await live(await visit(f"{stack.url}/ui/jobs")))
+    assert await quiet[-1].get_by_role("alert").count() == 1
+    await stack.server.start()
+    for page in quiet:
+        await page.get_by_role("alert").wait_for(state="detached")
+    await stack.bus.request(log_subject(job_id, 1), b"here again\n")
+    await until(quiet[2], "document.querySelector('pre.log').innerText.includes('here again')")  # the stream of its output was never cut
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
 async def test_one_event_asks_for_a_page_once(stack: Stack, visit: Visits) -> None:
     page = await live(await visit(f"{stack.url}/ui/jobs"))
     asked: list[str] = []

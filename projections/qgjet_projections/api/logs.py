@@ -22,7 +22,7 @@ from litestar.response import Stream
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.attempts import AttemptRecord
 from qgjet.bus import Bus
-from qgjet.errors import ArtifactGone
+from qgjet.errors import ArtifactGone, LogUnavailable
 from qgjet.events import TERMINAL, Status
 from qgjet.stored import messages
 from qgjet.subjects import LOGS, log_subject
@@ -123,16 +123,16 @@ async def _events(service: Service, caller: Caller, job_id: str, attempt: int, p
     sent_at, splitter, caught_up = time(), Splitter(position), False
     while not service.closing.is_set() and caller.lasts():
         over = _has_ended(service, job_id, attempt)
-        found = await read(service.log.bus, log_subject(job_id, attempt), splitter.after)
+        found = await _read_if_there(service, log_subject(job_id, attempt), splitter.after)
         if found:
             if events := b"".join(encoded(*line) for seq, text in found for line in splitter.feed(seq, text)):
                 yield events
                 sent_at = time()
             continue
-        if not caught_up:
+        if found is not None and not caught_up:
             caught_up = True
             yield b"event: live\ndata: %d\n\n" % attempt
-        if over:
+        if found is not None and over:
             yield b"".join(encoded(*line) for line in splitter.rest()) + b"event: end\ndata: %d\n\n" % attempt
             return
         if time() - sent_at >= KEEP_ALIVE_S:
@@ -212,6 +212,14 @@ def _has_ended(service: Service, job_id: str, attempt: int) -> bool:
     if job is None or job.attempt > attempt or job.status in TERMINAL:
         return True
     return job.attempt == attempt and job.status is not Status.RUNNING
+
+
+async def _read_if_there(service: Service, subject: str, after: int) -> list[tuple[int, bytes]] | None:
+    """None while NATS does not answer. An answer that has begun could tell it only by breaking off, and whoever follows would ask again at once."""
+    try:
+        return await read(service.log.bus, subject, after)
+    except LogUnavailable:
+        return None
 
 
 async def read(bus: Bus, subject: str, after: int) -> list[tuple[int, bytes]]:

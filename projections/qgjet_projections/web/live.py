@@ -22,7 +22,9 @@ from qgjet_projections.service import Service
 PACE_S = 1.0
 """A page need not move more often."""
 LOOK_S = 3.0
-"""How often agents are looked at, for pages that show them: they are not in the log."""
+"""How often what is not in the log is looked at: agents, for pages that show them, and whether the server is well."""
+PATIENCE_S = 2.0
+"""A connection that is lost for less is not worth a notice."""
 
 
 @get("/ui/live", opt=READ, include_in_schema=False, media_type=MEDIA_TYPE)
@@ -33,18 +35,20 @@ async def live(
     suite_id: FromQuery[str | None] = None,
     agents: FromQuery[bool] = False,
     seen: FromQuery[str] = "",
+    ailing: FromQuery[bool] = False,
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> Stream:
     start = _start(last_event_id, after, service.applied_seq)
     headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
-    return Stream(changes(service, caller, Filter(job_id=job_id, suite_id=suite_id), start, agents=agents, seen=seen), media_type=MEDIA_TYPE, headers=headers)
+    moving = changes(service, caller, Filter(job_id=job_id, suite_id=suite_id), start, agents=agents, seen=seen, ailing=ailing)
+    return Stream(moving, media_type=MEDIA_TYPE, headers=headers)
 
 
-async def changes(service: Service, caller: Caller, wanted: Filter, after: int, *, agents: bool, seen: str = "") -> AsyncIterator[bytes]:
+async def changes(service: Service, caller: Caller, wanted: Filter, after: int, *, agents: bool, seen: str = "", ailing: bool = False) -> AsyncIterator[bytes]:
     """`changed` whenever the caller would see something else than at `after`; ends when the process closes, or the token does.
 
-    `seen`: the agents that the page shows, as `agents_seen` gave them; empty: those of this moment.
+    `seen`: the agents that the page shows, as `agents_seen` gave them; empty: those of this moment. `ailing`: whether it says that the server is not well.
     """
     yield b"retry: 1000\n\n"
     time, reads = asyncio.get_running_loop().time, service.read_model.seen_by(caller.orgs)
@@ -53,10 +57,11 @@ async def changes(service: Service, caller: Caller, wanted: Filter, after: int, 
     while not service.closing.is_set() and caller.lasts():
         applied = service.applied_seq
         now_seen = await agents_seen(service, caller, reads) if agents else seen
+        now_ailing = bool(service.ailments(patience_s=PATIENCE_S))
         # less than there was: the read model is made anew, and the page shows what is not there any more
         moved = applied < after or (applied > after and bool(await asyncio.to_thread(wanted.page, reads, after, 1)))
-        if moved or now_seen != seen:
-            after, seen, sent_at = applied, now_seen, time()
+        if moved or now_seen != seen or now_ailing is not ailing:
+            after, seen, ailing, sent_at = applied, now_seen, now_ailing, time()
             yield b"id: %d\nevent: changed\ndata: %d\n\n" % (applied, applied)
             await service.rest(PACE_S)
             continue
@@ -64,7 +69,7 @@ async def changes(service: Service, caller: Caller, wanted: Filter, after: int, 
         if time() - sent_at >= KEEP_ALIVE_S:
             sent_at = time()
             yield b": still here\n\n"
-        await service.moved_on(after, LOOK_S if agents else sent_at + KEEP_ALIVE_S - time())
+        await service.moved_on(after, LOOK_S)
 
 
 async def agents_seen(service: Service, caller: Caller, reads: ReadModel) -> str:

@@ -23,6 +23,7 @@ from qgjet_projections.api.access import Caller
 from qgjet_projections.api.headers import CSP, PAGE
 from qgjet_projections.service import Service
 from qgjet_projections.web import assets, text
+from qgjet_projections.web.live import PATIENCE_S
 
 AnyRequest = Request[Any, Any, Any]
 TEMPLATES = Path(__file__).parent / "templates"
@@ -57,11 +58,12 @@ def query(values: Mapping[str, Any], **changed: Any) -> str:
     return f"?{urlencode(pairs, doseq=True)}" if pairs else ""
 
 
-def page(request: AnyRequest, service: Service, name: str, *, status_code: int = 200, **context: Any) -> Response[bytes]:
-    """The template `name`, whole: a script that wants a part of it takes it out."""
+def page(request: AnyRequest, service: Service, name: str, *, status_code: int = 200, live: str = "", **context: Any) -> Response[bytes]:
+    """The template `name`, whole: a script that wants a part of it takes it out. `live`: what `/ui/live` is asked for; empty: the page stands still."""
     caller: Caller = request.scope.get("auth") or Caller(request.app.state.access, None, known=False)
     follows = request.headers.get("hx-request") == "true"  # a page that is about to be left must not take what the next one has to say
     said = "" if follows else request.cookies.get(SAID, "")
+    ailments = service.ailments(patience_s=PATIENCE_S)
     given = {
         "path": request.url.path,
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
@@ -71,9 +73,9 @@ def page(request: AnyRequest, service: Service, name: str, *, status_code: int =
         "asks_for_tokens": request.app.state.access.required,
         "now": service.clock(),
         "applied_seq": service.applied_seq,
-        "ailments": service.ailments(patience_s=2.0),
+        "ailments": ailments,
         "said": unquote(said),
-        "live": "",
+        "live": f"{live}&ailing=true" if live and ailments else live,
     }
     engine = request.app.template_engine
     assert engine is not None

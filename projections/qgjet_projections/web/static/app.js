@@ -38,7 +38,11 @@
     callbacks.beforeAttributeUpdated = (name, element) => !(name === "open" && element.tagName === "DETAILS");
   }
 
-  document.addEventListener("htmx:sseOpen", () => { document.body.dataset.live = "on"; });
+  document.addEventListener("htmx:sseOpen", () => {
+    const before = document.body.dataset.live;
+    document.body.dataset.live = "on";
+    if (before === "off") htmx.trigger(".pulse", "sse:changed"); // not all that a page shows is in the log, which the events resume by
+  });
   document.addEventListener("htmx:sseError", event => {
     document.body.dataset.live = "off";
     // refused, not cut off: the page itself is told why, such as a token that is over
