@@ -133,6 +133,38 @@ async def test_pages_say_that_the_server_is_gone_and_take_it_back(stack: Stack, 
     assert [record for record in caplog.records if record.exc_info] == []
 
 
+TOUCHED = """element => {
+    window.touched = [];
+    new MutationObserver(found => window.touched.push(...found.map(one => `${one.type} ${one.target.nodeName}`)))
+        .observe(element, {subtree: true, childList: true, attributes: true});
+}"""
+
+
+async def test_a_row_that_did_not_change_is_not_touched(stack: Stack, visit: Visits) -> None:
+    await stack.suite("ci-1", TESTS[:3])
+    page = await live(await visit(f"{stack.url}/ui/jobs"))
+    row = page.locator("main tbody tr", has_text=TESTS[1])
+    await row.evaluate(TOUCHED)
+    await row.evaluate("row => getSelection().selectAllChildren(row.querySelector('a'))")
+    await stack.submit("tests/other.spec.ts")
+    await until(page, "document.querySelectorAll('main tbody tr').length === 4")
+    assert await page.evaluate("window.touched") == []
+    assert await page.evaluate("getSelection().toString()") == TESTS[1]
+
+
+async def test_time_goes_by_without_touching_what_reads_as_before(scene: Scene, visit: Visits) -> None:
+    page = await (await visit.context()).new_page()
+    await page.clock.install()
+    await page.goto(f"{scene.stack.url}/ui/suites/main-3130")
+    when = page.locator("time[data-show=day]").first
+    await page.locator("main").evaluate(TOUCHED)
+    await when.evaluate("time => getSelection().setBaseAndExtent(time.firstChild, 2, time.firstChild, 7)")
+    selected = await page.evaluate("getSelection().toString()")
+    await page.clock.run_for(6_000)  # ages are reckoned anew every five seconds
+    assert await page.evaluate("window.touched") == []
+    assert await page.evaluate("getSelection().toString()") == selected
+
+
 async def test_one_event_asks_for_a_page_once(stack: Stack, visit: Visits) -> None:
     page = await live(await visit(f"{stack.url}/ui/jobs"))
     asked: list[str] = []

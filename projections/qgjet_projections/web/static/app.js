@@ -12,16 +12,23 @@
     return `${Math.floor(seconds)} s`;
   }
 
+  function say(element, text) { // what says it already is left alone: somebody may have selected it
+    const only = element.childNodes.length === 1 && element.firstChild;
+    if (!(only instanceof Text)) element.textContent = text;
+    else if (only.data !== text) only.data = text;
+  }
+
   function localize(root) {
     for (const element of root.querySelectorAll("time[datetime]")) {
       const at = new Date(element.dateTime);
       if (isNaN(at)) continue;
-      element.title = `${day(at)} ${clock(at)} (${zone}), ${element.dateTime}`;
-      element.textContent = element.dataset.show === "ago" ? ago(at) : element.dataset.show === "day" ? `${day(at)} ${clock(at)}` : clock(at);
+      const title = `${day(at)} ${clock(at)} (${zone}), ${element.dateTime}`;
+      if (element.title !== title) element.title = title;
+      say(element, element.dataset.show === "ago" ? ago(at) : element.dataset.show === "day" ? `${day(at)} ${clock(at)}` : clock(at));
     }
     for (const element of root.querySelectorAll("text[data-at]")) { // in a drawing
       const at = new Date(element.dataset.at);
-      if (!isNaN(at)) element.textContent = clock(at);
+      if (!isNaN(at)) say(element, clock(at));
     }
   }
 
