@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Page
 
 from agents import running_agent, scripted
+from cli.commandline import Cli
 from qgjet.subjects import log_subject
 from web.scene import Scene
 from web.stack import Stack
@@ -319,3 +322,31 @@ async def test_an_empty_server_teaches_the_next_command(stack: Stack, visit: Vis
         await page.goto(stack.url + path)
         text = await page.locator("main").inner_text()
         assert all(word in text for word in words), path
+
+
+async def test_the_commands_of_an_empty_server_run_as_they_are_printed(stack: Stack, visit: Visits, tmp_path: Path) -> None:
+    for name in ("cart", "login"):
+        (tmp_path / f"tests/{name}.spec.ts").parent.mkdir(exist_ok=True)
+        (tmp_path / f"tests/{name}.spec.ts").touch()
+    (tmp_path / "qgjet.toml").write_text('[targets.emulator]\nrunner = "command"\ncommand = ["true"]\n')
+    qgjet = Cli(tmp_path)
+    page = await visit(stack.url)
+    printed = {}
+    for path in ("/", "/ui/suites", "/ui/jobs", "/ui/tests", "/ui/tests/history?test=tests%2Flogin.spec.ts%3B%20exit%203"):
+        await page.goto(stack.url + path)
+        printed[path] = [shlex.split(text) for text in await page.locator("main code").all_inner_texts()]
+    assert printed["/ui/tests/history?test=tests%2Flogin.spec.ts%3B%20exit%203"][0][7] == "tests/login.spec.ts; exit 3", "one word for a shell"
+    queued = await qgjet(*printed["/ui/jobs"][0][1:])
+    assert queued.code == 0, queued.err
+    await stack.caught_up()
+    await page.goto(f"{stack.url}/ui/jobs")
+    await page.locator("main td a").click()
+    (alone,) = await page.locator(".notice code").all_inner_texts()
+    submit, agent, _ = printed["/"]
+    assert alone == f"{shlex.join(agent[:2])} --target emulator {shlex.join(agent[2:])}"
+    async with qgjet.start(*agent[1:]):
+        for command in (submit, printed["/ui/suites"][0], printed["/ui/tests"][0]):
+            ran = await qgjet(*command[1:])
+            assert ran.code == 0, ran.err
+    await page.goto(f"{stack.url}/ui/suites")
+    assert set(await column(page, "State")) == {"passed"}

@@ -32,7 +32,7 @@ STORY = 200
 _WHY = {
     PendingReason.PAUSED: "its target, or its org, is paused.",
     PendingReason.BACKOFF: "it failed, and its next attempt is not due yet.",
-    PendingReason.NO_AGENT: "no agent that takes new jobs serves its target and app version. Start one: qgjet agent --target …",
+    PendingReason.NO_AGENT: "no agent that takes new jobs serves its target and app version.",
     PendingReason.NO_SLOT: "all slots of the agents that serve it are taken.",
 }
 _MEDIA = {"image/": "image", "video/": "video"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shlex
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -47,6 +48,12 @@ def _set_up(engine: JinjaTemplateEngine) -> None:
     environment.globals |= {"asset": assets.url_of, "scripts": assets.scripts, "version": __version__, "query": query, "verdict_order": text.VERDICTS}
 
 
+def command(verb: str, **flags: str) -> str:
+    """A command line for a shell, to be taken as it is: it names the server, and what comes out of an address stays one word."""
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
+    return shlex.join(["qgjet", verb, *words])
+
+
 def segment(value: object) -> str:
     """As one segment of a path."""
     return quote(str(value), safe="")
@@ -63,6 +70,7 @@ def page(request: AnyRequest, service: Service, name: str, *, status_code: int =
     caller: Caller = request.scope.get("auth") or Caller(request.app.state.access, None, known=False)
     follows = request.headers.get("hx-request") == "true"  # a page that is about to be left must not take what the next one has to say
     said = "" if follows else request.cookies.get(SAID, "")
+    org_id = min(caller.orgs, default="acme") if caller.orgs is not None else "acme"
     ailments = service.ailments(patience_s=PATIENCE_S)
     given = {
         "path": request.url.path,
@@ -70,6 +78,8 @@ def page(request: AnyRequest, service: Service, name: str, *, status_code: int =
         "caller": caller,
         "may": lambda scope: caller.allows(Scope(scope)),
         "everywhere": caller.orgs is None,
+        "submitting": lambda verb, **flags: command(verb, org_id=org_id, app_version_id="1.0.0", **flags, api=str(request.base_url).rstrip("/")),
+        "agent_command": lambda **flags: command("agent", **flags, nats=service.nats_url),
         "asks_for_tokens": request.app.state.access.required,
         "now": service.clock(),
         "applied_seq": service.applied_seq,
