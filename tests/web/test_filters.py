@@ -135,3 +135,26 @@ async def test_a_filter_that_is_not_understood_is_refused_and_not_left_out(scene
     text = await page.locator("main").inner_text()
     assert words in text
     assert "Go back and correct it" in text
+
+
+async def test_the_way_back_leads_to_a_form_that_says_what_is_listed(scene: Scene, visit: Visits) -> None:
+    page = await visit(f"{scene.stack.url}/ui/jobs")
+    await ask(page, target="device", status="queued")
+    assert set(await column(page, "Target")) == {"device"}
+    await page.go_back()
+    assert urlsplit(page.url).query == ""
+    assert len(set(await column(page, "Target"))) > 1
+    assert [await page.locator(f"form.filters [name={name}]").input_value() for name in ("target", "status")] == ["", ""]
+    await page.go_forward()
+    assert set(await column(page, "Target")) == {"device"}
+    assert await page.locator("form.filters [name=target]").input_value() == "device"
+
+
+async def test_dead_letters_are_filtered_by_test_and_version_too(scene: Scene, visit: Visits) -> None:
+    page = await visit(f"{scene.stack.url}/ui/dead?test=tests%2Fprofile.spec.ts")
+    (version,) = await column(page, "Version")
+    assert await ask(page, app_version_id=version) == {"test": ["tests/profile.spec.ts"], "app_version_id": [version]}, "the form holds what the address said"
+    assert await column(page, "Test") == ["tests/profile.spec.ts"]
+    assert await ask(page, app_version_id="0.0.0") == {"test": ["tests/profile.spec.ts"], "app_version_id": ["0.0.0"]}
+    await page.get_by_role("link", name="All dead letters").click()
+    assert urlsplit(page.url).query == ""
