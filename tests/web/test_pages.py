@@ -174,3 +174,9 @@ async def test_a_drawing_has_the_readers_time_too(scene: Scene, visit: Visits) -
     )
     assert await tick.text_content() == shown
     assert shown != at.strftime("%H:%M:%S")
+
+
+@pytest.mark.parametrize("path", ["/ui", "/ui/"])
+async def test_what_is_left_of_an_address_is_the_overview(scene: Scene, visit: Visits, path: str) -> None:
+    page = await visit(scene.stack.url + path)
+    assert await page.locator("h1").inner_text() == "Overview"

@@ -5,11 +5,18 @@ from __future__ import annotations
 from litestar import Router, get
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
+from litestar.response import Redirect
 from litestar_htmx import HTMXRequest
 
 from qgjet_projections.api.access import READ
 from qgjet_projections.web import actions, assets, dead, jobs, live, overview, session, suites, tests
 from qgjet_projections.web.errors import PAGE_HANDLERS
+
+
+@get("/ui", opt=READ, include_in_schema=False, sync_to_thread=False)
+def beginning() -> Redirect:
+    """What is left of any address of a page is one, too."""
+    return Redirect("/")
 
 
 @get("/ui/{rest:path}", opt=READ, include_in_schema=False, sync_to_thread=False)
@@ -22,6 +29,7 @@ def dashboard() -> Router:
     return Router(
         "/",
         route_handlers=[
+            beginning,
             nothing,
             assets.asset,
             overview.overview,
