@@ -44,6 +44,32 @@ async def test_a_target_is_paused_for_a_while_and_resumed(stack: Stack, visit: V
     assert (await the_event(stack, "resumed"))["name"] == "emulator"
 
 
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
+async def test_a_target_where_nothing_waits_is_paused_until_a_time_of_the_readers(stack: Stack, visit: Visits, scripts: bool) -> None:
+    async with running_agent(stack.log, stack.directory / "work"):
+        page = await visit(stack.url, scripts=scripts)
+        await act(page, "Pause a target", "Pause it", target="emulator", until="2099-01-31T18:00")
+    assert await said(page) == "Paused target emulator."
+    event = await the_event(stack, "paused")
+    assert event["until"] == ("2099-01-31T12:30:00Z" if scripts else "2099-01-31T18:00:00Z"), "in Kolkata, or in the zone that the form names"
+    assert "until 2099-01-31 18:00:00" in await page.locator(".notice.flaky").inner_text()
+    job_id = await stack.submit()
+    await page.goto(f"{stack.url}/ui/jobs/{job_id}")
+    assert "It waits: Target emulator is paused until 2099-01-31 18:00:00" in await page.locator(".notice").inner_text()
+
+
+async def test_an_end_of_a_pause_that_cannot_be_is_refused(stack: Stack) -> None:
+    async with stack.client() as client:
+        for fields, words in (
+            ({"until": "2020-01-01T00:00"}, "until: is over already"),
+            ({"until": "soon"}, "until: soon is not a time such as"),
+            ({"until": "2099-01-01T00:00", "for_s": "900"}, "not both"),
+        ):
+            answer = await client.post("/ui/queue/pause", data={"target": "emulator", **fields}, headers={"Origin": stack.url})
+            assert (answer.status_code, words in answer.text) == (400, True), answer.text
+    assert [event for event in await stack.events() if event["type"] == "paused"] == []
+
+
 async def test_an_org_is_paused(stack: Stack, visit: Visits) -> None:
     await stack.submit()
     page = await live(await visit(stack.url))

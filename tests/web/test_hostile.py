@@ -70,7 +70,7 @@ async def test_words_of_others_are_text_on_every_page(stack: Stack, visit: Visit
     job_id = await hostile(stack)
     page = await live(await visit(stack.url))
     main = page.locator("main")
-    await page.get_by_text(MARKUP).first.wait_for()
+    await page.get_by_text(MARKUP).locator("visible=true").first.wait_for()
     await harmless(page)
     for path, words in {
         "/ui/suites": MARKUP[:60],

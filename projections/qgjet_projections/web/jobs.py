@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from qgjet.attempts import AttemptRecord
 from qgjet.errors import InvalidInput
-from qgjet.events import Status, Verdict
+from qgjet.events import Partition, Status, Verdict
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, TheCaller
 from qgjet_projections.api.answers import job_answer
@@ -30,8 +30,6 @@ Word = TypeVar("Word", bound=StrEnum)
 PAGE = 50
 STORY = 200
 _WHY = {
-    PendingReason.PAUSED: "its target, or its org, is paused.",
-    PendingReason.BACKOFF: "it failed, and its next attempt is not due yet.",
     PendingReason.NO_AGENT: "no agent that takes new jobs serves its target and app version.",
     PendingReason.NO_SLOT: "all slots of the agents that serve it are taken.",
 }
@@ -123,6 +121,8 @@ async def job(
         "job.html",
         live=query({"job_id": job_id, "agents": "true" if seen else None, "seen": seen, "after": seq}),
         job=answer,
+        pause=around.pauses.of(Partition(found.org_id, found.app_version_id, found.target), around.now),
+        retry_at=found.retry_at,
         why_it_waits=_WHY.get(answer.pending_reason, "") if answer.pending_reason else "",
         order=order,
         shown_attempt=attempt or max(found.attempt, 1),

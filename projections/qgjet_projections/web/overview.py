@@ -50,10 +50,13 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
     verdicts = sum(by_hour.values(), Counter[str]())
     pauses = around.pauses.in_force(around.now)
     agents = _agents(around.agents, caller, reads)
+    paused = {pause.name for pause in pauses if pause.kind == "target"}
+    targets = {one.target for one in partitions} | {target for target, _ in places} | {one.target for agent in agents or [] for one in agent.targets}
     order = service.deployment.priority_order
     return {
         "pauses": [pause for pause in pauses if pause.kind == "target" or caller.orgs is None or pause.name in caller.orgs],
-        "paused_targets": {pause.name for pause in pauses if pause.kind == "target"},
+        "paused_targets": paused,
+        "may_pause": sorted(targets - paused) if caller.orgs is None else [],
         "running": sum(one.running for one in partitions),
         "queued": sum(one.queued for one in partitions),
         "oldest": min((one.oldest_queued_at for one in partitions if one.oldest_queued_at), default=None),

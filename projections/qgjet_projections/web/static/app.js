@@ -67,6 +67,10 @@
     }
   });
 
+  document.addEventListener("formdata", event => { // what was picked is in the reader's zone
+    for (const {name, value} of event.target.querySelectorAll("input[type=datetime-local]")) if (value) event.formData.set(name, new Date(value).toISOString());
+  });
+
   document.addEventListener("formdata", event => { // an address says what is asked for, and not what is not
     if (event.target.matches("form.filters")) for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
   });
