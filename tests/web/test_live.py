@@ -291,22 +291,29 @@ async def test_a_question_is_opened_answered_and_taken_back_with_keys(stack: Sta
     assert [event["reason"] for event in await stack.events(job_id) if event["type"] == "cancel_requested"] == ["by hand"]
 
 
-async def test_a_question_is_wholly_visible_where_it_opens(scene: Scene, visit: Visits) -> None:
-    page = await visit(scene.stack.url)
-    for width in (1440, 375):
-        await page.set_viewport_size({"width": width, "height": 1600})
-        for ask in ("Pause device", "Drain"):
-            await page.locator("summary", has_text=ask).first.click()
-            form = page.locator("details[open] form")
-            box = await form.bounding_box()
-            assert box is not None
-            assert box["x"] >= 0
-            assert box["x"] + box["width"] <= width
-            corner = await page.evaluate(
-                "([x, y]) => !!document.elementFromPoint(x, y)?.closest('details[open]')", [box["x"] + 4, box["y"] + box["height"] - 4]
-            )
-            assert corner, f"{ask} is cut off at {width}"
-            await page.keyboard.press("Escape")
+@pytest.mark.parametrize("width", [1440, 375])
+@pytest.mark.parametrize(
+    ("path", "asks"),
+    [
+        ("/", ("Pause a target", "Pause an org", "Pause device", "Drain")),
+        ("/ui/suites/main-3132", ("Cancel",)),
+        ("/ui/suites/main-3130", ("Run failed again",)),
+        ("/ui/jobs/{queued}", ("Cancel", "Priority")),
+        ("/ui/dead", ("Redrive all shown", "Discard all shown", "Redrive", "Discard")),
+    ],
+)
+async def test_a_question_is_wholly_visible_where_it_opens(scene: Scene, visit: Visits, path: str, asks: tuple[str, ...], width: int) -> None:
+    page = await visit(scene.stack.url + path.format(queued=scene.jobs["main-3132/browserstack/tests/cart.spec.ts"]), width=width, height=1600)
+    for ask in asks:
+        await page.locator("summary").get_by_text(ask, exact=True).first.click()
+        form = page.locator("details[open] form")
+        box = await form.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0, ask
+        assert box["x"] + box["width"] <= width, ask
+        corner = await page.evaluate("([x, y]) => !!document.elementFromPoint(x, y)?.closest('details[open]')", [box["x"] + 4, box["y"] + box["height"] - 4])
+        assert corner, f"{ask} is cut off at {width}"
+        await page.keyboard.press("Escape")
 
 
 async def test_an_empty_server_teaches_the_next_command(stack: Stack, visit: Visits) -> None:
