@@ -180,3 +180,9 @@ async def test_a_drawing_has_the_readers_time_too(scene: Scene, visit: Visits) -
 async def test_what_is_left_of_an_address_is_the_overview(scene: Scene, visit: Visits, path: str) -> None:
     page = await visit(scene.stack.url + path)
     assert await page.locator("h1").inner_text() == "Overview"
+
+
+async def test_a_job_takes_little_of_a_phone(scene: Scene, visit: Visits) -> None:
+    page = await visit(f"{scene.stack.url}/ui/jobs", width=375)
+    heights = await page.evaluate("[...document.querySelectorAll('main tbody tr')].map(row => row.offsetHeight)")
+    assert max(heights) < 190, heights
