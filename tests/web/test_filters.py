@@ -158,3 +158,9 @@ async def test_dead_letters_are_filtered_by_test_and_version_too(scene: Scene, v
     assert await ask(page, app_version_id="0.0.0") == {"test": ["tests/profile.spec.ts"], "app_version_id": ["0.0.0"]}
     await page.get_by_role("link", name="All dead letters").click()
     assert urlsplit(page.url).query == ""
+
+
+async def test_an_attempt_that_there_was_not_is_said_to_be_none(scene: Scene, visit: Visits) -> None:
+    visit.expected = ["answer: 400 GET"]
+    page = await visit(f"{scene.stack.url}/ui/jobs/{scene.jobs['main-3130/emulator/tests/cart.spec.ts']}?attempt=3")
+    assert "attempt: it has had 2 so far" in await page.locator("main").inner_text()

@@ -331,6 +331,14 @@ async def test_an_empty_server_teaches_the_next_command(stack: Stack, visit: Vis
         assert all(word in text for word in words), path
 
 
+async def test_a_target_that_no_agent_serves_teaches_how_to_start_one(stack: Stack, visit: Visits) -> None:
+    async with running_agent(stack.log, stack.directory / "work"):
+        await stack.suite("ci-1", TESTS[:2], targets=["device"])
+        page = await visit(stack.url)
+        assert await column(page, "Waits for") == ["no agent"]
+        assert await page.locator(".hint code").all_inner_texts() == [f"qgjet agent --target device --nats {stack.server.url}"]
+
+
 async def test_the_commands_of_an_empty_server_run_as_they_are_printed(stack: Stack, visit: Visits, tmp_path: Path) -> None:
     for name in ("cart", "login"):
         (tmp_path / f"tests/{name}.spec.ts").parent.mkdir(exist_ok=True)

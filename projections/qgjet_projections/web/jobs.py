@@ -110,6 +110,8 @@ async def job(
 ) -> Response[bytes]:
     seq = service.applied_seq
     found = await commands.known_job(service, reads, job_id)
+    if attempt and attempt > max(found.attempt, 1):
+        raise InvalidInput("attempt", f"it has had {found.attempt} so far")
     seen = await agents_seen(service, caller, reads) if found.status is Status.QUEUED else ""
     around = await surroundings(service, asked=found.status is Status.QUEUED)
     context = await asyncio.to_thread(_context, reads, found)

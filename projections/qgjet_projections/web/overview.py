@@ -16,7 +16,7 @@ from qgjet.presence import AgentInfo
 from qgjet_projections.api.access import READ, Caller, TheCaller
 from qgjet_projections.api.answers import partition_answer, suite_answer
 from qgjet_projections.api.jobs import surroundings
-from qgjet_projections.api.pending import Surroundings
+from qgjet_projections.api.pending import PendingReason, Surroundings
 from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.suites import visible
 from qgjet_projections.readmodel import ReadModel
@@ -52,6 +52,7 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
     agents = _agents(around.agents, caller, reads)
     paused = {pause.name for pause in pauses if pause.kind == "target"}
     targets = {one.target for one in partitions} | {target for target, _ in places} | {one.target for agent in agents or [] for one in agent.targets}
+    lanes = [partition_answer(one, around) for one in _longest(partitions)]
     order = service.deployment.priority_order
     return {
         "pauses": [pause for pause in pauses if pause.kind == "target" or caller.orgs is None or pause.name in caller.orgs],
@@ -64,7 +65,8 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
         "pass_rate": _pass_rate(verdicts),
         "dead": reads.dead_count(),
         "lag": service.projector.lag if service.projector is not None else None,
-        "targets": [partition_answer(one, around) for one in _longest(partitions)],
+        "targets": lanes,
+        "served_by_none": sorted({one.target for one in lanes if one.pending_reason is PendingReason.NO_AGENT}),
         "priority_of": lambda rank: rank if order == "low-first" else 9 - rank,
         "chart": charts.hours(by_hour, first, HOURS),
         "legend": charts.LEGEND,
