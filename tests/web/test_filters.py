@@ -68,6 +68,7 @@ async def test_the_pages_of_a_list_are_all_of_it(scene: Scene, visit: Visits) ->
         if not await following.count():
             break
         await following.click()
+        await page.wait_for_load_state()
         assert "org_id=shop" in page.url
     assert len(seen) == len(set(seen)) == len(scene.jobs)
     await page.get_by_role("link", name="First page").click()
