@@ -44,6 +44,8 @@ from qgjet_projections.schema import instant, micros
 _INT64 = 2**63 - 1
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
+TEST_SUMS = ("jobs", *(verdict.value for verdict in Verdict), "timed", "duration_ms")
+"""What is added up of a test's jobs: columns of `tests` and `test_days`."""
 _LONGEST_S = 1e9
 """Nothing takes thirty years; what a stranger says must not overflow a sum."""
 _SUITES = subjects.SUITE_PREFIX + "."
@@ -342,19 +344,23 @@ class Ended(Struct, frozen=True):
 
 
 def statistics_of(ended: Iterable[Ended], sign: int) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """Additions to `hours` and to `test_days`, added up by their keys; `sign` is -1 for jobs that are pruned. Whole milliseconds add up in any order."""
+    """Additions to `hours`, and to what is known of tests by day, in the order of TEST_SUMS; added up by their keys.
+
+    `sign` is -1 for jobs that are pruned. Whole milliseconds add up in any order.
+    """
     hours: dict[tuple[Any, ...], int] = {}
-    days: dict[tuple[Any, ...], list[int]] = {}
+    days: dict[tuple[Any, ...], dict[str, int]] = {}
     for one in ended:
         at = max(one.finished_at, 0)
-        hour, day = (at // HOUR, one.org_id, one.target, one.verdict), (at // DAY, one.org_id, one.target, one.test, one.verdict)
+        hour = (at // HOUR, one.org_id, one.target, one.verdict)
         hours[hour] = hours.get(hour, 0) + sign
-        sums = days.setdefault(day, [0, 0, 0])
-        sums[0] += sign
+        sums = days.setdefault((one.test, one.target, one.org_id, at // DAY), dict.fromkeys(TEST_SUMS, 0))
+        sums["jobs"] += sign
+        sums[one.verdict] += sign
         if one.duration_s is not None:
-            sums[1] += sign
-            sums[2] += sign * round(min(max(one.duration_s, 0.0), _LONGEST_S) * 1000)
-    return [(*key, jobs) for key, jobs in hours.items()], [(*key, *sums) for key, sums in days.items()]
+            sums["timed"] += sign
+            sums["duration_ms"] += sign * round(min(max(one.duration_s, 0.0), _LONGEST_S) * 1000)
+    return [(*key, jobs) for key, jobs in hours.items()], [(*key, *sums.values()) for key, sums in days.items()]
 
 
 def _count(changes: dict[tuple[str, str, str], list[int]], key: tuple[str, str, str], jobs: int, attempts: int) -> None:

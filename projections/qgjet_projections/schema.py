@@ -18,7 +18,7 @@ from qgjet.errors import SchemaMismatch
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 """Raised with every change of the tables, or of what the projector writes into them."""
 APPLICATION_ID = 0x71676A74
 """`qgjt`: this file is one of ours, and may be deleted."""
@@ -177,20 +177,47 @@ CREATE TABLE IF NOT EXISTS hours (
     PRIMARY KEY (hour, org_id, target, verdict)
 ) WITHOUT ROWID;
 
--- finished jobs of a test by day
-CREATE TABLE IF NOT EXISTS test_days (
-    day INTEGER NOT NULL,               -- since 1970, UTC
-    org_id TEXT NOT NULL,
-    target TEXT NOT NULL,
+-- finished jobs of each test so far: how many, by verdict, and how long they took
+CREATE TABLE IF NOT EXISTS tests (
     test TEXT NOT NULL,
-    verdict TEXT NOT NULL,
+    target TEXT NOT NULL,
+    org_id TEXT NOT NULL,
     jobs INTEGER NOT NULL,
+    passed INTEGER NOT NULL,
+    flaky INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    timed_out INTEGER NOT NULL,
+    infra_error INTEGER NOT NULL,
+    config_error INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL,
+    skipped INTEGER NOT NULL,
     timed INTEGER NOT NULL,             -- of these: have a duration
     duration_ms INTEGER NOT NULL,       -- of these together
-    PRIMARY KEY (day, org_id, target, test, verdict)
+    PRIMARY KEY (test, target, org_id)
+) WITHOUT ROWID;
+
+-- the same before each day on which one of them has ended: how a test went since a day is one subtraction, however many days that are
+CREATE TABLE IF NOT EXISTS test_days (
+    test TEXT NOT NULL,
+    target TEXT NOT NULL,
+    org_id TEXT NOT NULL,
+    day INTEGER NOT NULL,               -- since 1970, UTC
+    ended INTEGER NOT NULL,             -- on this day
+    jobs INTEGER NOT NULL,              -- before it, as all that follows
+    passed INTEGER NOT NULL,
+    flaky INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    timed_out INTEGER NOT NULL,
+    infra_error INTEGER NOT NULL,
+    config_error INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL,
+    skipped INTEGER NOT NULL,
+    timed INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    PRIMARY KEY (test, target, org_id, day)
 ) WITHOUT ROWID;
 """
-CONTENT = ("events", "jobs", "openings", "suite_jobs", "suites", "job_tags", "dead_letters", "pauses", "tallies", "hours", "test_days")
+CONTENT = ("events", "jobs", "openings", "suite_jobs", "suites", "job_tags", "dead_letters", "pauses", "tallies", "hours", "tests", "test_days")
 """The tables that are made from the log; `position` says from how much of it."""
 
 BUSY_TIMEOUT_S = 10.0

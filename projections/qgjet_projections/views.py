@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -159,6 +160,16 @@ class HourView(Struct, frozen=True, kw_only=True):
     verdicts: dict[str, int]
 
 
+class Order(StrEnum):
+    """Which tests come first; by name where they are equal."""
+
+    FAILING = "failing"
+    """Lowest pass rate."""
+    FLAKIEST = "flakiest"
+    SLOWEST = "slowest"
+    NAME = "name"
+
+
 class TestQuery(Struct, frozen=True, kw_only=True):
     """Which tests, over which days."""
 
@@ -169,6 +180,8 @@ class TestQuery(Struct, frozen=True, kw_only=True):
     test: str | None = None
     since: datetime
     """Whole days, UTC: the one that this lies in is the first."""
+    order: Order = Order.NAME
+    limit: int = 1000
 
 
 class TestView(Struct, frozen=True, kw_only=True):

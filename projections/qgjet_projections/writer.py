@@ -22,7 +22,7 @@ from msgspec.structs import fields
 
 from qgjet.log import Recorded
 from qgjet_projections import schema
-from qgjet_projections.batch import Batch, Ended, Row, Standing, slot_key, standing_of, statistics_of
+from qgjet_projections.batch import TEST_SUMS, Batch, Ended, Row, Standing, slot_key, standing_of, statistics_of
 from qgjet_projections.schema import instant, micros
 
 KNOWN_SLOTS = 5_000
@@ -42,9 +42,27 @@ _TALLY = """
 INSERT INTO tallies VALUES (?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, attempts = attempts + excluded.attempts"""
 _HOURS = "INSERT INTO hours VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
-_TEST_DAYS = """
-INSERT INTO test_days VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, timed = timed + excluded.timed, duration_ms = duration_ms + excluded.duration_ms"""
+_SUMS = ", ".join(TEST_SUMS)
+_ADDED = f"CREATE TEMP TABLE added (test, target, org_id, day, {_SUMS})"
+_ADD_UP = (
+    # a new day begins with what the next one begins with, the last one with all there is
+    f"""
+    INSERT INTO test_days SELECT added.test, added.target, added.org_id, added.day, added.jobs,
+        {", ".join(f"coalesce(next.{name}, tests.{name}, 0)" for name in TEST_SUMS)}
+    FROM added LEFT JOIN tests USING (test, target, org_id) LEFT JOIN test_days AS next ON (next.test, next.target, next.org_id, next.day) = (
+        added.test, added.target, added.org_id,
+        (SELECT min(day) FROM test_days WHERE (test, target, org_id) = (added.test, added.target, added.org_id) AND day > added.day))
+    WHERE TRUE ON CONFLICT DO UPDATE SET ended = ended + excluded.ended""",
+    f"""
+    UPDATE test_days SET {", ".join(f"{name} = test_days.{name} + more.{name}" for name in TEST_SUMS)} FROM (
+        SELECT test, target, org_id, later.day, {", ".join(f"sum(added.{name}) AS {name}" for name in TEST_SUMS)}
+        FROM added CROSS JOIN test_days AS later USING (test, target, org_id) WHERE later.day > added.day GROUP BY 1, 2, 3, 4) AS more
+    WHERE (test_days.test, test_days.target, test_days.org_id, test_days.day) = (more.test, more.target, more.org_id, more.day)""",
+    f"""
+    INSERT INTO tests SELECT test, target, org_id, {", ".join(f"sum({name})" for name in TEST_SUMS)} FROM added WHERE TRUE GROUP BY 1, 2, 3
+    ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in TEST_SUMS)}""",
+    "DELETE FROM added",
+)
 _ENDED = """
 SELECT finished_at, org_id, target, test, coalesce(verdict, ''), duration_s FROM jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned)"""
 _ATTACH = """
@@ -110,6 +128,7 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self._connection = schema.connect(path)
         self._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        self._connection.execute(_ADDED)
         self._standings: OrderedDict[str, Standing] = OrderedDict()
         self._data_version = 0
 
@@ -184,7 +203,8 @@ class Writer:
         ended = [Ended(*found) for found in self._connection.execute(_ENDED)]
         self._add_up(ended, -1)
         self._connection.execute("DELETE FROM hours WHERE jobs = 0")
-        self._connection.execute("DELETE FROM test_days WHERE jobs = 0")
+        self._connection.execute("DELETE FROM test_days WHERE ended = 0")
+        self._connection.execute("DELETE FROM tests WHERE jobs = 0")
         left = "DELETE FROM suite_jobs WHERE submitted_seq IN (SELECT submitted_seq FROM pruned) RETURNING suite_id, org_id"
         suites = set(self._connection.execute(left))
         for statement in _PRUNE:
@@ -260,7 +280,9 @@ class Writer:
         if ended:
             hours, days = statistics_of(ended, sign)
             self._connection.executemany(_HOURS, hours)
-            self._connection.executemany(_TEST_DAYS, days)
+            self._insert("INSERT INTO added VALUES", 4 + len(TEST_SUMS), days)
+            for statement in _ADD_UP:
+                self._connection.execute(statement)
 
     def _insert(self, head: str, width: int, rows: Sequence[tuple[Any, ...]], tail: str = "") -> None:
         start = 0

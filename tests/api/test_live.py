@@ -65,7 +65,7 @@ async def test_it_says_when_something_has_changed_since_the_page_was_made(api: h
         assert await anext(said) == -1, "the page shows it already"
         seq = await agent.run(Verdict.PASSED)
         assert first < await anext(said) <= seq
-    await api.get("/jobs", params={"min_seq": seq})
+    await api.get("/jobs", params={"min_seq": seq, "limit": 1})
     async with changes(api, after=0) as said:
         assert await anext(said) == seq, "once for all that was missed"
         assert await anext(said) == -1
@@ -102,6 +102,18 @@ async def test_a_jobs_page_and_a_suites_move_for_their_own_alone(api: httpx.Asyn
     async with changes(api, after=2, job_id=mine["job_id"]) as said:
         started = await agent.start()
         assert await anext(said) >= started
+
+
+async def test_a_page_about_days_moves_seldom_and_is_told_of_the_last_event(api: httpx.AsyncClient, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SLOW_PACE_S", 1.0)
+    async with changes(api, after=0, slow=True) as said:
+        first = (await submit(test_path="tests/first.spec.js"))["seq"]
+        assert await anext(said) == first
+        began = time.monotonic()
+        for number in range(3):
+            last = (await submit(test_path=f"tests/{number}.spec.js"))["seq"]
+        assert await anext(said) == last
+        assert time.monotonic() - began > 0.8
 
 
 async def test_a_busy_queue_moves_a_page_at_its_pace(api: httpx.AsyncClient, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:

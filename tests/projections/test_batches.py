@@ -6,9 +6,9 @@ import contextlib
 import sqlite3
 import tempfile
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import msgspec
 import pytest
@@ -27,8 +27,10 @@ from qgjet.log import Recorded
 from qgjet.suites import SuiteOpened
 from qgjet_projections import batch as batches
 from qgjet_projections import schema
-from qgjet_projections.batch import Row, slot_key
+from qgjet_projections.batch import DAY, Row, slot_key
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.schema import instant
+from qgjet_projections.views import TestQuery
 from qgjet_projections.writer import Writer
 
 histories = st.builds(lambda seed, steps: Author(seed).history(steps), st.integers(0, 2**32), st.integers(0, 150))
@@ -107,7 +109,27 @@ def test_statistics_and_suites_follow_from_what_is_there_before_and_after_prunin
                 writer.forget(jobs, events, writer.position().stream_created)
                 assert_sums(path)
             writer.forget(ended, others, writer.position().stream_created)
-        assert [content(path)[table] for table in ("hours", "test_days", "openings")] == [[], [], []]
+        assert [content(path)[table] for table in ("hours", "tests", "test_days", "openings")] == [[], [], [], []]
+        assert_sums(path)
+
+
+ends = st.tuples(st.integers(0, 6), st.sampled_from(list(Verdict)[:5]), st.sampled_from(["a", "b"]), st.sampled_from([0.0, 1.5]))
+
+
+@given(st.lists(ends, max_size=25), st.integers(1, 40), st.randoms(use_true_random=False))
+def test_tests_are_added_up_by_day_in_whatever_order_the_days_come(found: list[tuple[int, Verdict, str, float]], batch: int, random: Random) -> None:
+    """Clocks of agents differ, and what is pruned comes first."""
+    author = Author()
+    for day, verdict, test, duration_s in found:
+        author.now = NOW + timedelta(days=day)
+        author.run(verdict, test=test, duration_s=duration_s)
+    with tempfile.TemporaryDirectory() as directory:
+        path = empty(directory, "read-model")
+        apply(path, author.messages, batch=batch)
+        assert_sums(path)
+        with contextlib.closing(Writer(path)) as writer:
+            old = [row.submitted_seq for row in all_rows(path)]
+            writer.forget(random.sample(old, random.randint(0, len(old))), [], writer.position().stream_created)
         assert_sums(path)
 
 
@@ -115,15 +137,41 @@ def assert_sums(path: Path) -> None:
     rows, tables = [row for row in all_rows(path) if row.finished_at is not None], content(path)
     hour = 3_600_000_000
     assert {one[:4]: one[4] for one in tables["hours"]} == Counter((row.finished_at // hour, row.org_id, row.target, row.verdict) for row in rows)  # type: ignore[operator]
-    days: Counter[tuple[Any, ...]] = Counter()
+    tests: dict[tuple[str, str, str], dict[int, Counter[str]]] = {}
     for row in rows:
-        key = (row.finished_at // (24 * hour), row.org_id, row.target, row.test, row.verdict)  # type: ignore[operator]
-        days += Counter({(*key, "jobs"): 1, (*key, "timed"): int(row.duration_s is not None), (*key, "ms"): round((row.duration_s or 0) * 1000)})
-    assert +Counter({(*one[:5], name): value for one in tables["test_days"] for name, value in zip(("jobs", "timed", "ms"), one[5:], strict=True)}) == days
+        days = tests.setdefault((row.test, row.target, row.org_id), {})
+        sums = days.setdefault(row.finished_at // (24 * hour), Counter())  # type: ignore[operator]
+        sums.update({"jobs": 1, str(row.verdict): 1, "timed": int(row.duration_s is not None), "duration_ms": round((row.duration_s or 0) * 1000)})
+    totals, before = set(), set()
+    for key, days in tests.items():
+        so_far: Counter[str] = Counter()
+        for day, sums in sorted(days.items()):
+            before.add((*key, day, sums["jobs"], *(so_far[name] for name in batches.TEST_SUMS)))
+            so_far.update(sums)
+        totals.add((*key, *(so_far[name] for name in batches.TEST_SUMS)))
+    assert (set(tables["tests"]), set(tables["test_days"])) == (totals, before)
+    assert_days(path, tests)
     begun: dict[tuple[str, str], int] = {}
     for suite_id, org_id, seq in [one[:3] for one in tables["suite_jobs"] if not one[3]] + [(one[1], one[2], one[0]) for one in tables["openings"]]:
         begun[suite_id, org_id] = min(seq, begun.get((suite_id, org_id), seq))
     assert {one[:2]: one[2] for one in tables["suites"]} == begun
+
+
+def assert_days(path: Path, tests: dict[tuple[str, str, str], dict[int, Counter[str]]]) -> None:
+    """What is answered about tests since each of their days, and day by day."""
+    each = {(*key, instant(day * DAY)): verdicts_in(sums) for key, days in tests.items() for day, sums in days.items()}
+    with contextlib.closing(ReadModel(path)) as model:
+        for since in {instant(0)} | {day for *_, day in each}:
+            wanted = {key: sum((sums for day, sums in days.items() if instant(day * DAY) >= since), Counter[str]()) for key, days in tests.items()}
+            shown = {(one.test, one.target, one.org_id): one for one in model.tests(TestQuery(since=since))}
+            assert {key: one.verdicts for key, one in shown.items()} == {key: verdicts_in(sums) for key, sums in wanted.items() if sums}
+            assert all(one.mean_s == (wanted[key]["duration_ms"] / timed / 1000 if (timed := wanted[key]["timed"]) else None) for key, one in shown.items())
+            by_day = {(one.test, one.target, one.org_id, one.day): one.verdicts for one in model.test_days(TestQuery(since=since))}
+            assert by_day == {key: verdicts for key, verdicts in each.items() if key[-1] >= since}
+
+
+def verdicts_in(sums: Counter[str]) -> dict[str, int]:
+    return {verdict.value: sums[verdict] for verdict in Verdict if sums[verdict]}
 
 
 @given(histories)

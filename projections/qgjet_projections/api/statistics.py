@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Annotated
 
 from litestar import get
@@ -15,21 +13,11 @@ from msgspec import Struct
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
-from qgjet_projections.views import HourView, TestDay, TestQuery, TestView
+from qgjet_projections.views import HourView, Order, TestDay, TestQuery, TestView
 
 Hours = Annotated[int, QueryParameter(ge=1, le=24 * 90, description="How far back.")]
 Days = Annotated[int, QueryParameter(ge=1, le=366, description="How far back: whole days, UTC, today among them.")]
 Most = Annotated[int, QueryParameter(ge=1, le=1000, description="At most so many.")]
-
-
-class Order(StrEnum):
-    """Which tests come first."""
-
-    FAILING = "failing"
-    """Lowest pass rate."""
-    FLAKIEST = "flakiest"
-    SLOWEST = "slowest"
-    NAME = "name"
 
 
 class HourList(Struct, frozen=True, kw_only=True):
@@ -62,8 +50,8 @@ async def list_tests(
     order: FromQuery[Order] = Order.FAILING,
     limit: Most = 100,
 ) -> TestList:
-    query = TestQuery(org_id=org_id, target=target, since=since_day(service.clock(), days))
-    return TestList(tests=ordered(await asyncio.to_thread(reads.tests, query), order)[:limit])
+    query = TestQuery(org_id=org_id, target=target, since=since_day(service.clock(), days), order=order, limit=limit)
+    return TestList(tests=await asyncio.to_thread(reads.tests, query))
 
 
 @get("/tests/history", summary="A test, day by day, on each target", responses=documented(400, 503), opt=READ, tags=["statistics"])
@@ -76,14 +64,3 @@ async def history_of_test(
 
 def since_day(now: datetime, days: int) -> datetime:
     return now - timedelta(days=days - 1)
-
-
-def ordered(found: list[TestView], order: Order) -> list[TestView]:
-    """By name where they are equal."""
-    keys: dict[Order, Callable[[TestView], float]] = {
-        Order.FAILING: lambda one: 2.0 if one.pass_rate is None else one.pass_rate,
-        Order.FLAKIEST: lambda one: -(one.flaky_rate or 0.0),
-        Order.SLOWEST: lambda one: -(one.mean_s or 0.0),
-        Order.NAME: lambda one: 0.0,
-    }
-    return sorted(found, key=lambda one: (keys[order](one), one.test, one.target, one.org_id))

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from qgjet.events import Verdict
-from qgjet_projections.batch import DAY, HOUR
+from qgjet_projections.batch import DAY, HOUR, TEST_SUMS
 from qgjet_projections.readmodel.reader import Reader
 from qgjet_projections.schema import instant, micros
-from qgjet_projections.views import HourView, TestDay, TestQuery, TestView
+from qgjet_projections.views import HourView, Order, TestDay, TestQuery, TestView
 
 _SAYS_SOMETHING = (Verdict.PASSED, Verdict.FLAKY, Verdict.FAILED, Verdict.TIMED_OUT)
+_SUMS = ", ".join(TEST_SUMS)
+_RUNS = "nullif(" + " + ".join(_SAYS_SOMETHING) + ", 0)"
+_ORDERS = {
+    Order.FAILING: f"1.0 * (passed + flaky) / {_RUNS} NULLS LAST,",
+    Order.FLAKIEST: f"coalesce(1.0 * flaky / {_RUNS}, 0) DESC,",
+    Order.SLOWEST: "coalesce(1.0 * duration_ms / nullif(timed, 0), 0) DESC,",
+    Order.NAME: "",
+}
 
 
 class StatisticsReads(Reader):
@@ -40,42 +49,57 @@ class StatisticsReads(Reader):
 
     def tests(self, query: TestQuery) -> list[TestView]:
         """How each test went on each target since then."""
-        return [TestView(**said) for _, said in self._test_sums(query, "0")]
+        conditions, values = self._test_conditions(query)
+        sums = ", ".join(f"tests.{name} - since.{name} AS {name}" for name in TEST_SUMS)
+        sql = f"""
+            SELECT org_id, target, test, {_SUMS} FROM (
+                SELECT tests.org_id, tests.target, tests.test, {sums} FROM tests CROSS JOIN test_days AS since USING (test, target, org_id)
+                WHERE {" AND ".join(conditions)} AND since.day = (
+                    SELECT min(day) FROM test_days WHERE (test, target, org_id) = (tests.test, tests.target, tests.org_id) AND day >= :since))
+            ORDER BY {_ORDERS[query.order]} test, target, org_id LIMIT :limit"""
+        with self._snapshot() as connection:
+            return [TestView(**_test_fields(found[:3], found[3:])) for found in connection.execute(sql, values)]
 
     def test_days(self, query: TestQuery) -> list[TestDay]:
         """The same day by day, first to last."""
-        return [TestDay(**said, day=instant(day * DAY)) for day, said in self._test_sums(query, "day")]
+        conditions, values = self._test_conditions(query)
+        where = " AND ".join(conditions)
+        sql = f"""
+            SELECT org_id, target, test, day, {_SUMS} FROM test_days AS tests WHERE {where} AND day >= :since
+            UNION ALL SELECT org_id, target, test, NULL, {_SUMS} FROM tests WHERE {where}
+            ORDER BY org_id, target, test, day NULLS LAST"""
+        with self._snapshot() as connection:
+            found = connection.execute(sql, values).fetchall()
+        days = [
+            TestDay(**_test_fields(one[:3], [after - before for before, after in zip(one[4:], following[4:], strict=True)]), day=instant(one[3] * DAY))
+            for one, following in pairwise(found)
+            if one[3] is not None
+        ]
+        return sorted(days, key=lambda one: one.day)
 
-    def _test_sums(self, query: TestQuery, by: str) -> list[tuple[int, dict[str, Any]]]:
-        values = {"since": micros(query.since) // DAY, "orgs": self._orgs_json}
-        conditions = ["day >= :since", self._seen("test_days")]
+    def _test_conditions(self, query: TestQuery) -> tuple[list[str], dict[str, Any]]:
+        values = {"since": micros(query.since) // DAY, "orgs": self._orgs_json, "limit": query.limit}
+        conditions = [self._seen("tests")]
         for name in ("org_id", "target", "test"):
             if (value := getattr(query, name)) is not None:
-                conditions.append(f"{name} = :{name}")
+                conditions.append(f"tests.{name} = :{name}")
                 values[name] = value
-        sql = f"""
-            SELECT {by}, org_id, target, test, verdict, sum(jobs), sum(timed), sum(duration_ms) FROM test_days
-            WHERE {" AND ".join(conditions)} GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4"""
-        sums: dict[tuple[Any, ...], list[Sequence[Any]]] = {}
-        with self._snapshot() as connection:
-            for *key, verdict, jobs, timed, duration_ms in connection.execute(sql, values):
-                sums.setdefault(tuple(key), []).append((verdict, jobs, timed, duration_ms))
-        return [(key[0], _test_fields(key, counts)) for key, counts in sums.items()]
+        return conditions, values
 
 
-def _test_fields(key: Sequence[Any], counts: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    _, org_id, target, test = key
-    verdicts = {verdict: jobs for verdict, jobs, *_ in counts}
-    runs = sum(verdicts.get(verdict, 0) for verdict in _SAYS_SOMETHING)
-    timed, duration_ms = sum(one[2] for one in counts), sum(one[3] for one in counts)
-    flaky = verdicts.get(Verdict.FLAKY, 0)
+def _test_fields(key: Sequence[str], sums: Sequence[int]) -> dict[str, Any]:
+    """`sums`: in the order of TEST_SUMS."""
+    org_id, target, test = key
+    _, *verdicts, timed, duration_ms = sums
+    counts = dict(zip(Verdict, verdicts, strict=True))
+    runs = sum(counts[verdict] for verdict in _SAYS_SOMETHING)
     return {
         "org_id": org_id,
         "target": target,
         "test": test,
         "runs": runs,
-        "verdicts": verdicts,
-        "pass_rate": (verdicts.get(Verdict.PASSED, 0) + flaky) / runs if runs else None,
-        "flaky_rate": flaky / runs if runs else None,
+        "verdicts": {verdict.value: jobs for verdict, jobs in counts.items() if jobs},
+        "pass_rate": (counts[Verdict.PASSED] + counts[Verdict.FLAKY]) / runs if runs else None,
+        "flaky_rate": counts[Verdict.FLAKY] / runs if runs else None,
         "mean_s": duration_ms / timed / 1000 if timed else None,
     }

@@ -21,6 +21,8 @@ from qgjet_projections.service import Service
 
 PACE_S = 1.0
 """A page need not move more often."""
+SLOW_PACE_S = 15.0
+"""Of a page about days: one job more changes little there."""
 LOOK_S = 3.0
 """How often what is not in the log is looked at: agents, for pages that show them, and whether the server is well."""
 PATIENCE_S = 2.0
@@ -34,6 +36,7 @@ async def live(
     job_id: FromQuery[str | None] = None,
     suite_id: FromQuery[str | None] = None,
     agents: FromQuery[bool] = False,
+    slow: FromQuery[bool] = False,
     seen: FromQuery[str] = "",
     ailing: FromQuery[bool] = False,
     after: After = None,
@@ -41,11 +44,14 @@ async def live(
 ) -> Stream:
     start = _start(last_event_id, after, service.applied_seq)
     headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
-    moving = changes(service, caller, Filter(job_id=job_id, suite_id=suite_id), start, agents=agents, seen=seen, ailing=ailing)
+    wanted, pace_s = Filter(job_id=job_id, suite_id=suite_id), SLOW_PACE_S if slow else PACE_S
+    moving = changes(service, caller, wanted, start, agents=agents, seen=seen, ailing=ailing, pace_s=pace_s)
     return Stream(moving, media_type=MEDIA_TYPE, headers=headers)
 
 
-async def changes(service: Service, caller: Caller, wanted: Filter, after: int, *, agents: bool, seen: str = "", ailing: bool = False) -> AsyncIterator[bytes]:
+async def changes(
+    service: Service, caller: Caller, wanted: Filter, after: int, *, agents: bool, seen: str = "", ailing: bool = False, pace_s: float
+) -> AsyncIterator[bytes]:
     """`changed` whenever the caller would see something else than at `after`; ends when the process closes, or the token does.
 
     `seen`: the agents that the page shows, as `agents_seen` gave them; empty: those of this moment. `ailing`: whether it says that the server is not well.
@@ -63,7 +69,7 @@ async def changes(service: Service, caller: Caller, wanted: Filter, after: int, 
         if moved or now_seen != seen or now_ailing is not ailing:
             after, seen, ailing, sent_at = applied, now_seen, now_ailing, time()
             yield b"id: %d\nevent: changed\ndata: %d\n\n" % (applied, applied)
-            await service.rest(PACE_S)
+            await service.rest(pace_s)
             continue
         after = applied
         if time() - sent_at >= KEEP_ALIVE_S:

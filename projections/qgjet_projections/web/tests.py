@@ -15,9 +15,9 @@ from qgjet.errors import InvalidInput
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.jobs import job_answers
 from qgjet_projections.api.reads import Cursor, Reads, TheService
-from qgjet_projections.api.statistics import Order, ordered, since_day
+from qgjet_projections.api.statistics import since_day
 from qgjet_projections.readmodel import MAX_LIMIT
-from qgjet_projections.views import JobQuery, JobView, TestDay, TestQuery
+from qgjet_projections.views import JobQuery, JobView, Order, TestDay, TestQuery
 from qgjet_projections.web import charts
 from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query
@@ -37,10 +37,10 @@ ORDERS = (
 async def tests(request: AnyRequest, service: TheService, reads: Reads) -> Response[bytes]:
     values = given(request, "order", "days", "target", "org_id")
     days = _days(values, DEFAULT_DAYS)
-    wanted = TestQuery(org_id=values.get("org_id"), target=values.get("target"), since=since_day(service.clock(), days))
     order = chosen(values, "order", Order) or Order.FAILING
-    live = query({"after": service.applied_seq})
-    found = ordered(await asyncio.to_thread(reads.tests, wanted), order)[:MOST_TESTS]
+    wanted = TestQuery(org_id=values.get("org_id"), target=values.get("target"), since=since_day(service.clock(), days), order=order, limit=MOST_TESTS)
+    live = query({"slow": "true", "after": service.applied_seq})
+    found = await asyncio.to_thread(reads.tests, wanted)
     shown = [(one, charts.share(one.verdicts, {})) for one in found]
     return page(request, service, "tests.html", live=live, tests=shown, values=values, days=days, orders=ORDERS)
 
@@ -73,7 +73,7 @@ async def history(request: AnyRequest, service: TheService, reads: Reads, cursor
         raise InvalidInput("test", "is needed: /ui/tests/history?test=…")
     now, days = service.clock(), _days(values, 30)
     wanted = TestQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], since=since_day(now, days))
-    live = query({"after": service.applied_seq})
+    live = query({"slow": "true", "after": service.applied_seq})
     found = await asyncio.to_thread(reads.test_days, wanted)
     jobs = await asyncio.to_thread(
         reads.jobs, JobQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], cursor=cursor or None, limit=PAGE)
