@@ -181,6 +181,7 @@ class TestQuery(Struct, frozen=True, kw_only=True):
     since: datetime
     """Whole days, UTC: the one that this lies in is the first."""
     order: Order = Order.NAME
+    cursor: str | None = None
     limit: int = 1000
 
 

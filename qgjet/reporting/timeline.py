@@ -17,50 +17,89 @@ LEAST_PERCENT = 0.4
 """A bar of an attempt that took no time can still be seen."""
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 _MOST_TICKS = 6
+_UNITS = 10
+"""Of a path, to one percent of the width: about a pixel of a page."""
 
 
 class Bar(Struct, frozen=True, kw_only=True):
     job: JobReport
     attempt: AttemptRecord
     ended_at: datetime
+    link: str
 
     @property
     def shown(self) -> str:
         return str(self.attempt.verdict or self.attempt.ended_by or "running")
 
 
-def render(jobs: Iterable[JobReport], anchors: Mapping[int, str]) -> str:
-    """Empty without attempts. `anchors`: where on the page the n-th job is. A running attempt ends with the last thing that is known."""
+def render(jobs: Iterable[JobReport], links: Mapping[int, str], *, most_links: int | None = None, agents: Mapping[str, str] | None = None) -> str:
+    """Empty without attempts. A running attempt ends with the last thing that is known.
+
+    `links`: where the n-th job is shown. With more attempts than `most_links` the others are drawn as one path for each word, those that have passed first:
+    what they are is said where `agents` leads to, an address for each name.
+    """
     numbered = list(enumerate(jobs))
     times = [at for _, job in numbered for attempt in job.attempts for at in (attempt.started_at, attempt.ended_at) if at is not None]
     if not times:
         return ""
     began, ended = min(times), max(times)
     span_s = max((ended - began).total_seconds(), 0.001)
-    agents: dict[str, list[tuple[int, Bar]]] = {}
+    bars: list[Bar] = []
     for number, job in numbered:
         for attempt in job.attempts:
-            bar = Bar(job=job, attempt=attempt, ended_at=max(attempt.ended_at or ended, attempt.started_at))
-            agents.setdefault(attempt.agent, []).append((number, bar))
+            bars.append(Bar(job=job, attempt=attempt, ended_at=max(attempt.ended_at or ended, attempt.started_at), link=links[number]))
+    linked = {id(bar) for bar in sorted(bars, key=lambda bar: bar.shown == "passed")[:most_links]}
     parts: list[str] = []
+    packed: dict[str, _Path] = {}
     y = AXIS
-    for agent in sorted(agents):
-        parts.append(f'<text class="agent" x="0" y="{y + 14}">{_text(agent or "agent not known")}</text>')
+    for agent in sorted({bar.attempt.agent for bar in bars}):
+        parts.append(_agent(agent, (agents or {}).get(agent), y))
         y += LABEL
-        rows = _rows(agents[agent])
-        for row in rows:
-            parts += [_bar(bar, anchors[number], began, span_s, y) for number, bar in row]
+        for row in _rows([bar for bar in bars if bar.attempt.agent == agent]):
+            for bar in row:
+                x, width = _place(bar, began, span_s)
+                if id(bar) in linked:
+                    parts.append(_bar(bar, x, width, y))
+                else:
+                    packed.setdefault(bar.shown, _Path()).draw(x, width, y + BAR // 2)
             y += ROW
         y += 6
-    drawn = _axis(began, span_s, y) + "".join(parts)
+    drawn = _axis(began, span_s, y) + _packed(packed, y) + "".join(parts)
     return f'<svg class="timeline" role="group" aria-label="Timeline of attempts by agent" width="100%" height="{y}">{drawn}</svg>'
 
 
-def _rows(bars: list[tuple[int, Bar]]) -> list[list[tuple[int, Bar]]]:
+def _agent(agent: str, link: str | None, y: int) -> str:
+    label = f'<text class="agent" x="0" y="{y + 14}">{_text(agent or "agent not known")}</text>'
+    return label if link is None else f'<a href="{_text(link)}">{label}</a>'
+
+
+class _Path:
+    """Level lines in the fewest characters: each one begins where the pen is."""
+
+    def __init__(self) -> None:
+        self.moves: list[str] = []
+        self._at = (0, 0)
+
+    def draw(self, x: float, width: float, y: int) -> None:
+        begin, length = round(x * _UNITS), max(round(width * _UNITS), 1)
+        self.moves.append(f"m{begin - self._at[0]} {y - self._at[1]}h{length}")
+        self._at = (begin + length, y)
+
+
+def _packed(paths: Mapping[str, _Path], height: int) -> str:
+    """Stretched to the width of the page; its lines are as thick as a bar is high."""
+    if not paths:
+        return ""
+    drawn = "".join(f'<path class="bar {_kind(shown)}" d="{"".join(path.moves)}"/>' for shown, path in paths.items())
+    box = f'width="100%" height="{height}" viewBox="0 0 {100 * _UNITS} {height}" preserveAspectRatio="none"'
+    return f'<svg class="packed" aria-hidden="true" {box}>{drawn}</svg>'
+
+
+def _rows(bars: list[Bar]) -> list[list[Bar]]:
     """Bars that overlap are in different rows: an agent has several slots."""
-    rows: list[list[tuple[int, Bar]]] = []
-    for one in sorted(bars, key=lambda one: (one[1].attempt.started_at, one[1].ended_at)):
-        free = next((row for row in rows if row[-1][1].ended_at <= one[1].attempt.started_at), None)
+    rows: list[list[Bar]] = []
+    for one in sorted(bars, key=lambda one: (one.attempt.started_at, one.ended_at)):
+        free = next((row for row in rows if row[-1].ended_at <= one.attempt.started_at), None)
         if free is None:
             rows.append([one])
         else:
@@ -68,16 +107,23 @@ def _rows(bars: list[tuple[int, Bar]]) -> list[list[tuple[int, Bar]]]:
     return rows
 
 
-def _bar(bar: Bar, anchor: str, began: datetime, span_s: float, y: int) -> str:
+def _place(bar: Bar, began: datetime, span_s: float) -> tuple[float, float]:
+    """Where it begins and how wide it is, of a hundred."""
+    x = min((bar.attempt.started_at - began).total_seconds() / span_s * 100, 100 - LEAST_PERCENT)
+    width = max((bar.ended_at - bar.attempt.started_at).total_seconds() / span_s * 100, LEAST_PERCENT)
+    return x, min(width, 100 - x)
+
+
+def _bar(bar: Bar, x: float, width: float, y: int) -> str:
     attempt = bar.attempt
-    x = (attempt.started_at - began).total_seconds() / span_s * 100
-    width = max((bar.ended_at - attempt.started_at).total_seconds() / span_s * 100, LEAST_PERCENT)
-    x = min(x, 100 - LEAST_PERCENT)
     took_s = (bar.ended_at - attempt.started_at).total_seconds()
     tip = f"{bar.job.test} on {bar.job.target}, attempt {attempt.attempt}: {bar.shown}, {duration(took_s)}"
-    kind = _text(bar.shown.replace(" ", "-"))
-    rect = f'<rect class="bar {kind}" x="{x:.3f}%" width="{min(width, 100 - x):.3f}%" y="{y}" height="{BAR}" rx="2"/>'
-    return f'<a href="#{anchor}"><title>{_text(tip)}</title>{rect}</a>'
+    rect = f'<rect class="bar {_kind(bar.shown)}" x="{x:.3f}%" width="{width:.3f}%" y="{y}" height="{BAR}" rx="2"/>'
+    return f'<a href="{_text(bar.link)}"><title>{_text(tip)}</title>{rect}</a>'
+
+
+def _kind(shown: str) -> str:
+    return _text(shown.replace(" ", "-"))
 
 
 def _axis(began: datetime, span_s: float, height: int) -> str:

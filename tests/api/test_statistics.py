@@ -65,7 +65,14 @@ async def test_tests_come_in_the_order_that_is_asked_for(api: httpx.AsyncClient,
     assert (login["runs"], login["pass_rate"], login["flaky_rate"], login["mean_s"], login["verdicts"]) == (2, 0.5, 0.0, 2.0, {"passed": 1, "failed": 1})
     assert (cart["pass_rate"], cart["flaky_rate"]) == (1.0, 1.0)
     assert (never["runs"], never["pass_rate"]) == (0, None)
-    assert len((await api.get("/tests", params={"limit": 1})).json()["tests"]) == 1
+    pages, cursor = [], None
+    while True:
+        page = (await api.get("/tests", params={"limit": 1, **({"cursor": cursor} if cursor else {})})).json()
+        pages, cursor = [*pages, *page["tests"]], page["next_cursor"]
+        if cursor is None:
+            break
+    assert pages == [login, cart, never]
+    assert (await api.get("/tests", params={"cursor": "nonsense"})).status_code == 400
 
 
 async def test_a_test_has_a_history_on_each_target(api: httpx.AsyncClient, run: Any) -> None:

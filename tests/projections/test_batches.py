@@ -163,7 +163,7 @@ def assert_days(path: Path, tests: dict[tuple[str, str, str], dict[int, Counter[
     with contextlib.closing(ReadModel(path)) as model:
         for since in {instant(0)} | {day for *_, day in each}:
             wanted = {key: sum((sums for day, sums in days.items() if instant(day * DAY) >= since), Counter[str]()) for key, days in tests.items()}
-            shown = {(one.test, one.target, one.org_id): one for one in model.tests(TestQuery(since=since))}
+            shown = {(one.test, one.target, one.org_id): one for one in model.tests(TestQuery(since=since)).items}
             assert {key: one.verdicts for key, one in shown.items()} == {key: verdicts_in(sums) for key, sums in wanted.items() if sums}
             assert all(one.mean_s == (wanted[key]["duration_ms"] / timed / 1000 if (timed := wanted[key]["timed"]) else None) for key, one in shown.items())
             by_day = {(one.test, one.target, one.org_id, one.day): one.verdicts for one in model.test_days(TestQuery(since=since))}

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.problems import documented
-from qgjet_projections.api.reads import OrgId, Reads, TheService
+from qgjet_projections.api.reads import Cursor, OrgId, Reads, TheService
 from qgjet_projections.views import HourView, Order, TestDay, TestQuery, TestView
 
 Hours = Annotated[int, QueryParameter(ge=1, le=24 * 90, description="How far back.")]
@@ -25,8 +25,9 @@ class HourList(Struct, frozen=True, kw_only=True):
     """Those in which jobs ended."""
 
 
-class TestList(Struct, frozen=True, kw_only=True):
+class TestPage(Struct, frozen=True, kw_only=True):
     tests: list[TestView]
+    next_cursor: str | None
 
 
 class TestHistory(Struct, frozen=True, kw_only=True):
@@ -48,10 +49,12 @@ async def list_tests(
     target: FromQuery[str | None] = None,
     days: Days = 14,
     order: FromQuery[Order] = Order.FAILING,
+    cursor: Cursor = None,
     limit: Most = 100,
-) -> TestList:
-    query = TestQuery(org_id=org_id, target=target, since=since_day(service.clock(), days), order=order, limit=limit)
-    return TestList(tests=await asyncio.to_thread(reads.tests, query))
+) -> TestPage:
+    query = TestQuery(org_id=org_id, target=target, since=since_day(service.clock(), days), order=order, cursor=cursor, limit=limit)
+    page = await asyncio.to_thread(reads.tests, query)
+    return TestPage(tests=page.items, next_cursor=page.next_cursor)
 
 
 @get("/tests/history", summary="A test, day by day, on each target", responses=documented(400, 503), opt=READ, tags=["statistics"])

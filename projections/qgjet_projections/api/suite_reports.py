@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 
+from qgjet.attempts import AttemptRecord
 from qgjet.reporting import ctrf, document, html, junit
 from qgjet.suite_report import JobReport, SuiteReport
 from qgjet.suites import shared_tags
@@ -84,7 +85,8 @@ async def _rendered(service: Service, reads: ReadModel, suite_id: str, org_id: s
 def report_of(reads: ReadModel, suite: SuiteView) -> SuiteReport:
     """All jobs of the suite, first submitted first. Reads in pieces: not for the event loop."""
     found = sorted([(job, attached) for attached in (False, True) for job in _jobs(reads, suite, attached)], key=lambda one: one[0].submitted_seq)
-    jobs = tuple(_job_report(reads, job, attached) for job, attached in found)
+    attempts = reads.suite_attempts(suite.suite_id, suite.org_id)
+    jobs = tuple(job_report(job, attempts.get(job.submitted_seq, []), attached=attached) for job, attached in found)
     return SuiteReport(suite_id=suite.suite_id, jobs=jobs, tags=suite.tags or shared_tags([job.tags for job in jobs]), to_come=suite.to_come)
 
 
@@ -92,7 +94,7 @@ def _jobs(reads: ReadModel, suite: SuiteView, attached: bool) -> Iterator[JobVie
     return reads.all_jobs(JobQuery(org_id=suite.org_id, suite_id=suite.suite_id, created=not attached))
 
 
-def _job_report(reads: ReadModel, job: JobView, attached: bool) -> JobReport:
+def job_report(job: JobView, attempts: Sequence[AttemptRecord], *, attached: bool) -> JobReport:
     return JobReport(
         job_id=job.job_id,
         org_id=job.org_id,
@@ -103,7 +105,7 @@ def _job_report(reads: ReadModel, job: JobView, attached: bool) -> JobReport:
         verdict=job.verdict,
         reason=job.reason,
         message=job.message,
-        attempts=tuple(reads.attempts(job.job_id)),
+        attempts=tuple(attempts),
         submitted_at=job.created_at,
         finished_at=job.finished_at,
         attached=attached,

@@ -6,6 +6,7 @@ import sqlite3
 import statistics
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -69,6 +70,22 @@ class JobReads(Reader):
         if row.replaced_by and row.finished_at is not None:
             end_replaced(attempts, instant(row.finished_at))
         return attempts
+
+    def suite_attempts(self, suite_id: str, org_id: str) -> dict[int, list[AttemptRecord]]:
+        """The attempts of a suite's jobs, as `attempts` gives them, by the sequence of the submission; nothing for a job without one."""
+        sql = """
+            SELECT submitted_seq, replaced_by, finished_at, data FROM suite_jobs CROSS JOIN jobs USING (submitted_seq) CROSS JOIN events USING (submitted_seq)
+            WHERE suite_jobs.suite_id = ? AND suite_jobs.org_id = ? AND legal AND type <> 'submitted' ORDER BY submitted_seq, events.seq"""
+        found: dict[int, list[AttemptRecord]] = {}
+        if self._orgs is not None and org_id not in self._orgs:
+            return {}
+        with self._snapshot() as connection:
+            rows = connection.execute(sql, (suite_id, org_id)).fetchall()
+        for (submitted_seq, replaced_by, finished_at), events in groupby(rows, key=lambda row: row[:3]):
+            found[submitted_seq] = attempts = attempts_of(codec.decode(data) for *_, data in events)
+            if replaced_by and finished_at is not None:
+                end_replaced(attempts, instant(finished_at))
+        return found
 
     def live_jobs(self) -> Iterator[LiveJob]:
         """Queued jobs, then running ones, each first submitted first. Read in pieces: no snapshot is held while the caller works."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from qgjet.events import Verdict
 from qgjet_projections.batch import DAY, HOUR, TEST_SUMS
-from qgjet_projections.readmodel.reader import Reader
+from qgjet_projections.readmodel.reader import Reader, page_of, read_cursor
 from qgjet_projections.schema import instant, micros
-from qgjet_projections.views import HourView, Order, TestDay, TestQuery, TestView
+from qgjet_projections.views import HourView, Order, Page, TestDay, TestQuery, TestView
 
 _SAYS_SOMETHING = (Verdict.PASSED, Verdict.FLAKY, Verdict.FAILED, Verdict.TIMED_OUT)
 _SUMS = ", ".join(TEST_SUMS)
@@ -47,8 +47,8 @@ class StatisticsReads(Reader):
                 places.setdefault((target, org_id), {}).setdefault(hour, {})[verdict] = jobs
         return {place: [HourView(hour=instant(hour * HOUR), verdicts=found) for hour, found in hours.items()] for place, hours in places.items()}
 
-    def tests(self, query: TestQuery) -> list[TestView]:
-        """How each test went on each target since then."""
+    def tests(self, query: TestQuery) -> Page[TestView]:
+        """How each test went on each target since then. Its cursor is a place: what moves across it meanwhile is shown twice, or not at all."""
         conditions, values = self._test_conditions(query)
         sums = ", ".join(f"tests.{name} - since.{name} AS {name}" for name in TEST_SUMS)
         sql = f"""
@@ -56,9 +56,10 @@ class StatisticsReads(Reader):
                 SELECT tests.org_id, tests.target, tests.test, {sums} FROM tests CROSS JOIN test_days AS since USING (test, target, org_id)
                 WHERE {" AND ".join(conditions)} AND since.day = (
                     SELECT min(day) FROM test_days WHERE (test, target, org_id) = (tests.test, tests.target, tests.org_id) AND day >= :since))
-            ORDER BY {_ORDERS[query.order]} test, target, org_id LIMIT :limit"""
+            ORDER BY {_ORDERS[query.order]} test, target, org_id LIMIT :limit OFFSET :offset"""
         with self._snapshot() as connection:
-            return [TestView(**_test_fields(found[:3], found[3:])) for found in connection.execute(sql, values)]
+            found = [TestView(**_test_fields(one[:3], one[3:])) for one in connection.execute(sql, values)]
+        return page_of(found, [[values["offset"] + place] for place in range(1, len(found) + 1)], query.limit)
 
     def test_days(self, query: TestQuery) -> list[TestDay]:
         """The same day by day, first to last."""
@@ -78,7 +79,7 @@ class StatisticsReads(Reader):
         return sorted(days, key=lambda one: one.day)
 
     def _test_conditions(self, query: TestQuery) -> tuple[list[str], dict[str, Any]]:
-        values = {"since": micros(query.since) // DAY, "orgs": self._orgs_json, "limit": query.limit}
+        values = {"since": micros(query.since) // DAY, "orgs": self._orgs_json, "limit": query.limit + 1, "offset": read_cursor(query.cursor, [0])[0]}
         conditions = [self._seen("tests")]
         for name in ("org_id", "target", "test"):
             if (value := getattr(query, name)) is not None:

@@ -74,7 +74,7 @@ def share(verdicts: Mapping[str, int], live: Mapping[str, int]) -> Markup:
     for word, count in pieces:
         if count:
             x, width = done / total * 100, count / total * 100
-            parts.append(f'<rect class="{text.tone(word)}" x="{x:.3f}%" y="0" width="{width:.3f}%" height="10"/>')
+            parts.append(f'<rect class="{text.tone(word)}" x="{_short(x)}%" width="{_short(width)}%"/>')
             done += count
     told = ", ".join(f"{count} {text.words(word)}" for word, count in pieces if count)
     return Markup(f'<svg class="share" role="img" aria-label="{_escaped(told or "no jobs")}" height="10">{"".join(parts)}</svg>')
@@ -93,6 +93,10 @@ def line(values: Sequence[float | None], said: str, *, least_most: float = 0.0) 
 
 def _svg(content: str, said: str) -> Markup:
     return Markup(f'<svg class="chart" role="img" aria-label="{_escaped(said)}" viewBox="0 0 {WIDTH} {HEIGHT}">{content}</svg>')
+
+
+def _short(number: float) -> str:
+    return f"{number:.3f}".rstrip("0").rstrip(".")
 
 
 def _escaped(said: str) -> str:

@@ -13,7 +13,7 @@ from qgjet_projections.views import DeadQuery
 from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query
 
-PAGE = 50
+PAGE = 30
 FILTERS = ("target", "org_id", "app_version_id", "test", "reason", "verdict")
 
 

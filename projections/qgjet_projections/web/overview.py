@@ -28,7 +28,7 @@ from qgjet_projections.web.page import AnyRequest, page, query, since
 
 HOURS = 24
 SUITES = 8
-MOST_PARTITIONS = 60
+MOST_PARTITIONS = 40
 _GREEN = ("passed", "flaky")
 _SAYS_SOMETHING = (*_GREEN, "failed", "timed_out")
 

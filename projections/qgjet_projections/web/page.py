@@ -65,6 +65,12 @@ def query(values: Mapping[str, Any], **changed: Any) -> str:
     return f"?{urlencode(pairs, doseq=True)}" if pairs else ""
 
 
+def offset(values: Mapping[str, str]) -> int:
+    """The cursor of a list that has no other key than the place in it; nonsense is its beginning."""
+    cursor = values.get("cursor", "")
+    return int(cursor) if cursor.isascii() and cursor.isdecimal() and len(cursor) < 10 else 0
+
+
 def page(request: AnyRequest, service: Service, name: str, *, status_code: int = 200, live: str = "", **context: Any) -> Response[bytes]:
     """The template `name`, whole: a script that wants a part of it takes it out. `live`: what `/ui/live` is asked for; empty: the page stands still."""
     caller: Caller = request.scope.get("auth") or Caller(request.app.state.access, None, known=False)

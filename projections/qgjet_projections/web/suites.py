@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Any
 
 from litestar import Response, get
 from litestar.params import FromPath
 from markupsafe import Markup
 from msgspec import Struct
+from msgspec.structs import replace
 
+from qgjet.attempts import AttemptRecord
 from qgjet.events import GREEN, Status, Verdict
 from qgjet.reporting import timeline
 from qgjet_projections.api import commands
@@ -17,17 +20,23 @@ from qgjet_projections.api.access import READ
 from qgjet_projections.api.answers import suite_answer
 from qgjet_projections.api.jobs import job_answers
 from qgjet_projections.api.reads import Cursor, OrgId, Reads, TheService
-from qgjet_projections.api.suite_reports import report_of
+from qgjet_projections.api.suite_reports import job_report
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.views import JobQuery, JobView, SuiteView
 from qgjet_projections.web import charts, text
 from qgjet_projections.web.jobs import given
-from qgjet_projections.web.page import AnyRequest, page, query
+from qgjet_projections.web.page import AnyRequest, offset, page, query, segment
 
 PAGE = 30
-MOST_JOBS = 500
+MOST_JOBS = 5_000
+ROWS = 40
+MOST_BAD, MOST_LINES, MOST_LINKS = 12, 12, 30
+"""Jobs that are shown with their failures; flaky ones, and changes; attempts in the timeline that lead to their job. More would make a page heavy."""
 MOST_FAILURES = 3
 """Tests of one job that are shown with their message."""
+MESSAGES, LEAST_MESSAGE = 8_000, 200
+"""Characters of all of these together, and of each of them at least."""
+LISTS = ("jobs", "bad", "flaky")
 
 
 @get("/ui/suites", opt=READ, include_in_schema=False)
@@ -61,44 +70,72 @@ class Change(Struct, frozen=True, kw_only=True):
 @get("/ui/suites/{suite_id:str}", opt=READ, include_in_schema=False)
 async def suite(request: AnyRequest, service: TheService, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None) -> Response[bytes]:
     seq = service.applied_seq
+    values = given(request, "org_id", "agent")
     found = await commands.known_suite(service, reads, suite_id, org_id or None)
-    context = await asyncio.to_thread(_context, reads, found)
-    answers = {job.job_id: job for job in await job_answers(service, context.pop("views"))}
-    for name in ("jobs", "bad", "flaky"):
-        context[name] = [answers[job.job_id] for job in context[name]]
-    return page(request, service, "suite.html", live=query({"suite_id": suite_id, "after": seq}), suite=suite_answer(found), **context)
+    context = await asyncio.to_thread(_context, reads, found, values)
+    shown = {job.job_id: job for name in LISTS for job in context[name]}
+    answers = {job.job_id: job for job in await job_answers(service, list(shown.values()))}
+    context |= {name: [answers[job.job_id] for job in context[name]] for name in LISTS}
+    return page(request, service, "suite.html", live=query({"suite_id": suite_id, "after": seq}), suite=suite_answer(found), values=values, **context)
 
 
-def _context(reads: ReadModel, found: SuiteView) -> dict[str, Any]:
-    jobs = reads.jobs(JobQuery(org_id=found.org_id, suite_id=found.suite_id, limit=MOST_JOBS))
+def _context(reads: ReadModel, found: SuiteView, values: dict[str, str]) -> dict[str, Any]:
     order = {word: number for number, word in enumerate(text.VERDICTS)}
-    views = sorted(jobs.items, key=lambda job: (order.get(str(job.verdict), -1), job.test, job.target))
-    report = report_of(reads, found) if found.jobs <= MOST_JOBS else None
+    views = sorted(_jobs(reads, found), key=lambda job: (order.get(str(job.verdict), -1), job.test, job.target))
+    attempts = reads.suite_attempts(found.suite_id, found.org_id)
     previous = reads.suite_before(found)
     changes, fresh = _compared(reads, views, previous)
-    attempts = [attempt for job in report.jobs for attempt in job.attempts] if report else []
     bad = [job for job in views if job.verdict is not None and job.verdict not in GREEN]
+    flaky = [job for job in views if job.verdict is Verdict.FLAKY]
+    agent, since = values.get("agent"), {job.job_id: attempts[job.submitted_seq][-1].started_at for job in views if attempts.get(job.submitted_seq)}
+    if agent is not None:
+        attempts = {seq: [one for one in mine if one.agent == agent] for seq, mine in attempts.items()}
+        views = sorted((job for job in views if attempts.get(job.submitted_seq)), key=lambda job: attempts[job.submitted_seq][0].started_at)
+    begin = offset(values)
     return {
-        "views": views,
-        "jobs": views,
-        "next_cursor": jobs.next_cursor,
-        "bad": bad[:40],
-        "flaky": [job for job in views if job.verdict is Verdict.FLAKY][:40],
-        "failures": {job.job_id: _failures(reads, job) for job in bad[:40]},
+        "jobs": views[begin : begin + ROWS],
+        "begin": begin,
+        "number": len(views),
+        "next_cursor": begin + ROWS if begin + ROWS < len(views) else None,
+        "since_of": since,
+        "versions": len({job.app_version_id for job in views}),
+        "bad": bad[:MOST_BAD],
+        "more_bad": max(len(bad) - MOST_BAD, 0),
+        "flaky": flaky[:MOST_LINES],
+        "more_flaky": max(len(flaky) - MOST_LINES, 0),
+        "failures": _failures(bad[:MOST_BAD], attempts),
         "share": charts.share(found.verdicts, found.statuses),
-        "warm": sum(attempt.warm for attempt in attempts),
-        "attempts": len(attempts),
-        "timeline": Markup(timeline.render(report.jobs, {n: f"row-{job.job_id}" for n, job in enumerate(report.jobs)})) if report else "",
+        "warm": sum(one.warm for mine in attempts.values() for one in mine),
+        "attempts": sum(map(len, attempts.values())),
+        "most_links": MOST_LINKS,
+        "timeline": _timeline(views, attempts, values),
         "previous": previous,
-        "changes": changes,
+        "changes": changes[:MOST_LINES],
+        "more_changes": max(len(changes) - MOST_LINES, 0),
         "fresh": fresh,
     }
 
 
-def _failures(reads: ReadModel, job: JobView) -> list[Failure]:
-    attempts = reads.attempts(job.job_id)
-    tests = attempts[-1].tests if attempts else ()
-    found = [(test, try_.error) for test in tests for try_ in test.tries[-1:] if try_.error is not None]
+def _jobs(reads: ReadModel, found: SuiteView) -> list[JobView]:
+    return list(islice(reads.all_jobs(JobQuery(org_id=found.org_id, suite_id=found.suite_id)), MOST_JOBS))
+
+
+def _timeline(views: list[JobView], attempts: dict[int, list[AttemptRecord]], values: dict[str, str]) -> Markup:
+    reports = [job_report(job, attempts.get(job.submitted_seq, []), attached=False) for job in views]
+    agents = {one.agent: f"{query(values, agent=one.agent, cursor=None)}#h-rest" for mine in attempts.values() for one in mine if one.agent}
+    links = {number: f"/ui/jobs/{segment(job.job_id)}" for number, job in enumerate(views)}
+    return Markup(timeline.render(reports, links, most_links=MOST_LINKS, agents=agents))
+
+
+def _failures(jobs: list[JobView], attempts: dict[int, list[AttemptRecord]]) -> dict[str, list[Failure]]:
+    """By job. The more there are, the less is said of each: all of it is on the page of the job."""
+    found = {job.job_id: _failed(attempts[job.submitted_seq][-1]) for job in jobs if attempts.get(job.submitted_seq)}
+    room = max(MESSAGES // max(sum(map(len, found.values())), 1), LEAST_MESSAGE)
+    return {job_id: [replace(one, message=text.shortened(one.message, room)) for one in failures] for job_id, failures in found.items()}
+
+
+def _failed(attempt: AttemptRecord) -> list[Failure]:
+    found = [(test, try_.error) for test in attempt.tests for try_ in test.tries[-1:] if try_.error is not None]
     return [
         Failure(title=test.title, file=error.file or test.file, line=error.line or test.line, message=error.message) for test, error in found[:MOST_FAILURES]
     ]
@@ -108,8 +145,7 @@ def _compared(reads: ReadModel, now: list[JobView], previous: SuiteView | None) 
     """Tests that ended in both runs with another verdict, worse ones first, and how many are new."""
     if previous is None:
         return [], 0
-    items = reads.jobs(JobQuery(org_id=previous.org_id, suite_id=previous.suite_id, limit=MOST_JOBS)).items
-    before = {(job.target, job.test): job for job in items}
+    before = {(job.target, job.test): job for job in _jobs(reads, previous)}
     changes = [
         Change(test=job.test, target=job.target, job_id=job.job_id, before=str(old.verdict), now=str(job.verdict))
         for job in now

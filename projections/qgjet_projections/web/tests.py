@@ -23,7 +23,7 @@ from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query
 
 DEFAULT_DAYS, MOST_DAYS = 14, 366
-MOST_TESTS = 200
+TESTS = 70
 PAGE = 30
 ORDERS = (
     (Order.FAILING, "failing most"),
@@ -38,11 +38,18 @@ async def tests(request: AnyRequest, service: TheService, reads: Reads) -> Respo
     values = given(request, "order", "days", "target", "org_id")
     days = _days(values, DEFAULT_DAYS)
     order = chosen(values, "order", Order) or Order.FAILING
-    wanted = TestQuery(org_id=values.get("org_id"), target=values.get("target"), since=since_day(service.clock(), days), order=order, limit=MOST_TESTS)
+    wanted = TestQuery(
+        org_id=values.get("org_id"),
+        target=values.get("target"),
+        since=since_day(service.clock(), days),
+        order=order,
+        cursor=values.get("cursor"),
+        limit=TESTS,
+    )
     live = query({"slow": "true", "after": service.applied_seq})
     found = await asyncio.to_thread(reads.tests, wanted)
-    shown = [(one, charts.share(one.verdicts, {})) for one in found]
-    return page(request, service, "tests.html", live=live, tests=shown, values=values, days=days, orders=ORDERS)
+    shown = [(one, charts.share(one.verdicts, {})) for one in found.items]
+    return page(request, service, "tests.html", live=live, tests=shown, values=values, days=days, orders=ORDERS, next_cursor=found.next_cursor)
 
 
 def _days(values: dict[str, str], otherwise: int) -> int:

@@ -77,3 +77,8 @@ def size(count: int) -> str:
         amount /= 1000
         units.pop(0)
     return f"{amount:.0f} {units[0]}" if units[0] == "B" or amount >= 9.95 else f"{amount:.1f} {units[0]}"
+
+
+def shortened(said: str, most: int) -> str:
+    """The beginning, which says what went wrong."""
+    return said if len(said) <= most else f"{said[: most - 1]}…"
