@@ -59,15 +59,7 @@ def list_dead(
     async def body(_: Interrupts) -> Exit:
         async with open_api(settings, what="listing dead letters", notice=output.note) as client:
             found, more = await client.dead_letters(filters, limit)
-        if json:
-            output.json(found)
-        elif found:
-            now = utc_now()
-            output.table(COLUMNS, [_row(one, now) for one in found])
-        else:
-            output.note("No dead letters.")
-        if more:
-            output.note(f"There are more than these {limit}: raise --limit.")
+        output.listing(found, lambda: _list(found), nouns="dead letters", as_json=json, more_than=limit if more else None)
         return Exit.PASSED
 
     foreground.run(body)
@@ -88,6 +80,11 @@ def _filters(
         "finished_before": before,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _list(found: list[dict[str, Any]]) -> None:
+    now = utc_now()
+    output.table(COLUMNS, [_row(one, now) for one in found])
 
 
 def _row(letter: dict[str, Any], now: datetime) -> tuple[str, ...]:

@@ -49,12 +49,7 @@ def list_jobs(
     async def body(_: Interrupts) -> Exit:
         async with open_api(settings, what="listing jobs", notice=output.note) as client:
             jobs, more = await client.jobs(filters, limit)
-        if json:
-            output.json(jobs)
-        else:
-            _show(jobs)
-        if more:
-            output.note(f"There are more than these {limit}: raise --limit.")
+        output.listing(jobs, lambda: _show(jobs), nouns="jobs", as_json=json, more_than=limit if more else None)
         return Exit.PASSED
 
     foreground.run(body)
@@ -69,9 +64,6 @@ def _tag_filters(pairs: list[str]) -> list[str] | None:
 
 
 def _show(jobs: list[dict[str, Any]]) -> None:
-    if not jobs:
-        output.note("No jobs.")
-        return
     several = len({job["org_id"] for job in jobs}) > 1
     columns = ("job", "status", "age", "prio", "tries", "target", "version", *(["org"] if several else []), "test")
     now = utc_now()

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 import msgspec
@@ -73,6 +73,18 @@ def fail(error: BaseException) -> None:
 
 def line(text: str) -> None:
     _write(sys.stdout, printable(text))
+
+
+def listing(found: Sequence[Any], show: Callable[[], None], *, nouns: str, as_json: bool, more_than: int | None = None) -> None:
+    """A list as one JSON document, or as `show` tells it, or that there are none of these `nouns`. `more_than`: the limit, if there is more."""
+    if as_json:
+        json(found)
+    elif found:
+        show()
+    else:
+        note(f"No {nouns}.")
+    if more_than is not None:
+        note(f"There are more than these {more_than}: raise --limit.")
 
 
 def json(value: Any) -> None:

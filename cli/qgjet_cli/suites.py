@@ -32,18 +32,15 @@ def suites(
     async def body(_: Interrupts) -> Exit:
         async with open_api(settings, what="listing suites", notice=output.note) as client:
             found, more = ([await client.suite_summary(suite_id)], False) if suite_id else await client.suites(org_id, limit)
-        if json:
-            output.json(found)
-        elif found:
-            now = utc_now()
-            output.table(COLUMNS, [_row(one, now) for one in found])
-        else:
-            output.note("No suites.")
-        if more:
-            output.note(f"There are more than these {limit}: raise --limit.")
+        output.listing(found, lambda: _show(found), nouns="suites", as_json=json, more_than=limit if more else None)
         return Exit.PASSED
 
     foreground.run(body)
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    now = utc_now()
+    output.table(COLUMNS, [_row(one, now) for one in found])
 
 
 def _row(suite: dict[str, Any], now: datetime) -> tuple[str, ...]:
