@@ -12,7 +12,7 @@ import typer
 
 import qgjet
 from qgjet.errors import QgjetError
-from qgjet_cli import agents, artifacts, cancel, dead, listing, logs, output, queue, rerun, run, status, submit, suites, token, wait
+from qgjet_cli import agents, artifacts, cancel, dead, listing, logs, output, queue, rerun, run, status, submit, suites, tests, token, wait
 from qgjet_cli.exits import HELP, Exit, of_error
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ app.command("list")(listing.list_jobs)
 app.command("cancel")(cancel.cancel)
 app.command("rerun")(rerun.rerun)
 app.command("suites")(suites.suites)
+app.add_typer(tests.app, name="tests")
 app.add_typer(dead.app, name="dead")
 app.command("queue")(queue.queue)
 app.command("pause")(queue.pause)

@@ -180,6 +180,13 @@ class ApiClient:
         """The first `limit` suites, newest first, and whether there are more."""
         return await self._listed("/suites", "suites", shapes.SuitePage, {"org_id": org_id}, limit)
 
+    async def tests(self, filters: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
+        """The first `limit` tests in the order of the filters, and whether there are more."""
+        return await self._listed("/tests", "tests", shapes.TestPage, filters, limit)
+
+    async def test_history(self, filters: Mapping[str, Any]) -> Json:
+        return checked(self._http, await self._http.ask("GET", "/tests/history", Json, params=filters), shapes.TestHistory)
+
     async def _listed(self, path: str, key: str, kind: type[Struct], params: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
         """The first `limit` of a list that comes in pages, and whether there are more."""
         found: list[Json] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -58,6 +58,49 @@ class Suite(Struct, frozen=True, kw_only=True):
 class SuitePage(Struct, frozen=True, kw_only=True):
     suites: list[Suite]
     next_cursor: str | None
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """How a test went."""
+
+    target: str
+    runs: int
+    pass_rate: float | None
+    flaky_rate: float | None
+    mean_s: float | None
+
+
+class Test(Figures, frozen=True, kw_only=True):
+    __test__: ClassVar[bool] = False  # not for pytest
+
+    org_id: str
+    test: str
+
+
+class TestPage(Struct, frozen=True, kw_only=True):
+    __test__: ClassVar[bool] = False
+
+    tests: list[Test]
+    next_cursor: str | None
+
+
+class TestDay(Test, frozen=True, kw_only=True):
+    __test__: ClassVar[bool] = False
+
+    day: str
+
+
+class TestVersion(Figures, frozen=True, kw_only=True):
+    __test__: ClassVar[bool] = False
+
+    app_version_id: str
+
+
+class TestHistory(Struct, frozen=True, kw_only=True):
+    __test__: ClassVar[bool] = False
+
+    days: list[TestDay]
+    versions: list[TestVersion]
 
 
 class File(Artifact, frozen=True, kw_only=True):

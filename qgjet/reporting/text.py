@@ -68,3 +68,11 @@ def _mended(value: Any) -> Any:
             return [_mended(one) for one in value]
         case _:
             return value
+
+
+def percent(share: float | None) -> str:
+    """Never 100 % while something is missing, nor 0 % while there is something."""
+    if share is None:
+        return "-"
+    rounded = round(share * 100)
+    return f"{min(max(rounded, 1 if share > 0 else 0), 99 if share < 1 else 100)} %"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated
 
@@ -13,7 +15,8 @@ from msgspec import Struct
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, OrgId, Reads, TheService
-from qgjet_projections.views import HourView, Order, TestDay, TestQuery, TestView
+from qgjet_projections.readmodel import MAX_LIMIT
+from qgjet_projections.views import HourView, JobQuery, JobView, Order, TestDay, TestQuery, TestView
 
 Hours = Annotated[int, QueryParameter(ge=1, le=24 * 90, description="How far back.")]
 Days = Annotated[int, QueryParameter(ge=1, le=366, description="How far back: whole days, UTC, today among them.")]
@@ -30,9 +33,23 @@ class TestPage(Struct, frozen=True, kw_only=True):
     next_cursor: str | None
 
 
+class TestVersion(Struct, frozen=True, kw_only=True):
+    """How the test went for an app version on one target, over its latest jobs."""
+
+    app_version_id: str
+    target: str
+    runs: int
+    verdicts: dict[str, int]
+    pass_rate: float | None
+    flaky_rate: float | None
+    mean_s: float | None
+
+
 class TestHistory(Struct, frozen=True, kw_only=True):
     test: str
     days: list[TestDay]
+    versions: list[TestVersion]
+    """Of its latest 500 jobs, the one that was submitted last first."""
 
 
 @get("/stats/hours", summary="Jobs that ended, by the hour and verdict", responses=documented(400, 503), opt=READ, tags=["statistics"])
@@ -57,12 +74,37 @@ async def list_tests(
     return TestPage(tests=page.items, next_cursor=page.next_cursor)
 
 
-@get("/tests/history", summary="A test, day by day, on each target", responses=documented(400, 503), opt=READ, tags=["statistics"])
+@get("/tests/history", summary="A test, day by day and by app version, on each target", responses=documented(400, 503), opt=READ, tags=["statistics"])
 async def history_of_test(
     service: TheService, reads: Reads, test: FromQuery[str], org_id: OrgId = None, target: FromQuery[str | None] = None, days: Days = 30
 ) -> TestHistory:
     query = TestQuery(org_id=org_id, target=target, test=test, since=since_day(service.clock(), days))
-    return TestHistory(test=test, days=await asyncio.to_thread(reads.test_days, query))
+    days_of = await asyncio.to_thread(reads.test_days, query)
+    latest = await asyncio.to_thread(reads.jobs, JobQuery(org_id=org_id, target=target, test=test, limit=MAX_LIMIT))
+    return TestHistory(test=test, days=days_of, versions=versions_of(latest.items))
+
+
+def versions_of(jobs: Sequence[JobView]) -> list[TestVersion]:
+    groups: dict[tuple[str, str], list[JobView]] = {}
+    for job in jobs:
+        if job.verdict is not None:
+            groups.setdefault((job.app_version_id, job.target), []).append(job)
+    return [_version(version, target, found) for (version, target), found in groups.items()]
+
+
+def _version(version: str, target: str, found: Sequence[JobView]) -> TestVersion:
+    verdicts = Counter(job.verdict.value for job in found if job.verdict is not None)
+    runs = sum(verdicts[word] for word in ("passed", "flaky", "failed", "timed_out"))
+    times = [job.duration_s for job in found if job.duration_s is not None]
+    return TestVersion(
+        app_version_id=version,
+        target=target,
+        runs=runs,
+        verdicts=dict(verdicts),
+        pass_rate=(verdicts["passed"] + verdicts["flaky"]) / runs if runs else None,
+        flaky_rate=verdicts["flaky"] / runs if runs else None,
+        mean_s=sum(times) / len(times) if times else None,
+    )
 
 
 def since_day(now: datetime, days: int) -> datetime:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,9 +14,9 @@ from qgjet.errors import InvalidInput
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.jobs import job_answers
 from qgjet_projections.api.reads import Cursor, Reads, TheService
-from qgjet_projections.api.statistics import since_day
+from qgjet_projections.api.statistics import since_day, versions_of
 from qgjet_projections.readmodel import MAX_LIMIT
-from qgjet_projections.views import JobQuery, JobView, Order, TestDay, TestQuery
+from qgjet_projections.views import JobQuery, Order, TestDay, TestQuery
 from qgjet_projections.web import charts
 from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query
@@ -95,47 +94,11 @@ async def history(request: AnyRequest, service: TheService, reads: Reads, cursor
         live=live,
         test=values["test"],
         targets=targets,
-        versions=_versions(latest.items),
+        versions=[(one, charts.share(one.verdicts, {})) for one in versions_of(latest.items)],
         days=days,
         jobs=await job_answers(service, jobs.items),
         values=values,
         next_cursor=jobs.next_cursor,
-    )
-
-
-class Version(Struct, frozen=True, kw_only=True):
-    """How the test went for an app version on one target, over its latest jobs."""
-
-    app_version_id: str
-    target: str
-    runs: int
-    pass_rate: float | None
-    flaky_rate: float | None
-    mean_s: float | None
-    share: Any
-
-
-def _versions(jobs: Sequence[JobView]) -> list[Version]:
-    """Latest first, by the job that was submitted last."""
-    groups: dict[tuple[str, str], list[JobView]] = {}
-    for job in jobs:
-        if job.verdict is not None:
-            groups.setdefault((job.app_version_id, job.target), []).append(job)
-    return [_version(version, target, found) for (version, target), found in groups.items()]
-
-
-def _version(version: str, target: str, found: Sequence[JobView]) -> Version:
-    verdicts = Counter(job.verdict.value for job in found if job.verdict is not None)
-    runs = sum(verdicts[word] for word in ("passed", "flaky", "failed", "timed_out"))
-    times = [job.duration_s for job in found if job.duration_s is not None]
-    return Version(
-        app_version_id=version,
-        target=target,
-        runs=runs,
-        pass_rate=(verdicts["passed"] + verdicts["flaky"]) / runs if runs else None,
-        flaky_rate=verdicts["flaky"] / runs if runs else None,
-        mean_s=sum(times) / len(times) if times else None,
-        share=charts.share(verdicts, {}),
     )
 
 

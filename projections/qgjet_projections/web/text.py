@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from qgjet.reporting.text import duration as _duration
+from qgjet.reporting.text import percent as percent
 
 TONES = {
     "passed": "good",
@@ -60,14 +61,6 @@ def clock(at: datetime) -> str:
 
 def iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def percent(share: float | None) -> str:
-    """Never 100 % while something is missing, nor 0 % while there is something."""
-    if share is None:
-        return "-"
-    rounded = round(share * 100)
-    return f"{min(max(rounded, 1 if share > 0 else 0), 99 if share < 1 else 100)} %"
 
 
 def size(count: int) -> str:
