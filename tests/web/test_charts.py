@@ -28,6 +28,28 @@ def number(element: ElementTree.Element, name: str) -> float:
     return float(element.attrib[name].rstrip("%"))
 
 
+def days_of(values: list[float | None]) -> list[tuple[datetime, float | None]]:
+    return [(FIRST + timedelta(days=place), value) for place, value in enumerate(values)]
+
+
+def test_a_line_has_a_scale_ends_and_exact_values() -> None:
+    chart = parsed(charts.line(days_of([0.5, None, 0.97]), "Share", say=text.percent, show="day", most=1.0))
+    assert [one.text for one in chart.findall("text")] == ["0 %", "50 %", "100 %", "2026-01-02", "2026-01-04"]
+    assert [one.findtext("title") for one in chart.findall("circle")] == ["2026-01-02: 50 %", "2026-01-04: 97 %"]
+    assert chart.attrib["aria-label"] == "Share: 97 % at last, from 50 % to 97 %"
+
+
+def test_the_hours_have_a_scale_with_the_most_and_with_zero_and_times_for_the_readers_zone() -> None:
+    found = {FIRST: {"passed": 3, "failed": 1}, FIRST + timedelta(hours=5): {"infra_error": 2}}
+    for chart, scale in ((charts.hours(found, FIRST, 24), ["0", "4 jobs"]), (charts.pass_rates(found, FIRST, 24), ["0 %", "50 %", "100 %"])):
+        words = parsed(chart).findall("text")
+        assert [one.text for one in words if "data-at" not in one.attrib] == scale
+        times = [(one.text, one.attrib["data-at"]) for one in words if "data-at" in one.attrib]
+        assert (times[0], times[-1]) == (("03:00 UTC", "2026-01-02T03:00:00.000Z"), ("02:00 UTC", "2026-01-03T02:00:00.000Z"))
+    rates = parsed(charts.pass_rates(found, FIRST, 24)).findall("circle")
+    assert [one.findtext("title") for one in rates] == ["2026-01-02 03:00 UTC: 75 %"]  # the other hour said nothing about the app
+
+
 @given(st.dictionaries(st.integers(-3, 30), verdicts), st.integers(1, 48))
 def test_columns_stay_in_their_box_and_tell_their_numbers(hours: dict[int, dict[str, int]], wide: int) -> None:
     chart = parsed(charts.hours({FIRST + timedelta(hours=hour): found for hour, found in hours.items()}, FIRST, wide))
@@ -58,7 +80,7 @@ def test_a_share_is_whole_and_counts_each_job_once(found: dict[str, int], status
 
 @given(st.lists(numbers, max_size=40), hostile_text)
 def test_a_line_stays_in_its_box_whatever_it_is_made_of(values: list[float | None], said: str) -> None:
-    chart = parsed(charts.line(values, said))
+    chart = parsed(charts.line(days_of(values), said, say=text.duration, show="day"))
     known = [value for value in values if value is not None and math.isfinite(value)]
     dots = chart.findall("circle")
     assert len(dots) == len(known)
@@ -69,13 +91,13 @@ def test_a_line_stays_in_its_box_whatever_it_is_made_of(values: list[float | Non
 
 
 def test_a_line_has_a_gap_where_nothing_is_known() -> None:
-    path = parsed(charts.line([1.0, 2.0, None, 3.0], "x")).find("path")
+    path = parsed(charts.line(days_of([1.0, 2.0, None, 3.0]), "x", say=text.duration, show="day")).find("path")
     assert path is not None
     assert [piece.count(" L") for piece in path.attrib["d"].split(" M")] == [1, 0]
 
 
 @given(hostile_text)
 def test_what_a_chart_says_is_text(said: str) -> None:
-    chart: Any = parsed(charts.line([], f'"><script>{said}'))
+    chart: Any = parsed(charts.line([], f'"><script>{said}', say=lambda _: said, show="day"))
     assert chart.attrib["aria-label"].startswith('"><script>')
-    assert [child.tag for child in chart] == ["line", "path"]
+    assert [child.tag for child in chart] == ["text", "path"]

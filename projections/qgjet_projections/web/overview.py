@@ -69,6 +69,7 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
         "served_by_none": sorted({one.target for one in lanes if one.pending_reason is PendingReason.NO_AGENT}),
         "priority_of": lambda rank: rank if order == "low-first" else 9 - rank,
         "chart": charts.hours(by_hour, first, HOURS),
+        "rates": charts.pass_rates(by_hour, first, HOURS),
         "legend": charts.LEGEND,
         "places": [_place(target, org_id, found, first) for (target, org_id), found in places.items()],
         "orgs": sorted({one.org_id for one in partitions} | {org_id for _, org_id in places}),

@@ -17,7 +17,7 @@ from qgjet_projections.api.reads import Cursor, Reads, TheService
 from qgjet_projections.api.statistics import since_day, versions_of
 from qgjet_projections.readmodel import MAX_LIMIT
 from qgjet_projections.views import JobQuery, Order, TestDay, TestQuery
-from qgjet_projections.web import charts
+from qgjet_projections.web import charts, text
 from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query
 
@@ -69,7 +69,6 @@ class Target(Struct, frozen=True, kw_only=True):
     flaky_rate: float | None
     rates: Any
     times: Any
-    most_s: float
 
 
 @get("/ui/tests/history", opt=READ, include_in_schema=False)
@@ -108,13 +107,13 @@ def _target(name: str, found: Sequence[TestDay], first: datetime, days: int) -> 
     runs = sum(one.runs for one in found)
     passed = sum((one.pass_rate or 0.0) * one.runs for one in found)
     flaky = sum((one.flaky_rate or 0.0) * one.runs for one in found)
-    times = [one.mean_s if one else None for one in each]
+    on = [first + timedelta(days=place) for place in range(days)]
+    rates, times = ([(day, getattr(one, name, None)) for day, one in zip(on, each, strict=True)] for name in ("pass_rate", "mean_s"))
     return Target(
         name=name,
         runs=runs,
         pass_rate=passed / runs if runs else None,
         flaky_rate=flaky / runs if runs else None,
-        rates=charts.line([one.pass_rate if one else None for one in each], f"Share that passed on {name}, by day", least_most=1.0),
-        times=charts.line(times, f"Mean time on {name}, by day"),
-        most_s=max((time for time in times if time is not None), default=0.0),
+        rates=charts.line(rates, f"Share that passed on {name}, by day", say=text.percent, show="day", most=1.0),
+        times=charts.line(times, f"Mean time on {name}, by day", say=text.duration, show="day"),
     )

@@ -28,7 +28,7 @@
     }
     for (const element of root.querySelectorAll("text[data-at]")) { // in a drawing
       const at = new Date(element.dataset.at);
-      if (!isNaN(at)) say(element, clock(at));
+      if (!isNaN(at)) say(element, element.closest(".chart") ? clock(at).slice(0, 5) : clock(at));
     }
   }
 
