@@ -23,7 +23,7 @@ from qgjet_projections.web.page import AnyRequest, page, query
 
 DEFAULT_DAYS, MOST_DAYS = 14, 366
 TESTS = 70
-PAGE = 30
+PAGE, VERSIONS = 30, 40
 ORDERS = (
     (Order.FAILING, "failing most"),
     (Order.FLAKIEST, "flakiest"),
@@ -93,7 +93,7 @@ async def history(request: AnyRequest, service: TheService, reads: Reads, cursor
         live=live,
         test=values["test"],
         targets=targets,
-        versions=[(one, charts.share(one.verdicts, {})) for one in versions_of(latest.items)],
+        versions=[(one, charts.share(one.verdicts, {})) for one in versions_of(latest.items)[:VERSIONS]],
         days=days,
         jobs=await job_answers(service, jobs.items),
         values=values,
