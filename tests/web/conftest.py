@@ -12,6 +12,7 @@ import pytest_asyncio
 from playwright.async_api import Browser
 
 from qgjet.clock import utc_now
+from qgjet.errors import LogUnavailable
 from web.scene import Scene, play
 from web.stack import Stack, chromium, stack_in
 from web.visits import Visits
@@ -35,7 +36,7 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
         keeping = asyncio.create_task(scene.keep_agents())
         yield scene
         keeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError, LogUnavailable):  # this loop stands still while other tests run, and the server may hang up
             await keeping
 
 

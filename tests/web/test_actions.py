@@ -55,7 +55,7 @@ async def test_a_target_where_nothing_waits_is_paused_until_a_time_of_the_reader
     assert "until 2099-01-31 18:00:00" in await page.locator(".notice.flaky").inner_text()
     job_id = await stack.submit()
     await page.goto(f"{stack.url}/ui/jobs/{job_id}")
-    assert "It waits: Target emulator is paused until 2099-01-31 18:00:00" in await page.locator(".notice").inner_text()
+    assert "It waits: Target emulator is paused until 2099-01-31 18:00:00" in await page.locator(".attempt.calm").inner_text()
 
 
 async def test_an_end_of_a_pause_that_cannot_be_is_refused(stack: Stack) -> None:

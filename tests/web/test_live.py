@@ -356,7 +356,7 @@ async def test_the_commands_of_an_empty_server_run_as_they_are_printed(stack: St
     await stack.caught_up()
     await page.goto(f"{stack.url}/ui/jobs")
     await page.locator("main td a").click()
-    (alone,) = await page.locator(".notice code").all_inner_texts()
+    (alone,) = await page.locator(".attempt.calm code").all_inner_texts()
     submit, agent, _ = printed["/"]
     assert alone == f"{shlex.join(agent[:2])} --target emulator {shlex.join(agent[2:])}"
     async with qgjet.start(*agent[1:]):

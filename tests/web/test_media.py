@@ -97,6 +97,7 @@ async def test_a_video_plays_in_the_page_of_its_job(stack: Stack, visit: Visits,
         await page.get_by_role("link", name=name).click()
     assert (await (await download.value).path()).read_bytes() == files[name]
 
+    await page.close()  # it would complain that it has no token
     token = stack.token("rob", "read")
     assert (await page.request.get(answers[0].url)).status == 401
     page = await visit(page.url)
