@@ -8,19 +8,18 @@ import logging
 
 import msgspec
 from msgspec import Struct
-from nats.aio.msg import Msg
 
 from qgjet.bus import Bus, PubAck, refusal
-from qgjet.errors import LogUnavailable, NotPermitted
+from qgjet.errors import LogUnavailable
 from qgjet.events import Instant
+from qgjet.stored import messages
 from qgjet.subjects import AGENTS_BUCKET, encode_token
 
 log = logging.getLogger(__name__)
 
 RENEW_EVERY_S = 5.0
 _BATCH = 500
-_END = frozenset({"204", "404"})
-"""End of a batch; nothing to be found."""
+_BATCH_BYTES = 4 * 1024 * 1024
 _PREFIX = f"$KV.{AGENTS_BUCKET}."
 _ack = msgspec.json.Decoder(PubAck)
 
@@ -71,51 +70,20 @@ async def agents(bus: Bus, *, timeout_s: float = 2.0) -> list[AgentInfo]:
 
     Direct gets in batches, and no ordered consumer, which nats-py's own KV functions are made of.
     """
-    found: list[AgentInfo] = []
-    seq: int | None = 1
+    found: dict[str, AgentInfo | None] = {}  # by subject: whoever renews meanwhile comes again
+    after = 0
     try:
         async with asyncio.timeout(timeout_s):
-            while seq is not None:
-                messages, seq = await _batch(bus, seq)
-                found += [info for info in map(_read, messages) if info is not None]
+            while batch := await messages(bus, f"KV_{AGENTS_BUCKET}", _PREFIX + ">", after, batch=_BATCH, max_bytes=_BATCH_BYTES):
+                found |= {one.subject: _read(one.data) for one in batch}
+                after = batch[-1].seq
     except TimeoutError:
         raise LogUnavailable("no answer about the agents that are alive") from None
-    return sorted(found, key=lambda info: (info.name, info.instance))
+    return sorted((info for info in found.values() if info is not None), key=lambda info: (info.name, info.instance))
 
 
-async def _batch(bus: Bus, from_seq: int) -> tuple[list[Msg], int | None]:
-    """Messages of the bucket from a sequence on, and where to go on; None at the end."""
-    messages: list[Msg] = []
-    end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    subject = f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}"
-
-    def refused(error: NotPermitted) -> None:
-        if not end.done():
-            end.set_exception(error)
-
-    async def receive(message: Msg) -> None:
-        status = (message.headers or {}).get("Status")
-        if status is None:
-            messages.append(message)
-        elif not end.done():
-            end.set_result(status)
-
-    subscription = await bus.client.subscribe(bus.client.new_inbox(), cb=receive)
-    try:
-        body = {"seq": from_seq, "batch": _BATCH, "next_by_subj": _PREFIX + ">"}
-        with bus.when_refused(subject, refused):
-            await bus.publish(subject, msgspec.json.encode(body), reply=subscription.subject)
-            status = await end
-    finally:
-        await subscription.unsubscribe()
-    if status not in _END:
-        raise LogUnavailable(f"the agents that are alive cannot be listed: status {status}")
-    more = len(messages) == _BATCH
-    return messages, int((messages[-1].headers or {})["Nats-Sequence"]) + 1 if more else None
-
-
-def _read(message: Msg) -> AgentInfo | None:
+def _read(data: bytes) -> AgentInfo | None:
     """None for an agent that has withdrawn, and for one of another version: that version's tools show it."""
     with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):  # anybody with access to NATS may write here
-        return _info.decode(message.data)
+        return _info.decode(data)
     return None

@@ -7,14 +7,12 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from nats.aio.msg import Msg
 
 from factories import NOW, spec
 from qgjet import artifacts, codec, job, log, presence, subjects, suites
@@ -136,7 +134,7 @@ def test_a_tampered_suite_is_read_or_undecodable(data: bytes) -> None:
 @example(b'{"name":"\xff"}')
 @example(b'{"new":' + DEEP.encode() + b"}")
 def test_a_tampered_record_of_an_agent_is_that_of_an_agent_or_of_nobody(data: bytes) -> None:
-    info = presence._read(cast(Msg, SimpleNamespace(data=data)))
+    info = presence._read(data)
     assert info is None or presence._info.decode(msgspec.json.encode(info)) == info
 
 

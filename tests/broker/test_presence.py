@@ -1,0 +1,36 @@
+"""The list of agents that are alive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from factories import NOW
+from qgjet import presence, stored
+from qgjet.log import EventLog
+from qgjet.presence import AgentInfo, TargetSlots
+
+
+def info(name: str) -> AgentInfo:
+    return AgentInfo(instance=name, name=name, host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=1),), slots=1, since=NOW)
+
+
+async def test_an_agent_that_moves_while_the_list_is_read_stands_on_it_once(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        await presence.announce(log.bus, info(name))
+    pages = 0
+
+    async def a_page_later(*args: Any, **more: Any) -> list[stored.Stored]:
+        nonlocal pages
+        found = await stored.messages(*args, **more)
+        pages += 1
+        if pages == 1:
+            await presence.announce(log.bus, info("a"))
+            await presence.withdraw(log.bus, "b")
+        return found
+
+    monkeypatch.setattr(presence, "_BATCH", 2)
+    monkeypatch.setattr(presence, "messages", a_page_later)
+    assert [one.name for one in await presence.agents(log.bus)] == ["a", "c"]
+    assert pages > 1
