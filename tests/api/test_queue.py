@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from factories import NOW
@@ -15,7 +19,11 @@ from qgjet.bus import Bus
 from qgjet.clock import utc_now
 from qgjet.control_log import ControlReader
 from qgjet.controls import DrainRequested
+from qgjet.decide import Requeue
+from qgjet.events import Slot, Submitted
+from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
+from qgjet.settings import Settings
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]
@@ -116,6 +124,25 @@ async def test_an_agent_is_drained_by_its_name_where_that_is_enough(api: httpx.A
 
 async def _agents(api: httpx.AsyncClient, count: int) -> bool:
     return len((await api.get("/agents")).json()["agents"]) == count
+
+
+async def test_what_another_process_did_a_moment_ago_is_known_before_it_is_said_that_nothing_changes(
+    api: httpx.AsyncClient, submit: Submit, settings: Settings, log: EventLog
+) -> None:
+    job_id = (await submit(priority=5))["job_id"]
+    slot = Slot("qualgent", "xyz123", "emulator", "tests/onboarding.spec.js")
+    with contextlib.closing(sqlite3.connect(settings.api.database, isolation_level=None)) as elsewhere:
+        elsewhere.execute("BEGIN IMMEDIATE")  # the read model stands still
+        (submitted,) = await log.history(slot)
+        assert isinstance(submitted.event, Submitted)
+        moved = replace(submitted.event.spec, priority=0, rank=0)
+        await log.execute(slot, Requeue(spec=moved, reason="priority", by="ana"), await log.load(slot))
+        asked = asyncio.create_task(api.post(f"/jobs/{job_id}/priority", json={"priority": 5}))
+        await asyncio.wait({asked}, timeout=0.3)
+        elsewhere.execute("ROLLBACK")
+    answer = (await asked).json()
+    assert (answer["before"], answer["priority"]) == (0, 5)
+    assert (await api.get(f"/jobs/{job_id}", params={"min_seq": answer["seq"]})).json()["priority"] == 5
 
 
 async def test_a_queued_job_can_have_another_priority(api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:

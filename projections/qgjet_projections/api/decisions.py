@@ -102,6 +102,7 @@ async def reprioritize(service: Service, caller: Caller, job_id: str, priority: 
     """Give a queued job another place; gives the job as it was, and the sequence. Raises Refused when it is not queued any more."""
     if not 0 <= priority <= 9:
         raise InvalidInput("priority", "must be an integer from 0 to 9")
+    await commands.catch_up(service)  # the priority that it has is known from the read model only, and another process may have changed it a moment ago
     job = await commands.known_job(service, service.read_model.seen_by(caller.orgs), job_id)
     spec = service.read_model.spec(job_id)
     if spec is None:
