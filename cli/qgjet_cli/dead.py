@@ -187,7 +187,7 @@ def _settle(
 
     async def body(_: Interrupts) -> Exit:
         async with open_api(settings, what=f"to {how} dead letters", notice=output.note) as client:
-            done = await _settle_each(client, how, job_ids, reason) if job_ids else await _settle_all(client, how, asked)
+            done, left = (await _settle_each(client, how, job_ids, reason), 0) if job_ids else await _settle_all(client, how, asked)
         if json:
             output.json(done)
         else:
@@ -195,6 +195,8 @@ def _settle(
                 output.line(_told(one))
             if not done:
                 output.note("No dead letters.")
+        if left:
+            output.note(f"{left} more wait behind these: say with flags which.")
         return Exit.USAGE if any(one["error"] for one in done) else Exit.PASSED
 
     foreground.run(body)
@@ -210,15 +212,15 @@ async def _settle_each(client: ApiClient, how: str, job_ids: list[str], reason: 
     return done
 
 
-async def _settle_all(client: ApiClient, how: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    """Call until nothing is left, or nothing moves: those that are refused stay, and would come first again."""
+async def _settle_all(client: ApiClient, how: str, asked: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
+    """Call until nothing is left, or nothing moves: those that are refused stay, and would come first again. Second, how many were never asked for."""
     done: list[dict[str, Any]] = []
     while True:
         answer = await client.settle_all(how, asked)
         known = {one["job_id"] for one in done}
         done += [one for one in answer["dead_letters"] if one["job_id"] not in known]
         if not answer["left"] or not answer["settled"]:
-            return done
+            return done, answer["left"]
 
 
 def _told(one: dict[str, Any]) -> str:

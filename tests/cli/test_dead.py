@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from agents import ended as end_of
 from agents import eventually
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from qgjet.events import Slot
 from qgjet.log import EventLog
+from qgjet_projections.api import decisions
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 
@@ -50,6 +53,14 @@ async def test_which_has_to_be_said(over_api: Cli) -> None:
     for args in (("dead", "redrive"), ("dead", "discard", "x", "--all"), ("dead", "redrive", "--all", "--target", "emulator"), ("dead", "show", "nobody")):
         ended = await over_api(*args)
         assert (ended.code, bool(ended.error)) == (2, True), args
+
+
+async def test_those_behind_refused_ones_are_not_passed_over_in_silence(over_api: Cli, work: Work, log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "MOST_AT_ONCE", 1)
+    first, _ = await died(over_api, work, log, A, B)
+    await over_api("submit", "--test", A)  # its slot is taken again
+    tried = await over_api("dead", "redrive", "--all")
+    assert (tried.code, tried.out.startswith(f"Job {first} → "), "1 more wait behind these" in tried.err) == (2, True, True)
 
 
 async def test_a_paused_queue_says_so_and_goes_on_when_it_is_resumed(over_api: Cli, work: Work, log: EventLog) -> None:
