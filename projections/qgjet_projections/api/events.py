@@ -63,7 +63,7 @@ async def events(
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> Stream:
-    start = _start(last_event_id, after, service.applied_seq)
+    start = start_of(last_event_id, after, service.applied_seq)
     return _stream(service, caller, Filter(org_id=org_id, job_id=job_id, suite_id=suite_id), start)
 
 
@@ -87,14 +87,15 @@ async def job_events(
 ) -> Response[EventPage] | Stream:
     await commands.known_job(service, reads, job_id)
     wanted = Filter(job_id=job_id)
-    start = _start(last_event_id, after, 0)
+    start = start_of(last_event_id, after, 0)
     if MEDIA_TYPE in request.headers.get("accept", ""):
         return _stream(service, caller, wanted, start)
     found = await asyncio.to_thread(wanted.page, reads, start, limit)
     return Response(EventPage(events=[event_answer(one) for one in found], next_after=found[-1].seq if len(found) == limit else None))
 
 
-def _start(last_event_id: str | None, after: int | None, otherwise: int) -> int:
+def start_of(last_event_id: str | None, after: int | None, otherwise: int) -> int:
+    """The sequence after which a stream begins: a browser that comes back says the last one that it has seen."""
     if last_event_id:
         if not (last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 19):
             raise ValidationException(extra=[{"key": "Last-Event-ID", "message": "must be the id of an event: its stream sequence"}])

@@ -13,7 +13,7 @@ from litestar.response import Stream
 
 from qgjet.presence import AgentInfo
 from qgjet_projections.api.access import READ, Caller, TheCaller
-from qgjet_projections.api.events import KEEP_ALIVE_S, MEDIA_TYPE, After, Filter, LastEventId, _start
+from qgjet_projections.api.events import KEEP_ALIVE_S, MEDIA_TYPE, After, Filter, LastEventId, start_of
 from qgjet_projections.api.reads import TheService
 from qgjet_projections.api.suites import visible
 from qgjet_projections.readmodel import ReadModel
@@ -42,7 +42,7 @@ async def live(
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> Stream:
-    start = _start(last_event_id, after, service.applied_seq)
+    start = start_of(last_event_id, after, service.applied_seq)
     headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
     wanted, pace_s = Filter(job_id=job_id, suite_id=suite_id), SLOW_PACE_S if slow else PACE_S
     moving = changes(service, caller, wanted, start, agents=agents, seen=seen, ailing=ailing, pace_s=pace_s)

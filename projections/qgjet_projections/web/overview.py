@@ -28,7 +28,7 @@ from qgjet_projections.web.page import AnyRequest, page, query, since
 
 HOURS = 24
 SUITES = 8
-MOST_PARTITIONS = 40
+MOST_PARTITIONS = MOST_PLACES = 40
 _GREEN = ("passed", "flaky")
 _SAYS_SOMETHING = (*_GREEN, "failed", "timed_out")
 
@@ -71,7 +71,8 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
         "chart": charts.hours(by_hour, first, HOURS),
         "rates": charts.pass_rates(by_hour, first, HOURS),
         "legend": charts.LEGEND,
-        "places": [_place(target, org_id, found, first) for (target, org_id), found in places.items()],
+        "places": [_place(target, org_id, places[target, org_id], first) for target, org_id in _busiest(places)],
+        "more_places": max(len(places) - MOST_PLACES, 0),
         "orgs": sorted({one.org_id for one in partitions} | {org_id for _, org_id in places}),
         "agents": agents,
         "tests": _tests(reads, agents or []),
@@ -94,6 +95,11 @@ def _place(target: str, org_id: str, found: list[HourView], first: datetime) -> 
     verdicts = sum(by_hour.values(), Counter[str]())
     chart = charts.small_hours(by_hour, first, HOURS, f"{target} for {org_id}")
     return Place(target=target, org_id=org_id, ended=verdicts.total(), pass_rate=_pass_rate(verdicts), chart=chart)
+
+
+def _busiest(places: dict[tuple[str, str], list[HourView]]) -> list[tuple[str, str]]:
+    """Where most jobs have ended, in an order that stays."""
+    return sorted(sorted(places, key=lambda place: -sum(sum(one.verdicts.values()) for one in places[place]))[:MOST_PLACES])
 
 
 def _added(places: Iterable[list[HourView]]) -> dict[datetime, Counter[str]]:
