@@ -244,22 +244,24 @@ class Executor:
         if outcome.verdict is Verdict.INFRA_ERROR and outcome.reason in (StopReason.DRAINED, StopReason.LEASE_LOST):
             return outcome  # nobody will hear of it
         limit_s = self.artifact_settings.upload_timeout_s
-        store = ArtifactStore(self.event_log.bus)
-        leftovers = Leftovers(store, self.artifact_settings, attempt.spec.job_id, attempt.number, attempt.path)
-        collecting = asyncio.create_task(leftovers.collect(outcome.verdict), name=f"artifacts of {attempt.spec.job_id}")
-        ended = asyncio.create_task(self._hold_ends(attempt.tether))
+        leftovers = Leftovers(ArtifactStore(self.event_log.bus), self.artifact_settings, attempt.spec.job_id, attempt.number, attempt.path)
+        tasks: list[asyncio.Task[None]] = []
         try:
-            await asyncio.wait({collecting, ended}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            await leftovers.look(outcome.verdict)
+            storing = asyncio.create_task(leftovers.store(), name=f"artifacts of {attempt.spec.job_id}")
+            ended = asyncio.create_task(self._hold_ends(attempt.tether))
+            tasks = [storing, ended]
+            await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             why = "the agent was stopped, or lost the job" if ended.done() else f"not stored within upload_timeout ({limit_s:g} s)"
-            if collecting.done():
-                collecting.result()
+            if storing.done():
+                storing.result()
         except Exception:
             log.exception("job %s: artifacts could not be collected", attempt.spec.job_id)
             why = "the agent failed"
         finally:
-            for task in (collecting, ended):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(collecting, ended, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         found = replace(outcome, artifacts=(*outcome.artifacts, *leftovers.artifacts(why)))
         try:
             check_writable(found)

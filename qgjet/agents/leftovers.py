@@ -65,13 +65,16 @@ class Leftovers:
         self._waiting: list[Found] = []
         self._unlisted = 0
 
-    async def collect(self, verdict: Verdict) -> None:
-        """Store what the settings ask for of an attempt that came to `verdict`. What fails is left out; never raises for it."""
+    async def look(self, verdict: Verdict) -> None:
+        """What the settings ask for of an attempt that came to `verdict`: from now on it waits to be stored."""
         if self._settings.collect == "never":
             return
         media = self._settings.collect == "always" or verdict not in _PASSED
         found = await asyncio.to_thread(find, self._directory, media=media)
         self._waiting, self._unlisted = found[:MAX_FILES], len(found[MAX_FILES:])
+
+    async def store(self) -> None:
+        """Store what waits. What fails is left out; never raises for it."""
         room = self._settings.max_attempt_bytes
         for one in list(self._waiting):
             artifact = await self._store_one(one, room)
