@@ -31,7 +31,7 @@ from qgjet.settings import AgentSettings, QueueSettings
 from qgjet.subjects import Lane, lane_consumer
 
 VISIBILITY_S = FAST.visibility_timeout_s
-BRIEF = QueueSettings(visibility_timeout_s=1.0)
+BRIEF = QueueSettings(visibility_timeout_s=1.5)
 FOR_EVER = 60.0
 
 

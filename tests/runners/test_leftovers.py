@@ -171,7 +171,7 @@ async def test_secrets_are_gone_from_output_files_and_results(log: EventLog, tmp
     assert await found.content("output.log") == b"said ***\nError: *** is wrong\n"
     assert await found.content("report.json") == b'{"token": "***"}'
     live = await messages(log.bus, LOGS, log_subject(found.job_id, 1), 0, batch=100, max_bytes=1_000_000)
-    assert b"".join(data for _, data in live) == b"said ***\nError: *** is wrong\n"
+    assert b"".join(one.data for one in live) == b"said ***\nError: *** is wrong\n"
     state = await log.bus.api("STREAM.INFO.QG_EVENTS")
     for seq in range(1, state["state"]["last_seq"] + 1):
         stored = await log.get(seq)
