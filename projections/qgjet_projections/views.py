@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -152,6 +153,22 @@ class WaitingView(Struct, frozen=True, kw_only=True):
     """Of these: wait for their retry."""
 
 
+class Rates(NamedTuple):
+    runs: int
+    """Jobs that said something about the app: all but infra_error, config_error, cancelled and skipped."""
+    passed: float | None
+    """Share of the runs that passed, flaky ones too; None without runs."""
+    flaky: float | None
+
+
+def rates_of(verdicts: Mapping[str, int]) -> Rates:
+    """`verdicts`: how many jobs came to each."""
+    flaky = verdicts.get(Verdict.FLAKY, 0)
+    passed = verdicts.get(Verdict.PASSED, 0) + flaky
+    runs = passed + verdicts.get(Verdict.FAILED, 0) + verdicts.get(Verdict.TIMED_OUT, 0)
+    return Rates(runs, passed / runs, flaky / runs) if runs else Rates(0, None, None)
+
+
 class HourView(Struct, frozen=True, kw_only=True):
     """Jobs that ended within an hour."""
 
@@ -194,10 +211,9 @@ class TestView(Struct, frozen=True, kw_only=True):
     target: str
     test: str
     runs: int
-    """Jobs that said something about the app: all but infra_error, config_error, cancelled and skipped."""
+    """This and the shares: see `Rates`."""
     verdicts: dict[str, int]
     pass_rate: float | None
-    """passed and flaky of the runs; None without runs."""
     flaky_rate: float | None
     mean_s: float | None
     """Of the last attempts of all jobs that have a duration."""

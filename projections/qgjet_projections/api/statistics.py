@@ -16,7 +16,7 @@ from qgjet_projections.api.access import READ
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, OrgId, Reads, TheService
 from qgjet_projections.readmodel import MAX_LIMIT
-from qgjet_projections.views import HourView, JobQuery, JobView, Order, TestDay, TestQuery, TestView
+from qgjet_projections.views import HourView, JobQuery, JobView, Order, TestDay, TestQuery, TestView, rates_of
 
 Hours = Annotated[int, QueryParameter(ge=1, le=24 * 90, description="How far back.")]
 Days = Annotated[int, QueryParameter(ge=1, le=366, description="How far back: whole days, UTC, today among them.")]
@@ -94,15 +94,15 @@ def versions_of(jobs: Sequence[JobView]) -> list[TestVersion]:
 
 def _version(version: str, target: str, found: Sequence[JobView]) -> TestVersion:
     verdicts = Counter(job.verdict.value for job in found if job.verdict is not None)
-    runs = sum(verdicts[word] for word in ("passed", "flaky", "failed", "timed_out"))
+    rates = rates_of(verdicts)
     times = [job.duration_s for job in found if job.duration_s is not None]
     return TestVersion(
         app_version_id=version,
         target=target,
-        runs=runs,
+        runs=rates.runs,
         verdicts=dict(verdicts),
-        pass_rate=(verdicts["passed"] + verdicts["flaky"]) / runs if runs else None,
-        flaky_rate=verdicts["flaky"] / runs if runs else None,
+        pass_rate=rates.passed,
+        flaky_rate=rates.flaky,
         mean_s=sum(times) / len(times) if times else None,
     )
 

@@ -11,11 +11,10 @@ from qgjet.events import Verdict
 from qgjet_projections.batch import DAY, HOUR, TEST_SUMS
 from qgjet_projections.readmodel.reader import Reader, page_of, read_cursor
 from qgjet_projections.schema import instant, micros
-from qgjet_projections.views import HourView, Order, Page, TestDay, TestQuery, TestView
+from qgjet_projections.views import HourView, Order, Page, TestDay, TestQuery, TestView, rates_of
 
-_SAYS_SOMETHING = (Verdict.PASSED, Verdict.FLAKY, Verdict.FAILED, Verdict.TIMED_OUT)
 _SUMS = ", ".join(TEST_SUMS)
-_RUNS = "nullif(" + " + ".join(_SAYS_SOMETHING) + ", 0)"
+_RUNS = "nullif(passed + flaky + failed + timed_out, 0)"
 _ORDERS = {
     Order.FAILING: f"1.0 * (passed + flaky) / {_RUNS} NULLS LAST,",
     Order.FLAKIEST: f"coalesce(1.0 * flaky / {_RUNS}, 0) DESC,",
@@ -92,15 +91,15 @@ def _test_fields(key: Sequence[str], sums: Sequence[int]) -> dict[str, Any]:
     """`sums`: in the order of TEST_SUMS."""
     org_id, target, test = key
     _, *verdicts, timed, duration_ms = sums
-    counts = dict(zip(Verdict, verdicts, strict=True))
-    runs = sum(counts[verdict] for verdict in _SAYS_SOMETHING)
+    counts = {verdict.value: jobs for verdict, jobs in zip(Verdict, verdicts, strict=True) if jobs}
+    rates = rates_of(counts)
     return {
         "org_id": org_id,
         "target": target,
         "test": test,
-        "runs": runs,
-        "verdicts": {verdict.value: jobs for verdict, jobs in counts.items() if jobs},
-        "pass_rate": (counts[Verdict.PASSED] + counts[Verdict.FLAKY]) / runs if runs else None,
-        "flaky_rate": counts[Verdict.FLAKY] / runs if runs else None,
+        "runs": rates.runs,
+        "verdicts": counts,
+        "pass_rate": rates.passed,
+        "flaky_rate": rates.flaky,
         "mean_s": duration_ms / timed / 1000 if timed else None,
     }

@@ -11,6 +11,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from qgjet.reporting.text import legal
+from qgjet_projections.views import rates_of
 from qgjet_projections.web import text
 
 WIDTH, HEIGHT, FOOT, HEAD, LEFT = 640, 150, 24, 12, 88
@@ -48,13 +49,8 @@ def hours(counts: Mapping[datetime, Mapping[str, int]], first: datetime, number:
 def pass_rates(counts: Mapping[datetime, Mapping[str, int]], first: datetime, number: int) -> Markup:
     """The share that passed of what said something about the app, hour by hour."""
     shown = [first + timedelta(hours=place) for place in range(number)]
-    rates = [_rate(counts.get(hour, {})) for hour in shown]
+    rates = [rates_of(counts.get(hour, {})).passed for hour in shown]
     return line(list(zip(shown, rates, strict=True)), f"Share that passed in each of the last {number} hours", say=text.percent, show="hour", most=1.0)
-
-
-def _rate(verdicts: Mapping[str, int]) -> float | None:
-    runs = sum(verdicts.get(word, 0) for word in ("passed", "flaky", "failed", "timed_out"))
-    return (verdicts.get("passed", 0) + verdicts.get("flaky", 0)) / runs if runs else None
 
 
 def small_hours(counts: Mapping[datetime, Mapping[str, int]], first: datetime, number: int, name: str) -> Markup:

@@ -21,7 +21,7 @@ from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.suites import visible
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
-from qgjet_projections.views import HourView, PartitionView
+from qgjet_projections.views import HourView, PartitionView, rates_of
 from qgjet_projections.web import charts
 from qgjet_projections.web.live import agents_seen
 from qgjet_projections.web.page import AnyRequest, page, query, since
@@ -29,8 +29,6 @@ from qgjet_projections.web.page import AnyRequest, page, query, since
 HOURS = 24
 SUITES = 8
 MOST_PARTITIONS = MOST_PLACES = 40
-_GREEN = ("passed", "flaky")
-_SAYS_SOMETHING = (*_GREEN, "failed", "timed_out")
 
 
 @get("/", opt=READ, include_in_schema=False)
@@ -62,7 +60,7 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
         "queued": sum(one.queued for one in partitions),
         "oldest": min((one.oldest_queued_at for one in partitions if one.oldest_queued_at), default=None),
         "ended": verdicts.total(),
-        "pass_rate": _pass_rate(verdicts),
+        "pass_rate": rates_of(verdicts).passed,
         "dead": reads.dead_count(),
         "lag": service.projector.lag if service.projector is not None else None,
         "targets": lanes,
@@ -94,7 +92,7 @@ def _place(target: str, org_id: str, found: list[HourView], first: datetime) -> 
     by_hour = _added([found])
     verdicts = sum(by_hour.values(), Counter[str]())
     chart = charts.small_hours(by_hour, first, HOURS, f"{target} for {org_id}")
-    return Place(target=target, org_id=org_id, ended=verdicts.total(), pass_rate=_pass_rate(verdicts), chart=chart)
+    return Place(target=target, org_id=org_id, ended=verdicts.total(), pass_rate=rates_of(verdicts).passed, chart=chart)
 
 
 def _busiest(places: dict[tuple[str, str], list[HourView]]) -> list[tuple[str, str]]:
@@ -108,11 +106,6 @@ def _added(places: Iterable[list[HourView]]) -> dict[datetime, Counter[str]]:
         for one in found:
             hours.setdefault(one.hour, Counter()).update(one.verdicts)
     return hours
-
-
-def _pass_rate(verdicts: Counter[str]) -> float | None:
-    said = sum(verdicts[word] for word in _SAYS_SOMETHING)
-    return sum(verdicts[word] for word in _GREEN) / said if said else None
 
 
 def _longest(partitions: list[PartitionView]) -> list[PartitionView]:
