@@ -143,7 +143,7 @@ def _folded(title: str, jobs: Sequence[tuple[str, JobReport]], given: Given) -> 
 
 def _timeline(report: SuiteReport, anchors: dict[int, str]) -> str:
     drawn = timeline.render(report.jobs, {number: f"#{anchor}" for number, anchor in anchors.items()})
-    return f"<section><h2>Timeline</h2>{drawn}</section>" if drawn else ""
+    return f'<section><h2>Timeline</h2>{drawn}<p class="where">{timeline.LEGEND}</p></section>' if drawn else ""
 
 
 # -- a job ---------------------------------------------------------------------------------------------------------------

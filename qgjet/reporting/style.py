@@ -41,6 +41,6 @@ td, th { padding: .15rem 1.2rem .15rem 0; text-align: left; vertical-align: top;
 .timeline { display: block; overflow: visible } .timeline text { fill: var(--soft); font-size: 11px } .timeline .agent { fill: var(--ink); font-size: 12px }
 .grid { stroke: var(--line) } .bar { fill: var(--none) } .bar.failed, .bar.timed_out { fill: var(--bad) } .bar.infra_error, .bar.config_error,
 .bar.attempt_lost, .bar.released { fill: var(--broken) } .bar.flaky { fill: var(--flaky) } .bar.passed { fill: var(--good) } .bar.running { fill: var(--live) }
-.bar:hover { opacity: .75 }
+.bar:hover { opacity: .75 } .stretched { overflow: visible } .installed { fill: none; stroke: var(--ink); stroke-width: 3; vector-effect: non-scaling-stroke }
 @media print { body { max-width: none } .job { break-inside: avoid } }
 """

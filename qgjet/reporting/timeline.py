@@ -15,6 +15,7 @@ from qgjet.suite_report import JobReport
 ROW, BAR, LABEL, AXIS = 18, 14, 20, 22
 LEAST_PERCENT = 0.4
 """A bar of an attempt that took no time can still be seen."""
+LEGEND = "A thick edge: the app was installed before it."
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 _MOST_TICKS = 6
 _UNITS = 10
@@ -33,7 +34,7 @@ class Bar(Struct, frozen=True, kw_only=True):
 
 
 def render(jobs: Iterable[JobReport], links: Mapping[int, str], *, most_links: int | None = None, agents: Mapping[str, str] | None = None) -> str:
-    """Empty without attempts. A running attempt ends with the last thing that is known.
+    """Empty without attempts. A running attempt ends with the last thing that is known. A thick edge says that the app was installed before an attempt.
 
     `links`: where the n-th job is shown. With more attempts than `most_links` the others are drawn as one path for each word, those that have passed first:
     what they are is said where `agents` leads to, an address for each name.
@@ -51,6 +52,7 @@ def render(jobs: Iterable[JobReport], links: Mapping[int, str], *, most_links: i
     linked = {id(bar) for bar in sorted(bars, key=lambda bar: bar.shown == "passed")[:most_links]}
     parts: list[str] = []
     packed: dict[str, _Path] = {}
+    installed = _Path()
     y = AXIS
     for agent in sorted({bar.attempt.agent for bar in bars}):
         parts.append(_agent(agent, (agents or {}).get(agent), y))
@@ -61,10 +63,14 @@ def render(jobs: Iterable[JobReport], links: Mapping[int, str], *, most_links: i
                 if id(bar) in linked:
                     parts.append(_bar(bar, x, width, y))
                 else:
-                    packed.setdefault(bar.shown, _Path()).draw(x, width, y + BAR // 2)
+                    packed.setdefault(bar.shown, _Path()).level(x, width, y + BAR // 2)
+                if not bar.attempt.warm:
+                    installed.upright(x, y)
             y += ROW
         y += 6
-    drawn = _axis(began, span_s, y) + _packed(packed, y) + "".join(parts)
+    bars_of = "".join(f'<path class="bar {_kind(shown)}" d="{path}"/>' for shown, path in packed.items())
+    edges = f'<path class="installed" d="{installed}"/>' if installed.moves else ""
+    drawn = _axis(began, span_s, y) + _stretched(bars_of, y) + "".join(parts) + _stretched(edges, y)
     return f'<svg class="timeline" role="group" aria-label="Timeline of attempts by agent" width="100%" height="{y}">{drawn}</svg>'
 
 
@@ -74,25 +80,35 @@ def _agent(agent: str, link: str | None, y: int) -> str:
 
 
 class _Path:
-    """Level lines in the fewest characters: each one begins where the pen is."""
+    """Lines in the fewest characters: each one begins where the pen is."""
 
     def __init__(self) -> None:
         self.moves: list[str] = []
         self._at = (0, 0)
 
-    def draw(self, x: float, width: float, y: int) -> None:
+    def level(self, x: float, width: float, y: int) -> None:
         begin, length = round(x * _UNITS), max(round(width * _UNITS), 1)
-        self.moves.append(f"m{begin - self._at[0]} {y - self._at[1]}h{length}")
-        self._at = (begin + length, y)
+        self._draw(begin, y, f"h{length}", (begin + length, y))
+
+    def upright(self, x: float, y: int) -> None:
+        """As high as a bar."""
+        begin = round(x * _UNITS)
+        self._draw(begin, y, f"v{BAR}", (begin, y + BAR))
+
+    def _draw(self, x: int, y: int, line: str, end: tuple[int, int]) -> None:
+        self.moves.append(f"m{x - self._at[0]} {y - self._at[1]}{line}")
+        self._at = end
+
+    def __str__(self) -> str:
+        return "".join(self.moves)
 
 
-def _packed(paths: Mapping[str, _Path], height: int) -> str:
-    """Stretched to the width of the page; its lines are as thick as a bar is high."""
-    if not paths:
+def _stretched(drawn: str, height: int) -> str:
+    """To the width of the page; its lines stay as thick as they are."""
+    if not drawn:
         return ""
-    drawn = "".join(f'<path class="bar {_kind(shown)}" d="{"".join(path.moves)}"/>' for shown, path in paths.items())
     box = f'width="100%" height="{height}" viewBox="0 0 {100 * _UNITS} {height}" preserveAspectRatio="none"'
-    return f'<svg class="packed" aria-hidden="true" {box}>{drawn}</svg>'
+    return f'<svg class="stretched" aria-hidden="true" {box}>{drawn}</svg>'
 
 
 def _rows(bars: list[Bar]) -> list[list[Bar]]:
@@ -117,7 +133,8 @@ def _place(bar: Bar, began: datetime, span_s: float) -> tuple[float, float]:
 def _bar(bar: Bar, x: float, width: float, y: int) -> str:
     attempt = bar.attempt
     took_s = (bar.ended_at - attempt.started_at).total_seconds()
-    tip = f"{bar.job.test} on {bar.job.target}, attempt {attempt.attempt}: {bar.shown}, {duration(took_s)}"
+    first = "" if attempt.warm else ", after an installation"
+    tip = f"{bar.job.test} on {bar.job.target}, attempt {attempt.attempt}: {bar.shown}, {duration(took_s)}{first}"
     rect = f'<rect class="bar {_kind(bar.shown)}" x="{x:.3f}%" width="{width:.3f}%" y="{y}" height="{BAR}" rx="2"/>'
     return f'<a href="{_text(bar.link)}"><title>{_text(tip)}</title>{rect}</a>'
 

@@ -17,7 +17,7 @@ VOID = {"meta", "link", "br"}
 TAGS = {
     "html", "head", "meta", "link", "title", "style", "body", "header", "main", "footer", "section", "p", "h1", "h2", "h3", "small", "code", "pre",
     "span", "i", "b", "div", "ul", "ol", "li", "dl", "dt", "dd", "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "time", "a",
-    "svg", "rect", "line", "text",
+    "svg", "rect", "line", "path", "text",
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ class Page(HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in ("rect", "line")
+        assert tag in ("rect", "line", "path")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -139,6 +139,15 @@ def test_the_timeline_leads_to_the_jobs_and_an_agent_with_two_slots_has_two_rows
     assert sorted(link[1:] for link in found.links) == sorted(one for one in found.ids if one.startswith("job-"))
     assert len(set(re.findall(r'<rect [^>]*y="(\d+)"', page))) == 3
     assert re.findall(r'<text class="agent"[^>]*>([^<]*)<', page) == ["mac-1", "mac-2"]
+
+
+def test_the_timeline_marks_where_the_app_was_installed() -> None:
+    cold, warm = attempt(1, "failed", warm=False), attempt(2, "passed", warm=True)
+    drawn = html.render(report(job("passed", cold, warm)))
+    (marks,) = re.findall(r'<path class="installed" d="([^"]*)"', drawn)
+    assert marks.count("m") == 1
+    assert [", after an installation" in tip for tip in re.findall(r"<title>(tests[^<]*)</title>", drawn)] == [True, False]
+    assert 'class="installed"' not in html.render(report(job("passed", warm)))
 
 
 def test_hostile_texts_are_texts() -> None:

@@ -108,6 +108,7 @@ def _context(reads: ReadModel, found: SuiteView, values: dict[str, str]) -> dict
         "warm": sum(one.warm for mine in attempts.values() for one in mine),
         "attempts": sum(map(len, attempts.values())),
         "most_links": MOST_LINKS,
+        "legend": timeline.LEGEND,
         "timeline": _timeline(views, attempts, values),
         "previous": previous,
         "changes": changes[:MOST_LINES],
