@@ -19,7 +19,9 @@ from qgjet.errors import InvalidInput
 WIDE = 220
 """Columns of a table that goes to a file or a CI's log, where nothing has to be cut."""
 FOLDED = frozenset({"test", "reason"})
-NUMBERS = frozenset({"attempt", "tries", "time", "prio", "age", "queued", "running", "runs", "passed", "flaky"})
+NUMBERS = frozenset(
+    {"attempt", "tries", "time", "prio", "age", "queued", "running", "runs", "jobs", "passed", "flaky", "failed", "no verdict", "live", "took", "size"}
+)
 LEAST_FOLDED = 28
 _COLORS = {
     "passed": "green",

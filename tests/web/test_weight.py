@@ -19,6 +19,7 @@ from qgjet.events import JobSpec, Outcome, TestError, TestResult, Try, Verdict
 from qgjet.job import state_of
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.suite_log import Submission, submit_suite
+from qgjet_projections.web.suites import ROWS
 from web.stack import Stack, stack_in
 from web.visits import Visits, column, findings, live
 
@@ -159,7 +160,7 @@ async def test_an_agent_of_the_timeline_leads_to_what_it_ran_and_when(full: Stac
     assert "agent=mac-mini-03" in page.url
     began = [await one.get_attribute("datetime") or "" for one in await page.locator("td[data-label=Began] time").all()]
     assert began == sorted(began)
-    assert len(began) == 40
+    assert len(began) == ROWS
     assert await page.locator("svg.timeline .agent").all_text_contents() == ["mac-mini-03"]
     assert await page.locator("svg.timeline rect.bar").count() == 30
     await page.get_by_role("link", name="The jobs of all agents").click()

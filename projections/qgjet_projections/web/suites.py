@@ -29,7 +29,7 @@ from qgjet_projections.web.page import AnyRequest, offset, page, query, segment
 
 PAGE = 30
 MOST_JOBS = 5_000
-ROWS = 40
+ROWS = 35
 MOST_BAD, MOST_LINES, MOST_LINKS = 12, 12, 30
 """Jobs that are shown with their failures; flaky ones, and changes; attempts in the timeline that lead to their job. More would make a page heavy."""
 MOST_FAILURES = 3
