@@ -27,4 +27,5 @@ async def test_answers_are_what_the_document_says(server: NatsServer, log: Event
     seen = await examined(settings, api_of, FakeAgent(log), callers, CASES)
     print(*(f"{count:5} {status} {route}" for (route, status), count in sorted(seen.items())), sep="\n")
     assert seen.total() >= CASES
-    assert {("POST /submit", 202), ("GET /jobs/{job_id}", 200), ("GET /events", 200)} <= seen.keys()
+    assert {("GET /jobs/{job_id}", 200), ("GET /events", 200)} <= seen.keys()
+    assert {("POST /submit", 202), ("POST /submit", 200)} & seen.keys()  # a new job, or one that waits already: what is drawn is often the simplest twice
