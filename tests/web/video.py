@@ -16,8 +16,8 @@ RECORD = """async type => {
     recorder.ondataavailable = event => parts.push(event.data);
     recorder.start();
     const began = performance.now();
-    for (let at = 0; at < 1200; at = performance.now() - began) {
-        brush.fillStyle = at < 600 ? "rgb(200, 0, 0)" : "rgb(0, 0, 200)";
+    for (let at = 0; at < 2000; at = performance.now() - began) {
+        brush.fillStyle = at < 1000 ? "rgb(200, 0, 0)" : "rgb(0, 0, 200)";
         brush.fillRect(0, 0, 180, 320);
         await new Promise(requestAnimationFrame);
     }
@@ -29,7 +29,7 @@ RECORD = """async type => {
 
 
 async def video(browser: Browser, kind: str) -> bytes:
-    """Somewhat more than a second, `webm` or `mp4`: red, and from its middle on blue."""
+    """Two seconds, less where the recorder is slow to begin, `webm` or `mp4`: red, and blue from about the middle on."""
     page = await browser.new_page()
     try:
         return base64.b64decode(await page.evaluate(RECORD, f"video/{kind}"))
