@@ -1,7 +1,7 @@
 """Runs jobs with AppWright: one call of Playwright's own cli.js per job, in the test project of the target.
 
 Not through `npx appwright`: that splits arguments at spaces, turns every exit code into 1, and loses the report and its children when it is stopped. What
-decides is the JSON report, not the exit code (`qgjet.verdicts`). One worker, and retries inside only as the target says.
+decides is the JSON report, not the exit code (`qgjet.verdict.rules`). One worker, and retries inside only as the target says.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qgjet.agents.runner import Attempt
 from qgjet.agents.template import check_test_path
 from qgjet.events import Outcome
 from qgjet.settings import Target
-from qgjet.verdicts import Evidence, Reason, appwright_outcome
+from qgjet.verdict.rules import Evidence, Reason, appwright_outcome
 
 _REGEXP_SYNTAX = re.compile(r"[\\^$.*+?()\[\]{}|]")
 _CLI = Path("node_modules/@playwright/test/cli.js")

@@ -15,7 +15,7 @@ from qgjet.agents.runner import Attempt
 from qgjet.agents.template import check_test_path, fill_argv, fill_path, words_in
 from qgjet.events import Outcome
 from qgjet.settings import Target
-from qgjet.verdicts import CommandEvidence, command_outcome
+from qgjet.verdict.rules import CommandEvidence, command_outcome
 
 
 def command_runner(target: Target) -> CommandLineRunner:

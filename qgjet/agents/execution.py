@@ -40,7 +40,7 @@ from qgjet.queue import Delivery
 from qgjet.repeated import Repeated
 from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import encode_token
-from qgjet.verdicts import Reason
+from qgjet.verdict.rules import Reason
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
 from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
 from qgjet.events import Outcome, Partition, Verdict
 from qgjet.settings import Target
-from qgjet.verdicts import Reason
+from qgjet.verdict.rules import Reason
 
 logger = logging.getLogger(__name__)
 

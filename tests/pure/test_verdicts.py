@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from qgjet import events
 from qgjet.events import GREEN, Outcome, Try, Verdict
-from qgjet.reports import MAX_MESSAGE_BYTES, MAX_REPORT_BYTES, MAX_TRIES
-from qgjet.verdicts import MAX_OUTCOME_BYTES, CommandEvidence, Evidence, Reason, appwright_outcome, command_outcome
+from qgjet.verdict.reports import MAX_MESSAGE_BYTES, MAX_REPORT_BYTES, MAX_TRIES
+from qgjet.verdict.rules import MAX_OUTCOME_BYTES, CommandEvidence, Evidence, Reason, appwright_outcome, command_outcome
 
 ROOT = Path(__file__).parents[2]
 RECORDED = sorted(path.parent for path in (ROOT / "tests/data/appwright-reports").glob("*/expected.json"))

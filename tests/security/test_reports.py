@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qgjet.events import GREEN, Verdict
-from qgjet.reports import MAX_PARTS, MAX_REPORT_BYTES, Report, Unreadable, read_junit, read_playwright
-from qgjet.verdicts import CommandEvidence, Evidence, appwright_outcome, command_outcome
+from qgjet.verdict.reports import MAX_PARTS, MAX_REPORT_BYTES, Report, Unreadable, read_junit, read_playwright
+from qgjet.verdict.rules import CommandEvidence, Evidence, appwright_outcome, command_outcome
 from security.mutations import damaged, tampered
 
 DATA = Path(__file__).parent.parent / "data" / "appwright-reports"

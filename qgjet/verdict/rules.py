@@ -4,7 +4,7 @@ Pure and total: every evidence gives an outcome, the same one each time. Green (
 file, exit code 0, every test come to its end, and one that really passed or all of them skipped on purpose. The rules are tried in their order, the first that
 applies decides; `docs/verdicts.md` explains them and lists the reasons.
 
-What a report looks like is the concern of `qgjet.reports`; retries are the concern of `qgjet.retry`.
+What a report looks like is the concern of `qgjet.verdict.reports`; retries are the concern of `qgjet.retry`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from qgjet.events import Outcome, TestResult, Verdict
-from qgjet.reports import Case, Report, Unreadable, bounded_seconds, clean, clean_line, read_junit, read_playwright
+from qgjet.verdict.reports import Case, Report, Unreadable, bounded_seconds, clean, clean_line, read_junit, read_playwright
 
 MAX_OUTCOME_BYTES = 512 * 1024
 """Of an encoded outcome: it travels in an event, and NATS takes 1 MiB."""

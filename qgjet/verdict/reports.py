@@ -1,7 +1,7 @@
 """Playwright JSON and JUnit XML as test results.
 
 Reports come from other people's code: any bytes give a `Report` or an `Unreadable`, never an exception. What a report means for the job is decided in
-`qgjet.verdicts`; here it is only read, cleaned (no ANSI codes, no control characters, bounded texts) and made relative to the project's directory.
+`qgjet.verdict.rules`; here it is only read, cleaned (no ANSI codes, no control characters, bounded texts) and made relative to the project's directory.
 A large report takes a while (about 0.1 s for each MB of tests and errors): read it off the event loop.
 """
 
