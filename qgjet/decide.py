@@ -11,9 +11,13 @@ from enum import StrEnum
 from typing import Any, assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from qgjet.attempts import cut, first_failure_of, unresolved_after
 from qgjet.errors import DuplicateJob, Refused, StaleTicket
 from qgjet.events import (
+    GREEN,
+    NO_VERDICT,
     AttemptEnded,
     AttemptLost,
     Cancelled,
@@ -122,6 +126,11 @@ class Expire(Struct, frozen=True):
 
 Command = Submit | Requeue | Start | EndAttempt | Release | Lose | Cancel | Expire
 DRAINED = "drained"
+FLAKY = "flaky"
+"""Reason of a job that passed after a failed attempt."""
+NOT_PASSED_AGAIN = "not_passed_again"
+"""Reason of a job whose last attempt is passing, though a test case that failed before did not pass in it."""
+MAX_MESSAGE_BYTES = 2000
 
 
 def decide(command: Command, job: Job | None, now: datetime) -> Event:
@@ -197,14 +206,14 @@ def _end_attempt(command: EndAttempt, job: Job, now: datetime) -> AttemptEnded |
     if outcome.verdict is Verdict.CANCELLED:
         _require(job.cancel_requested, f"nobody asked to cancel job {job.job_id}")
         return Cancelled(**_carried(job, now, Status.CANCELLED) | {"by": command.agent}, outcome=outcome)
-    failures = job.failures + (outcome.verdict in SPENDS_USER_RETRY)
-    spent = _spent(job, outcome.verdict)
+    spent = None if outcome.final else _spent(job, outcome.verdict)
+    after = _with_failures(job, outcome)
     if spent is None:
-        verdict = _over_all_attempts(outcome.verdict, failures)
-        carried = _carried(job, now, status_of(verdict)) | {"failures": failures, "by": command.agent}
-        return Finished(**carried, verdict=verdict, outcome=outcome)
+        verdict, reason, message = _over_all_attempts(after, outcome)
+        carried = _carried(after, now, status_of(verdict)) | {"by": command.agent}
+        return Finished(**carried, verdict=verdict, outcome=outcome, reason=reason, message=message)
     status = Status.CANCELLED if job.cancel_requested else Status.QUEUED
-    carried = _carried(job, now, status) | spent | {"failures": failures, "by": command.agent}
+    carried = _carried(after, now, status) | spent | {"by": command.agent}
     return AttemptEnded(**carried, outcome=outcome, retry_at=None if job.cancel_requested else _later(now, command.retry_in_s))
 
 
@@ -213,11 +222,51 @@ def _is_run(job: Job, command: EndAttempt | Lose) -> bool:
     return same_job and job.status is Status.RUNNING and (job.agent, job.attempt) == (command.agent, command.attempt)
 
 
-def _over_all_attempts(last: Verdict, failures: int) -> Verdict:
-    """Passing after a failure is flaky; skipping everything after a failure proves nothing, so the failure stands."""
-    if not failures:
-        return last
-    return {Verdict.PASSED: Verdict.FLAKY, Verdict.SKIPPED: Verdict.FAILED}.get(last, last)
+def _with_failures(job: Job, outcome: Outcome) -> Job:
+    """The job with what the attempt adds to its failures, and takes from its unresolved test cases."""
+    failed = outcome.verdict in SPENDS_USER_RETRY
+    if not failed and not job.failures:
+        return job
+    unresolved, omitted = unresolved_after(job.unresolved, job.unresolved_omitted, outcome, job.attempt)
+    first = first_failure_of(outcome, job.attempt) if failed and not job.failures else job.first_failure
+    return replace(job, failures=job.failures + failed, unresolved=unresolved, unresolved_omitted=omitted, first_failure=first)
+
+
+def _over_all_attempts(job: Job, outcome: Outcome) -> tuple[Verdict, str, str]:
+    """The job's verdict, and its own reason and message where earlier attempts decide.
+
+    After a failure, a passing attempt is flaky only if every test case that failed before has passed since. Skipping
+    everything proves nothing, and neither does an attempt without a statement about the app, so the failure stands.
+    """
+    if not job.failures or outcome.verdict not in GREEN | NO_VERDICT:
+        return outcome.verdict, "", ""
+    if outcome.verdict in NO_VERDICT:
+        why = f"{outcome.verdict}: {outcome.reason}" if outcome.reason else outcome.verdict.value
+        message = f"failed, and the last attempt said nothing about the app ({why}): {_first_failure(job)}"
+        return Verdict.FAILED, NOT_PASSED_AGAIN, cut(message, MAX_MESSAGE_BYTES)
+    if job.unresolved or job.unresolved_omitted or outcome.verdict is Verdict.SKIPPED:
+        return Verdict.FAILED, NOT_PASSED_AGAIN, cut(_not_passed_again(job, outcome), MAX_MESSAGE_BYTES)
+    return Verdict.FLAKY, FLAKY, _first_failure(job)
+
+
+def _not_passed_again(job: Job, outcome: Outcome) -> str:
+    if not job.unresolved and not job.unresolved_omitted:
+        return f"attempt {job.attempt} skipped every test case after a failure: {_first_failure(job)}"
+    if not job.unresolved:
+        return f"{job.unresolved_omitted} test cases failed and are not known to have passed since: {_first_failure(job)}"
+    first = job.unresolved[0]
+    fate = next((test.outcome for test in outcome.tests if test.id == first.id), "absent")
+    others = len(job.unresolved) - 1 + job.unresolved_omitted
+    more = f" (and {others} more)" if others else ""
+    failed = f"failed in attempt {first.attempt} and did not pass in attempt {job.attempt} ({fate}){more}"
+    return f"{first.title or cut(first.id, 200)}: {failed}: {first.message or _first_failure(job)}"
+
+
+def _first_failure(job: Job) -> str:
+    first = job.first_failure
+    if first is None:
+        return "an earlier attempt failed"
+    return first.message or f"attempt {first.attempt} {first.verdict.replace('_', ' ')}" + (f" ({first.reason})" if first.reason else "")
 
 
 def _spent(job: Job, verdict: Verdict) -> dict[str, int] | None:
@@ -272,8 +321,9 @@ def _expire(command: Expire, job: Job, now: datetime) -> Finished | Cancelled:
 
 def _no_verdict(job: Job, now: datetime, reason: str, message: str, by: str) -> Finished:
     outcome = Outcome(verdict=Verdict.INFRA_ERROR, reason=reason, message=message)
+    verdict, own_reason, own_message = _over_all_attempts(job, outcome)
     carried = _carried(job, now, Status.FAILED) | {"by": by}
-    return Finished(**carried, verdict=Verdict.INFRA_ERROR, outcome=outcome)
+    return Finished(**carried, verdict=verdict, outcome=outcome, reason=own_reason, message=own_message)
 
 
 def _carried(job: Job, now: datetime, status: Status) -> dict[str, Any]:
@@ -287,6 +337,9 @@ def _carried(job: Job, now: datetime, status: Status) -> dict[str, Any]:
         "retries_left": job.retries_left,
         "infra_retries_left": job.infra_retries_left,
         "failures": job.failures,
+        "unresolved": job.unresolved,
+        "unresolved_omitted": job.unresolved_omitted,
+        "first_failure": job.first_failure,
         "suite_ids": job.suite_ids,
         "cancel_requested": job.cancel_requested,
     }

@@ -181,6 +181,30 @@ class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     tests: tuple[TestResult, ...] = ()
     tests_omitted: Whole = 0
     artifacts: tuple[Artifact, ...] = ()
+    final: bool = False
+    """Another attempt would end the same way: the job finishes with this verdict and spends no retry."""
+
+
+class FailedTest(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """A test case that failed in an attempt and has not passed in a later one."""
+
+    id: str
+    title: str = ""
+    """Bounded; empty where there was no room for it."""
+    message: str = ""
+    """Error of its first failure, bounded; empty where there was no room for it."""
+    attempt: Whole = 0
+    """The attempt in which it failed first."""
+
+
+class FirstFailure(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """The job's first attempt that failed or timed out."""
+
+    attempt: Whole
+    verdict: Verdict
+    reason: str = ""
+    message: str = ""
+    """Bounded; the error of its first failed test case where the attempt has no message."""
 
 
 class JobEvent(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -197,6 +221,12 @@ class JobEvent(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, 
     infra_retries_left: Whole = 0
     failures: Whole = 0
     """Attempts so far that ended failed or timed_out."""
+    unresolved: tuple[FailedTest, ...] = ()
+    """Test cases that failed in one of these attempts and have not passed since, first failed first."""
+    unresolved_omitted: Whole = 0
+    """More of them, for which there was no room; it never decreases."""
+    first_failure: FirstFailure | None = None
+    """The first of these attempts; None also in events of versions that did not record it."""
     suite_ids: tuple[str, ...] = ()
     agent: str = ""
     """Instance id of the agent that runs the job; empty unless running."""
@@ -243,6 +273,9 @@ class Finished(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="fin
     verdict: Verdict
     """The job's; the outcome's own is the last attempt's."""
     outcome: Outcome
+    reason: str = ""
+    """The job's, where its earlier attempts decide: `flaky`, `not_passed_again`. Empty: the outcome's reason and message are the job's."""
+    message: str = ""
 
 
 class CancelRequested(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="cancel_requested"):

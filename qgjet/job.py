@@ -21,7 +21,10 @@ from qgjet.events import (
     Cancelled,
     CancelRequested,
     Event,
+    FailedTest,
     Finished,
+    FirstFailure,
+    Outcome,
     Released,
     Requeued,
     Started,
@@ -72,6 +75,10 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     cancel_requested: bool
     retry_at: datetime | None
     """Not to be started before; None: at once."""
+    unresolved: tuple[FailedTest, ...] = ()
+    """Test cases that failed in an earlier attempt and have not passed since."""
+    unresolved_omitted: int = 0
+    first_failure: FirstFailure | None = None
 
     @property
     def live(self) -> bool:
@@ -92,6 +99,23 @@ def verdict_of(event: Event) -> Verdict | None:
     return Verdict.CANCELLED if event.status is Status.CANCELLED else None
 
 
+def explanation_of(event: Event) -> tuple[str, str] | None:
+    """Reason and message of the job after `event`; None for an event that leaves them as they are."""
+    match event:
+        case Finished(reason=reason, message=message) if reason:
+            return reason, message
+        case AttemptEnded(outcome=outcome) | Finished(outcome=outcome) | Cancelled(outcome=Outcome() as outcome):
+            return outcome.reason, outcome.message
+        case Released():
+            return event.reason, event.message
+        case Requeued() | AttemptLost() | CancelRequested():
+            return event.reason, ""
+        case Submitted() | Started():
+            return "", ""
+        case _:
+            return None
+
+
 def state_of(event: Event, seq: int) -> Job:
     """The slot's state from its last event alone."""
     return Job(
@@ -108,6 +132,9 @@ def state_of(event: Event, seq: int) -> Job:
         agent=event.agent,
         cancel_requested=event.cancel_requested,
         retry_at=event.retry_at if isinstance(event, AttemptEnded | Released | Requeued) else None,
+        unresolved=event.unresolved,
+        unresolved_omitted=event.unresolved_omitted,
+        first_failure=event.first_failure,
     )
 
 
@@ -124,12 +151,16 @@ def contradiction(event: Event) -> str | None:
         (bool(event.agent) == (event.status is Status.RUNNING), "an agent stands on running jobs, and only there"),
         ((event.ticket == 0) if is_ticket else (event.ticket > 0), "it holds no ticket that can be"),
         (event.attempt >= int(tried), "it is about an attempt that cannot be"),
-        (min(event.retries_left, event.infra_retries_left, event.failures) >= 0, "it counts below zero"),
-        (not is_submission or not (event.attempt or event.failures or event.cancel_requested), "submitted with a past"),
+        (min(event.retries_left, event.infra_retries_left, event.failures, event.unresolved_omitted) >= 0, "it counts below zero"),
+        (not is_submission or not (event.attempt or event.cancel_requested or _has_failed(event)), "submitted with a past"),
         (not isinstance(event, Finished) or event.status is status_of(event.verdict), "status and verdict disagree"),
         (event.status is not Status.CANCELLED or event.cancel_requested, "cancelled, and nobody asked for it"),
     )
     return _first_broken(rules)
+
+
+def _has_failed(event: Event) -> bool:
+    return bool(event.failures or event.unresolved or event.unresolved_omitted or event.first_failure)
 
 
 def _first_broken(rules: tuple[tuple[bool, str], ...]) -> str | None:
@@ -174,7 +205,7 @@ def _broken_submission(job: Job | None, event: Submitted) -> str | None:
         return f"submitted replaces {event.replaces!r}, the live job is {live_id!r}"
     if job is not None and event.job_id == job.job_id:
         return "submitted twice under one id"
-    if event.ticket or event.attempt or event.failures or event.agent or event.cancel_requested:
+    if event.ticket or event.attempt or event.agent or event.cancel_requested or _has_failed(event):
         return "submitted with a past"
     if event.retries_left < 0 or event.infra_retries_left < 0:
         return "submitted with a debt"
@@ -193,6 +224,7 @@ def _broken_step(job: Job, event: Event) -> str | None:
         (0 <= event.retries_left <= job.retries_left, "retries can only be spent"),
         (0 <= event.infra_retries_left <= job.infra_retries_left, "infra retries can only be spent"),
         (event.failures >= job.failures, "failures are not forgotten"),
+        (event.unresolved_omitted >= 0, "it counts below zero"),
         (bool(event.agent) == (event.status is Status.RUNNING), "an agent stands on running jobs, and only there"),
         (not isinstance(event, CancelRequested) or event.agent == job.agent, "asking to cancel does not change the agent"),
         (event.cancel_requested == cancelling, "a request to cancel stays, and comes from nowhere else"),

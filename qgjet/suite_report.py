@@ -38,7 +38,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
     verdict: Verdict | None
     """None: it has not ended, or was not accepted."""
     reason: str = ""
-    """Code of the last outcome, release, loss or refusal."""
+    """Code of the last outcome, release, loss or refusal; `flaky` or `not_passed_again` where earlier attempts decide the verdict."""
     message: str = ""
     attempts: tuple[AttemptRecord, ...] = ()
     """Oldest first, as far as they are known: of a job that was live before, the earlier ones may be missing."""

@@ -86,6 +86,18 @@ def mixed() -> SuiteReport:
     )
 
 
+def not_passed_again() -> JobReport:
+    """A job whose last attempt passed without the tests that failed before: one was skipped, one is absent."""
+    first = attempt(1, "failed", tried("pays", "failed"), tried("ships", "failed", message="no parcel"), tried("adds", "passed"))
+    message = "pays: failed in attempt 1 and did not pass in attempt 2 (skipped) (and 1 more): expected 3, got 2"
+    return job("failed", first, attempt(2, "passed", tried("pays", "skipped"), tried("adds", "passed")), reason="not_passed_again", message=message)
+
+
+def flaky_by_retry() -> JobReport:
+    first = attempt(1, "failed", tried("pays", "failed"), message="pays: expected 3, got 2")
+    return job("flaky", first, attempt(2, "passed", tried("pays", "passed")), reason="flaky", message="pays: expected 3, got 2")
+
+
 words = st.sampled_from(["passed", "failed", "flaky", "skipped", "timed_out", "interrupted", "]]>", "<script>alert(1)</script>", "\"'><b>", "\x1b[31m"])
 any_reports: st.SearchStrategy[SuiteReport] = values(SuiteReport, str=words | hostile_text)
 """Also those that never are: any verdict with any attempts and tests."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_ori
 
 import msgspec
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from factories import NOW, spec
 from qgjet.decide import (
@@ -29,8 +30,9 @@ from qgjet.decide import (
     decide,
 )
 from qgjet.errors import Refused
-from qgjet.events import EVENT_TYPES, TERMINAL, Event, JobSpec, Outcome, Status, Verdict
+from qgjet.events import EVENT_TYPES, GREEN, TERMINAL, Event, JobSpec, Outcome, Status, TestError, TestResult, Try, Verdict
 from qgjet.job import Job, state_of
+from qgjet.retry import SPENDS_USER_RETRY
 
 # Text
 
@@ -85,7 +87,13 @@ stored_events: st.SearchStrategy[Event] = st.sampled_from(EVENT_TYPES).flatmap(v
 def _any_event(kind: Any) -> st.SearchStrategy[Event]:
     """Few values for what the fold looks at, so that it often nearly fits; nothing interesting in the rest."""
     small = {"str": st.sampled_from(["", "a", "b"]), "int": st.integers(-1, 3), "datetime": st.just(NOW)}
-    dull = {"spec": st.just(spec(job_id="a")), "outcome": st.just(Outcome(verdict=Verdict.PASSED)), "suite_ids": st.just(())}
+    dull = {
+        "spec": st.just(spec(job_id="a")),
+        "outcome": st.just(Outcome(verdict=Verdict.PASSED)),
+        "suite_ids": st.just(()),
+        "unresolved": st.just(()),
+        "first_failure": st.none(),
+    }
     drawn = {one.name: dull[one.name] if one.name in dull else values(one.type, **small) for one in msgspec.structs.fields(kind)}
     return st.builds(kind, **drawn)
 
@@ -131,8 +139,15 @@ def play(*commands: Command, now: datetime = NOW) -> Step:
     return last
 
 
-def outcome(verdict: Verdict | str) -> Outcome:
-    return Outcome(verdict=Verdict(verdict))
+def outcome(verdict: Verdict | str, **tests: str) -> Outcome:
+    """`tests`: outcomes of the attempt's test cases by their IDs."""
+    return Outcome(verdict=Verdict(verdict), tests=tuple(case(*one) for one in tests.items()))
+
+
+def case(test_id: str, word: str) -> TestResult:
+    error = TestError(message=f"{test_id} is broken")
+    tries = (Try(status=word, error=error),) if word in ("failed", "timed_out", "interrupted") else ()
+    return TestResult(id=test_id, title=f"title of {test_id}", outcome=word, tries=tries)
 
 
 def events_of(story: Story) -> list[tuple[int, Event]]:
@@ -152,6 +167,11 @@ _chances = [st.integers(0, 7 + wrong) for wrong in range(4)]
 _on_duplicate = st.sampled_from(OnDuplicate)
 _suites: st.SearchStrategy[tuple[str, ...]] = st.sampled_from([(), ("suite-1", "suite-2")])
 _verdicts = st.sampled_from([Verdict.FAILED, Verdict.INFRA_ERROR, *Verdict])
+_passing_words = st.sampled_from(["passed", "passed", "flaky", "skipped"])
+_words = {verdict: st.dictionaries(st.sampled_from(["a", "b"]), _passing_words, max_size=2) for verdict in GREEN}
+"""What the test cases of an attempt can come to. Any of them may be missing from its report."""
+_any_words = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["passed", "failed", "failed", "timed_out", "interrupted", "skipped"]), max_size=2)
+_final = st.sampled_from([False] * 15 + [True])
 _reasons = st.sampled_from([DRAINED, "prepare_failed"])
 _any_move = ("submit", "requeue", "start", "end", "release", "lose", "cancel", "expire")
 _moves = {
@@ -194,13 +214,19 @@ def _command(draw: st.DrawFn, story: Story, number: int) -> Command:
         case "start":
             return Start(ticket, draw(_agents), "emulator-5554", draw(_booleans))
         case "end":
-            return EndAttempt(agent, attempt, outcome(draw(_verdicts)), draw(_retry_in_s))
+            return EndAttempt(agent, attempt, draw(outcomes()), draw(_retry_in_s))
         case "release":
             return Release(agent, ticket, attempt, draw(_reasons), "", draw(_retry_in_s))
         case "lose":
             return Lose(agent, attempt, "janitor")
         case _:
             return Expire(ticket, "max_deliveries", "nothing delivers it any more", "janitor", draw(_booleans))
+
+
+@st.composite
+def outcomes(draw: st.DrawFn) -> Outcome:
+    verdict = draw(_verdicts)
+    return replace(outcome(verdict, **draw(_words.get(verdict, _any_words))), final=draw(_final) and verdict in SPENDS_USER_RETRY)
 
 
 def _mostly(draw: st.DrawFn, right: T, *wrong: T) -> T:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from qgjet import attempts
 from qgjet.attempts import AttemptRecord
 from qgjet.events import LIVE, AttemptEnded, AttemptLost, Cancelled, Event, Finished, Outcome, Released, Requeued, Slot, Status, Submitted, Verdict
-from qgjet.job import Job, broken_rule, state_of
+from qgjet.job import Job, broken_rule, explanation_of, state_of
 
 LEGACY_STATUS = {
     Status.QUEUED: "queued",
@@ -91,6 +91,7 @@ class Track(Struct, kw_only=True):
         self.cancel_requested, self.retries_left = after.cancel_requested, after.retries_left
         self.finished_at = None if self.live else event.at
         attempts.note(self.attempts, event)
+        self._note_earlier_failure(event)
         self._note(event)
         return (self.status, self.attempt, self.cancel_requested) != before
 
@@ -99,7 +100,8 @@ class Track(Struct, kw_only=True):
             case Submitted(spec=spec) | Requeued(spec=spec):
                 self.submitted_at, self.priority, self.tags = spec.submitted_at, spec.priority, spec.tags
             case AttemptEnded(outcome=outcome) | Finished(outcome=outcome) | Cancelled(outcome=Outcome() as outcome):
-                self.duration_s, self.reason, self.message = outcome.duration_s, outcome.reason, outcome.message
+                self.duration_s = outcome.duration_s
+                self.reason, self.message = explanation_of(event) or ("", "")
                 self._failed(outcome.verdict, outcome.reason, outcome.message)
             case Released(reason=reason, message=message) if reason != "drained":
                 self._failed(None, reason, message)
@@ -107,6 +109,12 @@ class Track(Struct, kw_only=True):
                 self._failed(None, reason, f"agent {agent} was lost")
             case _:
                 pass
+
+    def _note_earlier_failure(self, event: Event) -> None:
+        """Following may begin after it: every later event carries it."""
+        first = event.first_failure
+        if self.first_failure is None and first is not None and first.attempt < event.attempt:
+            self.first_failure = Failure(attempt=first.attempt, verdict=first.verdict, reason=first.reason, message=first.message)
 
     def _failed(self, verdict: Verdict | None, reason: str, message: str) -> None:
         if self.first_failure is None and verdict not in _NO_FAILURE:

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from qgjet.attempts import AttemptRecord
+from qgjet.attempts import CONCLUSIVE, AttemptRecord, not_passed_again
 from qgjet.events import GREEN, TestError, TestResult, Verdict
 from qgjet.settings import Settings
 from qgjet.suite_report import WORST_FIRST, JobReport, SuiteReport
@@ -118,14 +119,26 @@ def flaky(jobs: Sequence[JobReport]) -> list[JobReport]:
 
 def faults(job: JobReport) -> list[Fault]:
     """Of a job that did not pass at once; at least one."""
-    if job.verdict is Verdict.FLAKY:
-        found = [fault for attempt in job.attempts for fault in _of_tests(attempt, _BAD | {"flaky"})][:1]
-        early = next((attempt for attempt in job.attempts if attempt.verdict not in GREEN), None)
-    else:
-        found = _of_tests(job.last, _BAD) if job.last else []
-        early = None
+    found = _of_flaky(job) if job.verdict is Verdict.FLAKY else _of_bad(job)
+    early = next((attempt for attempt in job.attempts if attempt.verdict not in GREEN), None) if job.verdict is Verdict.FLAKY and not job.message else None
     reason, message = (early.reason, early.message) if early else (job.reason, job.message)
     return found or [Fault(test="", message=": ".join(part for part in (reason, message) if part), places=((job.test, 0),))]
+
+
+def _of_flaky(job: JobReport) -> list[Fault]:
+    """The first test that failed in an attempt that counts."""
+    conclusive = [attempt for attempt in job.attempts if attempt.verdict in CONCLUSIVE]
+    return [fault for attempt in conclusive for fault in _of_tests(attempt, _BAD | {"flaky"})][:1]
+
+
+def _of_bad(job: JobReport) -> list[Fault]:
+    """The tests that failed in the last attempt, and those that failed before and did not pass in it."""
+    found = _of_tests(job.last, _BAD) if job.last else []
+    if job.verdict in (Verdict.FAILED, Verdict.TIMED_OUT):
+        for one in not_passed_again(job.attempts):
+            fault = _fault(one.test)
+            found.append(replace(fault, message=f"{fault.message}\n{one.note}"))
+    return found
 
 
 def _of_tests(attempt: AttemptRecord, outcomes: frozenset[str]) -> list[Fault]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from qgjet.events import AttemptEnded, AttemptLost, Finished, Released, Started, Status
+from qgjet.job import explanation_of
 from qgjet_cli import output
 from qgjet_cli.board import Board, Change
 
@@ -107,7 +108,8 @@ def _detail(change: Change) -> str:
         case AttemptLost() | Released():
             return f"attempt {event.attempt} given back{_because(event.reason)}" if event.attempt else f"given back{_because(event.reason)}"
         case Finished(verdict=verdict, outcome=outcome):
-            return f"{verdict}{_because(outcome.reason)} in {output.duration(outcome.duration_s)}"
+            reason, _ = explanation_of(event) or ("", "")
+            return f"{verdict}{_because(reason)} in {output.duration(outcome.duration_s)}"
         case _:
             return track.message if track.status is Status.CANCELLED else ""
 

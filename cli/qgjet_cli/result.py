@@ -7,7 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from qgjet.events import GREEN, Status, Verdict
+from qgjet.decide import FLAKY, NOT_PASSED_AGAIN
+from qgjet.events import Status, Verdict
 from qgjet.suite_report import JobReport, SuiteReport
 from qgjet_cli import output
 from qgjet_cli.board import LEGACY_STATUS, Board, Failure, Track
@@ -167,9 +168,14 @@ def _row(result: JobResult) -> tuple[str, ...]:
 
 
 def _why(result: JobResult) -> str:
-    """Reason and message of the first failure; of the end when there was none."""
-    first = result.first_failure
-    if result.verdict in GREEN and first is None:
+    """The job's own reason and message where earlier attempts decide; otherwise those of the first failure, or of the end when there was none."""
+    first = None if _is_own(result) else result.first_failure
+    if result.verdict in (Verdict.PASSED, Verdict.SKIPPED) and first is None:
         return result.message if result.verdict is Verdict.SKIPPED else ""
     reason, message = (first.reason, first.message) if first else (result.reason, result.message)
     return output.one_line(": ".join(part for part in (reason, message) if part), 200)
+
+
+def _is_own(result: JobResult) -> bool:
+    """Whether reason and message describe an earlier attempt."""
+    return bool(result.message) and (result.verdict, result.reason) in ((Verdict.FLAKY, FLAKY), (Verdict.FAILED, NOT_PASSED_AGAIN))

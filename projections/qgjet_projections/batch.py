@@ -21,14 +21,11 @@ from qgjet.events import (
     NO_VERDICT,
     TERMINAL,
     AttemptEnded,
-    AttemptLost,
     Cancelled,
-    CancelRequested,
     Event,
     Finished,
     JobSpec,
     Outcome,
-    Released,
     Requeued,
     Slot,
     Started,
@@ -37,7 +34,7 @@ from qgjet.events import (
     Verdict,
     event_type,
 )
-from qgjet.job import Job, broken_rule, state_of
+from qgjet.job import Job, broken_rule, explanation_of, state_of
 from qgjet.log import Recorded
 from qgjet_projections.schema import instant, micros
 
@@ -119,6 +116,14 @@ class _Before(Struct, frozen=True):
 
 
 _NOTHING = _Before("", None, 0, ())
+
+
+def _state_of(event: Event, seq: int) -> Job:
+    """The state as a row holds it: no rule depends on the test cases that failed, which may be many."""
+    job = state_of(event, seq)
+    if job.first_failure is None and not job.unresolved and not job.unresolved_omitted:
+        return job
+    return msgspec.structs.replace(job, unresolved=(), unresolved_omitted=0, first_failure=None)
 
 
 def _job_of(row: Row) -> Job:
@@ -265,7 +270,7 @@ class Batch:
         if previous is not None and previous.job.live:
             self._end_replaced(previous, event, seq, at)
         row = _new_row(key, slot, event, seq, at)
-        self._standings[key] = opened = Standing(slot, row, state_of(event, seq))
+        self._standings[key] = opened = Standing(slot, row, _state_of(event, seq))
         self._changed[seq], self._before[seq], self._suite_ids[seq] = row, _NOTHING, event.suite_ids
         self.new_tags += [(tag, value, seq) for tag, value in event.spec.tags.items()]
         if event.spec.rerun_of:
@@ -284,7 +289,7 @@ class Batch:
         if event.suite_ids != standing.job.suite_ids:
             self._suite_ids[row.submitted_seq] = event.suite_ids
             row.suite_ids = _list(event.suite_ids)
-        standing.job = job = state_of(event, seq)
+        standing.job = job = _state_of(event, seq)
         _carry(row, job)
         _explain(row, event, at, was_running)
         if job.status in TERMINAL:
@@ -424,17 +429,16 @@ def _carry(row: Row, job: Job) -> None:
 
 def _explain(row: Row, event: Event, at: int, was_running: bool) -> None:
     """What this type of event says beyond that."""
+    explanation = explanation_of(event)
+    if explanation is not None:
+        row.reason, row.message = explanation
     match event:
         case Started():
-            row.agent, row.started_at, row.reason, row.message = event.agent, at, "", ""
+            row.agent, row.started_at = event.agent, at
         case AttemptEnded(outcome=outcome) | Finished(outcome=outcome) | Cancelled(outcome=Outcome() as outcome):
-            row.reason, row.message = outcome.reason, outcome.message
             if was_running and row.started_at is not None:
                 row.duration_s = outcome.duration_s or max(at - row.started_at, 0) / 1e6
-        case Released() | AttemptLost() | CancelRequested():
-            row.reason, row.message = event.reason, event.message if isinstance(event, Released) else ""
         case Requeued():
-            row.reason, row.message = event.reason, ""
             _respecify(row, event.spec)
 
 

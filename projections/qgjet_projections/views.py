@@ -75,7 +75,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     agent: str
     """The agent that runs it, or ran its last attempt."""
     reason: str
-    """Why it is where it is: code of the last outcome, release, loss or cancel; `replaced`."""
+    """Why it is where it is: code of the last outcome, release, loss or cancel; `flaky` and `not_passed_again` after a retry; `replaced`."""
     message: str
     cancel_requested: bool
     submitted_by: str

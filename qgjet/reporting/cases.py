@@ -1,6 +1,7 @@
 """The testcases that a job comes to, for formats that know tests and no jobs. Pure.
 
 - A job that says something about the app has one case per test of its last attempt that did; tries of earlier attempts count for the test of the same id.
+- A failed job also has a failed case per test that failed in an earlier attempt and was skipped or absent in the last one.
 - One whose runner tells of no tests is one case.
 - One that says nothing about the app (no verdict, infra or config error, cancelled) is one case, an error, whatever its tests came to.
 - What the tests do not explain (a deadline, a failed attempt without tests) is a case of the job itself beside them. So no failed job is without a failure,
@@ -14,13 +15,13 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from qgjet.attempts import AttemptRecord
+from qgjet.attempts import CONCLUSIVE, AttemptRecord, NotPassedAgain, failure_text, not_passed_again
+from qgjet.decide import NOT_PASSED_AGAIN
 from qgjet.events import LIVE, TestResult, Verdict
 from qgjet.reporting.text import bounded, located
 from qgjet.suite_report import JobReport
 
 _BAD = frozenset({Verdict.FAILED, Verdict.TIMED_OUT})
-_SAYS_SOMETHING = frozenset({Verdict.PASSED, Verdict.FLAKY, Verdict.FAILED, Verdict.TIMED_OUT, Verdict.SKIPPED})
 _BAD_TESTS = frozenset({"failed", "timed_out"})
 
 
@@ -64,6 +65,8 @@ class Case(Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     of_job: bool = False
     """It stands for the job, not for one of its tests."""
+    note: str = ""
+    """Why it failed although its last try did not."""
 
     @property
     def failures(self) -> list[CaseTry]:
@@ -78,14 +81,14 @@ def cases_of(job: JobReport) -> list[Case]:
     """At least one."""
     if not says_something(job):
         return [_error(job)]
-    attempts = [attempt for attempt in job.attempts if attempt.verdict in _SAYS_SOMETHING]
-    tests = [_test_case(job, attempts, test) for test in attempts[-1].tests] if attempts else []
+    attempts = [attempt for attempt in job.attempts if attempt.verdict in CONCLUSIVE]
+    tests = _test_cases(job, attempts) if attempts else []
     return [*_job_case(job, attempts, tests), *tests]
 
 
 def says_something(job: JobReport) -> bool:
     """Whether its verdict is one about the app."""
-    return job.verdict in _SAYS_SOMETHING
+    return job.verdict in CONCLUSIVE
 
 
 # -- a job without a statement -------------------------------------------------------------------------------------------
@@ -130,6 +133,37 @@ def _failed_tests(job: JobReport) -> Iterator[str]:
 
 
 # -- tests ---------------------------------------------------------------------------------------------------------------
+
+
+def _test_cases(job: JobReport, attempts: list[AttemptRecord]) -> list[Case]:
+    """The tests of the last attempt in their order, then those that failed before and are absent in it."""
+    failed = {one.test.id: one for one in not_passed_again(attempts)} if job.verdict in _BAD else {}
+    cases = [
+        _not_passed_again(job, attempts, failed.pop(test.id)) if test.id in failed and test.outcome == "skipped" else _test_case(job, attempts, test)
+        for test in attempts[-1].tests
+    ]
+    return cases + [_not_passed_again(job, attempts, one) for one in failed.values()]
+
+
+def _not_passed_again(job: JobReport, attempts: list[AttemptRecord], found: NotPassedAgain) -> Case:
+    test = found.test
+    tries = tuple(one for attempt in attempts for same in attempt.tests if same.id == test.id for one in _tries(attempt, same))
+    text = failure_text(test)
+    if not any(one.failed for one in tries):  # it was interrupted
+        failure = CaseTry(attempt=found.attempt.attempt, status=test.outcome, failed=True, message=text, file=test.file, line=test.line)
+        tries = (failure, *tries)
+    return Case(
+        job=job,
+        title=test.title or test.id or job.test,
+        file=test.file or job.test,
+        line=test.line,
+        result=Result.FAILED,
+        reason=NOT_PASSED_AGAIN,
+        message=f"{text}\n{found.note}",
+        tries=tries,
+        duration_s=sum(one.duration_s for one in tries),
+        note=found.note,
+    )
 
 
 def _test_case(job: JobReport, attempts: list[AttemptRecord], test: TestResult) -> Case:

@@ -81,8 +81,9 @@ def _test(case: Case, attachments: list[dict[str, str]]) -> dict[str, Any]:
     }
     if case.line > 0:
         test["line"] = case.line
-    if case.message:
-        test["message"] = case.message
+    message = case.failures[0].message if case.flaky else case.message
+    if message:
+        test["message"] = message
     if case.failures:
         test["trace"] = case.failures[-1].text
     if len(case.tries) > 1:
@@ -90,7 +91,8 @@ def _test(case: Case, attachments: list[dict[str, str]]) -> dict[str, Any]:
     if job.last is not None:
         test |= {"device": job.last.device, "threadId": job.last.agent}
     if case.of_job or case.result is not Result.PASSED or case.flaky:  # too much for each of a thousand tests that passed
-        test["extra"] |= {"job_reason": job.reason, "job_attempts": [_attempt(attempt) for attempt in job.attempts], "tags": job.tags}
+        attempts = [_attempt(attempt) for attempt in job.attempts]
+        test["extra"] |= {"job_reason": job.reason, "job_message": job.message, "job_attempts": attempts, "tags": job.tags}
         test |= {"attachments": attachments} if attachments else {}
     return test
 

@@ -185,7 +185,8 @@ def _case(case: Case) -> str:
     name = "The job itself" if case.of_job else _text(case.title)
     place = located(case.file, case.line)
     where = f' <span class="where">{_text(place)}</span>' if place and not case.of_job else ""
-    return f'<div class="case {_kind(mark)}"><h3>{_dot(mark)}{name}{where}</h3><ol class="tries">{"".join(_tries(case))}</ol></div>'
+    note = f'<p class="where">{_text(case.note)}</p>' if case.note else ""
+    return f'<div class="case {_kind(mark)}"><h3>{_dot(mark)}{name}{where}</h3><ol class="tries">{"".join(_tries(case))}</ol>{note}</div>'
 
 
 def _tries(case: Case) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from qgjet.attempts import AttemptRecord
+from qgjet.events import Verdict
 from qgjet.reporting.cases import Case, CaseTry, Result, cases_of
 from qgjet.reporting.text import duration, first_line, legal
 from qgjet.suite_report import JobReport, SuiteReport
@@ -78,6 +79,7 @@ def _case(suite: Element, case: Case, *, story: bool) -> None:
 def _failed(element: Element, case: Case) -> None:
     failures = case.failures
     first, text = (failures[0], failures[0].text) if failures else (None, case.message)
+    text = "\n".join(part for part in (text, case.note) if part)
     message, kind = (first.message, first.status) if first else (case.message, case.reason)
     _element(element, "failure", text, message=first_line(message), type=legal(kind) or "failed")
     for one in failures[1:]:
@@ -91,13 +93,19 @@ def _again(element: Element, name: str, one: CaseTry) -> None:
 
 
 def _story(job: JobReport) -> Iterable[str]:
-    yield f"job {job.job_id or '(not accepted)'}: {job.verdict or job.status or 'no verdict'}"
+    yield f"job {job.job_id or '(not accepted)'}: {job.verdict or job.status or 'no verdict'}{_own_reason(job)}"
     for attempt in job.attempts:
         yield _told(attempt)
         for artifact in attempt.artifacts:
             yield f"  artifact {artifact.name} ({artifact.content_type}, {artifact.size} bytes)"
         if attempt.tests_omitted:
             yield f"  {attempt.tests_omitted} more tests are not listed here; the full report is an artifact"
+
+
+def _own_reason(job: JobReport) -> str:
+    """Why the verdict is another one than that of the last attempt; empty where it is not."""
+    decided = job.verdict in (Verdict.FLAKY, Verdict.FAILED) and job.last is not None and (job.reason, job.message) != (job.last.reason, job.last.message)
+    return f" ({job.reason}): {first_line(job.message, 1000)}" if decided and job.reason else ""
 
 
 def _told(attempt: AttemptRecord) -> str:

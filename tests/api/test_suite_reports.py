@@ -79,6 +79,47 @@ async def test_the_page_may_load_and_run_nothing(api: httpx.AsyncClient, seq: in
     assert f'href="../../jobs/{job_id}/artifacts/2/trace%201.zip"' in answer.text
 
 
+@pytest.fixture
+async def retried(api: httpx.AsyncClient, agent: Any) -> int:
+    """A suite `again`: in A the test that failed passes on the retry, in B it is absent."""
+    await api.post("/suites", json={**SHARED, "tests": [A, B], "suite_id": "again", "max_retries": 1})
+    last = 0
+    for test, tests in ((A, [{"id": "1", "title": "pays <b>", "outcome": "passed"}]), (B, [{"id": "2", "title": "adds", "outcome": "passed"}])):
+        await agent.start(test_path=test)
+        await agent.end(Verdict.FAILED, test_path=test, outcome={**FAILED, "message": "pays <b>: expected 3"})
+        await agent.start(test_path=test)
+        last = await agent.end(Verdict.PASSED, test_path=test, outcome={"tests": tests})
+    return last
+
+
+NOT_PASSED = "pays <b>: failed in attempt 1 and did not pass in attempt 2 (absent): expected 3"
+
+
+async def test_verdicts_over_attempts_are_in_every_report_and_in_the_job(api: httpx.AsyncClient, retried: int) -> None:
+    found = document.read((await api.get("/suites/again/report.json", params={"min_seq": retried})).content)
+    assert (found.verdict, [(job.verdict, job.reason, job.message) for job in found.jobs]) == (
+        "failed",
+        [("flaky", "flaky", "pays <b>: expected 3"), ("failed", "not_passed_again", NOT_PASSED)],
+    )
+    job = (await api.get(f"/jobs/{found.jobs[1].job_id}")).json()
+    assert (job["reason"], job["message"], job["attempts"][1]["reason"]) == ("not_passed_again", NOT_PASSED, "")
+    junit = junitparser.JUnitXml.fromstring((await api.get("/suites/again/junit.xml")).content)
+    assert (junit.tests, junit.failures) == (3, 1)
+    summary = (await api.get("/suites/again/ctrf.json")).json()["results"]["summary"]
+    assert (summary["passed"], summary["failed"], summary["flaky"]) == (2, 1, 1)
+    page = (await api.get("/suites/again/report.html")).text
+    assert page.count("expected 3") == 3, "in both failed tries, and in the reason of the failed job"
+
+
+async def test_the_page_of_a_suite_shows_the_first_failure_of_jobs_that_earlier_attempts_decide(api: httpx.AsyncClient, retried: int) -> None:
+    await api.get("/suites/again", params={"min_seq": retried})
+    page = (await api.get("/ui/suites/again", headers={"accept": "text/html"})).text
+    bad, flaky = page.partition("Needs attention")[2].partition("h-flaky")[::2]
+    assert "pays &lt;b&gt;" in bad
+    assert "It failed in attempt 1 and did not pass in attempt 2 (absent).\nexpected 3" in bad
+    assert "pays &lt;b&gt;: expected 3" in flaky.partition("</section>")[0]
+
+
 async def test_a_live_suite_has_reports_without_a_verdict(api: httpx.AsyncClient, submit: Any) -> None:
     await submit(suite_id="live")
     found = document.read((await api.get("/suites/live/report.json")).content)

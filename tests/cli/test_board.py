@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from factories import NOW, spec
 from qgjet.decide import Cancel, Command, EndAttempt, Lose, OnDuplicate, Start, Submit, decide
-from qgjet.events import Event, JobSpec, Outcome, Status, Verdict
+from qgjet.events import Event, JobSpec, Outcome, Status, TestResult, Verdict
 from qgjet.job import fold
 from qgjet_cli.board import Board, Failure, Track
+from qgjet_cli.progress import described
+from qgjet_cli.result import _row, of_track
 
 JOB = spec(job_id="j1", suite_ids=("s1",))
 
@@ -40,6 +43,7 @@ def test_a_job_is_followed_to_its_verdict_and_its_first_failure_is_kept() -> Non
     track = watched.tracks["j1"]
     assert (track.verdict, track.attempt, track.duration_s, track.live) == (Verdict.FLAKY, 2, 2.0, False)
     assert track.first_failure == Failure(attempt=1, verdict=Verdict.FAILED, reason="tests_failed", message="message 1")
+    assert (track.reason, track.message) == ("flaky", "message 1")
 
 
 def test_the_same_events_again_change_nothing() -> None:
@@ -54,7 +58,33 @@ def test_following_may_begin_in_the_middle() -> None:
     watched = board()
     events = story(Start(10, "a"), end(1, Verdict.FAILED), Start(10, "a"), end(2, Verdict.PASSED))
     assert told(watched, events[3:]) == [Status.RUNNING, Status.DONE]
-    assert watched.tracks["j1"].verdict is Verdict.FLAKY
+    track = watched.tracks["j1"]
+    assert (track.verdict, track.message) == (Verdict.FLAKY, "message 1")
+    assert track.first_failure == Failure(attempt=1, verdict=Verdict.FAILED, reason="", message="message 1")
+
+
+@pytest.mark.parametrize(
+    ("last", "verdict", "reason", "shown"),
+    [
+        (Verdict.PASSED, Verdict.FAILED, "not_passed_again", "not_passed_again: pays: failed in attempt 2 and did not pass in attempt 3 (absent): failed"),
+        (Verdict.FAILED, Verdict.FAILED, "end", "lease_expired: agent a was lost"),
+    ],
+)
+def test_reason_and_message_are_those_of_the_job_where_earlier_attempts_decide(last: Verdict, verdict: Verdict, reason: str, shown: str) -> None:
+    watched = board()
+    failed = Outcome(verdict=Verdict.FAILED, tests=(TestResult(id="1", title="pays", outcome="failed"),))
+    attempts = (Start(10, "a"), Lose(agent="a", attempt=1, by="b"), Start(10, "a"), EndAttempt(agent="a", attempt=2, outcome=failed), Start(10, "a"))
+    events = story(*attempts, end(3, last, "end"), job=replace(JOB, max_retries=1))
+    change = [change for seq, event in events for change in watched.apply(seq, event)][-1]
+    assert described(change).endswith(f" · {verdict} ({reason}) in 3.0s")
+    assert _row(of_track(change.track))[-1] == shown
+
+
+def test_a_job_that_passed_on_a_retry_shows_the_failure_and_not_the_loss_before_it() -> None:
+    watched = board()
+    events = story(Start(10, "a"), Lose(agent="a", attempt=1, by="b"), Start(10, "a"), end(2, Verdict.FAILED), Start(10, "a"), end(3, Verdict.PASSED))
+    told(watched, events)
+    assert _row(of_track(watched.tracks["j1"]))[-1] == "flaky: message 2"
 
 
 def test_an_event_that_breaks_a_rule_changes_nothing() -> None:

@@ -87,6 +87,32 @@ def test_only_the_last_attempt_counts_for_a_failure_and_the_first_bad_one_for_a_
     assert [warning.data for warning in runner.of("warning")] == ["pays\nfirst"]
 
 
+def test_a_flaky_job_keeps_the_text_of_its_first_failure() -> None:
+    lost = attempt(failing(message="device gone"), verdict=Verdict.INFRA_ERROR)
+    passed = attempt(TestResult(id="pays", title="pays", outcome="passed"), number=3, verdict=Verdict.PASSED)
+    with_tests = job(Verdict.FLAKY, lost, attempt(failing(message="first"), number=2), passed, reason="flaky", message="pays: first")
+    without = job(Verdict.FLAKY, attempt(), attempt(number=2, verdict=Verdict.PASSED), reason="flaky", message="exit code 1")
+    one = report(with_tests, without)
+    assert [warning.data for warning in told(one).of("warning")] == ["pays\nfirst", "flaky: exit code 1"]
+    summary = github.summary(one)
+    assert "first" in summary
+    assert "exit code 1" in summary
+
+
+def test_tests_that_did_not_pass_again_are_errors_though_the_last_attempt_passed() -> None:
+    passed = attempt(TestResult(id="pays", title="pays", outcome="skipped"), number=2, verdict=Verdict.PASSED)
+    first = attempt(failing("pays", "first"), failing("ships", "second", line=40))
+    one = report(job(Verdict.FAILED, first, passed, reason="not_passed_again", message="pays: failed in attempt 1"))
+    errors = told(one).of("error")
+    assert [(error.data, error.properties["line"]) for error in errors] == [
+        ("pays\nfirst\nIt failed in attempt 1 and did not pass in attempt 2 (skipped).", "12"),
+        ("ships\nsecond\nIt failed in attempt 1 and did not pass in attempt 2 (absent).", "40"),
+    ]
+    summary = github.summary(one)
+    assert "not&#95;passed&#95;again" in summary
+    assert "did not pass in attempt 2 (absent)" in summary
+
+
 def test_ten_are_shown_what_failed_first_and_the_others_are_counted() -> None:
     broken = [job(Verdict.INFRA_ERROR, reason="network", test=f"tests/i{number}.spec.ts") for number in range(4)]
     failed = [job(Verdict.FAILED, attempt(failing()), test=f"tests/f{number}.spec.ts") for number in range(8)]
@@ -261,6 +287,45 @@ async def test_a_run_tells_github_and_keeps_stdout_for_its_document(actions: Cli
     assert summary.startswith("## qgjet: failed\n")
     assert "commit 3f786850e387550fdab836ed7e6dc881de23001b" in summary
     assert "expected &lt;b&gt;" in summary
+
+
+AGAIN = """
+import pathlib, sys
+first = pathlib.Path(sys.argv[2])
+failing, last = not first.exists(), sys.argv[3]
+first.touch()
+pays = "<failure message='expected 3'>expected 3, got 2</failure>" if failing else last
+pays = f"<testcase name='pays' file='tests/a.spec.js' line='7'>{pays}</testcase>" if failing or last != "absent" else ""
+open(sys.argv[1], "w").write(f"<testsuite>{pays}<testcase name='adds'/></testsuite>")
+sys.exit(failing)
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "verdict", "told"),
+    [
+        ("", 0, "flaky", "flaky: pays: expected 3, got 2"),
+        ("<skipped/>", 1, "failed", "not_passed_again: pays: failed in attempt 1 and did not pass in attempt 2 (skipped): expected 3, got 2"),
+        ("absent", 1, "failed", "not_passed_again: pays: failed in attempt 1 and did not pass in attempt 2 (absent): expected 3, got 2"),
+    ],
+    ids=["passed", "skipped", "absent"],
+)
+async def test_a_test_that_failed_has_to_pass_again(actions: Cli, project: Path, tmp_path: Path, last: str, code: int, verdict: str, told: str) -> None:
+    (project / "again.py").write_text(AGAIN)
+    command = json.dumps([sys.executable, str(project / "again.py"), "{report}", str(tmp_path / "first"), last])
+    with (project / "qgjet.toml").open("a") as settings:
+        settings.write(f"[targets.again]\nrunner = 'command'\ncommand = {command}\njunit = '{{report}}'\n")
+    ended = await actions("run", "--test", "tests/a.spec.js", "--target", "again", "--max-retries", "2", "--junit", "out/junit.xml")
+    assert ended.code == code, ended.err
+    assert [told in line for line in ended.out.splitlines() if "a.spec.js" in line] == [True]
+    assert f"{verdict} ({told.partition(':')[0]})" in ended.err
+    junit = (project / "out/junit.xml").read_text()
+    assert ("<failure" in junit, "<flakyFailure" in junit, "expected 3, got 2" in junit) == (code == 1, code == 0, True)
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary.startswith(f"## qgjet: {verdict}\n")
+    assert "expected 3, got 2" in summary
+    (annotation,) = Runner(ended.err).of("error" if code else "warning")
+    assert "expected 3, got 2" in annotation.data
 
 
 async def test_the_table_obeys_nobody_either(actions: Cli, project: Path) -> None:

@@ -31,7 +31,7 @@ async def test_status_shows_the_job_and_its_attempts(over_api: Cli, work: Work, 
         await all_ended(log, A)
     ended = await over_api("status", job_id)
     assert ended.code == 0
-    for text in (job_id, "done", "flaky", A, "branch=main", "0 runs first", "ci-1"):
+    for text in (job_id, "done", "flaky: attempt 1 failed (scripted)", A, "branch=main", "0 runs first", "ci-1"):
         assert text in ended.out
     attempts = ended.out.splitlines()[-2:]
     assert [line.split()[:2] for line in attempts] == [["1", "failed"], ["2", "passed"]]

@@ -19,7 +19,7 @@ from factories import NOW
 from qgjet import events
 from qgjet.decide import Cancel, EndAttempt, Lose, Release, Requeue
 from qgjet.errors import InvalidInput, SchemaMismatch
-from qgjet.events import Artifact, Outcome, Status, Verdict
+from qgjet.events import Artifact, Outcome, Status, TestError, TestResult, Try, Verdict
 from qgjet_projections import schema
 from qgjet_projections.readmodel import JobQuery, JobView, Page, ReadModel
 from qgjet_projections.schema import instant, micros
@@ -70,8 +70,8 @@ def test_a_job_tells_its_story(read_model: ReadModel, author: Author) -> None:
         retry_at=None,
         duration_s=1.0,
         agent="agent-2",
-        reason="",
-        message="",
+        reason="flaky",
+        message="expected 1",
         cancel_requested=False,
         submitted_by="ci",
         suite_ids=("suite-1",),
@@ -86,6 +86,27 @@ def test_a_job_tells_its_story(read_model: ReadModel, author: Author) -> None:
         seq=5,
         submitted_seq=1,
     )
+
+
+def _failed(test_id: str) -> TestResult:
+    return TestResult(id=test_id, title="pays", outcome="failed", tries=(Try(status="failed", error=TestError(message="expected 3")),))
+
+
+def test_a_job_that_earlier_attempts_decide_has_a_reason_of_its_own(read_model: ReadModel, author: Author) -> None:
+    wanted = author.submit()
+    author.start(wanted)
+    author.end(wanted, Verdict.FAILED, reason="tests_failed", message="pays: expected 3", tests=(_failed("1"),))
+    author.start(wanted)
+    author.end(wanted, Verdict.PASSED, tests=(TestResult(id="1", title="pays", outcome="skipped"),))
+    apply(read_model.path, author.messages)
+    job = read_model.job(wanted.job_id)
+    assert job is not None
+    assert (job.verdict, job.reason, job.retries_left) == (Verdict.FAILED, "not_passed_again", 2)
+    assert job.message == "pays: failed in attempt 1 and did not pass in attempt 2 (skipped): expected 3"
+    assert [(one.verdict, one.reason, one.message) for one in read_model.attempts(wanted.job_id)] == [
+        (Verdict.FAILED, "tests_failed", "pays: expected 3"),
+        (Verdict.PASSED, "", ""),
+    ]
 
 
 def test_a_queued_job_says_since_when_and_until_when_it_waits(read_model: ReadModel, author: Author) -> None:

@@ -109,7 +109,32 @@ STORED: tuple[Event, ...] = (
     Cancelled(**STATE, status=Status.CANCELLED, cancel_requested=True, outcome=FULL_OUTCOME),
 )
 
+UNRESOLVED = {
+    "failures": 2,
+    "unresolved": (
+        events.FailedTest(id="a1b2", title="onboarding > shows the welcome page", message="expected \u201cWelcome\u201d", attempt=1),
+        events.FailedTest(id="e5f6", attempt=2),
+    ),
+    "unresolved_omitted": 3,
+    "first_failure": events.FirstFailure(attempt=1, verdict=Verdict.FAILED, reason="tests_failed", message="1 of 2 tests failed"),
+}
+NOT_PASSED_AGAIN = {"reason": "not_passed_again", "message": "onboarding > shows the welcome page: failed in attempt 1"}
+OVER_ATTEMPTS: dict[str, Event] = {
+    "started": Started(**STATE | UNRESOLVED, status=Status.RUNNING, agent="agent-7f", device="emulator-5554"),
+    "attempt_ended": AttemptEnded(**STATE | UNRESOLVED, status=Status.QUEUED, outcome=FULL_OUTCOME),
+    "finished": Finished(**STATE | UNRESOLVED, status=Status.FAILED, verdict=Verdict.FAILED, outcome=outcome("passed"), **NOT_PASSED_AGAIN),
+    "final": Finished(**STATE, status=Status.FAILED, verdict=Verdict.FAILED, outcome=replace(outcome("failed"), final=True)),
+}
+"""Shapes that came later, with verdicts over attempts: `tests/golden/over-attempts/`."""
+
 # What was stored stays readable
+
+
+@pytest.mark.parametrize("name", OVER_ATTEMPTS)
+def test_what_is_stored_of_failures_over_attempts_is_read_and_written_as_it_was(name: str) -> None:
+    stored = (GOLDEN / "over-attempts" / f"{name}.json").read_bytes()
+    assert decode(stored) == OVER_ATTEMPTS[name]
+    assert json.loads(encode(OVER_ATTEMPTS[name])) == json.loads(stored)
 
 
 @pytest.mark.parametrize("event", STORED, ids=event_type)

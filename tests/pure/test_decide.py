@@ -6,12 +6,15 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from factories import NOW, spec
+from qgjet.attempts import MAX_DETAILED, MAX_UNRESOLVED_BYTES, first_failure_of
+from qgjet.codec import encode
 from qgjet.decide import (
     DRAINED,
     Cancel,
@@ -28,12 +31,16 @@ from qgjet.decide import (
 )
 from qgjet.errors import DuplicateJob, Refused, StaleTicket
 from qgjet.events import (
+    GREEN,
+    NO_VERDICT,
     AttemptEnded,
     AttemptLost,
     Cancelled,
     CancelRequested,
     Event,
+    FailedTest,
     Finished,
+    FirstFailure,
     JobEvent,
     Outcome,
     Released,
@@ -41,6 +48,9 @@ from qgjet.events import (
     Started,
     Status,
     Submitted,
+    TestError,
+    TestResult,
+    Try,
     Verdict,
 )
 from qgjet.job import Job, broken_rule, evolve, status_of
@@ -54,6 +64,8 @@ DRAIN = Release("agent-1", 1, 1, DRAINED)
 GIVE_UP = Expire(1, "max_deliveries", "nothing delivers it any more", "janitor", even_started=True)
 STATE: dict[str, Any] = {"job_id": "job-1", "at": NOW, "ticket": 1, "retries_left": 3, "infra_retries_left": 3, "suite_ids": ("suite-1",)}
 RAN = STATE | {"attempt": 1, "by": "agent-1"}
+FAILED_ONCE: dict[str, Any] = {"retries_left": 2, "failures": 1, "first_failure": FirstFailure(attempt=1, verdict=Verdict.FAILED)}
+BAD = ("failed", "timed_out", "interrupted")
 
 
 def end(verdict: str, retry_in_s: float = 0.0, attempt: int = 1) -> EndAttempt:
@@ -141,7 +153,8 @@ def test_the_status_follows_from_the_verdict(story: Story) -> None:
     for one in story:
         if isinstance(one.event, Finished):
             assert one.event.status is status_of(one.event.verdict)
-            changed = (one.event.outcome.verdict, one.event.verdict) in ((Verdict.PASSED, Verdict.FLAKY), (Verdict.SKIPPED, Verdict.FAILED))
+            changed = one.event.outcome.verdict in GREEN and one.event.verdict in (Verdict.FLAKY, Verdict.FAILED)
+            changed |= one.event.outcome.verdict in NO_VERDICT and one.event.verdict is Verdict.FAILED and one.event.failures > 0
             assert one.event.outcome.verdict is one.event.verdict or changed
 
 
@@ -150,7 +163,8 @@ def test_a_config_error_is_never_retried(story: Story) -> None:
     for one in story:
         if isinstance(one.command, EndAttempt) and one.command.outcome.verdict is Verdict.CONFIG_ERROR and one.event is not None:
             assert isinstance(one.event, Finished)
-            assert (one.event.status, one.event.verdict) == (Status.FAILED, Verdict.CONFIG_ERROR)
+            verdict = Verdict.FAILED if one.event.failures else Verdict.CONFIG_ERROR
+            assert (one.event.status, one.event.verdict) == (Status.FAILED, verdict)
 
 
 @given(stories())
@@ -160,7 +174,53 @@ def test_flaky_is_what_passes_after_a_failed_attempt_or_says_so_itself(story: St
         last = events[-1]
         if isinstance(last, Finished) and last.outcome.verdict in {Verdict.PASSED, Verdict.FLAKY}:
             flaky = failed or last.outcome.verdict is Verdict.FLAKY
-            assert last.verdict is (Verdict.FLAKY if flaky else Verdict.PASSED)
+            assert last.verdict is (Verdict.FAILED if not_passed_since(events) else Verdict.FLAKY if flaky else Verdict.PASSED)
+
+
+def not_passed_since(events: list[Event]) -> set[str]:
+    """Test cases that failed in an attempt and passed in none after it, found without the code under test."""
+    outcomes = [event.outcome for event in events if isinstance(event, AttemptEnded | Finished)]
+    conclusive = [one for one in outcomes if one.verdict in GREEN | SPENDS_USER_RETRY]
+    bad = [(at, test.id) for at, one in enumerate(conclusive) if one.verdict in SPENDS_USER_RETRY for test in one.tests if test.outcome in BAD]
+    passed = [(at, test.id) for at, one in enumerate(conclusive) for test in one.tests if test.outcome in ("passed", "flaky")]
+    return {test_id for failed_at, test_id in bad if not any(at > failed_at and test_id == same for at, same in passed)}
+
+
+@given(stories(max_steps=40))
+def test_a_job_is_passing_only_if_every_test_case_that_failed_has_passed_since(story: Story) -> None:
+    for events in jobs_of(story).values():
+        last = events[-1]
+        assert {one.id for one in last.unresolved} == not_passed_since(events)
+        if isinstance(last, Finished) and last.verdict in GREEN:
+            assert not last.unresolved
+
+
+@given(stories())
+def test_the_first_failure_is_that_of_the_first_attempt_that_failed(story: Story) -> None:
+    for events in jobs_of(story).values():
+        first: FirstFailure | None = None
+        for event in events:
+            if isinstance(event, AttemptEnded | Finished) and event.outcome.verdict in SPENDS_USER_RETRY:
+                first = first or first_failure_of(event.outcome, event.attempt)
+            assert event.first_failure == first
+
+
+@given(stories())
+def test_a_job_has_a_reason_of_its_own_exactly_if_earlier_attempts_decide(story: Story) -> None:
+    for one in story:
+        if isinstance(one.event, Finished):
+            decided = one.event.outcome.verdict in GREEN | NO_VERDICT and one.event.failures > 0
+            assert bool(one.event.reason) == bool(one.event.message) == decided
+
+
+@given(stories())
+def test_a_final_outcome_ends_the_job_with_its_verdict(story: Story) -> None:
+    for one in story:
+        if isinstance(one.command, EndAttempt) and one.command.outcome.final and one.event is not None:
+            assert isinstance(one.event, Finished)
+            assert one.before is not None
+            assert one.event.verdict is one.command.outcome.verdict
+            assert (one.event.retries_left, one.event.infra_retries_left) == (one.before.retries_left, one.before.infra_retries_left)
 
 
 @given(stories())
@@ -286,7 +346,7 @@ def test_a_finished_slot_takes_the_next_job_and_replaces_none() -> None:
 def test_a_requeued_job_keeps_its_past_and_gets_a_new_ticket() -> None:
     urgent = replace(WANTED, rank=0)
     event = event_of(SUBMIT, START, end("failed", 10), Requeue(urgent, "reprioritised", "operator"))
-    expected = STATE | {"ticket": 0, "attempt": 1, "retries_left": 2, "failures": 1, "by": "operator"}
+    expected = STATE | FAILED_ONCE | {"ticket": 0, "attempt": 1, "by": "operator"}
     assert event == Requeued(**expected, status=Status.QUEUED, spec=urgent, reason="reprioritised", retry_at=NOW + timedelta(seconds=10))
 
 
@@ -347,7 +407,7 @@ def test_an_attempt_with_a_final_verdict_finishes_the_job(verdict: str, status: 
 
 @pytest.mark.parametrize("verdict", ["failed", "timed_out"])
 def test_a_failed_attempt_spends_a_retry_and_waits(verdict: str) -> None:
-    expected = RAN | {"retries_left": 2, "failures": 1}
+    expected = RAN | FAILED_ONCE | {"first_failure": FirstFailure(attempt=1, verdict=Verdict(verdict))}
     event = AttemptEnded(**expected, status=Status.QUEUED, outcome=outcome(verdict), retry_at=NOW + timedelta(seconds=5))
     assert event_of(SUBMIT, START, end(verdict, retry_in_s=5)) == event
 
@@ -366,8 +426,9 @@ def test_a_job_without_retries_ends_with_its_first_attempt(verdict: str) -> None
 
 def test_a_job_that_passes_after_a_failed_attempt_is_flaky() -> None:
     event = event_of(SUBMIT, START, end("failed"), START, end("passed", attempt=2))
-    expected = RAN | {"attempt": 2, "retries_left": 2, "failures": 1}
-    assert event == Finished(**expected, status=Status.DONE, verdict=Verdict.FLAKY, outcome=outcome("passed"))
+    expected = RAN | FAILED_ONCE | {"attempt": 2}
+    said = {"reason": "flaky", "message": "attempt 1 failed"}
+    assert event == Finished(**expected, status=Status.DONE, verdict=Verdict.FLAKY, outcome=outcome("passed"), **said)
 
 
 def test_a_job_that_passes_after_an_infra_error_has_simply_passed() -> None:
@@ -384,6 +445,152 @@ def test_the_result_of_another_agent_or_attempt_is_refused(late: EndAttempt) -> 
 def test_a_late_result_of_an_old_attempt_is_refused() -> None:
     refusal = refusal_of(SUBMIT, START, Lose("agent-1", 1, "agent-2"), Start(1, "agent-2"), end("passed"))
     assert str(refusal) == "attempt 1 of job job-1 is no longer run by agent-1"
+
+
+# Verdicts over attempts, test case by test case
+
+
+def attempts(*outcomes: Outcome, retries: int = 3) -> JobEvent:
+    """The event that ends the last of these attempts."""
+    commands: list[Command] = [Submit(replace(WANTED, max_retries=retries, infra_retries=retries))]
+    for number, one in enumerate(outcomes, 1):
+        commands += [START, EndAttempt("agent-1", number, one)]
+    event = event_of(*commands)
+    assert isinstance(event, AttemptEnded | Finished)
+    return event
+
+
+def ended(*outcomes: Outcome) -> Finished:
+    event = attempts(*outcomes)
+    assert isinstance(event, Finished)
+    return event
+
+
+def test_a_test_case_that_failed_and_passed_in_a_later_attempt_is_flaky_with_its_first_failure() -> None:
+    event = ended(outcome("failed", a="failed", b="passed"), outcome("passed", a="passed", b="passed"))
+    assert (event.status, event.verdict, event.reason, event.message) == (Status.DONE, Verdict.FLAKY, "flaky", "title of a: a is broken")
+    assert event.unresolved == ()
+    assert event.first_failure == FirstFailure(attempt=1, verdict=Verdict.FAILED, message="title of a: a is broken")
+
+
+def test_the_message_of_the_first_failed_attempt_explains_a_flaky_job() -> None:
+    first = replace(outcome("failed", a="failed"), reason="tests_failed", message="a: expected 3")
+    event = ended(first, replace(outcome("timed_out", a="failed"), message="later"), outcome("flaky", a="flaky"))
+    assert (event.verdict, event.reason, event.message) == (Verdict.FLAKY, "flaky", "a: expected 3")
+    assert event.first_failure == FirstFailure(attempt=1, verdict=Verdict.FAILED, reason="tests_failed", message="a: expected 3")
+
+
+@pytest.mark.parametrize(("last", "fate"), [({"a": "skipped", "b": "passed"}, "skipped"), ({"b": "passed"}, "absent")])
+@pytest.mark.parametrize("verdict", ["passed", "flaky"])
+def test_a_test_case_that_failed_and_was_skipped_or_absent_later_leaves_the_job_failed(verdict: str, last: dict[str, str], fate: str) -> None:
+    event = ended(outcome("failed", a="failed", b="passed"), outcome(verdict, **last))
+    assert (event.status, event.verdict, event.reason) == (Status.FAILED, Verdict.FAILED, "not_passed_again")
+    assert event.message == f"title of a: failed in attempt 1 and did not pass in attempt 2 ({fate}): a is broken"
+    assert event.unresolved == (FailedTest(id="a", title="title of a", message="a is broken", attempt=1),)
+    assert event.retries_left == 2, "there is no further retry: it would end the same way"
+
+
+def test_further_test_cases_that_did_not_pass_again_are_counted() -> None:
+    event = ended(outcome("failed", a="timed_out", b="failed", c="interrupted", d="passed"), outcome("passed", d="passed"))
+    assert event.message.startswith("title of a: failed in attempt 1 and did not pass in attempt 2 (absent) (and 2 more): ")
+
+
+def test_skipping_everything_after_a_failure_names_the_test_case_that_failed() -> None:
+    event = ended(outcome("failed", a="failed"), replace(outcome("skipped", a="skipped"), reason="all_skipped"))
+    assert (event.verdict, event.reason) == (Verdict.FAILED, "not_passed_again")
+    assert "(skipped)" in event.message
+    bare = ended(replace(outcome("failed"), message="exit code 1"), outcome("skipped"))
+    assert (bare.reason, bare.message) == ("not_passed_again", "attempt 2 skipped every test case after a failure: exit code 1")
+
+
+def test_an_attempt_without_test_cases_is_resolved_by_the_next_one_that_passes() -> None:
+    event = ended(replace(outcome("timed_out"), reason="deadline"), outcome("passed"))
+    assert (event.verdict, event.message) == (Verdict.FLAKY, "attempt 1 timed out (deadline)")
+
+
+def test_a_test_case_that_passes_in_an_attempt_that_failed_is_resolved() -> None:
+    event = ended(outcome("failed", a="failed"), outcome("failed", a="passed", b="failed"), outcome("passed", b="passed"))
+    assert event.verdict is Verdict.FLAKY
+
+
+def test_a_test_case_that_fails_again_is_unresolved_again() -> None:
+    first = outcome("failed", a="failed")
+    event = ended(first, outcome("failed", a="passed", b="failed"), outcome("failed", a="failed", b="passed"), outcome("passed", b="passed"))
+    assert [(one.id, one.attempt) for one in event.unresolved] == [("a", 3)]
+
+
+def test_the_earliest_failure_of_a_test_case_is_kept() -> None:
+    second = Outcome(verdict=Verdict.FAILED, tests=(replace(outcome("failed", a="failed").tests[0], title="renamed"),))
+    assert attempts(outcome("failed", a="failed"), second).unresolved == (FailedTest(id="a", title="title of a", message="a is broken", attempt=1),)
+
+
+@pytest.mark.parametrize("verdict", ["infra_error", "config_error"])
+def test_an_inconclusive_attempt_neither_fails_nor_passes_a_test_case(verdict: str) -> None:
+    before = attempts(outcome("failed", a="failed"))
+    after = attempts(outcome("failed", a="failed"), outcome(verdict, a="passed", b="failed"))
+    assert after.unresolved == before.unresolved
+    assert after.first_failure == before.first_failure
+
+
+def test_failures_survive_everything_that_may_happen_between_two_attempts() -> None:
+    between = (Release("agent-1", 1, 1, DRAINED), START, Lose("agent-1", 2, "janitor"), Requeue(WANTED, "reprioritised", "operator"))
+    last = play(SUBMIT, START, EndAttempt("agent-1", 1, outcome("failed", a="failed")), *between).after
+    assert last is not None
+    assert ([one.id for one in last.unresolved], last.first_failure and last.first_failure.attempt) == (["a"], 1)
+
+
+def test_the_next_job_of_the_slot_starts_without_failures() -> None:
+    over = (SUBMIT, START, EndAttempt("agent-1", 1, outcome("failed", a="failed")), START, end("passed", attempt=2))
+    event = event_of(*over, Submit(spec(job_id="job-2")))
+    assert isinstance(event, Submitted)
+    assert (event.unresolved, event.unresolved_omitted, event.first_failure) == ((), 0, None)
+
+
+def test_a_job_that_failed_under_a_version_without_these_fields_can_still_be_flaky() -> None:
+    running = play(SUBMIT, START).after
+    assert running is not None
+    event = step(end("passed"), replace(running, failures=1), NOW, 9).event
+    assert isinstance(event, Finished)
+    assert (event.verdict, event.message, event.first_failure) == (Verdict.FLAKY, "an earlier attempt failed", None)
+
+
+@pytest.mark.parametrize("verdict", ["failed", "timed_out", "infra_error"])
+def test_a_final_failure_is_not_retried(verdict: str) -> None:
+    event = ended(replace(outcome(verdict, a="failed"), final=True, reason="tests_failed"))
+    assert (event.status, event.verdict, event.retries_left, event.infra_retries_left) == (Status.FAILED, Verdict(verdict), 3, 3)
+    assert (event.reason, event.message) == ("", "")
+
+
+def many(number: int, size: int = 0) -> Outcome:
+    error = TestError(message="\u00e4" * size or "no")
+    tests = (TestResult(id=f"{one:040}", title="t" * size or "t", outcome="failed", tries=(Try(status="failed", error=error),)) for one in range(number))
+    return Outcome(verdict=Verdict.FAILED, message="m" * size, reason="r" * size, tests=tuple(tests))
+
+
+@pytest.mark.parametrize(("number", "size"), [(50, 0), (250, 0), (250, 3000), (480, 3000), (5000, 30)])
+def test_what_is_kept_of_failures_is_bounded_and_ids_have_precedence(number: int, size: int) -> None:
+    event = attempts(many(number, size))
+    assert len(event.unresolved) + event.unresolved_omitted == number
+    assert event.unresolved_omitted == 0 or number == 5000
+    assert len(msgspec.json.encode(event.unresolved)) <= MAX_UNRESOLVED_BYTES
+    assert sum(bool(one.message) for one in event.unresolved) <= MAX_DETAILED
+    assert event.unresolved[0].message
+    small = len(encode(event)) - len(msgspec.json.encode(event.outcome)) - len(msgspec.json.encode(event.unresolved))  # type: ignore[attr-defined]
+    assert small < 5000
+
+
+def test_a_job_with_more_failures_than_there_is_room_for_never_passes() -> None:
+    event = ended(many(5000), replace(many(5000), verdict=Verdict.PASSED, tests=tuple(replace(one, outcome="passed") for one in many(5000).tests)))
+    assert (event.verdict, event.reason, event.unresolved) == (Verdict.FAILED, "not_passed_again", ())
+    assert event.message.startswith(f"{event.unresolved_omitted} test cases failed and are not known to have passed since: ")
+
+
+def test_texts_of_others_are_cut_at_characters_and_never_refused() -> None:
+    event = ended(many(1, 9999), outcome("passed"))
+    assert len(event.message.encode()) <= 2000
+    assert event.unresolved[0].message.endswith("…")
+    half = Outcome(verdict=Verdict.FAILED, message="\ud800", tests=(TestResult(id="\ud800", title="\ud800", outcome="failed"),))
+    assert attempts(half).unresolved[0].title == "?"
 
 
 # Releasing and losing
@@ -483,7 +690,7 @@ def test_a_verdict_that_was_there_before_the_stop_signal_stands() -> None:
 
 
 def test_a_failed_attempt_of_a_job_being_cancelled_is_not_retried() -> None:
-    expected = RAN | {"retries_left": 2, "failures": 1}
+    expected = RAN | FAILED_ONCE
     event = AttemptEnded(**expected, status=Status.CANCELLED, cancel_requested=True, outcome=outcome("failed"))
     assert event_of(SUBMIT, START, Cancel("ci"), end("failed")) == event
 

@@ -19,7 +19,10 @@ from qgjet.events import (
     Cancelled,
     CancelRequested,
     Event,
+    FailedTest,
     Finished,
+    FirstFailure,
+    Outcome,
     Released,
     Requeued,
     Started,
@@ -28,7 +31,7 @@ from qgjet.events import (
     Verdict,
     event_type,
 )
-from qgjet.job import TRANSITIONS, Job, broken_rule, evolve, fold, state_of, status_of, verdict_of
+from qgjet.job import TRANSITIONS, Job, broken_rule, evolve, explanation_of, fold, state_of, status_of, verdict_of
 from strategies import Story, any_events, events_of, outcome, play, stories
 
 WANTED = spec(job_id="job-1", suite_ids=("suite-1",))
@@ -220,6 +223,10 @@ STARTED: dict[str, Any] = {**FRESH, "status": Status.RUNNING, "attempt": 1, "age
         (DONE, Submitted(**SUBMITTED | {"job_id": "job-2"}, replaces="job-1"), "submitted replaces 'job-1', the live job is ''"),
         (DONE, Submitted(**SUBMITTED), "submitted twice under one id"),
         (None, Submitted(**SUBMITTED, attempt=1), "submitted with a past"),
+        (None, Submitted(**SUBMITTED, unresolved=(FailedTest(id="a"),)), "submitted with a past"),
+        (None, Submitted(**SUBMITTED, unresolved_omitted=1), "submitted with a past"),
+        (None, Submitted(**SUBMITTED, first_failure=FirstFailure(attempt=1, verdict=Verdict.FAILED)), "submitted with a past"),
+        (QUEUED, Started(**STARTED | {"unresolved_omitted": -1}), "it counts below zero"),
         (QUEUED, Started(**STARTED | {"job_id": "job-2"}), "it is about another job"),
         (QUEUED, Started(**STARTED | {"ticket": 5}), "it holds another ticket"),
         (QUEUED, Requeued(**SUBMITTED | {"ticket": 1}, reason="x"), "it holds another ticket"),
@@ -314,3 +321,28 @@ def test_a_job_cancelled_in_any_way_has_the_verdict_cancelled() -> None:
 def test_the_ticket_of_a_requeued_job_is_the_new_message() -> None:
     requeued = play(SUBMIT, Requeue(WANTED, "nothing delivers it", "janitor"))
     assert requeued.after == replace(QUEUED, ticket=2, version=2)
+
+
+OUTCOME = Outcome(verdict=Verdict.PASSED, reason="all_skipped", message="of the attempt")
+
+
+@pytest.mark.parametrize(
+    ("event", "explanation"),
+    [
+        (Submitted(**SUBMITTED), ("", "")),
+        (Started(**STARTED), ("", "")),
+        (AttemptEnded(**FRESH, status=Status.QUEUED, outcome=OUTCOME), ("all_skipped", "of the attempt")),
+        (Finished(**FRESH, status=Status.DONE, verdict=Verdict.PASSED, outcome=OUTCOME), ("all_skipped", "of the attempt")),
+        (Finished(**FRESH, status=Status.DONE, verdict=Verdict.FLAKY, outcome=OUTCOME, reason="flaky", message="first"), ("flaky", "first")),
+        (Finished(**FRESH, status=Status.DONE, verdict=Verdict.FLAKY, outcome=OUTCOME, reason="flaky"), ("flaky", "")),
+        (Released(**FRESH, status=Status.QUEUED, reason="prepare_failed", message="no device"), ("prepare_failed", "no device")),
+        (AttemptLost(**FRESH, status=Status.QUEUED, lost_agent="a"), ("lease_expired", "")),
+        (CancelRequested(**FRESH, status=Status.CANCELLED, reason="obsolete"), ("obsolete", "")),
+        (Requeued(**SUBMITTED, reason="reprioritised"), ("reprioritised", "")),
+        (Cancelled(**FRESH, status=Status.CANCELLED, outcome=OUTCOME), ("all_skipped", "of the attempt")),
+        (Cancelled(**FRESH, status=Status.CANCELLED), None),
+    ],
+    ids=lambda value: event_type(value) if isinstance(value, Event) else "",
+)
+def test_the_reason_of_a_job_is_that_of_its_last_event_or_of_the_outcome_in_it(event: Event, explanation: tuple[str, str] | None) -> None:
+    assert explanation_of(event) == explanation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
+from qgjet.attempts import CONCLUSIVE
 from qgjet.events import Status, Verdict
 from qgjet.reporting.cases import Result, cases_of
 from qgjet.suite_report import JobReport, SuiteReport
@@ -45,10 +46,39 @@ def test_an_attempt_that_says_nothing_about_the_app_does_not_make_a_test_flaky()
 
 
 def test_the_last_attempt_that_says_something_decides() -> None:
-    assert told(job("failed", attempt(1, "failed", tried("a", "failed")), attempt(2, "skipped", tried("a", "skipped")))) == [
-        (FILE, "failed", [1]),
-        ("a", "skipped", [1]),
+    first = attempt(1, "failed", tried("a", "failed"), tried("b", "passed"))
+    assert told(job("timed_out", first, attempt(2, "timed_out", tried("a", "timed_out"), tried("b", "skipped")))) == [
+        ("a", "failed", [1, 2]),
+        ("b", "skipped", []),
     ]
+
+
+@pytest.mark.parametrize("last", ["passed", "skipped", "failed"])
+def test_a_test_that_failed_and_was_skipped_later_is_failed_with_its_first_text(last: str) -> None:
+    others = [tried("b", last)] if last != "skipped" else []
+    reported = job("failed", attempt(1, "failed", tried("a", "failed")), attempt(2, last, tried("a", "skipped"), *others))
+    assert told(reported)[0] == ("a", "failed", [1])
+    case = cases_of(reported)[0]
+    assert (case.reason, case.message) == ("not_passed_again", "expected 3, got 2\nIt failed in attempt 1 and did not pass in attempt 2 (skipped).")
+    assert [one.status for one in case.tries] == ["failed", "skipped"]
+
+
+def test_a_test_that_failed_and_is_absent_later_is_a_failed_case_behind_those_of_the_last_attempt() -> None:
+    first = attempt(1, "failed", tried("a", "failed"), tried("b", "passed"), tried("c", "interrupted", message="cut off"))
+    reported = job("failed", first, attempt(2, "infra_error"), attempt(3, "passed", tried("b", "passed")))
+    assert told(reported) == [("b", "passed", []), ("a", "failed", [1]), ("c", "failed", [1])]
+    assert cases_of(reported)[1].note == "It failed in attempt 1 and did not pass in attempt 3 (absent)."
+
+
+def test_a_test_that_passed_in_between_is_no_failure_of_a_job_whose_last_attempt_failed() -> None:
+    attempts = (attempt(1, "failed", tried("a", "failed")), attempt(2, "failed", tried("a", "passed"), tried("b", "failed")))
+    assert told(job("failed", *attempts, attempt(3, "failed", tried("b", "failed")))) == [("b", "failed", [2, 3])]
+
+
+def test_without_the_earlier_attempts_the_job_tells_what_did_not_pass() -> None:
+    reported = job("failed", attempt(2, "passed", tried("b", "passed")), reason="not_passed_again", message="a: failed in attempt 1")
+    assert told(reported) == [(FILE, "failed", [0]), ("b", "passed", [])]
+    assert (cases_of(reported)[0].reason, cases_of(reported)[0].message) == ("not_passed_again", "a: failed in attempt 1")
 
 
 def test_what_tests_do_not_explain_is_a_case_of_the_job() -> None:
@@ -95,7 +125,8 @@ def test_every_job_is_told_and_no_verdict_is_lost(reported: SuiteReport) -> None
         cases = cases_of(one)
         results = {case.result for case in cases}
         assert cases
-        assert any(case.of_job for case in cases) or len(cases) == len([a for a in one.attempts if a.tests and a.verdict][-1].tests)
+        conclusive = [a for a in one.attempts if a.verdict in CONCLUSIVE]
+        assert any(case.of_job for case in cases) or len(cases) - sum(case.note.endswith("(absent).") for case in cases) == len(conclusive[-1].tests)
         if one.verdict in (Verdict.FAILED, Verdict.TIMED_OUT):
             assert Result.FAILED in results
             assert all(case.failures for case in cases if case.result is Result.FAILED)

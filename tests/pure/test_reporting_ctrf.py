@@ -10,7 +10,7 @@ from hypothesis import given
 
 from qgjet.reporting import ctrf
 from qgjet.suite_report import JobReport, SuiteReport
-from reported import FILE, any_reports, attempt, job, mixed, report, tried
+from reported import FILE, any_reports, attempt, flaky_by_retry, job, mixed, not_passed_again, report, tried
 
 Json = dict[str, Any]
 STATUSES = ("passed", "failed", "pending", "skipped", "other")
@@ -84,6 +84,23 @@ def test_a_flaky_test_has_its_retries() -> None:
 def test_a_failed_test_has_message_and_trace() -> None:
     test = only(job("failed", attempt(1, "failed", tried("a", "failed"))))
     assert (test["status"], test["message"], test["trace"]) == ("failed", "expected 3, got 2", f"{FILE}:12\nexpected 3, got 2")
+
+
+def test_a_job_that_passed_on_a_retry_keeps_the_text_of_its_first_failure() -> None:
+    test = only(flaky_by_retry())
+    assert (test["status"], test["flaky"], test["message"]) == ("passed", True, "expected 3, got 2")
+    assert (test["extra"]["job_reason"], test["extra"]["job_message"]) == ("flaky", "pays: expected 3, got 2")
+
+
+def test_tests_that_did_not_pass_again_are_failed_though_the_last_attempt_passed() -> None:
+    results = rendered(report(not_passed_again()))["results"]
+    assert (results["summary"]["failed"], results["summary"]["passed"]) == (2, 1)
+    assert [(test["name"], test["status"], test["rawStatus"]) for test in results["tests"]] == [
+        ("pays", "failed", "not_passed_again"),
+        ("adds", "passed", "passed"),
+        ("ships", "failed", "not_passed_again"),
+    ]
+    assert results["tests"][0]["message"] == "expected 3, got 2\nIt failed in attempt 1 and did not pass in attempt 2 (skipped)."
 
 
 @pytest.mark.parametrize(

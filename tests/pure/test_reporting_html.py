@@ -11,7 +11,7 @@ from hypothesis import given
 from qgjet.events import Artifact, Status
 from qgjet.reporting import html
 from qgjet.suite_report import SuiteReport
-from reported import any_reports, attempt, job, mixed, report, tried
+from reported import any_reports, attempt, flaky_by_retry, job, mixed, not_passed_again, report, tried
 
 VOID = {"meta", "link", "br"}
 TAGS = {
@@ -82,6 +82,18 @@ def test_its_head_says_what_there_is() -> None:
     text = Page(html.render(report(job("failed", attempt(1, "failed"))))).text
     assert text.startswith("failed: suite suite-1 Suite suite-1 failed 1 failed App version 1.0.0 Target emulator Organisation acme Began 2026-01-02 03:04:05")
     assert "commit abc123 branch main" in text
+
+
+def test_a_job_that_passed_on_a_retry_keeps_the_text_of_its_first_failure() -> None:
+    flaky = section(html.render(report(flaky_by_retry())), "Flaky")
+    assert "expected 3, got 2" in flaky
+
+
+def test_tests_that_did_not_pass_again_need_attention_with_their_text() -> None:
+    attention = Page(html.render(report(not_passed_again()))).text
+    assert "not_passed_again pays: failed in attempt 1 and did not pass in attempt 2 (skipped) (and 1 more): expected 3, got 2" in attention
+    assert "no parcel" in attention
+    assert "It failed in attempt 1 and did not pass in attempt 2 (absent)." in attention
 
 
 @pytest.mark.parametrize(

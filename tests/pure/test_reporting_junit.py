@@ -12,7 +12,7 @@ from hypothesis import given
 from qgjet.reporting import junit
 from qgjet.reporting.cases import cases_of
 from qgjet.suite_report import SuiteReport
-from reported import FILE, any_reports, attempt, job, mixed, report, tried
+from reported import FILE, any_reports, attempt, flaky_by_retry, job, mixed, not_passed_again, report, tried
 
 ORDER = ["failure", "rerunFailure", "flakyFailure", "skipped", "error", "system-out"]
 """Surefire's schema is a sequence: these elements of a testcase, in this order."""
@@ -119,6 +119,25 @@ def test_the_story_of_a_job_is_in_system_out() -> None:
         "  artifact stdout.log (text/plain, 1234 bytes)",
         "attempt 2: failed (tests_failed) on agent mac-1, device pixel, 10.0 s",
     ]
+
+
+def test_tests_that_did_not_pass_again_are_failures_with_their_text_though_the_last_attempt_passed() -> None:
+    root = parsed(report(not_passed_again()))
+    assert (root.get("tests"), root.get("failures"), root.get("skipped")) == ("3", "2", "0")
+    failures = {case.get("name"): case.find("failure") for case in root.iter("testcase")}
+    assert {name: failure.get("message") for name, failure in failures.items() if failure is not None} == {"pays": "expected 3, got 2", "ships": "no parcel"}
+    assert root.findtext(".//testcase[@name='ships']/failure") == f"{FILE}:12\nno parcel\nIt failed in attempt 1 and did not pass in attempt 2 (absent)."
+    story = root.findtext(".//testcase[@name='pays']/system-out") or ""
+    assert story.startswith("job job-1: failed (not_passed_again): pays: failed in attempt 1 and did not pass in attempt 2 (skipped)")
+
+
+def test_a_job_that_passed_on_a_retry_keeps_the_text_of_its_first_failure() -> None:
+    passed = case(report(flaky_by_retry()))
+    assert passed.find("failure") is None
+    flaky = passed.find("flakyFailure")
+    assert flaky is not None
+    assert flaky.get("message") == "expected 3, got 2"
+    assert (passed.findtext("system-out") or "").startswith("job job-1: flaky (flaky): pays: expected 3, got 2\n")
 
 
 def test_junitparser_reads_what_was_written() -> None:

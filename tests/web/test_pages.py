@@ -118,6 +118,8 @@ async def test_a_suite_tells_failures_first_then_who_ran_what_and_what_is_new(sc
     assert await attention.locator("article").count() == 2
     assert "tests/cart.spec.ts:27" in await attention.inner_text()
     assert 'Expected: "$ 31.80"' in await attention.inner_text()
+    flaky = await page.locator("section[aria-labelledby=h-flaky] li").all_inner_texts()
+    assert [text.splitlines()[-1] for text in flaky if "2 attempts" in text] == ["refuses a wrong password: expected the screen to be shown"]
     assert await page.locator("svg.timeline rect.bar").count() == 23
     assert await page.locator("section[aria-labelledby=h-before] li").count() == 3
     assert re.search(r"Installs avoided\s+\d+ of 23 attempts", await page.locator("dl.facts").inner_text())

@@ -12,9 +12,10 @@ from markupsafe import Markup
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet.attempts import AttemptRecord
+from qgjet.attempts import AttemptRecord, failure_text, not_passed_again
 from qgjet.events import GREEN, Status, Verdict
 from qgjet.reporting import timeline
+from qgjet.reporting.text import first_line
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.answers import suite_answer
@@ -34,6 +35,8 @@ MOST_BAD, MOST_LINES, MOST_LINKS = 12, 12, 30
 """Jobs that are shown with their failures; flaky ones, and changes; attempts in the timeline that lead to their job. More would make a page heavy."""
 MOST_FAILURES = 3
 """Tests of one job that are shown with their message."""
+MOST_WHY = 160
+"""Characters of the first failure of a flaky job."""
 MESSAGES, LEAST_MESSAGE = 8_000, 200
 """Characters of all of these together, and of each of them at least."""
 LISTS = ("jobs", "bad", "flaky")
@@ -49,7 +52,7 @@ async def suites(request: AnyRequest, service: TheService, reads: Reads, cursor:
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """A test that failed in the last attempt of a job."""
+    """A test that failed in the last attempt of a job, or in an earlier one and did not pass since."""
 
     title: str
     file: str
@@ -87,6 +90,7 @@ def _context(reads: ReadModel, found: SuiteView, values: dict[str, str]) -> dict
     changes, fresh = _compared(reads, views, previous)
     bad = [job for job in views if job.verdict is not None and job.verdict not in GREEN]
     flaky = [job for job in views if job.verdict is Verdict.FLAKY]
+    failures = _failures(bad[:MOST_BAD], attempts)
     agent, since = values.get("agent"), {job.job_id: attempts[job.submitted_seq][-1].started_at for job in views if attempts.get(job.submitted_seq)}
     if agent is not None:
         attempts = {seq: [one for one in mine if one.agent == agent] for seq, mine in attempts.items()}
@@ -103,7 +107,8 @@ def _context(reads: ReadModel, found: SuiteView, values: dict[str, str]) -> dict
         "more_bad": max(len(bad) - MOST_BAD, 0),
         "flaky": flaky[:MOST_LINES],
         "more_flaky": max(len(flaky) - MOST_LINES, 0),
-        "failures": _failures(bad[:MOST_BAD], attempts),
+        "failures": failures,
+        "flaky_why": {job.job_id: text.shortened(first_line(job.message), MOST_WHY) for job in flaky[:MOST_LINES]},
         "share": charts.share(found.verdicts, found.statuses),
         "warm": sum(one.warm for mine in attempts.values() for one in mine),
         "attempts": sum(map(len, attempts.values())),
@@ -130,16 +135,20 @@ def _timeline(views: list[JobView], attempts: dict[int, list[AttemptRecord]], va
 
 def _failures(jobs: list[JobView], attempts: dict[int, list[AttemptRecord]]) -> dict[str, list[Failure]]:
     """By job. The more there are, the less is said of each: all of it is on the page of the job."""
-    found = {job.job_id: _failed(attempts[job.submitted_seq][-1]) for job in jobs if attempts.get(job.submitted_seq)}
+    found = {job.job_id: _failed(job, attempts[job.submitted_seq]) for job in jobs if attempts.get(job.submitted_seq)}
     room = max(MESSAGES // max(sum(map(len, found.values())), 1), LEAST_MESSAGE)
     return {job_id: [replace(one, message=text.shortened(one.message, room)) for one in failures] for job_id, failures in found.items()}
 
 
-def _failed(attempt: AttemptRecord) -> list[Failure]:
-    found = [(test, try_.error) for test in attempt.tests for try_ in test.tries[-1:] if try_.error is not None]
-    return [
-        Failure(title=test.title, file=error.file or test.file, line=error.line or test.line, message=error.message) for test, error in found[:MOST_FAILURES]
-    ]
+def _failed(job: JobView, attempts: list[AttemptRecord]) -> list[Failure]:
+    found = [(test, try_.error) for test in attempts[-1].tests for try_ in test.tries[-1:] if try_.error is not None]
+    shown = [Failure(title=test.title, file=error.file or test.file, line=error.line or test.line, message=error.message) for test, error in found]
+    if job.verdict in (Verdict.FAILED, Verdict.TIMED_OUT):
+        shown += [
+            Failure(title=one.test.title, file=one.test.file, line=one.test.line, message=f"{one.note}\n{failure_text(one.test)}")
+            for one in not_passed_again(attempts)
+        ]
+    return shown[:MOST_FAILURES]
 
 
 def _compared(reads: ReadModel, now: list[JobView], previous: SuiteView | None) -> tuple[list[Change], int]:
