@@ -17,6 +17,7 @@ from msgspec import Struct, field
 
 from qgjet.errors import InvalidSettings
 from qgjet.retry import MAX_RETRIES, Backoff
+from qgjet.verdict.patterns import check_heads
 
 PREFIX = "QGJET_"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -186,6 +187,15 @@ class ArtifactSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Of live output. The whole log of an attempt is an artifact."""
 
 
+class VerdictSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[verdicts]`: errors that say nothing about the app, in addition to those that qgjet knows."""
+
+    infra: tuple[str, ...] = ()
+    """Regular expressions, matched at the beginning of an error's message: device, farm or network."""
+    config: tuple[str, ...] = ()
+    """The same for errors of the set-up, which would happen again."""
+
+
 class ApiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[api]`"""
 
@@ -267,6 +277,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     agent: AgentSettings = AgentSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     api: ApiSettings = ApiSettings()
+    verdicts: VerdictSettings = VerdictSettings()
     targets: dict[str, Target] = {}
 
     @property
@@ -445,6 +456,8 @@ def _check_values(settings: Settings) -> None:
         rules.append((f"targets.{name}.slots", target.slots >= 1, "must be at least 1"))
         rules.append((f"targets.{name}.command", target.runner != "command" or bool(target.command), "is needed by the command runner"))
         rules += _time_rules(target, f"targets.{name}.")
+    check_heads("verdicts.infra", settings.verdicts.infra)
+    check_heads("verdicts.config", settings.verdicts.config)
     for where, holds, reason in rules:
         if not holds:
             raise InvalidSettings(where, reason)

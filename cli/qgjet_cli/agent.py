@@ -113,7 +113,7 @@ def chosen_targets(settings: Settings) -> list[Target]:
 def make_agent(settings: Settings, event_log: EventLog, directory: Path) -> Agent:
     """An agent for the chosen targets. Raises InvalidSettings for a target that could never work."""
     chosen = chosen_targets(settings)
-    runners = {target.name: make_runner(target) for target in chosen}
+    runners = {target.name: make_runner(target, settings.verdicts) for target in chosen}
     slots = {target.name: target.slots for target in chosen}
     return Agent(event_log, runners, slots, directory, settings.agent, settings.queue, settings.artifacts)
 

@@ -49,7 +49,7 @@ def settings_of(path: Path | None, nats: str | None, api: str | None) -> Setting
 
 def batch_of(asked: Asked, settings: Settings, *, suite: bool) -> Batch:
     """What to submit: each test on each target. Raises InvalidInput with the flag at fault, NoTests when nothing matches."""
-    jobs = [(test, target) for target in targets_of(asked, settings) for test in expand(asked.tests, project_of(settings, target))]
+    jobs = [(test, target) for target in targets_of(asked, settings) for test in _tests_of(asked, settings, target)]
     suite_id = _suite_id(asked, new=suite or len(jobs) > 1)
     tags = _all_tags(asked)
     requests = tuple(_request(asked, settings, test, target, suite_id=suite_id, tags=tags) for test, target in jobs)
@@ -69,6 +69,14 @@ def project_of(settings: Settings, target: str) -> Path:
     """Where the test paths of a target begin: the directory that its settings name, where that is here."""
     declared = settings.targets.get(target)
     return Path(declared.dir) if declared and Path(declared.dir).is_dir() else Path.cwd()
+
+
+def _tests_of(asked: Asked, settings: Settings, target: str) -> list[str]:
+    """The tests for one target. A file has to be there where the settings say that it is run from here."""
+    declared = settings.targets.get(target)
+    root = project_of(settings, target)
+    runs_files = declared is not None and Path(declared.dir).is_dir() and (declared.runner == "appwright" or "{test}" in declared.command)
+    return expand(asked.tests, root, must_exist=runs_files)
 
 
 def _suite_id(asked: Asked, *, new: bool) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from qgjet.agents.template import lacks_file
 from qgjet.errors import InvalidInput
 from qgjet.submission import check_test
 from qgjet_cli.exits import NoTests
@@ -21,14 +22,22 @@ _MAGIC = re.compile(r"[*?\[{]")
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
-def expand(asked: Sequence[str], root: Path) -> list[str]:
+def expand(asked: Sequence[str], root: Path, *, must_exist: bool = False) -> list[str]:
     """The test paths that `asked` stands for, relative to `root`, with `/`: each once, in the order asked, sorted within a pattern.
 
-    A plain path is taken as it is written, whether it is here or not. Raises NoTests when a pattern matches no file, InvalidInput for a directory.
+    A plain path is taken as it is written, whether it is here or not, unless it `must_exist`.
+
+    Raises:
+        NoTests: A pattern matches no file, or a path that must exist does not.
+        InvalidInput: A path is a directory.
     """
     found: dict[str, None] = {}
     for text in asked:
         found |= dict.fromkeys(_matches(text, root) if is_pattern(text, root) else [_plain(text, root)])
+    missing = [test for test in found if must_exist and lacks_file(test, root)]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise NoTests(f"there is no test file {missing[0]}{more} in {root}")
     return list(found)
 
 

@@ -11,6 +11,8 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
+
 from qgjet.agents.environment import job_environment
 from qgjet.agents.preparation import CommandLineRunner, Place, config_error, report_of
 from qgjet.agents.process import ProcessResult, run_process, stop_ladder
@@ -18,14 +20,17 @@ from qgjet.agents.runner import Attempt
 from qgjet.agents.template import check_test_path
 from qgjet.events import Outcome
 from qgjet.settings import Target
-from qgjet.verdict.rules import Evidence, Reason, appwright_outcome
+from qgjet.verdict.evidence import Evidence
+from qgjet.verdict.patterns import Patterns
+from qgjet.verdict.reasons import Reason
+from qgjet.verdict.rules import appwright_outcome
 
 _REGEXP_SYNTAX = re.compile(r"[\\^$.*+?()\[\]{}|]")
 _CLI = Path("node_modules/@playwright/test/cli.js")
 
 
-def appwright_runner(target: Target) -> CommandLineRunner:
-    return CommandLineRunner(target, execute)
+def appwright_runner(target: Target, patterns: Patterns) -> CommandLineRunner:
+    return CommandLineRunner(target, execute, patterns)
 
 
 async def execute(place: Place, attempt: Attempt) -> Outcome:
@@ -40,7 +45,7 @@ async def execute(place: Place, attempt: Attempt) -> Outcome:
         return config_error(Reason.MODULE_NOT_FOUND, f'@playwright/test is not installed: run "npm ci" in {place.project}')
     directory = attempt.directory.absolute()
     result = await run_process(
-        [node, str(cli), *arguments(place.target, spec, directory)],
+        [node, str(cli), *arguments(place.target, spec, directory), *whole_run(version_of(cli))],
         cwd=place.project,
         env=job_environment(place.env, attempt) | report_variables(directory),
         tether=attempt.tether,
@@ -65,6 +70,28 @@ def arguments(target: Target, spec: Path, directory: Path) -> list[str]:
     ]
 
 
+def whole_run(version: tuple[int, int]) -> list[str]:
+    """Options that keep a configuration from running a part of the tests, and from writing snapshots into the project.
+
+    `--update-snapshots=none` is of Playwright 1.50. Before it a missing snapshot is written, and fails its test for good.
+    """
+    return ["--shard=1/1", *(["--update-snapshots=none"] if version >= (1, 50) else [])]
+
+
+def version_of(cli: Path) -> tuple[int, int]:
+    """Major and minor version of the Playwright that `cli` belongs to; (0, 0) when its package does not say."""
+    try:
+        package = msgspec.json.decode(cli.with_name("package.json").read_bytes(), type=_Package)
+        major, minor = package.version.split(".")[:2]
+        return int(major), int(minor)
+    except (OSError, ValueError, msgspec.MsgspecError):
+        return 0, 0
+
+
+class _Package(msgspec.Struct):
+    version: str = ""
+
+
 def exactly(path: Path) -> str:
     """The filter that matches this file and no other.
 
@@ -85,18 +112,21 @@ def report_variables(directory: Path) -> dict[str, str]:
 
 
 def _judge(result: ProcessResult, place: Place, attempt: Attempt) -> Outcome:
-    evidence = Evidence(
-        exit_code=result.exit_code,
-        signal=result.signal,
-        report=report_of(result, attempt.directory / "report.json"),
-        output=place.redactor.text(result.tail.decode(errors="replace")),
-        stopped=result.stopped or "",
-        duration_s=result.duration_s,
-        project_dir=str(place.project),
-        test=attempt.spec.test,
-        retries=place.target.test_retries,
-    )
-    return appwright_outcome(evidence)
+    with report_of(result, attempt.directory / "report.json") as report:
+        evidence = Evidence(
+            exit_code=result.exit_code,
+            signal=result.signal,
+            report=report,
+            output=place.redactor.text(result.tail.decode(errors="replace")),
+            stopped=result.stopped or "",
+            duration_s=result.duration_s,
+            project_dir=str(place.project),
+            test=attempt.spec.test,
+            retries=place.target.test_retries,
+            patterns=place.patterns,
+            must_keep=attempt.failed_before,
+        )
+        return appwright_outcome(evidence)
 
 
 def _find_cli(project: Path) -> Path | None:

@@ -8,18 +8,23 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from qgjet.agents.environment import job_environment
 from qgjet.agents.preparation import CommandLineRunner, Place, report_of
 from qgjet.agents.process import ProcessResult, run_process, stop_ladder
 from qgjet.agents.runner import Attempt
-from qgjet.agents.template import check_test_path, fill_argv, fill_path, words_in
-from qgjet.events import Outcome
+from qgjet.agents.template import check_test_path, fill_argv, fill_path, lacks_file, words_in
+from qgjet.events import Outcome, Verdict
 from qgjet.settings import Target
-from qgjet.verdict.rules import CommandEvidence, command_outcome
+from qgjet.verdict.evidence import CommandEvidence
+from qgjet.verdict.patterns import Patterns
+from qgjet.verdict.reasons import Reason
+from qgjet.verdict.rules import command_outcome
 
 
-def command_runner(target: Target) -> CommandLineRunner:
-    return CommandLineRunner(target, execute)
+def command_runner(target: Target, patterns: Patterns) -> CommandLineRunner:
+    return CommandLineRunner(target, execute, patterns)
 
 
 async def execute(place: Place, attempt: Attempt) -> Outcome:
@@ -38,7 +43,20 @@ async def execute(place: Place, attempt: Attempt) -> Outcome:
         on_output=attempt.on_output,
         log_path=attempt.directory / "output.log",
     )
-    return await asyncio.to_thread(_judge, result, place, junit)
+    outcome = await asyncio.to_thread(_judge, result, place, attempt, junit)
+    return _without_its_file(outcome, place, attempt) if result.stopped is None else outcome
+
+
+def _without_its_file(outcome: Outcome, place: Place, attempt: Attempt) -> Outcome:
+    """The outcome; a configuration error when no test case ran, because the file that the command was given is not there.
+
+    A command may take a missing file for nothing to do and exit with 0.
+    """
+    test = attempt.spec.test
+    if outcome.tests or "{test}" not in place.target.command or not lacks_file(test, place.project):
+        return outcome
+    said = f" ({outcome.message})" if outcome.message else ""
+    return replace(outcome, verdict=Verdict.CONFIG_ERROR, reason=Reason.NO_TESTS, message=f"there is no test file {test} in {place.project}{said}")
 
 
 def job_words(attempt: Attempt) -> dict[str, str]:
@@ -61,15 +79,18 @@ def junit_path(place: Place, words: dict[str, str]) -> Path | None:
     return place.project / fill_path(template, words) if template else None
 
 
-def _judge(result: ProcessResult, place: Place, junit: Path | None) -> Outcome:
-    evidence = CommandEvidence(
-        exit_code=result.exit_code,
-        signal=result.signal,
-        junit=report_of(result, junit) if junit else None,
-        junit_due=junit is not None,
-        output=place.redactor.text(result.tail.decode(errors="replace")),
-        stopped=result.stopped or "",
-        duration_s=result.duration_s,
-        project_dir=str(place.project),
-    )
-    return command_outcome(evidence)
+def _judge(result: ProcessResult, place: Place, attempt: Attempt, junit: Path | None) -> Outcome:
+    with report_of(result, junit) as report:
+        evidence = CommandEvidence(
+            exit_code=result.exit_code,
+            signal=result.signal,
+            junit=report,
+            junit_due=junit is not None,
+            output=place.redactor.text(result.tail.decode(errors="replace")),
+            stopped=result.stopped or "",
+            duration_s=result.duration_s,
+            project_dir=str(place.project),
+            patterns=place.patterns,
+            must_keep=attempt.failed_before,
+        )
+        return command_outcome(evidence)

@@ -1,7 +1,8 @@
 """The variables of a target's commands and jobs.
 
 Nothing of the agent's own environment gets through, except BASE_VARIABLES and what the target names in `pass_env`. On top of these, the later winning: the
-target's `env`, APP_BUILD_PATH and the QGJET_ variables, and what `prepare` appended as `KEY=VALUE` lines to the file in QGJET_ENV.
+target's `env`, APP_BUILD_PATH and the QGJET_ variables, and what `prepare` appended as `KEY=VALUE` lines to the file in QGJET_ENV. CI is `true` unless one of
+these sets it, so that `forbidOnly: !!process.env.CI` and similar protections work in every queued run.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def session_environment(target: Target, project: Path, partition: Partition, dir
         "QGJET_SESSION_DIR": str(directory),
         "QGJET_ENV": str(directory / "env"),
     }
-    return {**passed, **target.env, **build, **ours}
+    return {"CI": "true", **passed, **target.env, **build, **ours}
 
 
 def _build_path(target: Target, project: Path, words: Mapping[str, str]) -> Path:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from msgspec.structs import replace
 
@@ -26,6 +26,7 @@ from qgjet.agents.admission import Admission, admit
 from qgjet.agents.lease import Lease
 from qgjet.agents.leftovers import Leftovers
 from qgjet.agents.output import LogFeed
+from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session, StopReason, Tether
 from qgjet.agents.slot import AgentSlot
 from qgjet.artifacts import ArtifactStore
@@ -40,7 +41,7 @@ from qgjet.queue import Delivery
 from qgjet.repeated import Repeated
 from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import encode_token
-from qgjet.verdict.rules import Reason
+from qgjet.verdict.reasons import Reason
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ RESULT_TIMEOUT_S = 60.0
 ROOM_S = 5.0
 """How often an agent looks whether a full event store has room again."""
 _LOOK_S = 0.25
+_JOB_IS_GONE = (StopReason.LEASE_LOST, StopReason.DRAINED)
 
 
 @dataclass(frozen=True)
@@ -222,16 +224,17 @@ class Executor:
         deadline = asyncio.get_running_loop().call_later(timeout_s, lease.tether.stop, StopReason.DEADLINE)
         left_files = True
         try:
-            attempt = Attempt(spec=spec, number=job.attempt, path=path, tether=lease.tether, on_output=feed.write)
+            failed_before = frozenset(one.id for one in job.unresolved)
+            attempt = Attempt(spec=spec, number=job.attempt, path=path, tether=lease.tether, failed_before=failed_before, on_output=feed.write)
             outcome = await session.run(attempt)
+            stopped_by = lease.tether.reason
             check_writable(outcome)
-            deadline.cancel()
             await feed.close()  # who follows the output need not wait for the videos
             left_files = os.path.lexists(path)
-            return await self._with_artifacts(outcome, attempt) if left_files else outcome
+            return await self._with_artifacts(outcome, attempt, session.redactor, stopped_by) if left_files else outcome
         except Exception as defect:
             log.exception("job %s: the runner failed", spec.job_id)
-            message = f"{type(defect).__name__}: {defect}".encode("utf-8", "backslashreplace").decode()
+            message = session.redactor.text(f"{type(defect).__name__}: {defect}").encode("utf-8", "backslashreplace").decode()
             return Outcome(verdict=Verdict.INFRA_ERROR, reason=Reason.RUNNER_FAILED, message=message[:2000])
         finally:
             deadline.cancel()
@@ -239,20 +242,23 @@ class Executor:
             if left_files and not self.agent_settings.keep_attempts:
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
-    async def _with_artifacts(self, outcome: Outcome, attempt: Attempt) -> Outcome:
-        """Store what the attempt has left, and name it. Whatever happens to that, the verdict stands; a lost lease or a halt ends it."""
-        if outcome.verdict is Verdict.INFRA_ERROR and outcome.reason in (StopReason.DRAINED, StopReason.LEASE_LOST):
+    async def _with_artifacts(self, outcome: Outcome, attempt: Attempt, redactor: Redactor, stopped_by: StopReason | None) -> Outcome:
+        """Store what the attempt has left, and name it. Whatever happens to that, the verdict stands.
+
+        A lost lease, a halt, a cancel and the deadline end it. A cancel or a deadline that ended the run itself (`stopped_by`) does not: its logs are kept.
+        """
+        if outcome.verdict is Verdict.INFRA_ERROR and outcome.reason in _JOB_IS_GONE:
             return outcome  # nobody will hear of it
         limit_s = self.artifact_settings.upload_timeout_s
-        leftovers = Leftovers(ArtifactStore(self.event_log.bus), self.artifact_settings, attempt.spec.job_id, attempt.number, attempt.path)
-        tasks: list[asyncio.Task[None]] = []
+        leftovers = Leftovers(ArtifactStore(self.event_log.bus), self.artifact_settings, attempt.spec.job_id, attempt.number, attempt.path, redactor)
+        tasks: list[asyncio.Task[Any]] = []
         try:
             await leftovers.look(outcome.verdict)
             storing = asyncio.create_task(leftovers.store(), name=f"artifacts of {attempt.spec.job_id}")
-            ended = asyncio.create_task(self._hold_ends(attempt.tether))
+            ended = asyncio.create_task(self._collection_ends(attempt.tether, stopped_by))
             tasks = [storing, ended]
             await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-            why = "the agent was stopped, or lost the job" if ended.done() else f"not stored within upload_timeout ({limit_s:g} s)"
+            why = ended.result() if ended.done() else f"not stored within upload_timeout ({limit_s:g} s)"
             if storing.done():
                 storing.result()
         except Exception:
@@ -270,11 +276,14 @@ class Executor:
             return outcome
         return found
 
-    async def _hold_ends(self, tether: Tether) -> None:
-        """Until the job is not ours any more, or the agent is halted. A stop for another reason came before, or is too late to matter."""
-        while tether.reason not in (StopReason.LEASE_LOST, StopReason.DRAINED) and time.monotonic() < tether.hold_until:
+    async def _collection_ends(self, tether: Tether, stopped_by: StopReason | None) -> str:
+        """Wait until artifacts must not be collected any longer; returns the reason for the notes."""
+        while tether.reason not in _JOB_IS_GONE and time.monotonic() < tether.hold_until:
+            if tether.reason is not stopped_by:
+                return "the job was cancelled" if tether.reason is StopReason.CANCELLED else "the job reached its deadline"
             if await within(_LOOK_S, self.halted):
-                return
+                break
+        return "the agent was stopped, or lost the job"
 
     # -- after the run -----------------------------------------------------------------------------------------------
 

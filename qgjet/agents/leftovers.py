@@ -1,29 +1,42 @@
 """What an attempt has left in its directory: found, freed of secrets, and stored.
 
 A job may leave anything: links that lead elsewhere, pipes, names that no other system can hold, a million files. Only regular files that lie in the directory
-itself are opened, without following a link in the last step; nobody of the job is alive by then to change the others.
+itself are opened, without following a link in the last step; no process of the job is alive by then to change the others.
+
+Secrets are removed at the door: a file is redacted while it is copied to what is stored, and the
+attempt's directory stays as the job wrote it. Nothing larger than the limits is opened, and a copy
+stops between two pieces when the agent does not need it any more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
+import logging
 import mimetypes
 import os
-import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor as Threads
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from qgjet.agents.redaction import Redactor
+from qgjet.agents.redaction import HEAD_BYTES, Content, Redactor, content_of
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.errors import QgjetError
 from qgjet.events import Artifact, Verdict
-from qgjet.filenames import is_safe
+from qgjet.filenames import MAX_NAME_BYTES, is_safe
 from qgjet.settings import ArtifactSettings
+
+logger = logging.getLogger(__name__)
 
 LOGS_AND_REPORTS = ("report.json", "junit.xml", "output.log", "webdriver.log")
 MEDIA = "test-results"
@@ -31,7 +44,6 @@ MAX_FILES = 200
 """Of one attempt: each one takes a line in the event."""
 MAX_DEPTH = 12
 MAX_LOOKED_AT = 20_000
-_TEXT = frozenset({".json", ".xml", ".log", ".txt", ".md", ".html", ".htm", ".csv", ".har", ".yml", ".yaml"})
 _TYPES = {
     ".log": "text/plain",
     ".md": "text/markdown",
@@ -41,7 +53,7 @@ _TYPES = {
     ".har": "application/json",
 }
 """Before the tables of the machine, which differ."""
-_COPY_BYTES = 1024 * 1024
+_LINE_BYTES = 1024 * 1024
 _PASSED = frozenset({Verdict.PASSED, Verdict.SKIPPED})
 _CUT = b"[qgjet: the first %d bytes are left out, the log is larger than max_file]\n"
 
@@ -50,17 +62,27 @@ class Found(Struct, frozen=True):
     """A file to store."""
 
     name: str
-    """Relative to the attempt's directory, with `/`."""
+    """As it is stored: relative to the attempt's directory, with `/`, without secrets."""
     path: str
     size: int
+
+    @property
+    def is_log(self) -> bool:
+        return self.path.endswith(".log")
+
+
+class _Stopped(Exception):
+    """The copy is not needed any more."""
 
 
 class Leftovers:
     """The files of one attempt on their way into the store. `artifacts` says at any moment what is there, and why the rest is not."""
 
-    def __init__(self, store: ArtifactStore, settings: ArtifactSettings, job_id: str, attempt: int, directory: str) -> None:
+    def __init__(self, store: ArtifactStore, settings: ArtifactSettings, job_id: str, attempt: int, directory: str, redactor: Redactor) -> None:
         self._store, self._settings = store, settings
         self._job_id, self._attempt, self._directory = job_id, attempt, directory
+        self._redactor = redactor
+        self._stopped = threading.Event()
         self._stored: dict[str, Artifact] = {}
         self._waiting: list[Found] = []
         self._unlisted = 0
@@ -71,16 +93,18 @@ class Leftovers:
             return
         media = self._settings.collect == "always" or verdict not in _PASSED
         found = await asyncio.to_thread(find, self._directory, media=media)
-        self._waiting, self._unlisted = found[:MAX_FILES], len(found[MAX_FILES:])
+        self._waiting, self._unlisted = without_secrets(found[:MAX_FILES], self._redactor), len(found[MAX_FILES:])
 
     async def store(self) -> None:
-        """Store what waits. What fails is left out; never raises for it."""
+        """Store what waits. What fails is left out; never raises for it. A cancellation ends it within a piece of a file."""
         room = self._settings.max_attempt_bytes
-        for one in list(self._waiting):
-            artifact = await self._store_one(one, room)
-            room -= artifact.size if artifact.sha256 else 0
-            self._stored[one.name] = artifact
-            self._waiting.remove(one)
+        # a thread of its own: among those of all attempts, a copy could wait for the copies of others
+        with ThreadPoolExecutor(1, thread_name_prefix="artifacts") as threads:
+            for one in list(self._waiting):
+                artifact = await self._store_one(one, room, threads)
+                room -= artifact.size if artifact.sha256 else 0
+                self._stored[one.name] = artifact
+                self._waiting.remove(one)
 
     def artifacts(self, why: str = "") -> tuple[Artifact, ...]:
         """What was stored and what was left out; `why` is for what is still waiting."""
@@ -89,23 +113,67 @@ class Leftovers:
             found.append(Artifact(name=MEDIA, content_type="", size=0, sha256="", note=f"left out: {self._unlisted} more files, beyond {MAX_FILES}"))
         return tuple(found)
 
-    async def _store_one(self, one: Found, room: int) -> Artifact:
+    async def _store_one(self, one: Found, room: int, threads: Threads) -> Artifact:
         limit = min(self._settings.max_file_bytes, room)
-        is_log = one.name.endswith(".log")
-        if one.size > limit and not (is_log and limit > len(_CUT)):
+        is_cut = one.size > limit
+        if is_cut and not (one.is_log and limit > len(_CUT)):
             return _left_out(one, "larger than max_file" if one.size > self._settings.max_file_bytes else "beyond max_attempt")
+        note = f"cut: the last {limit} of {one.size} bytes" if is_cut else ""
         try:
             with _opened(one.path) as file:
-                if one.size <= limit:
-                    return await self._put(one, file, "")
-                with tempfile.TemporaryFile() as end:
-                    await asyncio.to_thread(_copy_end, file, end, one.size, limit)
-                    return await self._put(one, end, f"cut: the last {limit} of {one.size} bytes")
-        except (OSError, QgjetError) as error:
-            return _left_out(one, str(error)[:200] or type(error).__name__)
+                if not is_cut and not self._redactor:
+                    return await self._put(one, file, note)
+                with tempfile.TemporaryFile(dir=Path(self._directory).parent) as copy:
+                    is_copied = await self._in_thread(threads, partial(self._copy, one, file, copy, limit))
+                    return await self._put(one, copy if is_copied else file, note)
+        except OSError as error:
+            return _left_out(one, error.strerror or type(error).__name__)  # not the path: it may hold a secret
+        except QgjetError as error:
+            return _left_out(one, self._redactor.name(str(error))[:200] or type(error).__name__)
+        except Exception:
+            # never stored as it is: what is in it is not known
+            logger.exception("job %s: an artifact could not be redacted", self._job_id)
+            return _left_out(one, "it could not be redacted")
+
+    async def _in_thread(self, threads: Threads, work: Callable[[], bool]) -> bool:
+        """Run `work`. A cancellation stops it before its next piece, and waits for that: its files are closed afterwards."""
+        running = asyncio.get_running_loop().run_in_executor(threads, work)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._stopped.set()
+            await asyncio.gather(running, return_exceptions=True)
+            raise
+
+    def _copy(self, one: Found, file: BinaryIO, copy: BinaryIO, limit: int) -> bool:
+        """Copy what is stored of a file, without secrets, in a thread. False when the file is stored as it is."""
+        content = content_of(file.read(HEAD_BYTES), is_text=one.is_log or one.name in LOGS_AND_REPORTS)
+        if content is Content.MEDIA:
+            return False
+        start = self._cut(file, copy, one.size, limit, content) if one.size > limit else 0
+        file.seek(start)
+        self._redactor.copy(file, copy, content, size=one.size - start, check=self._check)
+        return True
+
+    def _cut(self, file: BinaryIO, copy: BinaryIO, size: int, limit: int, content: Content) -> int:
+        """Write the line that says what is cut from a log; returns where the last lines begin. Together they have at most `limit` bytes."""
+        file.seek(0)
+        mark, line = file.read(content.mark_bytes), (_CUT % (size - limit)).decode().encode(content.encoding)
+        head = mark + line if len(mark + line) < limit else mark
+        copy.write(head)
+        start = size - (limit - len(head))
+        start += -start % content.unit
+        if content.unit == 1:
+            file.seek(start)
+            start += len(file.readline(_LINE_BYTES))  # the rest of a line that was cut
+        return self._redactor.boundary(file, start, content)
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
 
     async def _put(self, one: Found, file: BinaryIO, note: str) -> Artifact:
-        kind = content_type(one.name)
+        kind = content_type(one.path)
         info = await self._store.put(
             object_name(self._job_id, self._attempt, one.name), file, content_type=kind, timeout_s=max(self._settings.upload_timeout_s, 1.0)
         )
@@ -122,25 +190,25 @@ def find(directory: str, *, media: bool) -> list[Found]:
     return first + rest
 
 
-def redact_files(directory: Path, redactor: Redactor) -> None:
-    """Replace every text file of an attempt by one without secrets. Raises OSError when one could be neither replaced nor removed."""
-    for one in find(str(directory), media=True):
-        if Path(one.name).suffix.lower() in _TEXT:
-            _redact(Path(one.path), redactor)
+def without_secrets(found: list[Found], redactor: Redactor) -> list[Found]:
+    """The files under names without secrets. Names that become equal get a number, and none is lost."""
+    renamed = [one if one.name in LOGS_AND_REPORTS else replace(one, name=redactor.name(one.name)) for one in found]
+    taken = {before.name for before, after in zip(found, renamed, strict=True) if before.name == after.name}
+    for index, (before, after) in enumerate(zip(found, renamed, strict=True)):
+        if before.name != after.name:
+            renamed[index] = replace(after, name=next(name for name in _numbered(after.name) if name not in taken))
+            taken.add(renamed[index].name)
+    return renamed
 
 
-def _redact(path: Path, redactor: Redactor) -> None:
-    try:
-        with _opened(str(path)) as source, tempfile.NamedTemporaryFile(dir=path.parent, prefix=".qgjet-", delete=False) as target:
-            try:
-                redactor.copy(source, target)  # type: ignore[arg-type]
-                target.flush()
-                Path(target.name).replace(path)
-            except BaseException:
-                Path(target.name).unlink(missing_ok=True)
-                raise
-    except OSError:
-        path.unlink(missing_ok=True)
+def _numbered(name: str) -> Iterator[str]:
+    """`a.png`, `a-2.png`, `a-3.png`, ..."""
+    yield name
+    suffix = PurePosixPath(name).suffix
+    stem = name.removesuffix(suffix).encode()
+    for number in itertools.count(2):
+        end = f"-{number}{suffix}"
+        yield stem[: MAX_NAME_BYTES - len(end.encode())].decode(errors="ignore") + end
 
 
 def content_type(name: str) -> str:
@@ -188,18 +256,9 @@ def _opened(path: str) -> BinaryIO:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(f"{path} is no regular file")
+        raise OSError(errno.EINVAL, "not a regular file")
     return os.fdopen(fd, "rb")
 
 
-def _copy_end(source: BinaryIO, target: BinaryIO, size: int, limit: int) -> None:
-    """The last lines of a log, `limit` bytes at most, after a first line that says so."""
-    head = _CUT % (size - limit)
-    source.seek(size - max(limit - len(head), 0))
-    target.write(head)
-    source.readline(_COPY_BYTES)  # the rest of a line that was cut
-    shutil.copyfileobj(source, target, _COPY_BYTES)
-
-
 def _left_out(one: Found, why: str) -> Artifact:
-    return Artifact(name=one.name, content_type=content_type(one.name), size=one.size, sha256="", note=f"left out: {why or 'not stored in time'}")
+    return Artifact(name=one.name, content_type=content_type(one.path), size=one.size, sha256="", note=f"left out: {why or 'not stored in time'}")

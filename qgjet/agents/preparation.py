@@ -4,7 +4,8 @@
 variables to the jobs through the file in QGJET_ENV (`environment.py`); `QGJET_DEVICE=...` there names the device. `healthy` runs before each job, `release`
 at the end. A `prepare` that fails has to clean up outside of this host by itself: `release` does not run then, nor when the agent was killed.
 
-The values of the variables in `redact` stay here: they are gone from the output, the text files and the outcome of a job before anybody else gets these.
+The values of the variables in `redact` stay on this host: a session removes them from the output and the outcome of a job, and its `redactor` removes them
+from the artifacts when the agent stores these. The files in the attempt's directory stay as the job wrote them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from qgjet.agents.environment import DEVICE_VARIABLE, read_variables, session_environment
-from qgjet.agents.leftovers import redact_files
 from qgjet.agents.process import HOLD_S, ProcessResult, keep_alive, run_within
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session
@@ -31,11 +32,11 @@ from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
 from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
 from qgjet.events import Outcome, Partition, Verdict
 from qgjet.settings import Target
-from qgjet.verdict.rules import Reason
+from qgjet.verdict.patterns import Patterns, default_patterns
+from qgjet.verdict.reasons import Reason
 
 logger = logging.getLogger(__name__)
 
-REPORT_LIMIT_BYTES = 64 * 1024 * 1024
 EXCERPT_LINES = 20
 EXCERPT_CHARACTERS = 2000
 TERM_GRACE_S = 2.0
@@ -55,6 +56,8 @@ class Place(Struct, kw_only=True):
     """Of the session."""
     env: dict[str, str]
     redactor: Redactor = field(default_factory=Redactor)
+    patterns: Patterns = field(default_factory=default_patterns)
+    """Errors that are not about the app."""
 
 
 Execute = Callable[[Place, Attempt], Awaitable[Outcome]]
@@ -64,7 +67,8 @@ Execute = Callable[[Place, Attempt], Awaitable[Outcome]]
 class CommandLineRunner:
     """A Runner whose sessions are made by the target's commands, and whose jobs are run by `execute`."""
 
-    def __init__(self, target: Target, execute: Execute) -> None:
+    def __init__(self, target: Target, execute: Execute, patterns: Patterns | None = None) -> None:
+        self._patterns = patterns or default_patterns()
         self._target = target
         self._project = Path(target.dir).resolve()
         self._execute = execute
@@ -79,6 +83,7 @@ class CommandLineRunner:
         except PrepareFailed as failure:
             raise PrepareFailed(_redactor(self._target, place.env).text(str(failure))) from None
         place.redactor = _redactor(self._target, place.env)
+        place.patterns = self._patterns
         return CommandLineSession(place, self._execute, kept)
 
 
@@ -87,6 +92,7 @@ class CommandLineSession:
 
     def __init__(self, place: Place, execute: Execute, kept: Kept | None) -> None:
         self.device = place.redactor.text(place.env.pop(DEVICE_VARIABLE, "")) or place.target.name
+        self.redactor = place.redactor
         self._place, self._execute, self._kept = place, execute, kept
         self._released = False
 
@@ -101,16 +107,14 @@ class CommandLineSession:
             return False
 
     async def run(self, attempt: Attempt) -> Outcome:
-        redactor = self._place.redactor
-        if not redactor:
+        if not self.redactor:
             return await self._run(attempt)
-        stream = redactor.listener(attempt.on_output)
+        stream = self.redactor.listener(attempt.on_output)
         try:
             outcome = await self._run(replace(attempt, on_output=stream.write))
         finally:
             stream.close()
-            await asyncio.to_thread(redact_files, attempt.directory, redactor)
-        return redactor.outcome(outcome)
+        return self.redactor.outcome(outcome)
 
     async def _run(self, attempt: Attempt) -> Outcome:
         try:
@@ -155,6 +159,7 @@ class MisconfiguredSession:
 
     def __init__(self, device: str, error: InvalidInput) -> None:
         self.device = device
+        self.redactor = Redactor()
         self._error = error
 
     async def healthy(self) -> bool:
@@ -243,32 +248,38 @@ async def _wait_briefly(event: asyncio.Event) -> None:
         pass  # SIGKILL is next
 
 
-def read_report(path: Path) -> bytes | None:
-    """None when there is none. Raises UnusableReport when it is larger than 64 MiB, or no regular file: a job may have put anything there."""
+def open_report(path: Path) -> BinaryIO | None:
+    """Open a report of any size; None when there is none. The caller closes it.
+
+    Raises:
+        UnusableReport: It is no regular file, or cannot be opened: a job may have put anything there.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UnusableReport(f"the report {path} cannot be read: {error.strerror}") from error
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > REPORT_LIMIT_BYTES:
-            raise UnusableReport(f"the report {path} is no regular file of at most {REPORT_LIMIT_BYTES} bytes (it has {found.st_size})")
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            return file.read(REPORT_LIMIT_BYTES)
-    finally:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
+        raise UnusableReport(f"the report {path} is no regular file")
+    return os.fdopen(fd, "rb")
 
 
-def report_of(result: ProcessResult, path: Path) -> bytes | None:
-    """`read_report`; after a stop an unusable report counts as none, because the stop decides what the attempt came to."""
+@contextmanager
+def report_of(result: ProcessResult, path: Path | None) -> Iterator[BinaryIO | None]:
+    """The report of a run, open while it is judged.
+
+    After a stop an unusable report counts as none, because the stop decides what the attempt came to.
+    """
     try:
-        return read_report(path)
+        file = open_report(path) if path is not None else None
     except UnusableReport:
         if result.stopped is None:
             raise
-        return None
+        file = None
+    with file or nullcontext():
+        yield file
 
 
 def config_error(reason: str, message: str) -> Outcome:

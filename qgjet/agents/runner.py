@@ -14,6 +14,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from qgjet.agents.redaction import Redactor
 from qgjet.events import JobSpec, Outcome, Partition
 
 
@@ -73,6 +74,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     path: str
     """Of `directory`."""
     tether: Tether
+    failed_before: frozenset[str] = frozenset()
+    """IDs of test cases that failed in an earlier attempt and have not passed since: they have precedence in the outcome."""
     on_output: Callable[[bytes], None] = lambda _: None
     """Gets the output as it comes, in pieces of any size; called on the event loop, must not block."""
 
@@ -87,6 +90,10 @@ class Session(Protocol):
 
     device: str
     """What runs the jobs, for people: a device name, a serial, a URL."""
+
+    redactor: Redactor
+    """Knows the secrets of the session's jobs. The session removes them from the output and the outcome of `run`; the agent removes them from the names and the
+    content of the artifacts. Empty when there are no secrets."""
 
     async def healthy(self) -> bool:
         """Whether the next job may be run here; asked before each one. Never raises."""

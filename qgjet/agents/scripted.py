@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session, StopReason
 from qgjet.errors import InvalidSettings, PrepareFailed
 from qgjet.events import Outcome, Partition, Verdict
@@ -54,6 +55,7 @@ class ScriptedRunner:
 
 class ScriptedSession:
     device = "scripted"
+    redactor = Redactor()
 
     def __init__(self, outcomes: Mapping[str, tuple[str, ...]], gate: asyncio.Event | None) -> None:
         self._outcomes = outcomes

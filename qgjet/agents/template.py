@@ -78,6 +78,36 @@ def check_test_path(test: str, project: Path) -> Path:
     return path
 
 
+_CASE = re.compile(r"(?:::|#).*$|(?::\d+){1,2}$", re.DOTALL)
+"""What follows the file in `tests/test_a.py::test_b`, `tests/a.spec.ts:12` and the like."""
+
+
+_TEST_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("py", "js", "ts", "mjs", "cjs", "mts", "cts", "jsx", "tsx", "yaml", "yml", "robot", "feature", "sh", "rb", "go", "dart", "php"),
+        *("java", "kt", "kts", "groovy", "scala", "swift", "m", "mm", "cs", "fs", "rs", "json", "xml", "toml", "txt"),
+    )
+)
+
+
+def lacks_file(test: str, project: Path) -> bool:
+    """Whether a test is the path of a file that the project does not have.
+
+    A test of the `command` runner may be any name that the command understands, such as `com.example.LoginTest` or
+    `AppTests/LoginTests/testSignIn`, so only what has the suffix of a test file counts as a path.
+    """
+    file = _CASE.sub("", test)
+    return PurePath(file).suffix.lower() in _TEST_SUFFIXES and not _exists(project / test) and not _exists(project / file)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # such as a name that is too long
+        return False
+
+
 def _resolved(path: Path) -> Path:
     try:
         return path.resolve()

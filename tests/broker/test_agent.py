@@ -6,10 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
 from qgjet import presence
+from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt
 from qgjet.decide import Cancel, OnDuplicate
 from qgjet.events import AttemptEnded, Finished, JobSpec, Outcome, Partition, Released, Started, Status, Verdict
@@ -17,6 +19,7 @@ from qgjet.job import Job
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.subjects import Lane
+from strategies import outcome
 
 TEST = "tests/onboarding.spec.js"
 
@@ -58,6 +61,36 @@ async def test_a_job_that_passes_after_a_failure_is_flaky(log: EventLog, tmp_pat
     async with running_agent(log, tmp_path, runners=scripted({TEST: ("failed", "passed")})):
         final = await ended(log, job.slot)
     assert (final.status, final.verdict) == (Status.DONE, Verdict.FLAKY)
+
+
+async def test_an_attempt_knows_the_test_cases_that_failed_before_and_a_final_failure_ends_the_job(log: EventLog, tmp_path: Path) -> None:
+    failed, final = outcome("failed", a="failed", b="failed"), replace(outcome("failed", b="failed"), final=True)
+    outcomes, known = iter([failed, outcome("failed", a="passed", b="failed"), outcome("infra_error"), final]), list[frozenset[str]]()
+
+    class Session:
+        device = "test"
+        redactor = Redactor()
+
+        async def healthy(self) -> bool:
+            return True
+
+        async def run(self, attempt: Attempt) -> Outcome:
+            known.append(attempt.failed_before)
+            return next(outcomes)
+
+        async def release(self) -> None:
+            return
+
+    class Runner:
+        async def prepare(self, partition: Partition, directory: Path) -> Session:
+            return Session()
+
+    job = spec(max_retries=9)
+    await submit(log, job)
+    async with running_agent(log, tmp_path, runners={"emulator": Runner()}):
+        last = await ended(log, job.slot)
+    assert known == [frozenset(), {"a", "b"}, {"b"}, {"b"}]
+    assert (last.verdict, last.attempt, last.retries_left, [one.id for one in last.unresolved]) == (Verdict.FAILED, 4, 7, ["b"])
 
 
 async def test_infra_errors_have_a_budget_of_their_own(log: EventLog, tmp_path: Path) -> None:
@@ -239,6 +272,7 @@ async def test_a_retry_waits_for_its_time(log: EventLog, tmp_path: Path) -> None
 async def test_an_outcome_that_the_log_cannot_hold_is_no_verdict(log: EventLog, tmp_path: Path, outcome: Outcome) -> None:
     class Session:
         device = "test"
+        redactor = Redactor()
 
         async def healthy(self) -> bool:
             return True

@@ -34,6 +34,10 @@ A, B = "tests/a.spec.js", "tests/b.spec.js"
 def agent(log: EventLog, tmp_path: Path) -> Callable[[], Any]:
     """`a` passes, `b` passes the second time."""
 
+    (tmp_path / "tests").mkdir()
+    for test in (A, B):
+        (tmp_path / test).touch()
+
     def agent() -> Any:
         target = Target(name=TARGET, runner="command", dir=str(tmp_path), command=("sh", "-c", SCRIPT, "sh", "{test}", "{attempt}"))
         return running_agent(log, tmp_path / "work", runners={TARGET: make_runner(target)})

@@ -61,6 +61,12 @@ def test_a_path_is_taken_as_it_is_written_whether_it_is_there_or_not(root: Path)
         assert expand([path], root) == [path]
 
 
+def test_a_file_that_must_exist_is_missed(root: Path) -> None:
+    assert expand(["tests/a.spec.js", "tests/a.spec.js::a", "LoginTest"], root, must_exist=True) == ["tests/a.spec.js", "tests/a.spec.js::a", "LoginTest"]
+    with pytest.raises(NoTests, match=rf"there is no test file not/here\.spec\.js \(and 1 more\) in {root}"):
+        expand(["tests/a.spec.js", "not/here.spec.js", "nor/there.py"], root, must_exist=True)
+
+
 def test_a_name_that_looks_like_a_pattern_is_one_unless_there_is_such_a_file(root: Path) -> None:
     assert not is_pattern("tests/[id].spec.ts", root)
     assert is_pattern("tests/[ab].spec.ts", root)

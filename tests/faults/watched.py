@@ -13,6 +13,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from agents import eventually
+from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Runner, Session, StopReason, Tether
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.errors import LogUnavailable
@@ -140,6 +141,7 @@ class StubbornRunner(WatchedRunner):
 
 class WatchedSession:
     device = "watched"
+    redactor = Redactor()
 
     def __init__(self, runner: WatchedRunner) -> None:
         self._runner = runner

@@ -30,6 +30,7 @@ from qgjet.settings import (
     QueueSettings,
     Settings,
     Target,
+    VerdictSettings,
     load_settings,
     size,
 )
@@ -100,6 +101,7 @@ SECTIONS = {
     "`[job]`": JobSettings,
     "`[agent]`": AgentSettings,
     "`[artifacts]`": ArtifactSettings,
+    "`[verdicts]`": VerdictSettings,
     "`[api]`": ApiSettings,
 }
 
@@ -111,7 +113,7 @@ _NOT_KEYS: dict[type[msgspec.Struct], set[str]] = {Target: {"name"}, NatsSetting
 def test_every_setting_is_documented_with_its_default(section: str) -> None:
     (text,) = (part for part in re.split(r"^## ", (ROOT / "docs/settings.md").read_text(), flags=re.M) if part.startswith(section))
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\|", text, re.M))
-    tables = {"nats", "queue", "job", "agent", "artifacts", "api", "targets"} if section == "Top level" else _NOT_KEYS.get(SECTIONS[section], set())
+    tables = {"nats", "queue", "job", "agent", "artifacts", "verdicts", "api", "targets"} if section == "Top level" else _NOT_KEYS.get(SECTIONS[section], set())
     fields = {one.encode_name: one for one in msgspec.structs.fields(SECTIONS[section]) if one.encode_name not in tables}
     assert rows.keys() == fields.keys()
     for key, one in fields.items():

@@ -26,6 +26,7 @@ from qgjet.settings import (
     QueueSettings,
     Settings,
     Target,
+    VerdictSettings,
     duration,
     load_settings,
     size,
@@ -38,6 +39,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "job": JobSettings,
     "agent": AgentSettings,
     "artifacts": ArtifactSettings,
+    "verdicts": VerdictSettings,
     "api": ApiSettings,
     "targets.pixel-7": Target,
 }

@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 
 from qgjet import events
 from qgjet.events import GREEN, Outcome, Try, Verdict
-from qgjet.verdict.reports import MAX_MESSAGE_BYTES, MAX_REPORT_BYTES, MAX_TRIES
-from qgjet.verdict.rules import MAX_OUTCOME_BYTES, CommandEvidence, Evidence, Reason, appwright_outcome, command_outcome
+from qgjet.verdict.evidence import CommandEvidence, Evidence
+from qgjet.verdict.playwright import MAX_TRIES
+from qgjet.verdict.reasons import Reason
+from qgjet.verdict.rules import MAX_OUTCOME_BYTES, appwright_outcome, command_outcome
+from qgjet.verdict.text import MAX_MESSAGE_BYTES
 
 ROOT = Path(__file__).parents[2]
 RECORDED = sorted(path.parent for path in (ROOT / "tests/data/appwright-reports").glob("*/expected.json"))
@@ -166,7 +169,7 @@ class TestNeverGreen:
 
     def test_a_report_that_counts_failures_and_shows_none_is_not_believed(self) -> None:
         outcome = judge(report_of(PASS, stats={"expected": 1, "unexpected": 1}), 0)
-        assert (said(outcome), outcome.message) == ((Verdict.INFRA_ERROR, "report_unreadable"), "report counts 1 failed tests and shows none")
+        assert (said(outcome), outcome.message) == ((Verdict.INFRA_ERROR, "report_incomplete"), "the report counts 1 failed tests and names none")
 
     def test_an_interrupted_test_is_not_a_skipped_one(self) -> None:
         outcome = judge(report_of(PASS, CUT, NEVER), 0)
@@ -263,8 +266,8 @@ class TestUnreadableReports:
     def test_a_report_nested_too_deep_is_an_infra_error(self) -> None:
         assert said(judge(b'{"suites":[' * 5000 + b"]}" * 5000)) == (Verdict.INFRA_ERROR, "report_unreadable")
 
-    def test_a_report_that_is_too_large_is_not_read(self) -> None:
-        assert said(judge(report_of(PASS) + b" " * MAX_REPORT_BYTES)) == (Verdict.INFRA_ERROR, "report_unreadable")
+    def test_the_size_of_a_report_is_no_verdict(self) -> None:
+        assert said(judge(report_of(PASS) + b" " * 80 * 2**20)) == (Verdict.PASSED, "")
 
     def test_half_an_emoji_in_a_message_does_not_lose_the_report(self) -> None:
         broken = report_of(FAIL).replace(b"total is wrong", rb"total \ud83d is wrong \ude00 \ud83d\ude00")
@@ -543,10 +546,11 @@ class TestFailures:
         assert said(outcome) == (Verdict.FAILED, "tests_failed")
         assert outcome.message.startswith("counts: ")
 
-    def test_only_the_last_try_of_a_test_can_be_put_down_to_the_device(self) -> None:
+    def test_a_try_that_failed_because_of_the_app_stands_whatever_the_other_tries_show(self) -> None:
         infra, real = a_try("failed", "Error: socket hang up"), a_try("failed", "Error: boom")
         assert judge(report_of(a_test(infra, real)), 1).verdict is Verdict.FAILED
-        assert judge(report_of(a_test(real, infra)), 1).verdict is Verdict.INFRA_ERROR
+        outcome = judge(report_of(a_test(real, infra)), 1)
+        assert (outcome.verdict, outcome.message) == (Verdict.FAILED, "logs in: Error: boom")
 
     def test_infra_and_config_errors_together_are_tried_again(self) -> None:
         infra = a_test(a_try("failed", "Error: socket hang up"))
@@ -695,15 +699,24 @@ class TestCommand:
     def test_exit_code_0_without_the_junit_that_was_due_is_not_passed(self) -> None:
         assert said(judge_command(None, junit_due=True)) == (Verdict.INFRA_ERROR, "report_missing")
 
-    @pytest.mark.parametrize(
-        "data", [b"", b"<", b"<testsuites>", b"<html/>", b"\xff\xfe", b'{"suites": []}', b'<?xml version="1.0" encoding="nope"?><testsuite/>']
-    )
+    @pytest.mark.parametrize("data", [b"", b"<", b"<testsuites>", b"<html/>", b"\xff\xfe", b'{"suites": []}', b"<testsuite"])
     def test_exit_code_0_with_junit_that_cannot_be_read_is_not_passed(self, data: bytes) -> None:
         assert said(judge_command(data)) == (Verdict.INFRA_ERROR, "report_unreadable")
 
-    def test_junit_without_test_cases_is_a_config_error(self) -> None:
+    def test_junit_without_test_cases_after_exit_code_0_is_a_config_error(self) -> None:
         assert said(judge_command(junit())) == (Verdict.CONFIG_ERROR, "no_tests")
-        assert said(judge_command("<testsuite tests='0'/>", 5)) == (Verdict.CONFIG_ERROR, "no_tests")
+        assert said(judge_command('<?xml version="1.0" encoding="nope"?><testsuite/>')) == (Verdict.CONFIG_ERROR, "no_tests")
+
+    def test_junit_without_test_cases_after_another_exit_code_is_tried_again_and_shows_the_last_line(self) -> None:
+        outcome = judge_command("<testsuite tests='0'/>", 1, output="starting\nbefore all: no cart service\n")
+        assert (said(outcome), outcome.message) == (
+            (Verdict.INFRA_ERROR, "tests_not_run"),
+            "exit code 1 and no test case in the report: before all: no cart service",
+        )
+
+    def test_pytest_says_by_its_exit_code_that_it_found_no_test(self) -> None:
+        assert said(judge_command("<testsuites name='pytest tests'><testsuite name='pytest' tests='0'/></testsuites>", 5)) == (Verdict.CONFIG_ERROR, "no_tests")
+        assert said(judge_command("<testsuite tests='0'/>", 5)) == (Verdict.INFRA_ERROR, "tests_not_run")
 
     def test_failures_are_failed_whatever_the_exit_code_says(self) -> None:
         for exit_code in (0, 1):
@@ -715,7 +728,7 @@ class TestCommand:
         assert said(judge_command(junit(JUNIT_PASS), 1)) == (Verdict.INFRA_ERROR, "exit_code_unexplained")
 
     def test_junit_that_counts_failures_and_shows_none_is_not_believed(self) -> None:
-        assert said(judge_command(junit(JUNIT_PASS, attributes='tests="2" errors="1"'))) == (Verdict.INFRA_ERROR, "report_unreadable")
+        assert said(judge_command(junit(JUNIT_PASS, attributes='tests="2" errors="1"'))) == (Verdict.INFRA_ERROR, "report_incomplete")
 
     def test_test_cases_that_are_all_skipped_are_skipped(self) -> None:
         assert said(judge_command(junit(JUNIT_SKIP, '<testcase name="x" status="notrun"/>'))) == (Verdict.SKIPPED, "all_skipped")
@@ -747,7 +760,6 @@ class TestCommand:
             '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>',
             '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>',
             '<!DOCTYPE x SYSTEM "http://127.0.0.1:9/x.dtd">',
-            "<!DOCTYPE testsuite>",
         ],
     )
     def test_a_dtd_is_refused_and_with_it_every_entity(self, dtd: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qgjet.agents.appwright import exactly
+from qgjet.agents.appwright import exactly, version_of
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.target import Target, make_runner
 from qgjet.events import Partition, Verdict
@@ -70,7 +70,7 @@ def installed(tmp_path: Path) -> Path:
 async def test_cli_js_is_called_with_this_file_only_and_reports_in_the_attempts_directory(
     session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("CI", "of the agent")
     attempt = make_attempt(test="./tests/a.spec.js")
     await (await session(config="e2e.config.ts", project="android", test_retries=2)).run(attempt)
     project = installed.parents[3]
@@ -80,13 +80,38 @@ async def test_cli_js_is_called_with_this_file_only_and_reports_in_the_attempts_
         "test",
         exactly(project / "tests" / "a.spec.js"),
         *("--config", "e2e.config.ts", "--project", "android", "--workers=1", "--retries=2", "--reporter=list,json"),
-        *("--output", str(attempt.directory / "test-results")),
+        *("--output", str(attempt.directory / "test-results"), "--shard=1/1"),
     ]
     environment = called["env"]
     assert environment["PLAYWRIGHT_JSON_OUTPUT_FILE"] == str(attempt.directory / "report.json")
     assert environment["WDIO_LOG_PATH"] == str(attempt.directory / "webdriver.log")
     assert (environment["PLAYWRIGHT_HTML_OPEN"], environment["FORCE_COLOR"], environment["QGJET_TEST"]) == ("never", "0", "./tests/a.spec.js")
-    assert "CI" not in environment
+    assert environment["CI"] == "true"  # not the agent's own: `forbidOnly: !!process.env.CI` has to work in every queued run
+
+
+@pytest.mark.parametrize(
+    ("package", "options"),
+    [
+        ('{"version": "1.59.1"}', ["--shard=1/1", "--update-snapshots=none"]),
+        ('{"version": "1.50.0-beta.1"}', ["--shard=1/1", "--update-snapshots=none"]),
+        ('{"version": "2.0.0"}', ["--shard=1/1", "--update-snapshots=none"]),
+        ('{"version": "1.49.1"}', ["--shard=1/1"]),
+        ('{"version": "x"}', ["--shard=1/1"]),
+    ],
+)
+async def test_all_tests_run_and_no_snapshot_is_written_where_playwright_has_the_option(
+    package: str, options: list[str], session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt
+) -> None:
+    installed.with_name("package.json").write_text(package)
+    await (await session()).run(make_attempt(test="tests/a.spec.js"))
+    argv = json.loads((installed.parents[3] / "called.json").read_text())["argv"]
+    assert argv[argv.index("--shard=1/1") :] == options
+
+
+@pytest.mark.parametrize("package", ["", "{", "[]", '{"version": 2}', '{"version": "1"}'])
+def test_a_version_that_cannot_be_read_is_none(package: str, tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text(package)
+    assert version_of(tmp_path / "cli.js") == version_of(tmp_path / "nowhere" / "cli.js") == (0, 0)
 
 
 async def test_the_project_is_the_target_unless_it_says_otherwise(session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt) -> None:

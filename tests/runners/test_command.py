@@ -71,12 +71,11 @@ async def test_a_report_path_takes_no_ids_that_lead_elsewhere(session: Callable[
     assert not (tmp_path / "ran").exists()
 
 
-def make_huge(path: Path) -> None:
-    path.touch()
-    os.truncate(path, 65 * 1024 * 1024)
+def make_link(path: Path) -> None:
+    path.symlink_to("/etc/hostname")
 
 
-@pytest.mark.parametrize("fill_in", [os.mkfifo, make_huge])
+@pytest.mark.parametrize("fill_in", [os.mkfifo, make_link])
 async def test_an_unusable_report_is_a_config_error(
     fill_in: Callable[[Path], None], session: Callable[..., Any], make_attempt: MakeAttempt, printed: Printed
 ) -> None:
@@ -121,3 +120,36 @@ async def test_a_stopped_job_is_judged_by_the_stop(
         await printed.says("ready")
         attempt.tether.stop(reason)
     assert task.result().verdict is verdict
+
+
+RUNS = ("sh", "-c", 'test -f "$1" && exec sh "$1"; echo "no $1"; exit "$2"', "sh", "{test}")
+
+
+@pytest.mark.parametrize("test", ["tests/missing.py", "missing.yaml", "tests/missing.py::test_a", "tests/missing.spec.ts:12"])
+@pytest.mark.parametrize("code", ["0", "4", "127"])
+async def test_a_test_file_that_is_not_there_is_no_tests_whatever_the_command_makes_of_it(
+    test: str, code: str, session: Callable[..., Any], make_attempt: MakeAttempt, tmp_path: Path
+) -> None:
+    outcome = await (await session((*RUNS, code))).run(make_attempt(test=test))
+    assert (outcome.verdict, outcome.reason) == (Verdict.CONFIG_ERROR, "no_tests")
+    assert f"there is no test file {test} in {tmp_path}" in outcome.message
+
+
+@pytest.mark.parametrize(("test", "file"), [("tests/a.py", "tests/a.py"), ("tests/a.py::test_a[x/y]", "tests/a.py"), ("a.spec.ts:12", "a.spec.ts")])
+async def test_a_test_in_a_file_that_is_there_is_judged_as_ever(
+    test: str, file: str, session: Callable[..., Any], make_attempt: MakeAttempt, tmp_path: Path
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert (await (await session(("true", "{test}"))).run(make_attempt(test=test))).verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize("test", ["LoginTest", "com.example.Login", "AppTests/LoginTests/testSignIn", "signs in", "tests/login"])
+async def test_a_name_that_is_no_path_is_for_the_command_to_understand(test: str, session: Callable[..., Any], make_attempt: MakeAttempt) -> None:
+    assert (await (await session(("true", "{test}"))).run(make_attempt(test=test))).verdict is Verdict.PASSED
+
+
+async def test_tests_that_ran_are_believed_though_their_path_is_not_here(session: Callable[..., Any], make_attempt: MakeAttempt, tmp_path: Path) -> None:
+    (tmp_path / "result.xml").write_text(JUNIT.format(""))
+    run = await session(("sh", "-c", 'cp result.xml "$2"', "sh", "{test}", "{report}"))
+    assert (await run.run(make_attempt(test="elsewhere/a.py"))).verdict is Verdict.PASSED

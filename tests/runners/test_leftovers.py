@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import os
 import signal
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pytest
 
@@ -15,13 +19,14 @@ from agents import ended, eventually, running_agent, submit
 from factories import spec
 from qgjet.agents import leftovers
 from qgjet.agents.agent import Agent
-from qgjet.agents.leftovers import content_type, find, redact_files
+from qgjet.agents.leftovers import Leftovers, content_type, find
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.target import make_runner
-from qgjet.artifacts import STREAM, ArtifactStore, object_name
+from qgjet.artifacts import STREAM, ArtifactStore, ObjectInfo, object_name
 from qgjet.bus import Bus
 from qgjet.embedded import NatsServer
-from qgjet.events import Artifact, Status
+from qgjet.errors import LogUnavailable
+from qgjet.events import Artifact, JobSpec, Status, Verdict
 from qgjet.filenames import is_safe
 from qgjet.log import EventLog
 from qgjet.settings import ArtifactSettings, Target
@@ -85,14 +90,211 @@ def test_the_suffix_tells_the_content_type(name: str, kind: str) -> None:
     assert content_type(name) == kind
 
 
-def test_text_files_are_redacted_in_place_and_others_left_alone(tmp_path: Path) -> None:
-    files = ("output.log", "report.json", "test-results/a/error-context.md", "test-results/shot.png")
-    for name in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"\xff the secret1 is out\n")
-    redact_files(tmp_path, Redactor(["secret1"]))
-    assert [(tmp_path / name).read_bytes() for name in files] == [b"\xff the *** is out\n"] * 3 + [b"\xff the secret1 is out\n"]
-    assert not list(tmp_path.rglob(".qgjet*"))
+# -- without secrets -----------------------------------------------------------------------------------------------------
+
+SECRET = "sk4live9abcdef123456"
+
+
+class FakeStore:
+    """Keeps what is stored, under its name."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, bytes] = {}
+
+    async def put(self, name: str, file: BinaryIO, *, content_type: str = "", timeout_s: float = 0.0) -> ObjectInfo:
+        file.seek(0)
+        data = self.stored[name] = file.read()
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
+        return ObjectInfo(name=name, size=len(data), digest=f"SHA-256={digest}")
+
+
+class Collected(Leftovers):
+    """A collector of its own, which stores in `objects` and shows when it copies."""
+
+    def __init__(self, directory: Path, redactor: Redactor | None = None, **settings: Any) -> None:
+        self.objects = FakeStore()
+        store: Any = self.objects
+        redactor = Redactor([SECRET]) if redactor is None else redactor
+        super().__init__(store, ArtifactSettings(collect="always", **settings), "job", 1, str(directory), redactor)
+        self.copying = asyncio.Event()
+        self.pieces = 0
+        self._loop = asyncio.get_running_loop()
+
+    def _check(self) -> None:
+        self.pieces += 1
+        self._loop.call_soon_threadsafe(self.copying.set)
+        super()._check()
+
+    async def all(self) -> dict[str, bytes]:
+        await self.look(Verdict.FAILED)
+        await self.store()
+        return {name.removeprefix("job/1/"): data for name, data in self.objects.stored.items()}
+
+
+@pytest.fixture
+def attempt_dir(tmp_path: Path) -> Path:
+    directory = tmp_path / "attempt"
+    (directory / "test-results").mkdir(parents=True)
+    return directory
+
+
+@pytest.mark.parametrize(
+    "name", ["test-results/.env", "test-results/t/logcat", "test-results/app.js", "test-results/t.trace", "test-results/x.png", "report.json"]
+)
+async def test_text_is_redacted_whatever_its_name_is(attempt_dir: Path, name: str) -> None:
+    path = attempt_dir / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"\xff the %s is out\n" % SECRET.encode())
+    assert await Collected(attempt_dir).all() == {name: b"\xff the *** is out\n"}
+    assert SECRET.encode() in path.read_bytes(), "the attempt's directory stays as the job wrote it"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+async def test_a_text_in_another_encoding_is_redacted(attempt_dir: Path, encoding: str) -> None:
+    (attempt_dir / "test-results/notes").write_bytes(f"é the {SECRET} is out".encode(encoding))
+    found = await Collected(attempt_dir).all()
+    assert found["test-results/notes"].decode(encoding) == "é the *** is out"
+
+
+async def test_media_stay_as_they_are_and_other_binary_files_keep_their_size(attempt_dir: Path) -> None:
+    picture = b"\x89PNG\r\n\x1a\n" + SECRET.encode()
+    (attempt_dir / "test-results/shot").write_bytes(picture)
+    (attempt_dir / "test-results/environ").write_bytes(b"A=1\0TOKEN=%s\0B=2" % SECRET.encode())
+    found = await Collected(attempt_dir).all()
+    assert found == {"test-results/shot": picture, "test-results/environ": b"A=1\0TOKEN=" + b"*" * len(SECRET) + b"\0B=2"}
+
+
+@pytest.mark.parametrize("head", [b"a\0b ", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"\xff\xfe"])
+async def test_a_log_is_redacted_whatever_it_begins_with(attempt_dir: Path, head: bytes) -> None:
+    (attempt_dir / "output.log").write_bytes(head + SECRET.encode())
+    (attempt_dir / "test-results/device.log").write_bytes(head + SECRET.encode())
+    found = await Collected(attempt_dir).all()
+    assert list(found) == ["output.log", "test-results/device.log"]
+    assert all(SECRET.encode() not in data for data in found.values())
+
+
+async def test_names_are_redacted_and_none_is_lost(attempt_dir: Path) -> None:
+    other = "pw9other8secret7"
+    fill(attempt_dir, f"test-results/login-{SECRET}/a.txt", f"test-results/login-{other}/a.txt", "test-results/login-***/a-2.txt")
+    fill(attempt_dir, f"test-results/{SECRET}", f"test-results/{other}", f"test-results/x.{SECRET}.png", f"test-results/{SECRET}.{other}.png")
+    collected = Collected(attempt_dir, Redactor([SECRET, other]))
+    assert sorted(await collected.all()) == [
+        "test-results/***",
+        "test-results/***-2",
+        "test-results/***.***.png",
+        "test-results/login-***/a-2.txt",
+        "test-results/login-***/a-3.txt",
+        "test-results/login-***/a.txt",
+        "test-results/x.***.png",
+    ]
+    assert {one.name: one.content_type for one in collected.artifacts()}["test-results/login-***/a-3.txt"] == "text/plain"
+    assert all(is_safe(one.name) for one in collected.artifacts())
+
+
+async def test_a_number_fits_into_the_longest_name(attempt_dir: Path) -> None:
+    long = "é" * 108
+    fill(attempt_dir, f"test-results/abcd{long}.png", f"test-results/bcde{long}.png")
+    found = await Collected(attempt_dir, Redactor(["abcd", "bcde"])).all()
+    assert [len(name.encode()) for name in found] == [236, 238]
+    found = await Collected(attempt_dir, Redactor(["abcd" + long[:1], "bcde" + long[:1]])).all()
+    assert all(is_safe(name) for name in found)
+    assert len(found) == 2
+
+
+async def test_the_names_that_qgjet_gives_are_no_secrets(attempt_dir: Path) -> None:
+    (attempt_dir / "output.log").write_text("the output of report.json")
+    assert await Collected(attempt_dir, Redactor(["output.log", "report.json"])).all() == {"output.log": b"the output of ***"}
+
+
+async def test_no_note_holds_a_secret(attempt_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(attempt_dir, f"test-results/a-{SECRET}", f"test-results/b-{SECRET}", f"test-results/large-{SECRET}", "test-results/c")
+    (attempt_dir / f"test-results/large-{SECRET}").write_bytes(b"x" * 1001)
+    collected = Collected(attempt_dir, max_file_bytes=1000)
+    await collected.look(Verdict.FAILED)
+    (attempt_dir / f"test-results/a-{SECRET}").unlink()
+    (attempt_dir / f"test-results/b-{SECRET}").unlink()
+    (attempt_dir / f"test-results/b-{SECRET}").mkdir()
+
+    async def refuse(name: str, *_: object, **__: object) -> ObjectInfo:
+        raise LogUnavailable(f"{name} was not stored, nor was {SECRET}")
+
+    monkeypatch.setattr(collected.objects, "put", refuse)
+    await collected.store()
+    assert {one.name: one.note for one in collected.artifacts()} == {
+        "test-results/a-***": "left out: No such file or directory",
+        "test-results/b-***": "left out: not a regular file",
+        "test-results/c": "left out: job/1/test-results/c was not stored, nor was ***",
+        "test-results/large-***": "left out: larger than max_file",
+    }
+
+
+@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), ValueError("a defect"), MemoryError()])
+async def test_what_cannot_be_redacted_is_left_out(attempt_dir: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
+    fill(attempt_dir, "output.log")
+
+    def fail(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(Redactor, "copy", fail)
+    collected = Collected(attempt_dir)
+    assert await collected.all() == {}
+    note = "No space left on device" if isinstance(problem, OSError) else "it could not be redacted"
+    assert [one.note for one in collected.artifacts()] == [f"left out: {note}"]
+
+
+@pytest.mark.parametrize("size", [1 << 40, 1_000_001])
+async def test_a_file_beyond_the_limit_is_not_opened(attempt_dir: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    with (attempt_dir / "test-results/hole.txt").open("wb") as file:
+        file.truncate(size)
+    opened: list[str] = []
+    monkeypatch.setattr(leftovers, "_opened", opened.append)
+    collected = Collected(attempt_dir, max_file_bytes=1_000_000)
+    async with asyncio.timeout(5):
+        assert await collected.all() == {}
+    assert opened == []
+    assert [(one.size, one.note) for one in collected.artifacts()] == [(size, "left out: larger than max_file")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+@pytest.mark.parametrize("limit", range(400, 510, 7))
+async def test_a_cut_log_begins_with_no_half_of_a_secret(attempt_dir: Path, limit: int, encoding: str) -> None:
+    secret = "Ab12\nCd34\nEf56\nGh78"  # each of its lines is too short to be one
+    text = "".join(f"line {number}\n{secret}\n" for number in range(100))
+    (attempt_dir / "output.log").write_bytes(text.encode(encoding))
+    collected = Collected(attempt_dir, Redactor([secret]), max_file_bytes=limit)
+    found = (await collected.all())["output.log"]
+    assert len(found) <= limit
+    lines = found.decode(encoding).splitlines()
+    assert lines[0].startswith("[qgjet: the first ")
+    assert lines[-1] == "***"
+    assert not set(lines[1:]) & set(secret.splitlines())
+    assert [one.note for one in collected.artifacts()] == [f"cut: the last {limit} of {len(text.encode(encoding))} bytes"]
+
+
+async def test_a_long_line_that_was_cut_begins_with_no_half_of_a_secret(attempt_dir: Path) -> None:
+    (attempt_dir / "output.log").write_bytes((SECRET + ",").encode() * 1000)
+    for limit in range(400, 400 + len(SECRET) + 2):
+        found = (await Collected(attempt_dir, max_file_bytes=limit).all())["output.log"].decode()
+        assert not set(found.split("\n", 1)[1]) - set("*,\n"), found
+
+
+async def test_a_copy_stops_at_once_when_it_is_not_needed(attempt_dir: Path) -> None:
+    with (attempt_dir / "test-results/huge.txt").open("wb") as file:
+        file.write(b"some text\n" * 10_000)
+        file.truncate(1 << 40)
+    collected = Collected(attempt_dir, max_file_bytes=1 << 41, max_attempt_bytes=1 << 41)
+    await collected.look(Verdict.FAILED)
+    storing = asyncio.create_task(collected.store())
+    async with asyncio.timeout(10):
+        await collected.copying.wait()
+        storing.cancel()
+        await asyncio.wait([storing])
+    assert storing.cancelled()
+    pieces = collected.pieces
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("artifacts")]
+    assert collected.pieces == pieces
+    assert collected.objects.stored == {}
+    assert [one.note for one in collected.artifacts("the deadline")] == ["left out: the deadline"]
 
 
 # -- by a real agent -----------------------------------------------------------------------------------------------------
@@ -235,7 +437,7 @@ async def interrupted(server: NatsServer, log: EventLog, tmp_path: Path, stop: C
     assert server.process is not None
     (tmp_path / "gate").unlink(missing_ok=True)
     script = 'echo x >"$QGJET_ATTEMPT_DIR/junit.xml"; while [ ! -e gate ]; do sleep 0.02; done; exit 1'
-    job = spec(max_retries=0)
+    job = spec(test="1", max_retries=0)
 
     async def uploads() -> bool:
         return any(task.get_name() == f"artifacts of {job.job_id}" for task in asyncio.all_tasks())
@@ -275,3 +477,98 @@ async def test_a_lease_that_runs_out_ends_the_upload(server: NatsServer, log: Ev
     notes, verdict = await interrupted(server, log, tmp_path, lambda _: None)
     assert notes == ["left out: the agent was stopped, or lost the job"] * 2
     assert verdict == "failed"
+
+
+# -- a redaction that is interrupted -------------------------------------------------------------------------------------
+
+
+class Redacting:
+    """A file is redacted that takes hours; `begun` once it is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = asyncio.Event()
+        self.ended_at = 0.0
+        loop, check = asyncio.get_running_loop(), Leftovers._check
+
+        def slow_check(collector: Leftovers) -> None:
+            loop.call_soon_threadsafe(self.begun.set)
+            time.sleep(0.01)  # in the copying thread: the disk need not hold much
+            check(collector)
+
+        monkeypatch.setattr(Leftovers, "_check", slow_check)
+
+
+async def stopped_while_redacting(
+    log: EventLog, tmp_path: Path, redacting: Redacting, stop: Callable[[Agent, JobSpec], Awaitable[object]], *, limit_s: float = 50.0, **fields: Any
+) -> tuple[list[str], str, float]:
+    """Notes, verdict, and how long it took from `stop` to the job's end."""
+    script = r'mkdir "$QGJET_ATTEMPT_DIR/test-results"; cd "$QGJET_ATTEMPT_DIR/test-results"; echo text >huge; truncate -s 1T huge; exit 1'
+    settings = ArtifactSettings(max_file_bytes=1 << 41, max_attempt_bytes=1 << 41, upload_timeout_s=limit_s)
+    job = spec(test="1", max_retries=0, **fields)
+    runners: Any = commands(tmp_path, script, env={"API_TOKEN": SECRET}, redact=("API_TOKEN",))
+    async with running_agent(log, tmp_path / "work", runners=runners, artifact_settings=settings) as agent:
+        await submit(log, job)
+        async with asyncio.timeout(10):
+            await redacting.begun.wait()
+        began = time.monotonic()
+        await stop(agent, job)
+        found = await ended(log, job.slot)
+        took_s = time.monotonic() - began
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("artifacts")]
+    outcome = (await log.history(job.slot))[-1].event.outcome  # type: ignore[union-attr]
+    return [one.note for one in outcome.artifacts if one.name == "test-results/huge"], str(found.verdict), took_s
+
+
+async def nothing(_: Agent, __: JobSpec) -> None:
+    return
+
+
+async def test_a_cancel_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cancel(_: Agent, job: JobSpec) -> None:
+        await log.cancel(job.slot, job.job_id, by="test")
+
+    notes, verdict, took_s = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), cancel)
+    assert (notes, verdict) == (["left out: the job was cancelled"], "failed")
+    assert took_s < 5
+
+
+async def test_the_deadline_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, verdict, took_s = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), nothing, execution_timeout_s=2.0)
+    assert (notes, verdict) == (["left out: the job reached its deadline"], "failed")
+    assert took_s < 5
+
+
+async def test_the_upload_timeout_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, verdict, took_s = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), nothing, limit_s=0.5)
+    assert (notes, verdict) == (["left out: not stored within upload_timeout (0.5 s)"], "failed")
+    assert took_s < 5
+
+
+async def test_a_halt_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def halt(agent: Agent, _: JobSpec) -> None:
+        agent.halt()
+
+    notes, verdict, took_s = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), halt)
+    assert (notes, verdict) == (["left out: the agent was stopped, or lost the job"], "failed")
+    assert took_s < 5
+
+
+@pytest.mark.parametrize("stop", ["cancel", "deadline"])
+async def test_a_run_that_was_stopped_keeps_its_log(log: EventLog, tmp_path: Path, stop: str) -> None:
+    job = spec(test="1", max_retries=0, execution_timeout_s=2.0 if stop == "deadline" else 60.0)
+    runners: Any = commands(tmp_path, "echo the $API_TOKEN; sleep 60", env={"API_TOKEN": SECRET}, redact=("API_TOKEN",), stop_grace_s=0.1)
+    async with running_agent(log, tmp_path / "work", runners=runners) as agent:
+        await submit(log, job)
+        if stop == "cancel":
+
+            async def prints() -> bool:
+                return bool(await messages(log.bus, LOGS, log_subject(job.job_id, 1), 0, batch=1, max_bytes=1000))
+
+            await eventually(prints)
+            await log.cancel(job.slot, job.job_id, by="test")
+        found = await ended(log, job.slot)
+        assert agent is not None
+    assert str(found.verdict) == {"cancel": "cancelled", "deadline": "timed_out"}[stop]
+    info = await ArtifactStore(log.bus).stat(object_name(job.job_id, 1, "output.log"))
+    assert info is not None
+    assert b"".join([piece async for piece in ArtifactStore(log.bus).get(info)]) == b"the ***\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from qgjet.agents.environment import BASE_VARIABLES
-from qgjet.agents.preparation import REPORT_LIMIT_BYTES, CommandLineSession, UnusableReport, read_report
+from qgjet.agents.preparation import CommandLineSession, UnusableReport, open_report
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.target import Target, make_runner
 from qgjet.errors import PrepareFailed
@@ -74,7 +75,18 @@ async def test_a_job_sees_what_it_is_about_and_nothing_of_the_agent(bench: Bench
     }
     assert (seen["FIXED"], seen["ANDROID_HOME"], seen["TZ"]) == ("1", "/sdk", "UTC")
     rest = seen.keys() - about.keys() - {MARK, "QGJET_TREE", "QGJET_ATTEMPT_DIR", "FIXED", "ANDROID_HOME"}
-    assert rest <= {*BASE_VARIABLES, "PWD"}  # PWD is the shell's own doing
+    assert rest <= {*BASE_VARIABLES, "CI", "PWD"}  # PWD is the shell's own doing
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"), [({}, "true"), ({"env": {"CI": ""}}, ""), ({"env": {"CI": "0"}}, "0"), ({"pass_env": ("CI",)}, "of the agent")]
+)
+async def test_ci_is_true_in_a_job_unless_the_target_says_otherwise(
+    fields: dict[str, Any], expected: str, bench: Bench, make_attempt: MakeAttempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "of the agent")
+    seen = await bench.environment(await bench.prepare(**fields), make_attempt)
+    assert seen["CI"] == expected
 
 
 async def test_prepare_hands_variables_to_health_check_jobs_and_release(bench: Bench, make_attempt: MakeAttempt) -> None:
@@ -265,17 +277,15 @@ async def test_a_host_that_cannot_run_the_job_is_an_infrastructure_error(bench: 
     assert (outcome.verdict, outcome.reason) == (Verdict.INFRA_ERROR, "agent_io")
 
 
-def test_reports_are_read_only_from_regular_files_of_bounded_size(tmp_path: Path) -> None:
+def test_reports_are_read_only_from_regular_files(tmp_path: Path) -> None:
     report = tmp_path / "report"
-    assert read_report(report) is None
+    assert open_report(report) is None
     report.write_bytes(b"{}")
-    assert read_report(report) == b"{}"
-    os.truncate(report, REPORT_LIMIT_BYTES + 1)
-    with pytest.raises(UnusableReport, match="at most"):
-        read_report(report)
+    with open_report(report) or io.BytesIO() as opened:
+        assert opened.read() == b"{}"
     makers: list[Callable[[], None]] = [lambda: report.symlink_to("/etc/passwd"), lambda: os.mkfifo(report), report.mkdir]
     for make in makers:
         report.unlink()
         make()
         with pytest.raises(UnusableReport, match="report"):
-            read_report(report)
+            open_report(report)

@@ -10,6 +10,7 @@ from qgjet.agents.preparation import CommandLineRunner
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.agents.target import Target, make_runner
 from qgjet.errors import InvalidSettings
+from qgjet.settings import VerdictSettings
 
 
 def test_each_kind_of_target_has_its_runner() -> None:
@@ -26,12 +27,33 @@ def test_each_kind_of_target_has_its_runner() -> None:
         (Target(name="x", runner="command", command=("run", "{nope}")), "targets.x.command"),
         (Target(name="x", build="builds/{test}.apk"), "targets.x.build"),
         (Target(name="x", runner="command", command=("true",), junit="{nope}.xml"), "targets.x.junit"),
+        (Target(name="x", runner="command", command=("true",), junit="out/junit.xml", slots=2), "targets.x.junit"),
+        (Target(name="x", runner="command", command=("true",), junit="{test}.xml", slots=2), "targets.x.junit"),
+        (Target(name="x", runner="command", command=("true",), junit="{target}/{attempt}.xml", slots=2), "targets.x.junit"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_their_key(target: Target, field: str) -> None:
     with pytest.raises(InvalidSettings) as refused:
         make_runner(target)
     assert refused.value.field == field
+
+
+def test_a_report_that_slots_would_share_is_refused_with_the_line_to_write_instead() -> None:
+    with pytest.raises(InvalidSettings, match=r'junit = "out/junit-\{job_id\}\.xml"'):
+        make_runner(Target(name="x", runner="command", command=("true",), junit="out/junit.xml", slots=2))
+
+
+@pytest.mark.parametrize(
+    ("junit", "slots"),
+    [("out/junit.xml", 1), ("out/{job_id}.xml", 2), ("{report}", 2), ("{org_id}/{app_version_id}/{test}.xml", 2), ("", 3)],
+)
+def test_a_report_of_its_own_for_each_job_is_accepted(junit: str, slots: int) -> None:
+    make_runner(Target(name="x", runner="command", command=("true",), junit=junit, slots=slots))
+
+
+def test_patterns_of_a_user_that_cannot_be_used_are_refused() -> None:
+    with pytest.raises(InvalidSettings, match="is not a regular expression"):
+        make_runner(Target(name="x"), VerdictSettings(infra=("(",)))
 
 
 def test_a_relative_project_is_fixed_when_the_runner_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ class Leaving:
 class LeavingSession:
     def __init__(self, session: Session, files: Mapping[str, bytes]) -> None:
         self._session, self._files = session, files
-        self.device = session.device
+        self.device, self.redactor = session.device, session.redactor
 
     async def healthy(self) -> bool:
         return await self._session.healthy()
