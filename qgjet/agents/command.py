@@ -6,11 +6,14 @@ A test need not be a file here (`tests/x.py::test_a` is fine), but it is a relat
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from qgjet.agents.environment import job_environment
+from qgjet.agents.own_report import own_report
 from qgjet.agents.preparation import CommandLineRunner, Place, report_of
 from qgjet.agents.process import ProcessResult, run_process, stop_ladder
 from qgjet.agents.runner import Attempt
@@ -32,19 +35,28 @@ async def execute(place: Place, attempt: Attempt) -> Outcome:
     words = job_words(attempt)
     argv = fill_argv(place.target.command, words)
     junit = junit_path(place, words)
-    if junit:
-        junit.unlink(missing_ok=True)  # an earlier job's report is no evidence
-    result = await run_process(
-        argv,
-        cwd=place.project,
-        env=job_environment(place.env, attempt),
-        tether=attempt.tether,
-        stop_ladder=stop_ladder(place.target.stop_grace_s),
-        on_output=attempt.on_output,
-        log_path=attempt.directory / "output.log",
-    )
-    outcome = await asyncio.to_thread(_judge, result, place, attempt, junit)
+    began = time.monotonic()
+    async with own_report(junit, attempt.tether) if junit and not _is_private(junit, attempt) else contextlib.nullcontext(True) as is_ours:
+        if not is_ours:
+            result = ProcessResult(exit_code=None, signal="", stopped=attempt.tether.reason, duration_s=time.monotonic() - began, tail=b"")
+            return _judge(result, place, attempt, None)
+        if junit:
+            junit.unlink(missing_ok=True)  # an earlier job's report is no evidence
+        result = await run_process(
+            argv,
+            cwd=place.project,
+            env=job_environment(place.env, attempt),
+            tether=attempt.tether,
+            stop_ladder=stop_ladder(place.target.stop_grace_s),
+            on_output=attempt.on_output,
+            log_path=attempt.directory / "output.log",
+        )
+        outcome = await asyncio.to_thread(_judge, result, place, attempt, junit)
     return _without_its_file(outcome, place, attempt) if result.stopped is None else outcome
+
+
+def _is_private(junit: Path, attempt: Attempt) -> bool:
+    return junit.is_relative_to(attempt.directory.absolute())
 
 
 def _without_its_file(outcome: Outcome, place: Place, attempt: Attempt) -> Outcome:

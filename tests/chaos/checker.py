@@ -307,7 +307,8 @@ def verdicts_are_true(told: Told) -> Iterator[Violation]:
 def _over_all(last: Verdict, failures: int) -> Verdict:
     if not failures:
         return last
-    return {Verdict.PASSED: Verdict.FLAKY, Verdict.SKIPPED: Verdict.FAILED}.get(last, last)
+    stands = {Verdict.SKIPPED, Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR}  # none of these says anything about the app
+    return Verdict.FLAKY if last is Verdict.PASSED else Verdict.FAILED if last in stands else last
 
 
 def reads_are_fresh(told: Told) -> Iterator[Violation]:

@@ -138,3 +138,44 @@ APPWRIGHT = (
     config("a-missing-import", 'import { pages } from "./no-such-file";\n' + PLAIN + 'test("a", () => { pages(); });\n', "module_not_found"),
 )
 IN_EVERY_RUN = APPWRIGHT[:10]
+
+PYTEST = (
+    failed("pytest-assertion", "def test_banner():\n    shown = 'ECONNREFUSED'\n    assert shown == 'Connected'\n", says="Connected"),
+    config("pytest-missing-import", "import no_such_shop_pages\n\n\ndef test_pays():\n    pass\n", "module_not_found"),
+    infra(
+        "pytest-device-refuses",
+        "import socket\n\nimport pytest\n\n\n@pytest.fixture\ndef driver():\n    return socket.create_connection(('127.0.0.1', 9))\n\n\n"
+        "def test_pays(driver):\n    pass\n",
+        "network",
+    ),
+    failed(
+        "pytest-assertion-and-a-clean-up-that-is-refused",
+        "import socket\n\nimport pytest\n\n\n@pytest.fixture\ndef driver():\n    yield 1\n    socket.create_connection(('127.0.0.1', 9))\n\n\n"
+        "def test_total(driver):\n    assert '44.40' == '39.90'\n",
+        says="39.90",
+    ),
+    green("pytest-passes", "def test_a():\n    print('adb: device offline')\n"),
+)
+"""With the pytest of this environment."""
+
+
+class Replay(Struct, frozen=True, kw_only=True):
+    """A report that a tool wrote, copied to where the command's is due."""
+
+    recorded: str
+    """Directory in tests/data/junit-tools."""
+    verdict: str
+    reason: str
+    code: int
+    junit: str
+
+
+REPLAYS = (
+    Replay(recorded="robot-appium-refused", verdict="infra_error", reason="network", code=3, junit="error"),
+    Replay(recorded="robot-assert-words", verdict="failed", reason="tests_failed", code=1, junit="failure"),
+    Replay(recorded="jest-assert-words", verdict="failed", reason="tests_failed", code=1, junit="failure"),
+    Replay(recorded="mocha-assert-words", verdict="failed", reason="tests_failed", code=1, junit="failure"),
+    Replay(recorded="maestro-grpc-unavailable", verdict="infra_error", reason="session_lost", code=3, junit="error"),
+    Replay(recorded="maestro-canceled-exit-0", verdict="infra_error", reason="interrupted", code=3, junit="error"),
+    Replay(recorded="gradle-retry-passes", verdict="flaky", reason="flaky", code=0, junit="flakyFailure"),
+)

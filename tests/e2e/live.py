@@ -10,9 +10,10 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from e2e.kinds import Kind
+from e2e.kinds import Kind, Replay
 from surroundings import is_ours
 
+DATA = Path(__file__).resolve().parents[1] / "data" / "junit-tools"
 MARKS = ("failure", "error", "skipped", "flakyFailure")
 
 
@@ -49,3 +50,25 @@ def check(lab: Path, kind: Kind, test: str, target: str) -> None:
     assert (kind.junit in marks) if kind.junit != "passed" else (marks == [] and list(junit.iter("testcase"))), ET.tostring(junit, "unicode")
     assert kind.says in ET.tostring(junit, "unicode"), ET.tostring(junit, "unicode")
     assert not kind.absent or not (lab / kind.absent).exists()
+
+
+def check_pytest(place: Path, kind: Kind) -> None:
+    """The kind's test file, run by the pytest of this environment."""
+    place.mkdir()
+    test = f"test_{kind.name.replace('-', '_')}.py"
+    (place / test).write_text(kind.spec)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=.", "{test}", "--junit-xml={report}"]
+    (place / "qgjet.toml").write_text(f'[targets.t]\nrunner = "command"\ncommand = {json.dumps(command)}\n')
+    check(place, kind, test, "t")
+
+
+def check_replay(place: Path, replay: Replay) -> None:
+    """A recorded report, written by a command that exits as the tool did."""
+    recorded = DATA / replay.recorded
+    place.mkdir()
+    shutil.copy(recorded / "case.xml", place / "case.xml")
+    exit_code = json.loads((recorded / "case.json").read_text())["exit_code"]
+    (place / "replay.sh").write_text(f'cp "$1" "$2"\nexit {exit_code}\n')
+    (place / "qgjet.toml").write_text('[targets.t]\nrunner = "command"\ncommand = ["sh", "replay.sh", "{test}", "{report}"]\n')
+    kind = Kind(name=replay.recorded, verdict=replay.verdict, reason=replay.reason, code=replay.code, junit=replay.junit)
+    check(place, kind, "case.xml", "t")

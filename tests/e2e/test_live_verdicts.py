@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.kinds import IN_EVERY_RUN, Kind
-from e2e.live import check, lab_of
+from e2e.kinds import IN_EVERY_RUN, PYTEST, REPLAYS, Kind
+from e2e.live import check, check_pytest, check_replay, lab_of
 from e2e.reports import KINDS, write
 
 pytestmark = pytest.mark.timeout(240)
@@ -18,6 +18,14 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", IN_EVERY_RUN, ids=lambda kind: kind.name)
 def test_a_run_of_appwright_gets_the_verdict_that_a_person_gives_it(kind: Kind, shop: Path, tmp_path: Path) -> None:
     check(lab_of(shop, tmp_path / "lab", kind), kind, f"tests/{kind.name}.spec.ts", "emulator")
+
+
+def test_a_run_of_pytest_gets_the_verdict_that_a_person_gives_it(tmp_path: Path) -> None:
+    check_pytest(tmp_path / "lab", PYTEST[0])
+
+
+def test_the_report_of_another_tool_gets_the_verdict_that_a_person_gives_it(tmp_path: Path) -> None:
+    check_replay(tmp_path / "lab", REPLAYS[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -153,3 +153,44 @@ async def test_tests_that_ran_are_believed_though_their_path_is_not_here(session
     (tmp_path / "result.xml").write_text(JUNIT.format(""))
     run = await session(("sh", "-c", 'cp result.xml "$2"', "sh", "{test}", "{report}"))
     assert (await run.run(make_attempt(test="elsewhere/a.py"))).verdict is Verdict.PASSED
+
+
+async def test_two_agents_in_one_project_do_not_share_a_report(
+    session: Callable[..., Any], make_attempt: MakeAttempt, python: Script, printed: Printed, tmp_path: Path
+) -> None:
+    """The second job waits until the first is judged, though nothing but the file's path connects the two."""
+    script = f"""
+say("writes")
+bad = sys.argv[1] == "bad"
+if bad: open("go").read()
+open("junit.xml", "w").write({JUNIT!r}.format("<failure message='wrong total'/>" if bad else ""))
+"""
+    os.mkfifo(tmp_path / "go")
+    first, second = await session((*python(script), "bad"), junit="junit.xml"), await session((*python(script), "good"), junit="junit.xml")
+    seen = Printed()
+    async with asyncio.TaskGroup() as group:
+        one = group.create_task(first.run(make_attempt(on_output=printed)))
+        await printed.says("writes")
+        two = group.create_task(second.run(make_attempt(on_output=seen)))
+        await asyncio.to_thread((tmp_path / "go").write_text, "on")
+        await seen.says("writes")
+        assert one.done()
+    assert (one.result().verdict, two.result().verdict) == (Verdict.FAILED, Verdict.PASSED)
+
+
+async def test_a_job_that_is_stopped_while_it_waits_for_its_report_does_not_run(
+    session: Callable[..., Any], make_attempt: MakeAttempt, python: Script, printed: Printed, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "go")
+    holder = await session(tuple(python("say('holds'); open('go').read()")), junit="junit.xml")
+    waiter = await session(("touch", "ran"), junit="junit.xml")
+    stopped = make_attempt()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(holder.run(make_attempt(on_output=printed)))
+        await printed.says("holds")
+        task = group.create_task(waiter.run(stopped))
+        stopped.tether.stop(StopReason.CANCELLED)
+        await asyncio.wait([task])
+        await asyncio.to_thread((tmp_path / "go").write_text, "on")
+    assert task.result().verdict is Verdict.CANCELLED
+    assert not (tmp_path / "ran").exists()

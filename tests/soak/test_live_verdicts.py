@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import shop
-from e2e.kinds import APPWRIGHT, IN_EVERY_RUN, Kind
-from e2e.live import check, lab_of
+from e2e.kinds import APPWRIGHT, IN_EVERY_RUN, PYTEST, REPLAYS, Kind, Replay
+from e2e.live import check, check_pytest, check_replay, lab_of
 from e2e.reports import KINDS, MIB, write
 
 __all__ = ["shop"]
@@ -22,6 +22,16 @@ MOST_MIB = 150
 @pytest.mark.parametrize("kind", APPWRIGHT[len(IN_EVERY_RUN) :], ids=lambda kind: kind.name)
 def test_a_run_of_appwright_gets_the_verdict_that_a_person_gives_it(kind: Kind, shop: Path, tmp_path: Path) -> None:
     check(lab_of(shop, tmp_path / "lab", kind), kind, f"tests/{kind.name}.spec.ts", "emulator")
+
+
+@pytest.mark.parametrize("kind", PYTEST, ids=lambda kind: kind.name)
+def test_a_run_of_pytest_gets_the_verdict_that_a_person_gives_it(kind: Kind, tmp_path: Path) -> None:
+    check_pytest(tmp_path / "lab", kind)
+
+
+@pytest.mark.parametrize("replay", REPLAYS, ids=lambda replay: replay.recorded)
+def test_the_report_of_another_tool_gets_the_verdict_that_a_person_gives_it(replay: Replay, tmp_path: Path) -> None:
+    check_replay(tmp_path / "lab", replay)
 
 
 @pytest.mark.parametrize("kind", KINDS)
