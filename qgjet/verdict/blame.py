@@ -29,7 +29,7 @@ def blame_of(one: TryEvidence, patterns: Patterns) -> Blame | None:
             if found is None or error.sign.verdict is Verdict.INFRA_ERROR is not found.sign.verdict:
                 found = Blame(error.sign, error.text)
         elif error.kind in ABOUT_THE_APP and (found is None or error.phase is Phase.BODY):
-            # `expect(await element.isVisible()).toBe(true)` says no more than AppWright's own "not visible"
+            # `expect(await element.isVisible()).toBe(true)` means no more than AppWright's own "not visible"
             return swallowed_blame(one, patterns) if found is None and _NOT_VISIBLE.search(error.text) else None
     return found or swallowed_blame(one, patterns)
 
@@ -63,7 +63,7 @@ def _void(one: TryEvidence, patterns: Patterns) -> Blame | None:
 
 
 def _tries_with_words(tries: list[TryEvidence]) -> list[TryEvidence]:
-    """The tries that say anything; all of them when none does. Some tools report a failure twice, once without its message."""
+    """The tries that have a message; all of them when none does. Some tools report a failure twice, once without its message."""
     return [one for one in tries if any(error.heads for error in one.errors)] or tries
 
 
@@ -93,7 +93,7 @@ def cause_of_case(outcome: str, tries: Sequence[TryEvidence], patterns: Patterns
 
 
 def swallowed_blame(one: TryEvidence, patterns: Patterns) -> Blame | None:
-    """What a WebDriver error that AppWright printed instead of throwing says: the screen was not looked at."""
+    """What a WebDriver error that AppWright printed instead of throwing means: the screen was not checked."""
     for line in one.swallowed:
         if not patterns.is_benign(line.error) and not _about_another_element(line, one):
             sign = patterns.sign(heads_of(line.error)) or _UNKNOWN

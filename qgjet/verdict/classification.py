@@ -1,6 +1,6 @@
 """From the text of an error to its kind, its heads and its sign. Pure.
 
-Only the beginning of a message says what it is about. Wrappers around it are taken off one after the other, and each step
+Only the beginning of a message shows what it is about. Wrappers around it are taken off one after the other, and each step
 is a head of its own: `WebDriverError: An unknown server-side error … Original error: adb: device offline` has three.
 """
 
@@ -171,12 +171,12 @@ def _from_json(text: str) -> str:
     if not text.lstrip().startswith("{") or not text.rstrip().endswith("}") or len(text) > MAX_RAW_CHARS:
         return text
     try:
-        said = msgspec.json.decode(text, type=dict[str, object])
+        found = msgspec.json.decode(text, type=dict[str, object])
     except (msgspec.MsgspecError, ValueError):
         return text
-    found = [value for key in ("message", "_originalMessage", "stack") if isinstance(value := said.get(key), str) and value.strip()]
-    code = said.get("code")
-    return found[0] if found else f"code: {code}" if isinstance(code, str) else text if said else ""
+    texts = [value for key in ("message", "_originalMessage", "stack") if isinstance(value := found.get(key), str) and value.strip()]
+    code = found.get("code")
+    return texts[0] if texts else f"code: {code}" if isinstance(code, str) else text if found else ""
 
 
 def _joined(message: str, details: str) -> str:
@@ -217,7 +217,7 @@ def _split(message: str, details: str, causes_in_text: bool) -> tuple[str, list[
 
 
 def _e_lines(block: str) -> str:
-    """What the lines `E   …` of one traceback say."""
+    """The text of the lines `E   …` of one traceback."""
     return "\n".join(line.strip("\r") for line in _E_LINE.findall(block)).strip()
 
 
@@ -276,7 +276,7 @@ def _assertion(plain: str, text: str, levels: list[tuple[str, str]], type_name: 
 
 
 def _is_robot(names: list[str], innermost: str) -> bool:
-    """Whether a message says itself what it is, though its type calls it an assertion."""
+    """Whether a message shows by itself what it is, though its type calls it an assertion."""
     named = bool(names) and not any(_ASSERTION_CLASS.match(name) for name in names)
     return named or bool(_TIME_LIMIT.match(innermost) or _ROBOT_DATA.match(innermost))
 

@@ -70,7 +70,7 @@ class ReportedError(Struct, frozen=True, kw_only=True):
     heads: tuple[str, ...] = ()
     """The beginning of the message, then the same without the wrappers around it, then `code` and causes."""
     sign: Sign | None = None
-    """What the heads say when they are not about the app. An assertion has none."""
+    """What the heads mean when they are not about the app. An assertion has none."""
     final: bool = False
     file: str = ""
     line: int = 0
@@ -121,7 +121,7 @@ class RunnerReport(Struct, frozen=True, kw_only=True):
     """A report that could be read."""
 
     cases: tuple[ReportedCase, ...] = ()
-    """All of a usual report. Of a huge one, at least one of each kind that the rules tell apart."""
+    """All of a usual report. Of a huge one, at least one of each kind that the rules distinguish."""
     omitted: int = 0
     """Cases that are not in `cases`."""
     totals: dict[str, int] = {}
@@ -178,7 +178,7 @@ class CommandEvidence(Struct, frozen=True, kw_only=True):
     junit: bytes | BinaryIO | None = None
     """JUnit XML, read as a stream. None: no file was written."""
     junit_due: bool = False
-    """The agent's configuration says that the command writes JUnit XML."""
+    """By the agent's configuration the command writes JUnit XML."""
     output: str = ""
     stopped: str = ""
     """As in Evidence, but only when the command was still running then: unlike Playwright's report, JUnit and exit code cannot show that it was cut short."""

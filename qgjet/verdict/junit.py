@@ -64,7 +64,7 @@ _NOT_LOADED = {
 
 
 class _Mark(Struct):
-    """An element inside a test case or a suite that says how it went."""
+    """An element inside a test case or a suite that shows how it went."""
 
     kind: str
     type: str
@@ -80,8 +80,8 @@ class _Suite(Struct):
     failures: int
     left_out: int
     """Tests that it counts as skipped; a tool may leave them out."""
-    said: str = ""
-    """The attribute by which it says that it did not pass."""
+    refusal: str = ""
+    """The attribute that shows that it did not pass."""
     named: int = 0
     named_failures: int = 0
     named_skips: int = 0
@@ -309,8 +309,8 @@ class _Reader:
         missing = suite.tests - suite.named - max(suite.left_out - suite.named_skips, 0)
         if suite.identity[0] == "pytest" and suite.named:
             missing = 0  # it counts subtests, and names the test around them; it writes the file as a whole
-        if suite.said and not suite.named_failures:
-            self.contradiction = f"a suite has {suite.said} and names no failure"
+        if suite.refusal and not suite.named_failures:
+            self.contradiction = f"a suite has {suite.refusal} and names no failure"
         elif suite.failures > suite.named_failures:
             self.contradiction = f"the report counts {suite.failures} failed tests and names {suite.named_failures or 'none'}"
         elif missing > 0 and not self.contradiction:
@@ -357,7 +357,7 @@ def _suite(attributes: dict[str, str], kind: str, number: int) -> _Suite:
         failures=max(_count(attributes.get(name)) for name in ("failures", "failed", "failure"))
         + max(_count(attributes.get(name)) for name in ("errors", "error")),
         left_out=sum(_count(attributes.get(name)) for name in ("skipped", "disabled", "ignored", "skip")),
-        said=clean_line(bad[0], 80) if bad else "",
+        refusal=clean_line(bad[0], 80) if bad else "",
     )
 
 
@@ -373,8 +373,8 @@ def _words(attributes: dict[str, str]) -> set[str]:
 def _outcome(attributes: dict[str, str], marks: list[_Mark]) -> str:
     kinds = {mark.kind for mark in marks}
     words = _words(attributes)
-    said = {name: attributes.get(name, "").strip().lower() for name in ("success", "passed", "failed", "error")}
-    refused = said["success"] in _NO or said["passed"] in _NO or said["failed"] in _YES or said["error"] in _YES
+    flags = {name: attributes.get(name, "").strip().lower() for name in ("success", "passed", "failed", "error")}
+    refused = flags["success"] in _NO or flags["passed"] in _NO or flags["failed"] in _YES or flags["error"] in _YES
     if words & _TIMED_OUT:
         return "timed_out"
     if kinds & (_FAILURES | _RERUNS) or words & _FAILED or (refused and not kinds & _SKIPS):
@@ -400,9 +400,9 @@ def _is_known(attributes: dict[str, str]) -> bool:
 
 
 def _worded(attributes: dict[str, str]) -> str:
-    """What the attributes say of a failure that has no element."""
-    said = [f'{name}="{clean_line(attributes[name], 80)}"' for name in (*_STATUS_ATTRIBUTES, "success") if attributes.get(name)]
-    return f"The report says {' '.join(said)} and gives no reason." if said else ""
+    """The attributes of a failure that has no element."""
+    written = [f'{name}="{clean_line(attributes[name], 80)}"' for name in (*_STATUS_ATTRIBUTES, "success") if attributes.get(name)]
+    return f"The report has {' '.join(written)} and no message." if written else ""
 
 
 def _merged(outcomes: list[str]) -> str:
@@ -419,7 +419,7 @@ def _merged(outcomes: list[str]) -> str:
 
 
 def _is_clean_up(tries: list[tuple[Try, TryEvidence]]) -> bool:
-    """Whether an element tells only of the clean-up after the try before it, as pytest writes it."""
+    """Whether an element reports only the clean-up after the try before it, as pytest writes it."""
     errors = [error for _, evidence in tries for error in evidence.errors]
     return bool(errors) and all(error.phase is Phase.TEARDOWN for error in errors)
 
@@ -427,10 +427,10 @@ def _is_clean_up(tries: list[tuple[Try, TryEvidence]]) -> bool:
 def _join(case: _OpenCase, tries: list[tuple[Try, TryEvidence]]) -> None:
     """Add the errors of the clean-up to the last try."""
     errors = tuple(error for _, evidence in tries for error in evidence.errors)
-    said = "\n".join(one.error.message for one, _ in tries if one.error)
+    messages = "\n".join(one.error.message for one, _ in tries if one.error)
     last = case.tries[-1]
     before = last.error.message + "\n" if last.error else ""
-    case.tries[-1] = replace(last, status="failed", error=TestError(message=clean(before + said)))
+    case.tries[-1] = replace(last, status="failed", error=TestError(message=clean(before + messages)))
     case.evidence[-1] = replace(case.evidence[-1], failed=True, as_expected=False, errors=case.evidence[-1].errors + errors)
     case.outcomes[-1] = "failed"
 

@@ -24,7 +24,7 @@ _MAX_SWALLOWED_CHARS = 2000
 
 
 class Sign(Struct, frozen=True):
-    """What an error says when it is not about the app."""
+    """What an error means when it is not about the app."""
 
     verdict: Verdict
     reason: Reason

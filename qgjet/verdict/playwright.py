@@ -246,8 +246,8 @@ class _Reader:
         """Of a try's output, the lines that report a swallowed error."""
         found: list[dict[str, str]] = []
         for entry in json.items(event):
-            said = json.build(entry, {"text": None})
-            text = said.get("text") if isinstance(said, dict) else None
+            found_entry = json.build(entry, {"text": None})
+            text = found_entry.get("text") if isinstance(found_entry, dict) else None
             if isinstance(text, str) and len(found) < _MAX_SWALLOWED:
                 lines = (one for line in text.split("\n") if (one := self._patterns.swallowed(clean(line))) and not self._patterns.is_benign(one.error))
                 found += [{"path": one.path, "error": one.error} for one in islice(lines, _MAX_SWALLOWED)]
@@ -359,7 +359,7 @@ def _case(test: PlaywrightTest, spec: PlaywrightSpec, titles: tuple[str, ...], f
 
 
 def _outcome(test: PlaywrightTest) -> str:
-    """What the tries say, and never better than what Playwright says.
+    """What the tries show, and never better than Playwright's own status.
 
     Skipped tries are left out: in a serial group the tests after a failed one are `skipped` until the group passes.
     """

@@ -96,7 +96,7 @@ _SIGNAL_NAMES = {1: "SIGHUP", 2: "SIGINT", 6: "SIGABRT", 9: "SIGKILL", 11: "SIGS
 
 
 def _judge(run: Run, report: RunnerReport | ReportUnreadable | None) -> Judgement:
-    """What the evidence says when the agent's own stop is left out of it."""
+    """What the evidence shows when the agent's own stop is left out of it."""
     if _signal(run) and not _counts_failures(run, report):
         return _killed(run, report)
     if report is None:
@@ -119,7 +119,7 @@ def _signal(run: Run) -> str:
 
 
 def _counts_failures(run: Run, report: RunnerReport | ReportUnreadable | None) -> bool:
-    """Whether an exit code above 128 is the number of failed tests: a whole report with failures beside it says so."""
+    """Whether an exit code above 128 is the number of failed tests: a whole report with failures beside it shows that."""
     above = isinstance(run, CommandEvidence) and not run.signal and run.exit_code is not None and run.exit_code > 128
     return above and isinstance(report, RunnerReport) and not report.damage and not report.contradiction and bool(_failing(report))
 
@@ -161,7 +161,7 @@ def _ended_by_itself(run: Evidence, report: RunnerReport, finding: Judgement) ->
 
 
 def _without_report(run: Run) -> Judgement:
-    """The output is believed only where it says that no test was started: tests print what they like."""
+    """The output is believed only where it shows that no test was started: tests print what they like."""
     output = _tail(run)
     if run.exit_code in (126, 127):
         return Judgement(Verdict.CONFIG_ERROR, Reason.COMMAND_NOT_FOUND, _error_line(output))
@@ -210,7 +210,7 @@ def _global_timeout(_: Run, report: RunnerReport) -> Judgement | None:
 
 
 def _no_tests(run: Run, report: RunnerReport) -> Judgement | None:
-    """No test case at all: the errors say why. Playwright adds `No tests found` to every error that kept it from loading the file."""
+    """No test case at all: the errors show why. Playwright adds `No tests found` to every error that kept it from loading the file."""
     if report.cases:
         return None
     errors = [error for error in report.errors if not _NO_TESTS.match(error.text)]
@@ -311,7 +311,7 @@ def _incomplete(_: Run, report: RunnerReport) -> Judgement | None:
 
 def _not_run(_: Run, report: RunnerReport) -> Judgement | None:
     left = [case for case in report.cases if not case.finished]
-    return Judgement(Verdict.INFRA_ERROR, Reason.TESTS_NOT_RUN, f"{left[0].result.title}: did not run, and no failure says why") if left else None
+    return Judgement(Verdict.INFRA_ERROR, Reason.TESTS_NOT_RUN, f"{left[0].result.title}: did not run, and no failure explains it") if left else None
 
 
 def _bad_exit(run: Run, report: RunnerReport) -> Judgement | None:

@@ -1,6 +1,6 @@
 """XML of any size, as test tools really write it, as a stream of elements. Pure but for the reads of its source.
 
-Repaired on the way, because it changes nothing of what the document says: log lines around it, a wrong or missing name of
+Repaired on the way, because it changes nothing of what the document means: log lines around it, a wrong or missing name of
 the encoding, bytes of another encoding, characters that XML forbids, `&` that stands for itself, a DOCTYPE that defines
 nothing. A document that defines its own entities is refused. One that is not well-formed is read as far as lxml recovers
 it, and reported as damaged.
