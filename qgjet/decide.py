@@ -166,7 +166,7 @@ def decide(command: Command, job: Job | None, now: datetime) -> Event:
 def _submit(command: Submit, job: Job | None, now: datetime) -> Submitted:
     spec = command.spec
     live = job is not None and job.live
-    if job is not None and (job.job_id == spec.job_id or (live and command.on_duplicate is not OnDuplicate.REPLACE)):
+    if job is not None and (job.job_id == spec.job_id or (_holds_its_key(job) and command.on_duplicate is not OnDuplicate.REPLACE)):
         raise DuplicateJob(job.job_id)
     return Submitted(
         job_id=spec.job_id,
@@ -179,6 +179,11 @@ def _submit(command: Submit, job: Job | None, now: datetime) -> Submitted:
         spec=spec,
         replaces=job.job_id if job is not None and live else "",
     )
+
+
+def _holds_its_key(job: Job) -> bool:
+    """Whether a submission attaches to the job. One that is being cancelled runs no test for it: the submission takes its place."""
+    return job.live and not job.cancel_requested
 
 
 def _requeue(command: Requeue, job: Job, now: datetime) -> Requeued:

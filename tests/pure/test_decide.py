@@ -321,6 +321,13 @@ def test_a_submission_to_an_empty_slot_is_queued_with_its_budgets() -> None:
     assert event_of(SUBMIT) == Submitted(**STATE | {"ticket": 0, "by": "ci"}, status=Status.QUEUED, spec=WANTED)
 
 
+@pytest.mark.parametrize("on_duplicate", list(OnDuplicate))
+def test_a_job_that_is_being_cancelled_holds_nothing_against_a_submission(on_duplicate: OnDuplicate) -> None:
+    event = event_of(SUBMIT, START, Cancel(by="operator"), Submit(spec(job_id="job-2"), on_duplicate))
+    assert isinstance(event, Submitted)
+    assert (event.job_id, event.replaces, event.status, event.cancel_requested) == ("job-2", "job-1", Status.QUEUED, False)
+
+
 @pytest.mark.parametrize("on_duplicate", [OnDuplicate.ATTACH, OnDuplicate.REJECT])
 def test_a_duplicate_is_refused_and_names_the_live_job(on_duplicate: OnDuplicate) -> None:
     refusal = refusal_of(SUBMIT, Submit(spec(), on_duplicate))
