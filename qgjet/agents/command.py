@@ -60,12 +60,12 @@ def _is_private(junit: Path, attempt: Attempt) -> bool:
 
 
 def _without_its_file(outcome: Outcome, place: Place, attempt: Attempt) -> Outcome:
-    """The outcome; a configuration error when no test case ran, because the file that the command was given is not there.
+    """The outcome; a configuration error when the command did not pass and no test case ran, because the file that it was given is not there.
 
-    A command may take a missing file for nothing to do and exit with 0.
+    A command that passes knows better: its tests may lie elsewhere, such as on a device farm.
     """
     test = attempt.spec.test
-    if outcome.tests or "{test}" not in place.target.command or not lacks_file(test, place.project):
+    if outcome.verdict is Verdict.PASSED or outcome.tests or "{test}" not in place.target.command or not lacks_file(test, place.project):
         return outcome
     said = f" ({outcome.message})" if outcome.message else ""
     return replace(outcome, verdict=Verdict.CONFIG_ERROR, reason=Reason.NO_TESTS, message=f"there is no test file {test} in {place.project}{said}")

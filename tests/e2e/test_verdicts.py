@@ -101,11 +101,10 @@ def junit(lab: Path) -> dict[str, str]:
 
 def test_each_way_a_spec_can_go_has_its_verdict(run: Run, lab: Path) -> None:
     tests = [f"{name}.spec.ts" for name in SPECS]
-    ended = run("onboarding.spec.js", "missing.spec.ts", *tests)
+    ended = run("onboarding.spec.js", *tests)
     verdicts = {test: verdict for test, (verdict, _) in found(ended).items()}
     assert verdicts == {
         "onboarding.spec.js": "passed",
-        "missing.spec.ts": "config_error",
         "syntax.spec.ts": "config_error",
         "worker.spec.ts": "infra_error",
         "slow.spec.ts": "timed_out",
@@ -117,7 +116,6 @@ def test_each_way_a_spec_can_go_has_its_verdict(run: Run, lab: Path) -> None:
     said = junit(lab)
     assert {name: said[name] for name in verdicts} == {
         "onboarding.spec.js": "passed",
-        "missing.spec.ts": "error",
         "syntax.spec.ts": "error",
         "worker.spec.ts": "error",
         "slow.spec.ts": "failure",
@@ -126,6 +124,12 @@ def test_each_way_a_spec_can_go_has_its_verdict(run: Run, lab: Path) -> None:
         "fails.spec.ts": "failure",
     }
     assert "one is two" in (lab / "junit.xml").read_text()
+
+
+def test_a_test_file_that_is_not_there_is_refused_before_anything_is_submitted(run: Run, lab: Path) -> None:
+    ended = run("onboarding.spec.js", "missing.spec.ts")
+    assert (ended.code, ended.stdout) == (5, "")
+    assert f"there is no test file tests/missing.spec.ts in {lab}" in ended.stderr
 
 
 def test_a_project_that_the_config_does_not_have_is_a_config_error(run: Run, lab: Path) -> None:

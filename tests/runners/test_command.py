@@ -126,7 +126,7 @@ RUNS = ("sh", "-c", 'test -f "$1" && exec sh "$1"; echo "no $1"; exit "$2"', "sh
 
 
 @pytest.mark.parametrize("test", ["tests/missing.py", "missing.yaml", "tests/missing.py::test_a", "tests/missing.spec.ts:12"])
-@pytest.mark.parametrize("code", ["0", "4", "127"])
+@pytest.mark.parametrize("code", ["1", "4", "127"])
 async def test_a_test_file_that_is_not_there_is_no_tests_whatever_the_command_makes_of_it(
     test: str, code: str, session: Callable[..., Any], make_attempt: MakeAttempt, tmp_path: Path
 ) -> None:
@@ -147,6 +147,10 @@ async def test_a_test_in_a_file_that_is_there_is_judged_as_ever(
 @pytest.mark.parametrize("test", ["LoginTest", "com.example.Login", "AppTests/LoginTests/testSignIn", "signs in", "tests/login"])
 async def test_a_name_that_is_no_path_is_for_the_command_to_understand(test: str, session: Callable[..., Any], make_attempt: MakeAttempt) -> None:
     assert (await (await session(("true", "{test}"))).run(make_attempt(test=test))).verdict is Verdict.PASSED
+
+
+async def test_a_command_that_passes_may_have_its_tests_elsewhere(session: Callable[..., Any], make_attempt: MakeAttempt) -> None:
+    assert (await (await session(("true", "{test}"))).run(make_attempt(test="tests/on-the-farm.yaml"))).verdict is Verdict.PASSED
 
 
 async def test_tests_that_ran_are_believed_though_their_path_is_not_here(session: Callable[..., Any], make_attempt: MakeAttempt, tmp_path: Path) -> None:
