@@ -19,6 +19,7 @@ from qgjet.events import (
     CancelRequested,
     Finished,
     JobSpec,
+    Outcome,
     Released,
     Requeued,
     Slot,
@@ -290,7 +291,7 @@ def refused_is_not_run(told: Told) -> Iterator[Violation]:
 def verdicts_are_true(told: Told) -> Iterator[Violation]:
     """A verdict is what the last execution came to, by its own record; passed after a failure is flaky."""
     for story in told.stories.values():
-        failures = 0
+        failures, unresolved = 0, set[str]()
         for one in story.events:
             event = one.event
             if not isinstance(event, AttemptEnded | Finished) or event.outcome.reason in _NOBODY_RAN_IT:
@@ -300,15 +301,27 @@ def verdicts_are_true(told: Told) -> Iterator[Violation]:
             if event.outcome.verdict in _SAID and runs != [event.outcome.verdict]:
                 what = f"event {one.seq} says that attempt {event.attempt} {event.outcome.verdict}, its execution says {runs}"
                 yield Violation(rule="untrue_verdict", job_id=story.job_id, what=what)
-            if isinstance(event, Finished) and event.verdict != _over_all(event.outcome.verdict, failures):
+            _keep_unresolved(unresolved, event.outcome)
+            if isinstance(event, Finished) and event.verdict != _over_all(event.outcome.verdict, failures, unresolved):
                 yield Violation(rule="untrue_verdict", job_id=story.job_id, what=f"finished as {event.verdict} after {failures} failures")
 
 
-def _over_all(last: Verdict, failures: int) -> Verdict:
+def _keep_unresolved(unresolved: set[str], outcome: Outcome) -> None:
+    """Test cases that failed in an attempt and have not passed since. An attempt without a statement about the app changes nothing."""
+    if outcome.verdict not in (Verdict.PASSED, Verdict.FLAKY, Verdict.SKIPPED, Verdict.FAILED, Verdict.TIMED_OUT):
+        return
+    unresolved -= {test.id for test in outcome.tests if test.outcome in ("passed", "flaky")}
+    if outcome.verdict in (Verdict.FAILED, Verdict.TIMED_OUT):
+        unresolved |= {test.id for test in outcome.tests if test.outcome in ("failed", "timed_out", "interrupted")}
+
+
+def _over_all(last: Verdict, failures: int, unresolved: set[str]) -> Verdict:
     if not failures:
         return last
-    stands = {Verdict.SKIPPED, Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR}  # none of these says anything about the app
-    return Verdict.FLAKY if last is Verdict.PASSED else Verdict.FAILED if last in stands else last
+    if last in (Verdict.PASSED, Verdict.FLAKY):
+        return Verdict.FAILED if unresolved else Verdict.FLAKY
+    # none of these shows anything about the app, so the failure stands
+    return Verdict.FAILED if last in (Verdict.SKIPPED, Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR) else last
 
 
 def reads_are_fresh(told: Told) -> Iterator[Violation]:
