@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import BinaryIO
 
 from qgjet.errors import IncompatibleServer, LogUnavailable
 
@@ -45,6 +46,12 @@ def random_passwords() -> dict[str, str]:
     return {f"QGJET_NATS_{role.upper()}_PASSWORD": f"p{secrets.token_hex(16)}" for role in ROLES}
 
 
+def quoted(text: str) -> str:
+    """Quote text for the configuration of NATS, which parses the value of a variable as if it stood in the file."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return f'"{escaped}"'
+
+
 def _die_with_parent() -> None:
     """In the child, before the server: Linux ends it when its owner is gone, even after a `kill -9`. Elsewhere it would outlive that."""
     if _libc is not None:
@@ -64,13 +71,14 @@ class NatsServer:
         self._config = config or config_file()
         self.flags = flags
         self.log_file = store / "nats-server.log"
+        self._log_start = 0
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Start and wait until clients can connect. Raises LogUnavailable with the end of the server's log when it does not come up."""
+        """Start and wait until clients can connect. Raises LogUnavailable with the last line of the server's log when it does not start."""
         self.store.mkdir(parents=True, exist_ok=True)
         for old in self.store.glob("*.ports"):
             old.unlink()
@@ -79,22 +87,30 @@ class NatsServer:
             **self.logins,
             "QGJET_NATS_NAME": f"qgjet-{os.getpid()}",
             "QGJET_NATS_LISTEN": f"127.0.0.1:{self.port}",
-            "QGJET_NATS_STORE": str(self.store / "jetstream"),
+            "QGJET_NATS_STORE": quoted(str(self.store / "jetstream")),
         }
         argv = [str(self._binary), "-c", str(self._config), "-a", "127.0.0.1", "-p", str(self.port)]
         argv += ["--ports_file_dir", str(self.store), "-l", str(self.log_file), *self.flags]
         # a session of its own: Ctrl-C in the terminal must reach qgjet, which stops the server last
         # (Popen, not asyncio's: it is polled and killed from plain code too, and starting takes a millisecond)
-        self.process = subprocess.Popen(  # noqa: ASYNC220
-            argv,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
+        with self._open_log() as log:  # before the server opens its log, it writes errors to stderr
+            self._log_start = log.seek(0, os.SEEK_END)
+            self.process = subprocess.Popen(  # noqa: ASYNC220
+                argv,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
         self.port = await self._wait_for_port()
+
+    def _open_log(self) -> BinaryIO:
+        try:
+            return os.fdopen(os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+        except OSError as error:
+            raise LogUnavailable(f"nats-server did not start: {self.log_file} cannot be written: {error.strerror}") from error
 
     async def _wait_for_port(self) -> int:
         loop = asyncio.get_running_loop()
@@ -105,12 +121,14 @@ class NatsServer:
                     return int(json.loads(ports.read_text())["nats"][0].rsplit(":", 1)[1])
             await asyncio.sleep(0.005)
         self.kill()
-        raise LogUnavailable(f"nats-server did not start:\n{self._log_tail()}")
+        raise LogUnavailable(f"nats-server did not start: {self._last_log_line()}")
 
-    def _log_tail(self) -> str:
+    def _last_log_line(self) -> str:
+        """Read the last line that the server has logged since its last start."""
         with contextlib.suppress(OSError):
-            return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-10:])
-        return "(no log)"
+            lines = self.log_file.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
+            return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+        return f"{self.log_file} cannot be read"
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""

@@ -6,10 +6,11 @@ Durations are seconds, or text such as `30s`, `10m`, `1h`. Variables for lists a
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar, get_args, get_origin
 
 import msgspec
@@ -24,6 +25,21 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 RUNNERS = ("appwright", "command", "scripted")
 COLLECT = ("always", "on-failure", "never")
+MIN_INTERVAL_S = 0.1
+"""Shorter waits would keep an agent busy with nothing else."""
+_KINDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+    "date": "a date",
+    "time": "a time",
+    "datetime": "a date",
+}
+"""Types as msgspec calls them, in words."""
 
 
 DEFAULT_VISIBILITY_TIMEOUT_S = 30.0
@@ -299,6 +315,7 @@ def load_settings(text: str = "", environ: Mapping[str, str] | None = None, flag
         if value is not None:
             _set(data, tuple(key.split(".")), value)
     _check_tables(data)
+    _check_keys({key: value for key, value in data.items() if key != "targets"}, Settings, "")
     targets = {name: _target(name, table) for name, table in data.pop("targets", {}).items()}
     settings = msgspec.structs.replace(_convert(data, Settings, ""), targets=targets)
     _check_values(settings)
@@ -320,6 +337,40 @@ def _check_tables(data: dict[str, Any]) -> None:
     for key, table in tables.items():
         if not isinstance(table, dict):
             raise InvalidSettings(key, f"must be a table, [{key}]")
+
+
+def _check_keys(data: dict[str, Any], kind: type[Struct], path: str) -> None:
+    """Raises InvalidSettings for a key or table that does not exist, with the nearest name or all names."""
+    fields = {one.encode_name: one for one in msgspec.structs.fields(kind)}
+    tables = [name for name, one in fields.items() if _is_struct(one.type)] + (["targets"] if kind is Settings else [])
+    keys = [name for name in fields if name not in tables] if kind is Settings else [name for name in fields if (kind, name) != (Target, "name")]
+    for key, value in data.items():
+        if kind is Settings and key not in tables and isinstance(value, dict):
+            raise InvalidSettings("qgjet.toml", _unknown_table(key, value, tables))
+        if key not in fields:
+            near = _nearest(key, keys)
+            hint = f"Did you mean `{near}`?" if near else f"Keys: {', '.join(keys)}"
+            raise InvalidSettings(path.rstrip(".") or "qgjet.toml", f"unknown key `{key}`. {hint}")
+        if isinstance(value, dict) and _is_struct(fields[key].type):
+            _check_keys(value, fields[key].type, f"{path}{key}.")
+
+
+def _unknown_table(key: str, table: dict[str, Any], tables: list[str]) -> str:
+    inner = next((name for name, value in table.items() if isinstance(value, dict)), "")
+    near = _nearest(key, tables)
+    if near == "targets":
+        key, near = (f"{key}.{inner}", f"targets.{inner}") if inner else (key, "targets.<name>")
+    listed = ", ".join(f"[{name}]" if name != "targets" else "[targets.<name>]" for name in tables)
+    return f"unknown table [{key}]. " + (f"Did you mean [{near}]?" if near else f"Tables: {listed}")
+
+
+def _hint(value: str, values: Sequence[str]) -> str:
+    near = _nearest(value, values)
+    return f". Did you mean `{near}`?" if near else ""
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    return next(iter(difflib.get_close_matches(name[:50].lower(), names, n=1)), "")
 
 
 def _is_struct(kind: Any) -> TypeGuard[type[Struct]]:
@@ -365,6 +416,7 @@ def _target(name: str, table: dict[str, Any]) -> Target:
     path = f"targets.{name}."
     if "name" in table:
         raise InvalidSettings(f"{path}name", "is no key: the table's own name is the target's")
+    _check_keys(table, Target, path)
     return msgspec.structs.replace(_convert(table, Target, path), name=name)
 
 
@@ -376,7 +428,33 @@ def _convert(data: dict[str, Any], kind: type[S], path: str) -> S:
         return msgspec.convert(_seconds(data, kind, path), kind, strict=False)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
-        raise InvalidSettings((path + where.rstrip("`").lstrip(".")).rstrip(".") or "qgjet.toml", what) from None
+        where = where.rstrip("`").lstrip(".")
+        raise InvalidSettings((path + where).rstrip(".") or "qgjet.toml", _in_words(what, _field_name(kind, where))) from None
+
+
+def _field_name(kind: type[Struct], where: str) -> str:
+    """Find the field that the path of a key leads to; empty for a value inside a list or table."""
+    name = ""
+    for part in where.split("."):
+        one = next((one for one in msgspec.structs.fields(kind) if one.encode_name == part), None)
+        if one is None:
+            return ""
+        name = one.name
+        kind = one.type if _is_struct(one.type) else Struct
+    return name
+
+
+def _in_words(what: str, name: str) -> str:
+    """Write msgspec's message about a type the way the rest of the errors is written."""
+    found = re.fullmatch(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`", what)
+    if found is None:
+        return what
+    expected = _KINDS.get(found[1], found[1])
+    if name.endswith("_s"):
+        expected = "a duration such as 30s or 10m"
+    elif name.endswith("_bytes"):
+        expected = "a size such as 100MB"
+    return f"must be {expected}, not {_KINDS.get(found[2], found[2])}"
 
 
 def _seconds(data: dict[str, Any], kind: type[Struct], path: str) -> dict[str, Any]:
@@ -435,7 +513,18 @@ def _check_values(settings: Settings) -> None:
         ("job.infra_retries", 0 <= settings.job.infra_retries <= MAX_RETRIES, f"must be from 0 to {MAX_RETRIES}"),
         ("agent.batch", settings.agent.batch >= 1, "must be at least 1"),
         ("agent.slots", settings.agent.slots >= 0, "must not be negative"),
-        ("artifacts.collect", settings.artifacts.collect in COLLECT, f"must be {', '.join(COLLECT[:-1])} or {COLLECT[-1]}"),
+        ("agent.poll", settings.agent.poll_s >= MIN_INTERVAL_S, "must be at least 100ms"),
+        ("agent.keep_warm", settings.agent.keep_warm_s >= MIN_INTERVAL_S, "must be at least 100ms"),
+        (
+            "agent.execution_timeout",
+            settings.agent.execution_timeout_s > 0,
+            "must be more than 0. For attempts without a practical limit, write a long time such as 7d",
+        ),
+        (
+            "artifacts.collect",
+            (collect := settings.artifacts.collect) in COLLECT,
+            f"must be {', '.join(COLLECT[:-1])} or {COLLECT[-1]}{_hint(collect, COLLECT)}",
+        ),
         ("artifacts.max_file", settings.artifacts.max_file_bytes >= 0, "must not be negative"),
         ("artifacts.max_attempt", settings.artifacts.max_attempt_bytes >= 0, "must not be negative"),
         ("artifacts.retention", settings.artifacts.retention_s >= 1, "must be at least 1s"),
@@ -452,7 +541,7 @@ def _check_values(settings: Settings) -> None:
         *_time_rules(settings, ""),
     ]
     for name, target in settings.targets.items():
-        rules.append((f"targets.{name}.runner", target.runner in RUNNERS, f"{target.runner!r} is none of {', '.join(RUNNERS)}"))
+        rules.append((f"targets.{name}.runner", target.runner in RUNNERS, f"{target.runner!r} is none of {', '.join(RUNNERS)}{_hint(target.runner, RUNNERS)}"))
         rules.append((f"targets.{name}.slots", target.slots >= 1, "must be at least 1"))
         rules.append((f"targets.{name}.command", target.runner != "command" or bool(target.command), "is needed by the command runner"))
         rules += _time_rules(target, f"targets.{name}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from qgjet.errors import InvalidSettings
-from qgjet.settings import Login, NatsSettings, Settings, load_settings
+from qgjet.settings import PREFIX, Login, NatsSettings, Settings, load_settings
 
 FILE = "qgjet.toml"
 
@@ -22,10 +23,32 @@ def load(path: Path | None = None, flags: Mapping[str, Any] | None = None, envir
     """
     environ = os.environ if environ is None else environ
     found = _named(path, environ) or find(Path.cwd())
-    settings = load_settings(_read(found) if found else "", environ, flags)
+    text = _read(found) if found else ""
+    try:
+        settings = load_settings(text, environ, flags)
+    except InvalidSettings as error:
+        raise _with_origin(error, found, text, environ) from None
     base = found.absolute().parent if found else Path.cwd()
     targets = {name: replace(target, dir=str(base / target.dir)) for name, target in settings.targets.items()}
     return replace(settings, targets=targets, nats=_beside(base, settings.nats))
+
+
+def _with_origin(error: InvalidSettings, found: Path | None, text: str, environ: Mapping[str, str]) -> InvalidSettings:
+    """The same error, under the name of the file or the variable that holds the value."""
+    if found is not None and _fails_alike(error, text, {}):
+        return InvalidSettings(str(found.absolute()), error.reason if error.field == FILE else str(error))
+    variable = PREFIX + re.sub(r"[^A-Z0-9]", "_", error.field.partition("[")[0].upper())
+    if variable in environ and _fails_alike(error, text, environ):
+        return InvalidSettings(variable, error.reason)
+    return error
+
+
+def _fails_alike(error: InvalidSettings, text: str, environ: Mapping[str, str]) -> bool:
+    try:
+        load_settings(text, environ)
+    except InvalidSettings as other:
+        return str(other) == str(error)
+    return False
 
 
 _FILES = ("password_file", "nkey", "ca", "cert", "key")

@@ -4,7 +4,7 @@
 |---|---|
 | 0 | every test passed (flaky counts as passed unless --fail-on-flaky; skipped does too) |
 | 1 | a test failed or timed out |
-| 2 | usage: what was asked cannot be done as it was asked |
+| 2 | usage: what was asked cannot be done as it was asked; or a file or stdout cannot be written |
 | 3 | no verdict: infrastructure or configuration, so nothing is said about the app |
 | 4 | the server cannot be reached, or cannot be used |
 | 5 | no tests matched |
@@ -61,6 +61,10 @@ class NoTests(QgjetError):
     """Nothing matched what `--test` asked for."""
 
 
+class CannotWrite(QgjetError):
+    """stdout does not take the output, for example because the disk is full."""
+
+
 class NotAccepted(QgjetError):
     """The server understood and refused; the message is the server's. `problem` is its document of RFC 9457."""
 
@@ -84,6 +88,7 @@ _ERRORS: tuple[tuple[type[QgjetError], Exit], ...] = (
     (UnknownJob, Exit.USAGE),
     (NeedsToken, Exit.UNREACHABLE),
     (NotAccepted, Exit.USAGE),
+    (CannotWrite, Exit.USAGE),
     (NoTests, Exit.NO_TESTS),
     (CannotReach, Exit.UNREACHABLE),
     (LogUnavailable, Exit.UNREACHABLE),

@@ -15,6 +15,7 @@ import msgspec
 from qgjet import __version__
 from qgjet.errors import InvalidSettings
 from qgjet.settings import without_password
+from qgjet_cli import http_environment as surroundings
 from qgjet_cli.exits import CannotReach, NeedsToken, NotAccepted, NotAllowed
 
 T = TypeVar("T")
@@ -46,12 +47,15 @@ class NoStream(Exception):
 
 @contextlib.asynccontextmanager
 async def open_http(url: str, *, token: str = "", patience_s: float) -> AsyncIterator[Http]:
-    """Raises InvalidSettings for an address that is none. Nothing is sent yet. Redirects are not followed, so the token goes nowhere else."""
+    """Raises InvalidSettings for an address or a variable that cannot be used. Nothing is sent yet.
+
+    Redirects are not followed, so the token goes nowhere else.
+    """
     base = _base_url(url)
-    timeout = httpx.Timeout(30.0, connect=5.0)
     auth = Bearer(token) if token else None
-    async with httpx.AsyncClient(base_url=base, timeout=timeout, auth=auth, headers={"User-Agent": f"qgjet/{__version__}"}) as client:
-        yield Http(client, without_password(str(base)).rstrip("/"), patience_s, has_token=bool(token))
+    async with surroundings.client(base, timeout=httpx.Timeout(30.0, connect=5.0), auth=auth, headers={"User-Agent": f"qgjet/{__version__}"}) as client:
+        where = without_password(str(base)).rstrip("/")
+        yield Http(client, where, patience_s, has_token=bool(token), proxy=surroundings.proxy_variable(base))
 
 
 class Bearer(httpx.Auth):
@@ -76,11 +80,13 @@ def _base_url(url: str) -> httpx.URL:
 
 
 class Http:
-    def __init__(self, client: httpx.AsyncClient, where: str, patience_s: float, *, has_token: bool = False) -> None:
+    def __init__(self, client: httpx.AsyncClient, where: str, patience_s: float, *, has_token: bool = False, proxy: str = "") -> None:
         self.where = f"the API at {where}"
         self.patience_s = patience_s
         self._client = client
         self._has_token = has_token
+        self._proxy = proxy
+        """The variable with the proxy on the way; empty: there is none."""
         self._met = False
         """It has answered before, so it is worth waiting for."""
 
@@ -153,6 +159,8 @@ class Http:
     # -- from HTTP to our errors -----------------------------------------------------------------------------------------
 
     def _absent(self, error: httpx.TransportError) -> str:
+        if self._proxy and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+            return f"{self.where} cannot be reached through the proxy of {self._proxy}: correct {self._proxy}, or add the host to NO_PROXY"
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return f"{self.where} does not answer: is it running? Start one with `qgjet up`, or set QGJET_API_URL"
         if isinstance(error, httpx.TimeoutException):

@@ -130,8 +130,13 @@ class Printer:
             self._out(b"\x1b[0m")
 
     def _out(self, data: bytes) -> None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise output.lost(error) from error
 
 
 def _lines(data: bytes) -> list[bytes]:

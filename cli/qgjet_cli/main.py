@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -87,8 +88,26 @@ def _not_called() -> None:
     raise AssertionError("a command that was not loaded")
 
 
+_CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+def _open_standard_descriptors() -> None:
+    """Open the null device on closed standard descriptors; otherwise the next file or socket would take their numbers."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            os.set_inheritable(opened, True)
+        if getattr(sys, name) is None:
+            stream = os.fdopen(number, mode, encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
 def main() -> None:
     """Run the command of sys.argv. Ends the process, never with a traceback (QGJET_DEBUG=1 shows it)."""
+    _open_standard_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that has no arrow gets a question mark
@@ -101,6 +120,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in _CANNOT_WRITE:  # typer writes help and tables of its own
+            full = output.failure_of_stdout() or output.lost(error)
+            output.fail(full)
+            sys.exit(of_error(full))
         if os.environ.get("QGJET_DEBUG"):
             raise
         output.note(f"Error: this is a defect of qgjet, please report it: {type(error).__name__}: {error} (QGJET_DEBUG=1 shows where)")

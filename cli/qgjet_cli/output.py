@@ -6,6 +6,7 @@ Test names, messages and ids come from elsewhere: nothing in them reaches a term
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from typing import Any, TextIO
 import msgspec
 
 from qgjet.errors import InvalidInput
+from qgjet_cli.exits import CannotWrite
 
 WIDE = 220
 """Columns of a table that goes to a file or a CI's log, where nothing has to be cut."""
@@ -66,8 +68,13 @@ def raw(lines: Iterable[str]) -> None:
 
 def fail(error: BaseException) -> None:
     """One line, with the flag's name where a value was at fault."""
-    text = f"--{error.field.replace('_', '-')}: {error.reason}" if isinstance(error, InvalidInput) and error.field.isidentifier() else str(error)
+    text = f"--{error.field.replace('_', '-')}: {error.reason}" if isinstance(error, InvalidInput) and _is_flag(error.field) else str(error)
     note(f"Error: {text or type(error).__name__}")
+
+
+def _is_flag(field: str) -> bool:
+    """Whether a field is written the way flags are; variables are in capitals."""
+    return field.isidentifier() and field.islower()
 
 
 # -- stdout --------------------------------------------------------------------------------------------------------------
@@ -109,9 +116,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown.add_row(*(Text(cell, style=_COLORS.get(cell.partition(" ")[0], "")) for cell in row))
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     console.width = max(console.width if console.is_terminal else WIDE, _least_width(columns, cells))
-    with console.capture() as capture:
-        console.print(shown)
-    _write(sys.stdout, capture.get().removesuffix("\n"))
+    console.file = text = io.StringIO()  # what is known of stdout is kept, and only `_write` writes to it
+    console.print(shown)
+    _write(sys.stdout, text.getvalue().removesuffix("\n"))
 
 
 def _least_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
@@ -136,11 +143,36 @@ def inert(text: str) -> str:
 
 @contextlib.contextmanager
 def _survive_closed(file: TextIO) -> Iterator[None]:
-    """A reader that has gone (`| head`) is no error, and the exit code still tells the verdict."""
+    """A reader that has gone (`| head`) is no error. Raises CannotWrite when stdout fails otherwise; a failure of stderr has no place to be reported."""
     try:
         yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        _discard(file)
+    except OSError as error:
+        if file is sys.stdout:
+            raise lost(error) from error
+        _discard(file)
+
+
+def lost(error: OSError) -> CannotWrite:
+    """The error to raise when stdout cannot be written. What is still in its buffer is dropped, so that the end of the process does not fail, too."""
+    _discard(sys.stdout)
+    return CannotWrite(f"stdout cannot be written: {error.strerror or error}")
+
+
+def failure_of_stdout() -> CannotWrite | None:
+    """Whether stdout cannot take what is left in its buffer; None if it can, or if its reader has gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return None
+    except OSError as error:
+        return lost(error)
+    return None
+
+
+def _discard(file: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 def duration(seconds: float | None) -> str:

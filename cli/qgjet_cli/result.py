@@ -13,7 +13,7 @@ from qgjet.suite_report import JobReport, SuiteReport
 from qgjet_cli import output
 from qgjet_cli.board import LEGACY_STATUS, Board, Failure, Track
 from qgjet_cli.client import Placed
-from qgjet_cli.exits import Exit, of_verdicts
+from qgjet_cli.exits import CannotWrite, Exit, of_verdicts
 
 REFUSED = "refused"
 COLUMNS = ("test", "target", "version", "verdict", "tries", "time", "reason")
@@ -139,11 +139,14 @@ def exit_of(results: Sequence[JobResult], *, fail_on_flaky: bool) -> Exit:
 
 
 def show(results: Sequence[JobResult], code: Exit, *, suite_id: str, json: bool) -> None:
-    """The end of the command on stdout."""
-    if json:
-        output.json({"suite_id": suite_id or None, "summary": summary(results, code), "jobs": results})
-    elif results:
-        output.table(COLUMNS, [_row(result) for result in results])
+    """Write the results to stdout. A stdout that cannot be written is reported on stderr and changes nothing else: the exit code is the verdict's."""
+    try:
+        if json:
+            output.json({"suite_id": suite_id or None, "summary": summary(results, code), "jobs": results})
+        elif results:
+            output.table(COLUMNS, [_row(result) for result in results])
+    except CannotWrite as error:
+        output.fail(error)
     if results and all(result.verdict is Verdict.SKIPPED for result in results):
         output.warn("every test was skipped: nothing was tested")
 

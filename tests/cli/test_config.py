@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.commandline import Inside
 from qgjet.errors import InvalidSettings
 from qgjet_cli import config
 
@@ -60,3 +61,32 @@ def test_a_file_of_somebody_else_above_is_not_obeyed(tmp_path: Path, monkeypatch
         config.load(environ={})
     monkeypatch.chdir(tmp_path)
     assert config.load(environ={}).org_id == "evil"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("org_id = ", "is not valid TOML: "),
+        ("[target.web]", "unknown table [target.web]. Did you mean [targets.web]?"),
+        ("[queue]\nreplica = 1", "queue: unknown key `replica`. Did you mean `replicas`?"),
+        ("org_id = 5", "org_id: must be text, not a whole number"),
+        ("[agent]\npoll = 0", "agent.poll: must be at least 100ms"),
+    ],
+)
+def test_an_error_in_a_file_names_the_file(tmp_path: Path, inside: Inside, content: str, message: str) -> None:
+    file = tmp_path / "other.toml"
+    file.write_text(content)
+    ended = inside("list", "--config", str(file), QGJET_AGENT_SLOTS="2")
+    assert ended.code == 2
+    assert ended.error.startswith(f"Error: {file}: {message}")
+
+
+def test_an_error_in_a_variable_names_the_variable(tmp_path: Path, inside: Inside) -> None:
+    file = tmp_path / "qgjet.toml"
+    file.write_text("[targets.pixel-7]\nrunner = 'scripted'\n[agent]\npoll = 5\n")
+    ended = inside("list", "--config", str(file), QGJET_AGENT_POLL="0")
+    assert (ended.code, ended.error) == (2, "Error: QGJET_AGENT_POLL: must be at least 100ms")
+    ended = inside("list", "--config", str(file), QGJET_AGENT_POLL="5", QGJET_TARGETS_PIXEL_7_SLOTS="many")
+    assert (ended.code, ended.error) == (2, "Error: QGJET_TARGETS_PIXEL_7_SLOTS: must be a whole number, not text")
+    ended = inside("list", "--config", str(file), QGJET_TARGETS_PIXEL_7_SLOTS="1", QGJET_AGENT_TARGETS="[")
+    assert (ended.code, ended.error.partition(": must")[0]) == (2, "Error: QGJET_AGENT_TARGETS")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 import qgjet
-from cli.commandline import BIN, Cli, Inside
+from cli.commandline import BIN, Cli, Inside, Work
 from qgjet.events import Slot, Status, Verdict
 from qgjet_cli import output, result
 from qgjet_cli.board import Track
@@ -78,6 +81,61 @@ async def test_a_reader_that_leaves_early_is_no_error(over_api: Cli) -> None:
         process = await asyncio.to_thread(called)  # the API is in this process
         os.close(writing)
         assert (process.returncode, "Traceback" in process.stderr) == (0, False), process.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_a_closed_descriptor_does_not_change_the_exit_code(cli: Cli, work: Work, closed: str) -> None:
+    async with work({"a": ("passed",), "b": ("failed",)}):
+        for test, code in (("a", 0), ("b", 1)):
+            command = f"ulimit -c 0; exec {shlex.quote(str(BIN / 'qgjet'))} run --test {test} --max-retries 0 {closed}"
+            called = partial(subprocess.run, command, shell=True, cwd=cli.cwd, env=cli.environment, capture_output=True, text=True)
+            process = await asyncio.to_thread(called)
+            assert process.returncode == code, process.stderr
+            assert "Traceback" not in process.stderr
+
+
+async def _with_full(cli: Cli, stream: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command whose stdout or stderr goes to a full disk."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: os.open("/dev/full", os.O_WRONLY)}
+    try:
+        return await asyncio.to_thread(partial(subprocess.run, [BIN / "qgjet", *args], cwd=cli.cwd, env=cli.environment, text=True, **streams))
+    finally:
+        os.close(streams[stream])
+
+
+async def test_a_full_stdout_keeps_the_exit_code_and_the_reports(cli: Cli, work: Work, tmp_path: Path) -> None:
+    files = {"GITHUB_OUTPUT": tmp_path / "output", "GITHUB_STEP_SUMMARY": tmp_path / "summary.md", "junit": tmp_path / "junit.xml"}
+    step = cli.with_variables(GITHUB_ACTIONS="true", **{name: str(path) for name, path in files.items() if name.isupper()})
+    async with work({"a": ("passed",), "b": ("failed",)}):
+        for test, code, *more in (("a", 0), ("b", 1), ("a", 0, "--json")):
+            for path in files.values():
+                path.unlink(missing_ok=True)
+            ended = await _with_full(step, "stdout", "run", "--test", test, "--max-retries", "0", "--junit", files["junit"], *more)
+            assert ended.returncode == code, ended.stderr
+            assert [line for line in ended.stderr.splitlines() if "stdout" in line] == ["Error: stdout cannot be written: No space left on device"]
+            assert "Exception ignored" not in ended.stderr
+            assert all(path.stat().st_size > 0 for path in files.values())
+
+
+async def test_a_list_that_cannot_be_written_is_an_error_of_one_line(over_api: Cli) -> None:
+    await over_api("submit", "--test", "a")
+    for args in (("list", "--json"), ("list",), ("submit", "--test", "a")):
+        ended = await _with_full(over_api, "stdout", *args)
+        assert ended.returncode == 2
+        assert ended.stderr.splitlines()[-1] == "Error: stdout cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize("command", ["--help", "doctor"])
+async def test_every_command_reports_a_full_stdout(alone: Cli, command: str) -> None:
+    ended = await _with_full(alone, "stdout", command)
+    assert (ended.returncode, ended.stderr) == (2, "Error: stdout cannot be written: No space left on device\n")
+
+
+async def test_a_full_stderr_does_not_change_the_exit_code(cli: Cli, work: Work) -> None:
+    async with work({"a": ("passed",)}):
+        ended = await _with_full(cli, "stderr", "run", "--test", "a", "--json")
+    assert ended.returncode == 0
+    assert json.loads(ended.stdout)["summary"]["passed"] == 1
 
 
 # -- output ----------------------------------------------------------------------------------------------------------------

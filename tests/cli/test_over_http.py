@@ -13,6 +13,7 @@ import pytest
 from factories import NOW, spec
 from qgjet import codec
 from qgjet.decide import EndAttempt, Start, Submit, decide
+from qgjet.errors import InvalidSettings
 from qgjet.events import Outcome, Slot, Verdict
 from qgjet.job import fold
 from qgjet.submission import SubmitRequest
@@ -330,3 +331,58 @@ def test_messages_are_read_however_the_bytes_are_cut(size: int) -> None:
     parser = Parser()
     found = [message for start in range(0, len(data), size) for message in parser.feed(data[start : start + size])]
     assert found == [Message("5", b'{"a":\n\xe2\x80\xa8\x85}', "x"), Message("6", b"x")]
+
+
+# -- proxies and certificates ----------------------------------------------------------------------------------------------
+
+BAD_VARIABLES = [
+    ("HTTP_PROXY", "http://127.0.0.1:port"),
+    ("https_proxy", "http://127.0.0.1:port"),
+    ("ALL_PROXY", "socks5://127.0.0.1:1"),
+    ("ALL_PROXY", "gopher://127.0.0.1:1"),
+    ("NO_PROXY", "localhost,fd07:b51a:cc66:f0::/64"),
+    ("no_proxy", "[::1]"),
+    ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+    ("SSL_CERT_FILE", __file__),
+]
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_VARIABLES)
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.1.2.3", "api.localhost"])
+async def test_a_local_address_needs_no_proxy(no_proxies: pytest.MonkeyPatch, name: str, value: str, host: str) -> None:
+    no_proxies.setenv(name, value)
+    async with http_ask.open_http(f"http://{host}:1", patience_s=0) as http:
+        assert http.where.startswith("the API at ")
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_VARIABLES)
+async def test_a_variable_that_cannot_be_used_is_named(no_proxies: pytest.MonkeyPatch, name: str, value: str) -> None:
+    no_proxies.setenv(name, value)
+    with pytest.raises(InvalidSettings, match="cannot be used") as raised:
+        async with http_ask.open_http("https://queue.example", patience_s=0):
+            pass
+    assert raised.value.field == name
+
+
+async def test_a_certificate_file_counts_for_a_local_address_with_tls(no_proxies: pytest.MonkeyPatch) -> None:
+    no_proxies.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    with pytest.raises(InvalidSettings, match="SSL_CERT_FILE"):
+        async with http_ask.open_http("https://localhost:1", patience_s=0):
+            pass
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+async def test_a_proxy_that_does_not_answer_is_named(no_proxies: pytest.MonkeyPatch, name: str) -> None:
+    no_proxies.setenv(name, "http://user:secret@127.0.0.1:1")
+    async with http_ask.open_http("http://queue.example", patience_s=0) as http:
+        with pytest.raises(CannotReach, match=f"through the proxy of {name}") as raised:
+            await http.ask("GET", "/jobs", dict)
+    assert "secret" not in str(raised.value)

@@ -31,6 +31,7 @@ from qgjet.settings import (
     Settings,
     Target,
     VerdictSettings,
+    duration,
     load_settings,
     size,
 )
@@ -128,8 +129,7 @@ def _same(written: str, default: str | float) -> bool:
         return written == default
     if written.endswith("B"):
         return size(written) == default
-    seconds = load_settings(flags={"agent.poll": written}).agent.poll_s
-    return seconds == default
+    return duration(written) == default
 
 
 def test_the_cluster_of_the_docs_is_accepted_by_the_server(tmp_path: Path) -> None:

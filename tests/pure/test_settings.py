@@ -291,9 +291,18 @@ def test_a_time_is_a_finite_number_from_zero_on(key: str) -> None:
     ("text", "field", "reason"),
     [
         ("nats_url = ", "qgjet.toml", "is not valid TOML"),
-        ("colour = 1", "qgjet.toml", "unknown field `colour`"),
-        ("[queue]\nreplica = 1", "queue", "unknown field `replica`"),
-        ("org_id = 5", "org_id", "Expected `str`, got `int`"),
+        ("colour = 1", "qgjet.toml", "unknown key `colour`. Keys: nats_url, api_url, api_token, api_token_file, org_id, target"),
+        ("org = 1", "qgjet.toml", "unknown key `org`. Did you mean `org_id`?"),
+        ("[target.web]\nslots = 1", "qgjet.toml", "unknown table [target.web]. Did you mean [targets.web]?"),
+        ("[target]\nslots = 1", "qgjet.toml", "unknown table [target]. Did you mean [targets.<name>]?"),
+        ("[agents]\nslots = 1", "qgjet.toml", "unknown table [agents]. Did you mean [agent]?"),
+        ("[colour]\nslots = 1", "qgjet.toml", "unknown table [colour]. Tables: [nats], [queue], "),
+        ("[queue]\nreplica = 1", "queue", "unknown key `replica`. Did you mean `replicas`?"),
+        ("[queue]\ncolour = 1", "queue", "unknown key `colour`. Keys: priority_order, replicas, "),
+        ("[nats.janitors]\nuser = 'a'", "nats", "unknown key `janitors`. Did you mean `janitor`?"),
+        ("[nats.janitor]\npasword = 'a'", "nats.janitor", "unknown key `pasword`. Did you mean `password`?"),
+        ("[targets.web]\nslot = 1", "targets.web", "unknown key `slot`. Did you mean `slots`?"),
+        ("org_id = 5", "org_id", "must be text, not a whole number"),
         ("[queue]\nreplicas = 2", "queue.replicas", "must be 1, 3 or 5"),
         ('[queue]\npriority_order = "high"', "queue.priority_order", "must be low-first or high-first"),
         ('[queue]\nvisibility_timeout = "499ms"', "queue.visibility_timeout", "must be at least 500ms"),
@@ -305,10 +314,23 @@ def test_a_time_is_a_finite_number_from_zero_on(key: str) -> None:
         ("[job]\ninfra_retries = -1", "job.infra_retries", "must be from 0 to 10"),
         ("[agent]\nbatch = 0", "agent.batch", "must be at least 1"),
         ("[agent]\nslots = -1", "agent.slots", "must not be negative"),
-        ("[agent]\nslots = 'many'", "agent.slots", "Expected `int`, got `str`"),
+        ("[agent]\nslots = 'many'", "agent.slots", "must be a whole number, not text"),
         ("[agent]\npoll = 'often'", "agent.poll", "'often' is not a duration; write 90, 30s, 10m or 1h"),
-        ("[agent]\npoll = true", "agent.poll", "Expected `float`, got `bool`"),
+        ("[agent]\npoll = true", "agent.poll", "must be a duration such as 30s or 10m, not true or false"),
+        ("[agent]\npoll = 0", "agent.poll", "must be at least 100ms"),
+        ("[agent]\npoll = '99ms'", "agent.poll", "must be at least 100ms"),
+        ("[agent]\nkeep_warm = 0", "agent.keep_warm", "must be at least 100ms"),
+        (
+            "[agent]\nexecution_timeout = 0",
+            "agent.execution_timeout",
+            "must be more than 0. For attempts without a practical limit, write a long time such as 7d",
+        ),
+        ("[job]\nqueue_timeout = true", "job.queue_timeout", "must be a duration such as 30s or 10m, not true or false"),
+        ("[artifacts]\nmax_file = []", "artifacts.max_file", "must be a size such as 100MB, not a list"),
+        ("[targets.pixel]\ncommand = 'true'", "targets.pixel.command", "must be a list, not text"),
         ("[targets.pixel]\nrunner = 'magic'", "targets.pixel.runner", "'magic' is none of appwright, command, scripted"),
+        ("[targets.pixel]\nrunner = 'comand'", "targets.pixel.runner", "'comand' is none of appwright, command, scripted. Did you mean `command`?"),
+        ("[artifacts]\ncollect = 'on-fail'", "artifacts.collect", "must be always, on-failure or never. Did you mean `on-failure`?"),
         ("[targets.pixel]\nslots = 0", "targets.pixel.slots", "must be at least 1"),
         ("[targets.pixel]\nrunner = 'command'", "targets.pixel.command", "is needed by the command runner"),
         ("[targets.pixel]\nprepare_timeout = '5 min'", "targets.pixel.prepare_timeout", "'5 min' is not a duration; write 90, 30s, 10m or 1h"),
@@ -331,13 +353,16 @@ def test_the_limits_themselves_are_accepted() -> None:
     infra_retries = 0
     [agent]
     batch = 1
+    poll = "100ms"
+    keep_warm = 0.1
+    execution_timeout = "7d"
     [targets.pixel]
     slots = 1
     """
     assert load_settings(text) == Settings(
         queue=QueueSettings(visibility_timeout_s=0.5, max_deliver=2),
         job=JobSettings(priority=9, max_retries=10, infra_retries=0),
-        agent=AgentSettings(batch=1),
+        agent=AgentSettings(batch=1, poll_s=0.1, keep_warm_s=0.1, execution_timeout_s=604_800.0),
         targets={"pixel": Target(name="pixel")},
     )
 
