@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from qgjet.verdict.evidence import ASSERTIONS, ErrorKind, Origin, Phase, ReportedError
+from qgjet.verdict.evidence import ErrorKind, Origin, Phase, ReportedError
 from qgjet.verdict.patterns import Patterns, Sign
 from qgjet.verdict.reasons import Reason
 from qgjet.verdict.text import MAX_RAW_CHARS, clean
@@ -297,6 +297,3 @@ def _phase(message: str, phase: Phase) -> Phase:
     if message.startswith(("failed on teardown with", "test teardown failure")):
         return Phase.TEARDOWN
     return Phase.OUTSIDE if message.startswith("collection failure") else phase
-
-
-__all__ = ["ASSERTIONS", "classify", "heads_of", "without_source"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 import msgspec
 
@@ -40,10 +39,6 @@ class CaseCollector:
         self._kinds.add(kind)
         self._room[important] -= size
         self.cases.append(self._unique(case))
-
-    def add_all(self, cases: Iterable[ReportedCase]) -> None:
-        for case in cases:
-            self.add(case)
 
     def _unique(self, case: ReportedCase) -> ReportedCase:
         """The case with an ID of its own: repetitions of one test share theirs in the report."""
