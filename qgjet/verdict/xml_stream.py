@@ -92,6 +92,7 @@ class _Walker:
         self.handler = handler
         self._parser: Any = None
         self._depth = 0
+        self._seen_root = False
         self._fed = 0
         self._before = ""
         self._passed = 0
@@ -132,6 +133,7 @@ class _Walker:
         rest, self._before = self._before[found.start() :], ""
         self._found += 1
         self._depth = self._fed = 0
+        self._seen_root = False
         self._clean = _Sanitizer()
         self._parser = parser = expat.ParserCreate(encoding="utf-8")
         parser.buffer_text = True
@@ -147,7 +149,7 @@ class _Walker:
         try:
             self._parser.Parse(data, False)
         except expat.ExpatError as error:
-            if self._depth or self._fed + len(data) == 0:
+            if self._depth or not self._seen_root:
                 raise _NotWellFormed(str(error)) from None
             offset = max(self._parser.ErrorByteIndex - self._fed, 0)
             self._parser = None
@@ -155,16 +157,10 @@ class _Walker:
         self._fed += len(data)
         if self._fed - max(self._parser.CurrentByteIndex, 0) > MAX_TAG_BYTES:
             raise XmlError(f"it has a tag of more than {MAX_TAG_BYTES} bytes")
-        if self._ended:
+        if self._seen_root and self._depth == 0:
             self._parser = None
             return self._clean.rest()
         return ""
-
-    @property
-    def _ended(self) -> bool:
-        return self._depth == 0 and self._fed > 0 and self._seen_root
-
-    _seen_root = False
 
     def _on_start(self, name: str, attributes: dict[str, str]) -> None:
         self._seen_root = True

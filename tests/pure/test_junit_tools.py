@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from qgjet.events import Outcome
+from qgjet.verdict import xml_stream
 from qgjet.verdict.evidence import CommandEvidence
 from qgjet.verdict.junit import seconds_of
 from qgjet.verdict.rules import command_outcome
@@ -161,9 +162,9 @@ def test_a_time_is_read_as_tools_write_it(written: str, seconds: float) -> None:
         ("file:///srv/e2e/tests/cart%20a.py", "tests/cart a.py"),
         ("tests\\cart.py", "tests/cart.py"),
         ("C:\\work\\shop\\cart.py", ""),
-        ("c:/work/shop/cart.py", ""),
+        ("c:/builds/shop/cart.py", ""),
         ("\\\\host\\share\\cart.py", ""),
-        ("file:///C:/work/cart.py", ""),
+        ("file:///C:/builds/cart.py", ""),
         ("/etc/passwd", ""),
         ("../cart.py", ""),
     ],
@@ -176,3 +177,20 @@ def test_a_file_is_told_relative_to_the_project_or_not_at_all(file: str, told: s
 @pytest.mark.parametrize("classname", ["C:\\work\\shop\\cart.test.ts", "/home/ci/shop/cart.test.ts", "\\\\host\\share\\cart.test.ts"])
 def test_a_class_name_that_is_a_path_elsewhere_keeps_its_last_part(classname: str) -> None:
     assert judged(f'<testsuite><testcase classname="{classname}" name="a"/></testsuite>').tests[0].title == "cart.test.ts \u203a a"
+
+
+@pytest.mark.parametrize("size", [300, 1000, 5000])
+@pytest.mark.parametrize("directory", CASES[::7], ids=lambda path: path.name)
+def test_where_the_pieces_of_a_report_end_changes_nothing(directory: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = json.loads((directory / "case.json").read_text())
+    data = (directory / "case.xml").read_bytes()
+    whole = judged(data, case["exit_code"])
+    monkeypatch.setattr(xml_stream, "PIECE_BYTES", size)
+    assert judged(data, case["exit_code"]) == whole
+
+
+@pytest.mark.parametrize("size", range(40, 3200, 79))
+def test_a_failure_in_a_second_document_is_seen_wherever_its_root_is_cut(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xml_stream, "PIECE_BYTES", size)
+    second = f'<testsuite name="{"x" * 3000}"><testcase name="b"><failure message="wrong"/></testcase></testsuite>'
+    assert judged(f'<testsuite><testcase name="a"/></testsuite>\n{second}').verdict == "failed"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qgjet.events import Outcome
+from qgjet.verdict import json_stream
 from qgjet.verdict.evidence import CommandEvidence, Evidence
 from qgjet.verdict.rules import appwright_outcome, command_outcome
 
@@ -70,3 +71,13 @@ def test_a_run_that_was_made_to_deceive_gets_the_verdict_that_a_person_gives_it(
         Evidence(exit_code=case["exit_code"], report=report, duration_s=1.0, project_dir=HOME, test="tests/x.spec.js", retries=case["retries"])
     )
     assert outcome.verdict in expected_of(case), outcome
+
+
+@pytest.mark.parametrize("size", [1, 13, 257, 4096])
+@pytest.mark.parametrize("directory", ATTACKS[::9], ids=lambda path: path.name)
+def test_where_the_pieces_of_a_report_end_changes_nothing(directory: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = (directory / "report.json").read_bytes()
+    evidence = Evidence(exit_code=case_of(directory)["exit_code"], report=report, duration_s=1.0, project_dir=HOME, test="tests/x.spec.js")
+    whole = appwright_outcome(evidence)
+    monkeypatch.setattr(json_stream, "PIECE_BYTES", size)
+    assert appwright_outcome(evidence) == whole
