@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -88,9 +87,6 @@ def _not_called() -> None:
     raise AssertionError("a command that was not loaded")
 
 
-_CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-
-
 def _open_standard_descriptors() -> None:
     """Open the null device on closed standard descriptors; otherwise the next file or socket would take their numbers."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
@@ -120,8 +116,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is None and error.errno in _CANNOT_WRITE:  # typer writes help and tables of its own
-            full = output.failure_of_stdout() or output.lost(error)
+        if isinstance(error, OSError) and (full := output.failure_of_stdout(error)):  # typer writes help and tables of its own
             output.fail(full)
             sys.exit(of_error(full))
         if os.environ.get("QGJET_DEBUG"):

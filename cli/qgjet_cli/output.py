@@ -6,11 +6,14 @@ Test names, messages and ids come from elsewhere: nothing in them reaches a term
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
@@ -160,15 +163,26 @@ def lost(error: OSError) -> CannotWrite:
     return CannotWrite(f"stdout cannot be written: {error.strerror or error}")
 
 
-def failure_of_stdout() -> CannotWrite | None:
-    """Whether stdout cannot take what is left in its buffer; None if it can, or if its reader has gone."""
+def failure_of_stdout(error: OSError) -> CannotWrite | None:
+    """The error to raise when it was stdout that could not be written; None when it was another file, or its reader has gone."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         return None
-    except OSError as error:
-        return lost(error)
-    return None
+    except OSError as left:
+        return lost(left)
+    return lost(error) if error.errno == errno.ENOSPC and _is_full(1) else None
+
+
+def _is_full(descriptor: int) -> bool:
+    """Whether nothing more can be written: it is the device /dev/full, or a file on a file system without space."""
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISCHR(found.st_mode):
+            return found.st_rdev == Path("/dev/full").stat().st_rdev
+        return stat.S_ISREG(found.st_mode) and os.fstatvfs(descriptor).f_bavail == 0
+    except OSError:
+        return False
 
 
 def _discard(file: TextIO) -> None:

@@ -95,7 +95,7 @@ def cause_of_case(outcome: str, tries: Sequence[TryEvidence], patterns: Patterns
 def swallowed_blame(one: TryEvidence, patterns: Patterns) -> Blame | None:
     """What a WebDriver error that AppWright printed instead of throwing means: the screen was not checked."""
     for line in one.swallowed:
-        if not patterns.is_benign(line.error) and not _about_another_element(line, one):
+        if not _about_another_element(line, one):
             sign = patterns.sign(heads_of(line.error)) or _UNKNOWN
             return Blame(sign, f"AppWright could not check an element: {line.error}")
     return None

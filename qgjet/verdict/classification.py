@@ -111,7 +111,6 @@ def classify(
     patterns: Patterns,
     details: str = "",
     type_name: str = "",
-    codes: Iterable[str] = (),
     causes: Iterable[str] = (),
     phase: Phase = Phase.BODY,
     origin: Origin = Origin.UNKNOWN,
@@ -128,7 +127,6 @@ def classify(
         patterns: The catalogue.
         details: What the tool wrote beside the message, such as pytest's traceback. How a tool splits the two changes nothing.
         type_name: The class that the tool names apart from the message.
-        codes: Node.js error codes.
         causes: Messages of the errors that caused this one.
         phase: When it was raised.
         origin: Where the first stack frame lies.
@@ -147,7 +145,7 @@ def classify(
     found = [*typed, *(head for head, _ in levels)]
     for cause in (*causes, *more):
         found += heads_of(without_source(cause))
-    found += [f"code: {code}" for code in (*codes, *_codes(levels, _below_stack(details or message) if causes_in_text else ""))]
+    found += [f"code: {code}" for code in _codes(levels, _below_stack(details or message) if causes_in_text else "")]
     kind = _assertion(plain, text, levels, type_name, details) or _late_assertion(message, by_matcher)
     sign = None if kind else patterns.sign(found)
     if sign is not None and re.match(r"SyntaxError: (?!/)", plain) and origin is Origin.TEAM and phase is not Phase.OUTSIDE:

@@ -85,6 +85,7 @@ class TryEvidence(Struct, frozen=True, kw_only=True):
     as_expected: bool
     errors: tuple[ReportedError, ...] = ()
     swallowed: tuple[Swallowed, ...] = ()
+    """Without answers about the screen, such as `no such element`."""
 
 
 class Blame(Struct, frozen=True):

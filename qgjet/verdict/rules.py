@@ -70,6 +70,7 @@ class _OutputSign(Struct, frozen=True):
 
 
 _SYNTAX_ERROR = re.compile(r"SyntaxError: (?![\s\S]{0,300}?(?:is not valid JSON|JSON input|in JSON\b))")
+"""Of a file. One about JSON is of an answer that a server gave."""
 _WORKER_TAIL = re.compile(r"\n+Failed worker ran \d+ tests?[.:][\s\S]*")
 _PYTEST_NO_TESTS = 5
 _NO_TESTS = re.compile(r"(?:Error: )?No tests found")
@@ -80,7 +81,7 @@ _OUTPUT_SIGNS = tuple(
         (Reason.BAD_OPTION, r"^error: unknown option"),
         (Reason.BAD_OPTION, r"^(?:Error: )?(?:--\S+|Option) .*(?:must be|argument)"),
         (Reason.MODULE_NOT_FOUND, r"^(?:Error: |Error \[\w+\]: )?Cannot find (?:module|package) '"),
-        (Reason.SYNTAX_ERROR, r"^SyntaxError: (?![\s\S]{0,300}?(?:is not valid JSON|JSON input|in JSON\b))"),
+        (Reason.SYNTAX_ERROR, rf"^{_SYNTAX_ERROR.pattern}"),
         (Reason.COMMAND_NOT_FOUND, r"^npm error (?:npx canceled|could not determine executable)"),
         (Reason.BAD_CONFIG, r"does not exist\n\s+at resolveConfigFile|\n\s+at (?:\w+ \()?.*\bconfigLoader\.js"),
     )
