@@ -217,7 +217,7 @@ class ArtifactStore:
                     raise ArtifactGone(f"{info.name} is not in the object store {ARTIFACTS_BUCKET} any more")
                 position, after, first = 0, 0, 0  # the mark is that of another stream, such as a copy
                 continue
-            for seq, _, chunk in found:
+            for seq, _, chunk, _ in found:
                 piece = chunk[max(start - position, 0) : max(end - position, 0)]
                 position, after = position + len(chunk), seq
                 if digest is not None:

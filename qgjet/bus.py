@@ -87,6 +87,7 @@ def refusal(what: str, error: ApiError) -> LogUnavailable:
 
 
 _OF_AN_APPEND = b"NATS/1.0\r\nNats-Expected-"
+_OF_A_DIRECT_GET = b"\r\nNats-Time-Stamp: "
 
 
 class _Unsafe(nats.errors.Error):
@@ -99,6 +100,7 @@ class _CertificateMissing(nats.errors.Error):
 
 class _Client(Client):
     """nats-py, without the time it takes for headers that nobody reads: those of an append, which are stored with the event and come with each delivery.
+    A direct get adds what the reader needs, so it is read whole.
 
     And without its read loop ending at a subject or a header that is no text: stored in the log, one such message would end every reader for ever.
 
@@ -135,7 +137,7 @@ class _Client(Client):
         await self._process_op_err(error)
 
     async def _process_headers(self, headers: bytes | None) -> Any:
-        if headers is not None and headers.startswith(_OF_AN_APPEND):
+        if headers is not None and headers.startswith(_OF_AN_APPEND) and _OF_A_DIRECT_GET not in headers:
             return None
         try:
             return await super()._process_headers(headers)

@@ -91,6 +91,10 @@ class Overloaded(LogUnavailable):
     """The server has too many messages to store already: nothing was written. It passes."""
 
 
+class NoConsumerLeft(LogUnavailable):
+    """The stream has as many consumers as its `max_consumers` allows. The janitor removes idle ones and creates the missing ones then."""
+
+
 class IncompatibleServer(QgjetError):
     """The NATS server, or a stream on it, does not fit this version of qgjet."""
 

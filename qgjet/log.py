@@ -19,12 +19,14 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 
 from qgjet import codec, subjects
+from qgjet.access import matches
 from qgjet.bus import Bus, JetStreamError, PubAck, refusal
 from qgjet.clock import Clock, utc_now, within
 from qgjet.decide import Cancel, Command, OnDuplicate, Submit, decide
 from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, QgjetError, Refused, StoreFull, UndecodableEvent, WrongVersion
 from qgjet.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.job import Job, contradiction, fold, state_of
+from qgjet.stored import messages, microseconds
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +34,12 @@ APPEND_TIMEOUT_S = 10.0
 _WRONG_VERSION = frozenset({10071, 10164})
 """10164: another append to the slot is in flight on a replicated stream."""
 _NO_MESSAGE = 10037
+NO_CONSUMER_LEFT = 10026
+"""max_consumers of the stream, or of the account."""
 _ELECTION_NS = 3_500_000_000
 """Somewhat less than the shortest time in which a cluster elects another leader."""
 _TRANSIENT = frozenset({429, 503})
-_ACK = re.compile(r"[^.]*\.[^.]*\.[^.]*\.([^.]*)\.([0-9]{1,20})\.([0-9]{1,20})\.([0-9]{1,20})\.[0-9]{1,20}\.([0-9]{1,20})")
+_ACK = re.compile(r"[^.]*\.[^.]*\.[^.]*\.([^.]*)\.([0-9]{1,20})\.([0-9]{1,20})\.([0-9]{1,20})\.([0-9]{1,20})\.([0-9]{1,20})")
 _ack_decoder = msgspec.json.Decoder(PubAck)
 
 
@@ -46,6 +50,8 @@ class Recorded(Struct, frozen=True, gc=False):
     subject: str
     event: Event | None
     data: bytes
+    stored_at: int = 0
+    """When the server stored it, by the server's clock: microseconds since 1970 in UTC. The times inside of an event are those of its writer."""
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
@@ -289,13 +295,19 @@ class EventLog:
                 return None
             raise
         message = answer["message"]
-        return recorded(message["seq"], message["subject"], base64.b64decode(message.get("data", "")))
+        return recorded(message["seq"], message["subject"], base64.b64decode(message.get("data", "")), microseconds(message["time"]))
 
     async def state(self) -> StreamState:
-        """First and last sequence of the log, and when it was made (its identity)."""
+        """How far the log reaches, which one it is, and how many consumers read it."""
         info = await self.bus.api(f"STREAM.INFO.{subjects.STREAM}")
         return StreamState(
-            first_seq=info["state"]["first_seq"], last_seq=info["state"]["last_seq"], created=info["created"], leads=_leads(info.get("cluster") or {})
+            first_seq=info["state"]["first_seq"],
+            last_seq=info["state"]["last_seq"],
+            created=info["created"],
+            leads=_leads(info.get("cluster") or {}),
+            now=msgspec.convert(info["ts"], datetime),
+            consumers=info["state"].get("consumer_count", 0),
+            max_consumers=max(info["config"].get("max_consumers", 0), 0),
         )
 
     def tail(self, from_seq: int, filters: Sequence[str] = (subjects.ALL_JOBS,), *, batch: int = 1000) -> Tail:
@@ -307,6 +319,13 @@ class StreamState(Struct, frozen=True, kw_only=True):
     first_seq: int
     last_seq: int
     created: str
+    """When it was made: its identity."""
+    now: datetime
+    """The server's clock."""
+    consumers: int = 0
+    """Partition queues and readers."""
+    max_consumers: int = 0
+    """The server refuses more than these; 0: no limit is known."""
     leads: bool = True
     """Whether who answered is the leader for certain. One that is cut off from the others still thinks so for a while, and knows nothing of its successor's."""
 
@@ -319,13 +338,13 @@ def _leads(cluster: dict[str, Any]) -> bool:
     return 2 * (heard + 1) > len(replicas) + 1
 
 
-def recorded(seq: int, subject: str, data: bytes) -> Recorded:
+def recorded(seq: int, subject: str, data: bytes, stored_at: int = 0) -> Recorded:
     try:
         event = codec.decode(data)
     except UndecodableEvent as error:
         log.debug("message %d on %s cannot be read: %s", seq, subject, error)  # who folds or projects it warns, once
-        return Recorded(seq, subject, None, data)
-    return Recorded(seq, subject, event, data)
+        return Recorded(seq, subject, None, data, stored_at)
+    return Recorded(seq, subject, event, data, stored_at)
 
 
 class AckSubject(Struct, frozen=True, gc=False):
@@ -335,6 +354,8 @@ class AckSubject(Struct, frozen=True, gc=False):
     num_delivered: int
     stream_seq: int
     consumer_seq: int
+    stored_at: int
+    """Microseconds since 1970 in UTC, by the server's clock."""
     num_pending: int
 
 
@@ -343,8 +364,8 @@ def parse_ack_subject(reply: str) -> AckSubject | None:
     match = _ACK.fullmatch(reply)
     if match is None:
         return None
-    consumer, delivered, stream_seq, consumer_seq, pending = match.groups()
-    return AckSubject(consumer, int(delivered), int(stream_seq), int(consumer_seq), int(pending))
+    consumer, delivered, stream_seq, consumer_seq, stored_ns, pending = match.groups()
+    return AckSubject(consumer, int(delivered), int(stream_seq), int(consumer_seq), int(stored_ns) // 1000, int(pending))
 
 
 class Tail:
@@ -352,6 +373,9 @@ class Tail:
 
     An ephemeral pull consumer without acknowledgements; whatever breaks (server restart, lost consumer, dropped message) it starts again after the last
     sequence that was handed out, so every message comes once and in order. Raises NotPermitted when the server does not let us follow.
+
+    While the stream has no consumer left for a reader, it reads in direct gets, two batches a second at most when nothing is behind: partition queues never
+    keep a projector from catching up, nor a reader from its log.
     """
 
     PULL_EXPIRES_S = 30.0
@@ -359,6 +383,8 @@ class Tail:
     SILENCE_S = 3.5
     LOOK_S = 0.5
     PAUSE_S, MAX_PAUSE_S = 0.1, 2.0
+    CONSUMER_AGAIN_S = 10.0
+    MAX_DIRECT_BYTES = 4 * 1024 * 1024
 
     def __init__(self, event_log: EventLog, from_seq: int, filters: Sequence[str], batch: int) -> None:
         self._log = event_log
@@ -373,6 +399,8 @@ class Tail:
         self._last_sign = 0.0
         self._broken = False
         self._consumer = ""
+        self._direct_until = 0.0
+        """Until this time of the loop no consumer is asked for: the stream had none left."""
         self._inbox = ""
         self._unsubscribe: Callable[[], Any] | None = None
         self._reconnects = 0
@@ -392,10 +420,10 @@ class Tail:
         pause_s, told = self.PAUSE_S, ""
         while True:
             try:
-                if self._consumer == "":
+                if self._consumer == "" and self._loop.time() >= self._direct_until:
                     await self._start()
-                    pause_s, told = self.PAUSE_S, ""
-                taken = await self._take()
+                taken = await self._take() if self._consumer else await self._take_directly()
+                pause_s, told = self.PAUSE_S, ""
             except NotPermitted:
                 raise
             except LogUnavailable as error:
@@ -409,7 +437,7 @@ class Tail:
                     await self._bus.wait_connected(5.0)
                 continue
             if taken:
-                self._next = taken[-1].seq + 1
+                self._next = max(self._next, taken[-1].seq + 1)
                 yield taken
 
     async def _start(self) -> None:
@@ -430,7 +458,15 @@ class Tail:
             "num_replicas": 1,
             "inactive_threshold": 60_000_000_000,
         }
-        answer = await self._bus.api(f"CONSUMER.CREATE.{subjects.STREAM}", {"stream_name": subjects.STREAM, "config": config})
+        try:
+            answer = await self._bus.api(f"CONSUMER.CREATE.{subjects.STREAM}", {"stream_name": subjects.STREAM, "config": config})
+        except JetStreamError as error:
+            if error.error.err_code != NO_CONSUMER_LEFT:
+                raise
+            log.warning("the tail reads without a consumer: %s has as many as its max_consumers allows", subjects.STREAM)
+            await self._drop()
+            self._direct_until = self._loop.time() + self.CONSUMER_AGAIN_S
+            return
         self._consumer = answer["name"]
         self._last_sign = self._loop.time()
         await self._pull()
@@ -459,7 +495,7 @@ class Tail:
         else:
             self._expected_consumer_seq += 1
             self._outstanding -= 1
-            self._buffer.append(recorded(meta.stream_seq, message.subject, message.data))
+            self._buffer.append(recorded(meta.stream_seq, message.subject, message.data, meta.stored_at))
         self._arrived.set()
 
     def _status(self, message: Msg) -> None:
@@ -470,6 +506,16 @@ class Tail:
         elif status != "100":
             self._broken = True
         self._arrived.set()
+
+    async def _take_directly(self) -> list[Recorded]:
+        """One batch, or nothing after a pause. Of several filters everything is read, and what none of them matches is stepped over."""
+        subject = self._filters[0] if len(self._filters) == 1 else subjects.ALL_EVENTS
+        found = await messages(self._bus, subjects.STREAM, subject, self._next - 1, batch=self._batch, max_bytes=self.MAX_DIRECT_BYTES)
+        if not found:
+            await asyncio.sleep(self.LOOK_S)
+            return []
+        self._next = found[-1].seq + 1
+        return [recorded(*one) for one in found if any(matches(pattern, one.subject) for pattern in self._filters)]
 
     async def _take(self) -> list[Recorded]:
         await within(self.LOOK_S, self._arrived)

@@ -12,7 +12,7 @@ from msgspec import Struct
 from qgjet.bus import Bus, PubAck, refusal
 from qgjet.errors import LogUnavailable
 from qgjet.events import Instant
-from qgjet.stored import messages
+from qgjet.stored import Stored, messages
 from qgjet.subjects import AGENTS_BUCKET, encode_token
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,14 @@ class AgentInfo(Struct, frozen=True, kw_only=True):
     draining: bool = False
 
 
+class Announcement(Struct, frozen=True, kw_only=True):
+    """The entry of an agent."""
+
+    seq: int
+    """Of the entry in its stream. Another one: the agent has renewed it."""
+    info: AgentInfo
+
+
 _info = msgspec.json.Decoder(AgentInfo)
 
 
@@ -70,16 +78,26 @@ async def agents(bus: Bus, *, timeout_s: float = 2.0) -> list[AgentInfo]:
 
     Direct gets in batches, and no ordered consumer, which nats-py's own KV functions are made of.
     """
-    found: dict[str, AgentInfo | None] = {}  # by subject: whoever renews meanwhile comes again
+    return sorted((one.info for one in await announcements(bus, timeout_s=timeout_s)), key=lambda info: (info.name, info.instance))
+
+
+async def announcements(bus: Bus, *, timeout_s: float = 2.0) -> list[Announcement]:
+    """As `agents`, each with the sequence of its entry."""
+    found: dict[str, Announcement | None] = {}  # by subject: an entry that is renewed meanwhile comes again
     after = 0
     try:
         async with asyncio.timeout(timeout_s):
             while batch := await messages(bus, f"KV_{AGENTS_BUCKET}", _PREFIX + ">", after, batch=_BATCH, max_bytes=_BATCH_BYTES):
-                found |= {one.subject: _read(one.data) for one in batch}
+                found |= {one.subject: _announcement(one) for one in batch}
                 after = batch[-1].seq
     except TimeoutError:
         raise LogUnavailable("no answer about the agents that are alive") from None
-    return sorted((info for info in found.values() if info is not None), key=lambda info: (info.name, info.instance))
+    return [one for one in found.values() if one is not None]
+
+
+def _announcement(entry: Stored) -> Announcement | None:
+    info = _read(entry.data)
+    return None if info is None else Announcement(seq=entry.seq, info=info)
 
 
 def _read(data: bytes) -> AgentInfo | None:

@@ -21,9 +21,9 @@ from nats.aio.msg import Msg
 
 from qgjet import subjects
 from qgjet.bus import Bus, JetStreamError
-from qgjet.errors import LogUnavailable, NotPermitted
+from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
 from qgjet.events import JobSpec, Requeued, Submitted
-from qgjet.log import AckSubject, parse_ack_subject, recorded
+from qgjet.log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
 from qgjet.settings import QueueSettings
 from qgjet.subjects import STREAM, Lane
 
@@ -104,7 +104,10 @@ class Queue:
         self._ensured: set[Lane] = set()
 
     async def ensure(self, lane: Lane) -> None:
-        """Make the lane's consumer if there is none, and make its leases longer if ours are. Idempotent, about 1.3 ms."""
+        """Make the lane's consumer if there is none, and make its leases longer if ours are. Idempotent, about 1.3 ms.
+
+        Raises NoConsumerLeft at the stream's limit.
+        """
         try:
             await self._put(lane, "create")
         except JetStreamError as error:
@@ -129,7 +132,14 @@ class Queue:
 
     async def _put(self, lane: Lane, action: str) -> None:
         config = self._config(lane, subjects.lane_consumer(lane))
-        await self.bus.api(_create_subject(lane), {"stream_name": STREAM, "config": config, "action": action})
+        try:
+            await self.bus.api(_create_subject(lane), {"stream_name": STREAM, "config": config, "action": action})
+        except JetStreamError as error:
+            if error.error.err_code == NO_CONSUMER_LEFT:
+                raise NoConsumerLeft(
+                    f"no consumer for {lane}: {STREAM} has as many as its max_consumers allows. It is created when others have gone"
+                ) from error
+            raise
 
     def is_current(self, state: LaneState) -> bool:
         """Whether the lane's consumer has the settings in force."""

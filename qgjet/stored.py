@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -25,6 +26,17 @@ class Stored(NamedTuple):
     seq: int
     subject: str
     data: bytes
+    stored_at: int
+    """Microseconds since 1970 in UTC, by the server's clock."""
+
+
+def microseconds(time: str) -> int:
+    """A time as the server writes it (RFC 3339, UTC, nanoseconds) in whole microseconds since 1970, rounded down as those in a reply subject; 0 for none."""
+    whole, _, fraction = time.removesuffix("Z").partition(".")
+    try:
+        return int(datetime.fromisoformat(whole + "+00:00").timestamp()) * 1_000_000 + int(f"{fraction:0<6}"[:6])
+    except ValueError:
+        return 0
 
 
 async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: int, max_bytes: int) -> list[Stored]:
@@ -44,7 +56,8 @@ async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: in
     async def receive(message: Msg) -> None:
         headers = message.headers or {}
         if "Nats-Sequence" in headers:
-            found.append(Stored(int(headers["Nats-Sequence"]), headers.get("Nats-Subject", ""), message.data))
+            stored_at = microseconds(headers.get("Nats-Time-Stamp", ""))
+            found.append(Stored(int(headers["Nats-Sequence"]), headers.get("Nats-Subject", ""), message.data, stored_at))
             return
         if (status := headers.get("Status", "")) not in _END:
             problems.append(LogUnavailable(f"{stream} at {bus.url} cannot be read: {status} {headers.get('Description', '')}".rstrip()))

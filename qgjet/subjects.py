@@ -24,6 +24,8 @@ ARTIFACTS_BUCKET = "qg-artifacts"
 
 JOB_PREFIX = "qg.job"
 ALL_JOBS = "qg.job.>"
+ALL_EVENTS = "qg.>"
+"""Suites and control events too."""
 SUITE_PREFIX = "qg.suite"
 CONTROL_PREFIX = "qg.control"
 BELL_PREFIX = "qg.bell"

@@ -75,6 +75,8 @@ class Row(Struct, gc=False):
     failures: int
     agent: str
     cancel_requested: int
+    accepted_at: int
+    changed_at: int
     created_at: int
     queued_at: int
     started_at: int | None
@@ -172,14 +174,13 @@ class Batch:
         """`standings` must know the latest job of every slot that the batch is about; it is kept up to date."""
         self.events: list[tuple[Any, ...]] = []
         self.new_tags: list[tuple[str, str, int]] = []
-        self.openings: list[tuple[int, str, str, str, int, int, str]] = []
+        self.openings: list[tuple[int, str, str, str, int, int, int, str]] = []
         self.attached: list[tuple[str, str, str, int]] = []
         """(suite id, org, job id, before which sequence it was submitted)"""
         self.decisions: list[tuple[str, tuple[Any, ...]]] = []
         """What becomes of dead letters and pauses, in the order of the log: name of the step, its values."""
         self.strangers: set[str] = set()
         """Names of events that this version cannot read."""
-        self.applied_at: int | None = None
         self._standings = standings
         self._changed: dict[int, Row] = {}
         self._before: dict[int, _Before] = {}
@@ -199,15 +200,15 @@ class Batch:
         if key is None or slot is None or event is None:
             self._keep_stranger(one, standing, slot)
             return
-        at = self.applied_at = micros(event.at)
+        at = micros(event.at)
         legal = broken_rule(standing.job if standing else None, event) is None and _countable(event)
         if not legal:
-            self._touch_version(standing, one.seq)
+            self._touch_version(standing, one)
         elif isinstance(event, Submitted):
-            standing = self._open(key, slot, standing, event, one.seq, at)
+            standing = self._open(key, slot, standing, event, one)
         else:
             assert standing is not None
-            self._move(standing, event, one.seq, at)
+            self._move(standing, event, one)
         self._keep(one, _NAMES[type(event)], at, standing, slot, legal)
 
     def _open_suite(self, one: Recorded) -> None:
@@ -216,11 +217,11 @@ class Batch:
         except UndecodableEvent:
             self._keep_stranger(one, None, None)
             return
-        at = self.applied_at = micros(event.at)
+        at = micros(event.at)
         legal = one.subject == f"{suites.suite_prefix(event.org_id, event.suite_id)}.{suites.OPENED}" and 0 <= event.to_come <= _INT64
         if legal:
             tags = _json.encode(event.tags).decode()
-            self.openings.append((one.seq, event.suite_id, event.org_id, event.submission, at, event.to_come, tags))
+            self.openings.append((one.seq, event.suite_id, event.org_id, event.submission, at, one.stored_at, event.to_come, tags))
             self.attached += [(event.suite_id, event.org_id, member.job_id, one.seq) for member in event.jobs if member.attached]
         self.events.append((one.seq, at, suites.OPENED, 0, event.org_id, int(legal), one.data))
 
@@ -230,7 +231,7 @@ class Batch:
         except UndecodableEvent:
             self._keep_stranger(one, None, None)
             return
-        at = self.applied_at = micros(event.at)
+        at = micros(event.at)
         org_id = event.org_id if isinstance(event, Discarded) else event.name if event.kind is controls.Kind.ORG else ""
         legal = controls.is_about(event, one.subject)
         self.events.append((one.seq, at, event_type(event), 0, org_id, int(legal), one.data))
@@ -250,7 +251,7 @@ class Batch:
         tokens = one.subject.split(".")
         name = tokens[-1] if slot is None else tokens[6]
         self.strangers.add(name)
-        self._touch_version(standing, one.seq)
+        self._touch_version(standing, one)
         self._keep(one, name, None, standing, slot, legal=False)
 
     def _keep(self, one: Recorded, name: str, at: int | None, standing: Standing | None, slot: Slot | None, legal: bool) -> None:
@@ -259,17 +260,18 @@ class Batch:
         org_id = "" if slot is None else slot.org_id
         self.events.append((one.seq, at, name, submitted_seq, org_id, int(legal), one.data))
 
-    def _touch_version(self, standing: Standing | None, seq: int) -> None:
+    def _touch_version(self, standing: Standing | None, one: Recorded) -> None:
         """What the slot's next append expects moves on, nothing else does."""
         if standing is not None:
             self._remember(standing)
-            standing.row.seq = seq
-            standing.job = msgspec.structs.replace(standing.job, version=seq)
+            standing.row.seq, standing.row.changed_at = one.seq, one.stored_at
+            standing.job = msgspec.structs.replace(standing.job, version=one.seq)
 
-    def _open(self, key: str, slot: Slot, previous: Standing | None, event: Submitted, seq: int, at: int) -> Standing:
+    def _open(self, key: str, slot: Slot, previous: Standing | None, event: Submitted, one: Recorded) -> Standing:
+        seq, at = one.seq, micros(event.at)
         if previous is not None and previous.job.live:
-            self._end_replaced(previous, event, seq, at)
-        row = _new_row(key, slot, event, seq, at)
+            self._end_replaced(previous, event, one)
+        row = _new_row(key, slot, event, one)
         self._standings[key] = opened = Standing(slot, row, _state_of(event, seq))
         self._changed[seq], self._before[seq], self._suite_ids[seq] = row, _NOTHING, event.suite_ids
         self.new_tags += [(tag, value, seq) for tag, value in event.spec.tags.items()]
@@ -277,20 +279,21 @@ class Batch:
             self.decisions.append(("settle", ("redriven", at, event.by, event.job_id, event.spec.rerun_of, seq, slot.org_id)))
         return opened
 
-    def _end_replaced(self, standing: Standing, event: Submitted, seq: int, at: int) -> None:
+    def _end_replaced(self, standing: Standing, event: Submitted, one: Recorded) -> None:
         self._remember(standing)
         row = standing.row
-        row.status, row.verdict, row.finished_at, row.retry_at = Status.CANCELLED.value, Verdict.CANCELLED.value, at, None
-        row.reason, row.message, row.replaced_by, row.seq = "replaced", "", event.job_id, seq
+        row.status, row.verdict, row.finished_at, row.retry_at = Status.CANCELLED.value, Verdict.CANCELLED.value, micros(event.at), None
+        row.reason, row.message, row.replaced_by, row.seq, row.changed_at = "replaced", "", event.job_id, one.seq, one.stored_at
 
-    def _move(self, standing: Standing, event: Event, seq: int, at: int) -> None:
+    def _move(self, standing: Standing, event: Event, one: Recorded) -> None:
         self._remember(standing)
-        row, was_running = standing.row, standing.job.status is Status.RUNNING
+        row, was_running, at = standing.row, standing.job.status is Status.RUNNING, micros(event.at)
         if event.suite_ids != standing.job.suite_ids:
             self._suite_ids[row.submitted_seq] = event.suite_ids
             row.suite_ids = _list(event.suite_ids)
-        standing.job = job = _state_of(event, seq)
+        standing.job = job = _state_of(event, one.seq)
         _carry(row, job)
+        row.changed_at = one.stored_at
         _explain(row, event, at, was_running)
         if job.status in TERMINAL:
             row.finished_at = at
@@ -374,8 +377,8 @@ def _count(changes: dict[tuple[str, str, str], list[int]], key: tuple[str, str, 
     entry[1] += attempts
 
 
-def _new_row(key: str, slot: Slot, event: Submitted, seq: int, at: int) -> Row:
-    spec = event.spec
+def _new_row(key: str, slot: Slot, event: Submitted, one: Recorded) -> Row:
+    spec, seq = event.spec, one.seq
     return Row(
         submitted_seq=seq,
         job_id=event.job_id,
@@ -398,8 +401,10 @@ def _new_row(key: str, slot: Slot, event: Submitted, seq: int, at: int) -> Row:
         failures=0,
         agent="",
         cancel_requested=0,
+        accepted_at=one.stored_at,
+        changed_at=one.stored_at,
         created_at=micros(spec.submitted_at),
-        queued_at=at,
+        queued_at=micros(event.at),
         started_at=None,
         finished_at=None,
         retry_at=None,

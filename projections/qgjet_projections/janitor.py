@@ -9,36 +9,48 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from qgjet import presence, streams, suite_log
+from qgjet import presence, streams, subjects, suite_log
 from qgjet.bus import JetStreamError
 from qgjet.decide import Command, Expire, Lose, Requeue
-from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused, StoreFull
-from qgjet.events import Requeued, Slot, Status, Submitted, Whole
-from qgjet.log import EventLog, Recorded
+from qgjet.errors import InvalidInput, LogUnavailable, NoConsumerLeft, QgjetError, Refused, StoreFull
+from qgjet.events import Requeued, Slot, Submitted, Whole
+from qgjet.log import EventLog, Recorded, StreamState
+from qgjet.presence import Announcement
 from qgjet.queue import LaneState, Queue
 from qgjet.repeated import Repeated
 from qgjet.settings import QueueSettings
 from qgjet.subjects import ADVISORIES, STREAM, Lane, parse_job_subject
 from qgjet_projections.readmodel import ReadModel
-from qgjet_projections.views import LiveJob
+from qgjet_projections.views import Activity, LiveJob
 
 log = logging.getLogger(__name__)
 
 NAME = "janitor"
 ROUND_S = 2.0
-IDLE_LANE = timedelta(days=7)
+MAX_PAUSE_S = 30.0
+PAUSE_PER_ROUND = 50
+"""A round that takes longer than usual (thousands of partition queues) is followed by a pause this many times as long."""
+IDLE_LANE = timedelta(minutes=5)
+IDLE_LANE_IN_NEED = timedelta(seconds=10)
+"""When the stream is near its limit of consumers. Making one takes 1.3 ms, and replays what the partition still has in the log."""
+NEAR_THE_LIMIT = 0.8
+MAX_REMOVALS = 1_000
+"""Partition queues removed in one round, so that a backlog of them does not hold up the other duties."""
+REMOVALS_AT_ONCE = 16
 INCOMPLETE_AFTER = timedelta(minutes=2)
 PRESENCE_GRACE_S = 3 * presence.RENEW_EVERY_S
-"""After a restart of the server nobody is present until the agents have announced themselves again."""
+"""After a restart of the server no agent is present until it has announced itself again."""
 _NO_MESSAGE = 10037
+
+T = TypeVar("T")
 
 
 class Advisory(Struct, frozen=True):
@@ -46,6 +58,28 @@ class Advisory(Struct, frozen=True):
 
     stream_seq: Whole = 0
     deliveries: Whole = 0
+
+
+class Situation(Struct, frozen=True, kw_only=True):
+    """What one round goes by."""
+
+    log: StreamState
+    """Read first: `applied_seq` of a read model that has caught up is not below its `last_seq`."""
+    lanes: dict[Lane, LaneState]
+    """Partition queues that have a consumer."""
+    activity: Activity
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the read model had every event that was stored when the round began."""
+        return self.activity.applied_seq >= self.log.last_seq
+
+
+class _Missing(Struct):
+    """A running job that no agent names: since when, by the loop's clock, and its agent's entry at that time; 0 for none."""
+
+    since: float
+    entry: int
 
 
 class Janitor:
@@ -56,8 +90,9 @@ class Janitor:
         self._read_model = read_model
         self._queue = Queue(event_log.bus, settings)
         self._advisory_seq = 1
-        self._missing: dict[tuple[str, int], float] = {}
-        """(agent, attempt's `started`) -> when it was first not present, by the loop's clock."""
+        self._missing: dict[tuple[str, int], _Missing] = {}
+        """(agent, the job's last event) -> since when the agent does not name it"""
+        self._complaints: dict[str, Repeated] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -70,31 +105,45 @@ class Janitor:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        complaints = Repeated(log)
+        loop = asyncio.get_running_loop()
         while True:
-            try:
-                await self.round()
-                complaints.over()
-            except LogUnavailable as error:
-                complaints.warn(f"the janitor waits for the server: {error}")
-                if isinstance(error, StoreFull):
-                    self._missing.clear()  # agents could not say that they are alive, either
-            except Exception:
-                log.exception("the janitor could not finish its round")  # the next one starts afresh from the log
-            await asyncio.sleep(ROUND_S)
+            began = loop.time()
+            await self.round()
+            await asyncio.sleep(min(max(ROUND_S, PAUSE_PER_ROUND * (loop.time() - began)), MAX_PAUSE_S))
 
     async def round(self) -> None:
-        """One look at everything. Harmless at any time and any number of times."""
-        await self._hear_advisories()
-        await self._read_settings()
-        states = {state.lane: state for state in await self._queue.lanes()}
-        queued, running = await asyncio.to_thread(self._live)
-        await self._open_lanes({_lane(job) for job in queued}, states)
-        await self._expire_overdue(queued)
-        await self._requeue_stranded(queued, states)
-        await self._lose_abandoned(running)
-        await self._end_incomplete_submissions()
-        await self._close_idle_lanes(states, {_lane(job) for job in queued})
+        """Perform every duty once. Harmless at any time and any number of times; a duty that fails does not keep the others from their work."""
+        await self._perform(self._read_advisories)
+        await self._perform(self._read_settings)
+        situation = await self._perform(self._look)
+        if situation is not None:
+            for duty in (
+                self._remove_idle_lanes,
+                self._open_lanes,
+                self._renew_lanes,
+                self._expire_overdue,
+                self._requeue_stranded,
+                self._lose_abandoned,
+                self._end_incomplete_submissions,
+            ):
+                await self._perform(duty, situation)
+
+    async def _perform(self, duty: Callable[..., Awaitable[T]], *situation: Situation) -> T | None:
+        """Its result, or None when it failed: the next round starts again from the log."""
+        complaints = self._complaints.setdefault(duty.__name__, Repeated(log))
+        try:
+            result = await duty(*situation)
+        except LogUnavailable as error:
+            complaints.warn(f"the janitor waits for the server: {error}")
+            if isinstance(error, StoreFull):
+                self._missing.clear()  # agents could not announce themselves, either
+        except Exception as error:
+            log.debug("janitor: %s failed", duty.__name__, exc_info=True)
+            complaints.warn(f"janitor: {duty.__name__.strip('_')} failed: {type(error).__name__}: {error}")
+        else:
+            complaints.over()
+            return result
+        return None
 
     async def _read_settings(self) -> None:
         """Another API process may have put others in force; two that hold on to their own would take turns with every consumer."""
@@ -102,22 +151,50 @@ class Janitor:
         if config is not None:
             self._queue.settings = self._queue.settings.agreed(streams.deployment_of(config))
 
+    async def _look(self) -> Situation:
+        state = await self._log.state()
+        lanes = {one.lane: one for one in await self._queue.lanes()}
+        return Situation(log=state, lanes=lanes, activity=await asyncio.to_thread(self._read_model.activity))
+
     @property
     def _visibility_s(self) -> float:
         return self._queue.settings.visibility_timeout_s
 
-    def _live(self) -> tuple[list[LiveJob], list[LiveJob]]:
-        jobs = list(self._read_model.live_jobs())
-        return [job for job in jobs if job.status is Status.QUEUED], [job for job in jobs if job.status is Status.RUNNING]
+    # -- partition queues --------------------------------------------------------------------------------------------
 
-    # -- lanes -------------------------------------------------------------------------------------------------------
+    async def _remove_idle_lanes(self, situation: Situation) -> None:
+        """Delete the consumers of partitions whose last job ended some minutes ago: so the stream's limit is one of active partitions.
 
-    async def _open_lanes(self, wanted: set[Lane], states: dict[Lane, LaneState]) -> None:
-        """A lane with queued jobs has a consumer, and idle agents hear of it should they have missed the bell. All have the settings in force."""
-        for outdated in [state.lane for state in states.values() if not self._queue.is_current(state)]:
-            await self._queue.renew(outdated)
-        for lane in sorted(wanted):
-            state = states.get(lane)
+        First in a round: what they leave is for those that are missing. A read model that is behind does not know of all jobs, so it removes none.
+        """
+        if not situation.is_current:
+            return
+        state, activity = situation.log, situation.activity
+        busy = {*activity.queued, *map(_lane, activity.running)}
+        in_need = state.max_consumers and state.consumers >= NEAR_THE_LIMIT * state.max_consumers
+        before = state.now - (IDLE_LANE_IN_NEED if in_need else IDLE_LANE)
+        idle = sorted((one.last_active, one.lane) for one in situation.lanes.values() if one.lane not in busy and one.last_active < before)
+        gate = asyncio.Semaphore(REMOVALS_AT_ONCE)
+
+        async def remove(lane: Lane) -> None:
+            async with gate:
+                await self._remove_lane(lane, activity.applied_seq)
+
+        async with asyncio.TaskGroup() as group:
+            for _, lane in idle[:MAX_REMOVALS]:
+                group.create_task(remove(lane))
+
+    async def _remove_lane(self, lane: Lane, applied_seq: int) -> None:
+        """Delete its consumer unless a job has come since. One that comes between both requests is not lost: an agent or the next round makes it again."""
+        last = await self._log.last_of(subjects.lane_filter(lane))
+        if last is None or last.seq <= applied_seq:
+            log.debug("lane %s is idle: its consumer goes", lane)
+            await self._queue.drop(lane)
+
+    async def _open_lanes(self, situation: Situation) -> None:
+        """A partition queue with jobs has a consumer, and idle agents are notified of it should they have missed the first notification."""
+        for lane in situation.activity.queued:
+            state = situation.lanes.get(lane)
             try:
                 if state is None:
                     await self._queue.ensure(lane)
@@ -125,53 +202,63 @@ class Janitor:
                     await self._queue.ring(lane)
             except InvalidInput as error:
                 log.warning("%s cannot have a consumer: %s", lane, error)
+            except NoConsumerLeft as error:
+                self._complaints["_open_lanes"].warn(str(error))
+                return
 
-    async def _close_idle_lanes(self, states: dict[Lane, LaneState], wanted: set[Lane]) -> None:
-        before = self._log.clock() - IDLE_LANE
-        for lane, state in states.items():
-            if not state.pending and not state.unacknowledged and state.last_active < before and lane not in wanted:
-                log.info("lane %s has been idle since %s: its consumer goes", lane, state.last_active)
-                await self._queue.drop(lane)
+    async def _renew_lanes(self, situation: Situation) -> None:
+        """All have the settings in force."""
+        for state in situation.lanes.values():
+            if not self._queue.is_current(state):
+                await self._queue.renew(state.lane)
 
-    # -- jobs that nobody will end -----------------------------------------------------------------------------------
+    # -- jobs that no agent will end ---------------------------------------------------------------------------------
 
-    async def _expire_overdue(self, queued: Iterable[LiveJob]) -> None:
-        now = self._log.clock()
-        for job in queued:
-            timeout_s = job.queue_timeout_s
-            if timeout_s is not None and not job.attempt and (now - job.submitted_at).total_seconds() > timeout_s:
-                message = f"nobody started it within its queue timeout of {timeout_s:g} s"
-                await self._act(job.slot, Expire(ticket=job.ticket, reason="queue_timeout", message=message, by=NAME))
+    async def _expire_overdue(self, situation: Situation) -> None:
+        for job in await asyncio.to_thread(self._read_model.waited_too_long, situation.log.now):
+            message = f"no agent started it within its queue timeout of {job.queue_timeout_s:g} s"
+            await self._act(job.slot, Expire(ticket=job.ticket, reason="queue_timeout", message=message, by=NAME))
 
-    async def _requeue_stranded(self, queued: Iterable[LiveJob], states: dict[Lane, LaneState]) -> None:
-        """A queued job whose lane has nothing left to deliver has lost its message: it gets a new one."""
-        before = self._log.clock() - timedelta(seconds=2 * self._visibility_s + ROUND_S)
-        for job in queued:
-            state = states.get(_lane(job))
-            if state is None or state.pending or state.unacknowledged or not _older(job, before):
+    async def _requeue_stranded(self, situation: Situation) -> None:
+        """A queued job whose partition queue has nothing left to deliver has lost its message: it gets a new one."""
+        before = situation.log.now - timedelta(seconds=2 * self._visibility_s + ROUND_S)
+        for lane in situation.activity.queued:
+            state = situation.lanes.get(lane)
+            if state is None or state.pending or state.unacknowledged:
                 continue
-            ticket = await self._log.get(job.ticket)
-            if ticket is not None and isinstance(ticket.event, Submitted | Requeued):
-                await self._act(job.slot, Requeue(spec=ticket.event.spec, reason="undeliverable", by=NAME, ticket=job.ticket))
+            for job in await asyncio.to_thread(self._read_model.queued_in, lane, before):
+                ticket = await self._log.get(job.ticket)
+                if ticket is not None and isinstance(ticket.event, Submitted | Requeued):
+                    await self._act(job.slot, Requeue(spec=ticket.event.spec, reason="undeliverable", by=NAME, ticket=job.ticket))
 
-    async def _lose_abandoned(self, running: Iterable[LiveJob]) -> None:
-        """An agent that is gone cannot end its job. Usually the redelivery shows it first; this is for jobs without one."""
+    async def _lose_abandoned(self, situation: Situation) -> None:
+        """An agent that is gone cannot end its job, and one that does not name it does not run it: the log has lost its end, as after a power cut.
+
+        Usually the redelivery shows it first; this is for jobs without one. An entry of an agent says nothing about what came after it, so only a
+        renewed one counts.
+        """
         now = asyncio.get_running_loop().time()
-        present = {info.instance for info in await presence.agents(self._log.bus)}
-        missing = {(job.agent, job.seq): job for job in running if job.agent not in present}
-        self._missing = {key: self._missing.get(key, now) for key in missing}
+        entries = {one.info.instance: one for one in await presence.announcements(self._log.bus)}
+        missing = {(job.agent, job.seq): job for job in situation.activity.running if not _is_named(job, entries)}
+        seen = {key: _Missing(now, entries[key[0]].seq if key[0] in entries else 0) for key in missing}
+        self._missing = {key: self._missing.get(key, one) for key, one in seen.items()}
         for key, job in missing.items():
-            if now - self._missing[key] >= max(self._visibility_s, PRESENCE_GRACE_S):
-                await self._act(job.slot, Lose(agent=job.agent, attempt=job.attempt, by=NAME, reason="agent_gone", job_id=job.job_id))
+            first = self._missing[key]
+            if now - first.since < max(self._visibility_s, PRESENCE_GRACE_S):
+                continue
+            entry = entries.get(job.agent)
+            if entry is None or entry.seq != first.entry:
+                reason = "agent_gone" if entry is None else "not_run_by_its_agent"
+                await self._act(job.slot, Lose(agent=job.agent, attempt=job.attempt, by=NAME, reason=reason, job_id=job.job_id))
 
-    async def _end_incomplete_submissions(self) -> None:
+    async def _end_incomplete_submissions(self, situation: Situation) -> None:
         """Suites are all or nothing: what a client that died half-way has submitted is not run."""
-        before = self._log.clock() - INCOMPLETE_AFTER
+        before = situation.log.now - INCOMPLETE_AFTER
         for org_id, suite_id, submission_id in await asyncio.to_thread(self._read_model.incomplete_submissions, before):
             if await suite_log.abandon(self._log, org_id, suite_id, submission_id, by=NAME):
                 log.warning("suite %s: its submission was never completed; its jobs are cancelled", suite_id)
 
-    async def _hear_advisories(self) -> None:
+    async def _read_advisories(self) -> None:
         """A message that JetStream stopped delivering ends its job, if it is still the job's ticket."""
         while (found := await self._next_advisory()) is not None:
             seq, advisory = found
@@ -227,5 +314,6 @@ def _lane(job: LiveJob) -> Lane:
     return Lane(job.slot.partition, job.rank)
 
 
-def _older(job: LiveJob, before: datetime) -> bool:
-    return job.since < before and (job.retry_at is None or job.retry_at < before)
+def _is_named(job: LiveJob, entries: dict[str, Announcement]) -> bool:
+    entry = entries.get(job.agent)
+    return entry is not None and job.job_id in entry.info.running

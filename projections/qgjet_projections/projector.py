@@ -20,14 +20,13 @@ from msgspec import Struct
 from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.log import EventLog, Recorded, StreamState
 from qgjet.settings import DEFAULT_EVENT_RETENTION_S
+from qgjet.subjects import ALL_EVENTS
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.writer import Position, Writer, fingerprint
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-EVERYTHING = "qg.>"
-"""Suites and control too: a submission may be answered with the sequence of any message, and `lag` counts them all."""
 BATCH = 4000
 LOOK_S = 1.0
 """How often the end of the log is looked up, for `lag` and to notice that it is another log."""
@@ -35,7 +34,7 @@ CROWD = 8
 PACE_S = 0.01
 """A batch of this many events shows that more are coming: waiting for them costs nobody much, and a transaction costs as much as ten events."""
 CLOCK_SLACK = timedelta(hours=1)
-"""By how much the clocks of those who write events may differ."""
+"""By how much the clocks of NATS servers may differ, of which each may have stored events."""
 PRUNE_LOOKS = 5_000
 """A second or two."""
 
@@ -178,7 +177,7 @@ class Projector:
     def _outdated(self, position: Position, state: StreamState) -> str | None:
         if not self._retention_s:
             return None
-        return outdated(position, state, self._log.clock() - timedelta(seconds=self._retention_s) + CLOCK_SLACK)
+        return outdated(position, state, state.now - timedelta(seconds=self._retention_s) + CLOCK_SLACK)
 
     async def _look_at(self, position: Position) -> tuple[StreamState, Recorded | None]:
         """The log's state and its message at `position`; waits for the server as long as it takes."""
@@ -200,7 +199,8 @@ class Projector:
 
     async def _apply_batches(self, reconnects: int) -> None:
         read = self.applied_seq
-        async with self._log.tail(read + 1, (EVERYTHING,), batch=BATCH) as batches:
+        # suites and control events too: a submission may be answered with the sequence of any message, and `lag` counts them all
+        async with self._log.tail(read + 1, (ALL_EVENTS,), batch=BATCH) as batches:
             async for batch in batches:
                 if batch[0].seq <= read or self._log.bus.reconnects != reconnects:
                     return
@@ -239,7 +239,7 @@ class Projector:
                 self._progress_at = asyncio.get_running_loop().time()
 
     async def _skip_purged(self, position: Position, state: StreamState) -> None:
-        if await self._log.next_of(EVERYTHING, position.applied_seq + 1) is None:
+        if await self._log.next_of(ALL_EVENTS, position.applied_seq + 1) is None:
             self._position = await self._in_thread(partial(self._writer.skip_to, state.last_seq, position))
             self._tell()
 

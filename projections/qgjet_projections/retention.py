@@ -4,6 +4,9 @@ What is purged is always a beginning of a slot's history, up to the end of one o
 log has the last word, and the cut is a sequence, so that whatever is appended meanwhile stays. A job that was replaced stays as long as the one in its
 place, which would not be legal without it. Any number of processes may purge: a second purge finds nothing.
 
+How old a job is goes by the server that stored its end, and by the clock of the agent or client that wrote it if that one is later; the present time is the
+server's. Nothing is purged while it differs from this host's by more than an hour.
+
 A read model does not go by the clock but by the log, so it is what a rebuild would give at any time, whoever purges.
 """
 
@@ -23,6 +26,7 @@ from qgjet import streams
 from qgjet.errors import LogUnavailable
 from qgjet.events import TERMINAL, Submitted
 from qgjet.log import EventLog
+from qgjet.repeated import Repeated
 from qgjet.subjects import STREAM
 from qgjet.suites import suite_prefix
 from qgjet_projections.projector import Projector
@@ -33,6 +37,8 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 600.0
 FIRST_AFTER_S = 5.0
+MAX_CLOCK_DIFFERENCE = timedelta(hours=1)
+"""One of both is wrong then, and purging by the wrong one cannot be undone."""
 PAGE = 1_000
 """Submissions that are looked through at a time."""
 PACE_S = 0.005
@@ -55,6 +61,7 @@ class Retention:
         self._read_model = read_model
         self._projector = projector
         self._purges = purges
+        self._complaints = Repeated(log)
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -83,7 +90,12 @@ class Retention:
         retention_s = streams.deployment_of(config).retention_s if config is not None else 0.0
         if not retention_s:
             return Purged()
-        before = self._log.clock() - timedelta(seconds=retention_s)
+        now = (await self._log.state()).now
+        if abs(now - self._log.clock()) > MAX_CLOCK_DIFFERENCE:
+            self._complaints.warn(f"retention: nothing is purged, as the clocks of this host ({self._log.clock():%F %T}) and of NATS ({now:%F %T}) disagree")
+            return Purged()
+        self._complaints.over()
+        before = now - timedelta(seconds=retention_s)
         purged = await purge(self._log, self._read_model, before) if self._purges else Purged()
         pruned = await self._projector.prune(before)
         if purged.events or pruned:

@@ -18,7 +18,7 @@ from qgjet.errors import SchemaMismatch
 
 log = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 """Raised with every change of the tables, or of what the projector writes into them."""
 APPLICATION_ID = 0x71676A74
 """`qgjt`: this file is one of ours, and may be deleted."""
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS position (
     applied_seq INTEGER NOT NULL,
     stream_created TEXT NOT NULL,
     fingerprint BLOB NOT NULL,          -- of the message at applied_seq: a log rolled back and written anew has another one there
-    applied_at INTEGER                  -- `at` of the last event that could be read
+    applied_at INTEGER                  -- when the server stored that message
 );
 INSERT INTO position SELECT 0, '', x'', NULL WHERE NOT EXISTS (SELECT * FROM position);
 
@@ -69,6 +69,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     failures INTEGER NOT NULL,
     agent TEXT NOT NULL,                -- that runs it, or ran its last attempt
     cancel_requested INTEGER NOT NULL,
+    accepted_at INTEGER NOT NULL,       -- when the server stored its submission: no clock of a client or an agent is in it
+    changed_at INTEGER NOT NULL,        -- when the server stored the event `seq`
     created_at INTEGER NOT NULL,
     queued_at INTEGER NOT NULL,         -- when it last came into the queue
     started_at INTEGER,                 -- of the running attempt, or the last one
@@ -93,6 +95,10 @@ CREATE INDEX IF NOT EXISTS jobs_of_test ON jobs (test);
 CREATE INDEX IF NOT EXISTS jobs_of_slot ON jobs (slot);  -- by its prefix: the jobs of an app version too
 -- what somebody looks for: what waits, runs or went wrong. Most jobs are done, and leave it
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status) WHERE status <> 'done';
+-- what maintenance asks for every two seconds: partition queues that have jobs, and jobs that have waited too long to start
+CREATE INDEX IF NOT EXISTS jobs_by_queue ON jobs (org_id, app_version_id, target, rank, changed_at) WHERE status = 'queued';
+CREATE INDEX IF NOT EXISTS jobs_by_start_deadline ON jobs (accepted_at + queue_timeout_s * 1e6)
+    WHERE status = 'queued' AND attempt = 0 AND queue_timeout_s IS NOT NULL;
 
 -- what submissions brought into suites: one row per event of a suite
 CREATE TABLE IF NOT EXISTS openings (
@@ -101,9 +107,11 @@ CREATE TABLE IF NOT EXISTS openings (
     org_id TEXT NOT NULL,
     submission TEXT NOT NULL,
     at INTEGER NOT NULL,
+    stored_at INTEGER NOT NULL,         -- by the server's clock
     to_come INTEGER NOT NULL,           -- jobs of the submission that later events bring; 0: it is complete
     tags TEXT NOT NULL                  -- JSON
 );
+CREATE INDEX IF NOT EXISTS openings_unfinished ON openings (org_id, suite_id, submission) WHERE to_come > 0;
 CREATE INDEX IF NOT EXISTS openings_of_suite ON openings (suite_id, org_id);
 CREATE INDEX IF NOT EXISTS openings_of_branch ON openings (org_id, tags ->> '$.branch');  -- in their order: the run before this one
 

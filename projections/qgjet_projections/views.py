@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from qgjet.events import Partition, Slot, Status, Verdict
+from qgjet.subjects import Lane
 from qgjet_projections.batch import Row
 from qgjet_projections.schema import instant
 
@@ -275,23 +276,31 @@ class Counts(Struct, frozen=True, kw_only=True):
 
 
 class LiveJob(Struct, frozen=True, kw_only=True):
-    """A queued or running job, for the janitor."""
+    """A queued or running job, for maintenance."""
 
     job_id: str
     slot: Slot
-    status: Status
     ticket: int
     rank: int
     agent: str
     """Empty unless running."""
     attempt: int
-    cancel_requested: bool
-    since: datetime
-    """When it came into its status."""
+    changed_at: datetime
+    """When the server stored the job's last event."""
     retry_at: datetime | None
     queue_timeout_s: float | None
-    submitted_at: datetime
     seq: int
+
+
+class Activity(Struct, frozen=True, kw_only=True):
+    """What is in the queue at one moment."""
+
+    applied_seq: int
+    """The log is applied up to here."""
+    queued: list[Lane]
+    """Partition queues with queued jobs, the one that has waited longest first."""
+    running: list[LiveJob]
+    """No more than agents have slots."""
 
 
 class SlotHistory(Struct, frozen=True, kw_only=True):

@@ -33,7 +33,9 @@ _KEYS_PER_STATEMENT = (1, 64, 4_096)
 """Statements are padded to one of these, so that few have to be prepared. Few and large: each one gives the interpreter lock away and has to wait for it."""
 
 _COLUMNS = tuple(field.name for field in fields(Row))
-_FIXED = frozenset({"submitted_seq", "job_id", "slot", "org_id", "app_version_id", "target", "test", "created_at", "replaces", "rerun_of", "tags"})
+_FIXED = frozenset(
+    {"submitted_seq", "job_id", "slot", "org_id", "app_version_id", "target", "test", "accepted_at", "created_at", "replaces", "rerun_of", "tags"}
+)
 _INTO_JOBS = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES"
 _OR_UPDATE = "ON CONFLICT (submitted_seq) DO UPDATE SET " + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS if column not in _FIXED)
 _ROWS_PER_STATEMENT = (128, 16, 1)
@@ -156,7 +158,7 @@ class Writer:
             for one, key in zip(fresh, keys, strict=True):
                 batch.add(one, key)
             self._write(batch)
-            moved = self._move_to(fresh[-1], batch.applied_at)
+            moved = self._move_to(fresh[-1])
         return moved, batch.strangers
 
     def skip_to(self, seq: int, follows: Position) -> Position:
@@ -262,7 +264,7 @@ class Writer:
         if go:
             connection.executemany("DELETE FROM suite_jobs WHERE (suite_id, org_id, submitted_seq) = (?, ?, ?)", go)
         if batch.openings:
-            connection.executemany("INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, ?)", batch.openings)
+            connection.executemany("INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, ?, ?)", batch.openings)
         if batch.attached:
             connection.executemany(_ATTACH, batch.attached)
         self._date({one[:2] for one in (*come, *go)} | {one[1:3] for one in batch.openings}, shrunk=bool(go))
@@ -292,8 +294,6 @@ class Writer:
                 self._connection.execute(statement, list(chain.from_iterable(rows[start : start + size])))
                 start += size
 
-    def _move_to(self, last: Recorded, applied_at: int | None) -> Position:
-        self._connection.execute(
-            "UPDATE position SET applied_seq = ?, fingerprint = ?, applied_at = coalesce(?, applied_at)", (last.seq, fingerprint(last), applied_at)
-        )
+    def _move_to(self, last: Recorded) -> Position:
+        self._connection.execute("UPDATE position SET applied_seq = ?, fingerprint = ?, applied_at = ?", (last.seq, fingerprint(last), last.stored_at))
         return self.position()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,13 @@ from msgspec.structs import replace
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
 from faults.watched import Ledger, legal_history, watched
+from later import in_
 from qgjet import codec, streams, suite_log
 from qgjet.clock import utc_now
 from qgjet.decide import OnDuplicate, Requeue, Start, Submit, decide
 from qgjet.events import Finished, JobSpec, Status, Verdict
 from qgjet.log import EventLog
+from qgjet.presence import AgentInfo, announce
 from qgjet.queue import Queue
 from qgjet.settings import QueueSettings
 from qgjet.subjects import Lane
@@ -37,17 +39,13 @@ async def _short_leases(log: EventLog) -> None:
     await streams.change_leases(log.bus, FAST.deployment)
 
 
-def later(seconds: float) -> datetime:
-    return utc_now() + timedelta(seconds=seconds)
-
-
 @contextlib.asynccontextmanager
 async def caught_up(log: EventLog, read_model: ReadModel, queue: QueueSettings = FAST, *, later_s: float = 0.0) -> AsyncIterator[Janitor]:
-    """A janitor whose read model holds the whole log and stays behind from then on, and whose clock is ahead by `later_s`."""
+    """A janitor whose read model holds the whole log and stays behind from then on, `later_s` from now."""
     await streams.change_leases(log.bus, queue.deployment)
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for((await log.state()).last_seq, 10)
-    yield Janitor(EventLog(log.bus, lambda: later(later_s)), read_model, queue)
+    yield Janitor(in_(log.bus, timedelta(seconds=later_s)), read_model, queue)
 
 
 async def round_of(log: EventLog, read_model: ReadModel, queue: QueueSettings = FAST, *, later_s: float = 0.0) -> None:
@@ -278,6 +276,30 @@ async def test_a_job_in_a_lane_that_cannot_be_does_not_keep_it_from_the_others(l
     subject = f"qg.job.{impossible.org_id}.1%2E0%2E0.emulator.tests/onboarding%2Espec%2Ejs.submitted.p5"
     await log.bus.request(subject, codec.encode(decide(Submit(impossible), None, utc_now())))
     await log.submit(job)
-    with contextlib.suppress(Exception):
-        await round_of(log, read_model)
+    await round_of(log, read_model)
     assert [state.lane for state in await Queue(log.bus, FAST).lanes()] == [Lane(job.partition, job.rank)]
+
+
+@pytest.mark.parametrize("names_it", [False, True])
+async def test_a_running_job_that_its_living_agent_does_not_name_is_lost(
+    log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch, names_it: bool
+) -> None:
+    """As after a power cut that took the end of the log: the job's end is gone, its agent lives and has long forgotten it."""
+    monkeypatch.setattr(janitors, "PRESENCE_GRACE_S", 0.0)
+    job = spec()
+    await submit(log, job)
+    delivery = await Queue(log.bus, FAST).take(Lane(job.partition, job.rank), 1.0)
+    assert delivery is not None
+    await delivery.ack()
+    await log.execute(job.slot, Start(ticket=delivery.seq, agent="lives"), await log.load(job.slot))
+    info = AgentInfo(instance="lives", name="a", host="h", pid=1, version="1", targets=(), slots=1, since=utc_now(), running=(job.job_id,) * names_it)
+    await announce(log.bus, info)
+    async with caught_up(log, read_model) as janitor:
+        await janitor.round()
+        deadline = asyncio.get_running_loop().time() + 2 * FAST.visibility_timeout_s
+        while asyncio.get_running_loop().time() < deadline:
+            await janitor.round()
+        assert await story(log, job.slot) == ["submitted", "started"], "its entry is older than that, and may be older than the job"
+        await announce(log.bus, info)
+        await janitor.round()
+    assert await story(log, job.slot) == ["submitted", "started", *["attempt_lost"] * (not names_it)]

@@ -20,6 +20,7 @@ import pytest
 from histories import Author, apply, content, rebuilt
 
 from factories import NOW, spec
+from later import in_
 from qgjet import streams, subjects
 from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer, nats_server
@@ -264,7 +265,7 @@ async def test_a_read_model_that_was_away_for_longer_than_the_log_remembers_star
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for(await publish(bus, author.messages), 5)
     accepted = await log.submit(spec(test="new"))
-    late = EventLog(bus, lambda: author.now + timedelta(days=31))
+    late = in_(bus, timedelta(days=31))
     async with Projector(late, read_model, retention_s=retention_s) as projector:
         assert await projector.wait_for(accepted.seq, 5)
     assert ("starts from nothing" in caplog.text) is not kept
@@ -351,10 +352,10 @@ async def test_a_purged_end_of_the_log_is_not_waited_for(bus: Bus, log: EventLog
 def test_reasons_to_start_anew() -> None:
     message = Recorded(10, "qg.job.x", None, b"data")
     position = Position(applied_seq=10, stream_created="monday", fingerprint=fingerprint(message), applied_at=NOW)
-    state = StreamState(first_seq=1, last_seq=12, created="monday")
+    state = StreamState(first_seq=1, last_seq=12, created="monday", now=NOW)
 
     def changed(**fields: object) -> StreamState:
-        return StreamState(**{"first_seq": 1, "last_seq": 12, "created": "monday", **fields})  # type: ignore[arg-type]
+        return StreamState(**{"first_seq": 1, "last_seq": 12, "created": "monday", "now": NOW, **fields})  # type: ignore[arg-type]
 
     assert mismatch(position, state, message) is None
     assert mismatch(position, state, None) is None

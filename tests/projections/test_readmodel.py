@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 from histories import Author, apply, apply_with, content
+from msgspec.structs import replace
 
 from factories import NOW
 from qgjet import events
 from qgjet.decide import Cancel, EndAttempt, Lose, Release, Requeue
 from qgjet.errors import InvalidInput, SchemaMismatch
 from qgjet.events import Artifact, Outcome, Status, TestError, TestResult, Try, Verdict
+from qgjet.log import Recorded
+from qgjet.subjects import Lane
 from qgjet_projections import schema
 from qgjet_projections.readmodel import JobQuery, JobView, Page, ReadModel
 from qgjet_projections.schema import instant, micros
@@ -324,18 +327,32 @@ def test_counts_for_metrics(read_model: ReadModel, author: Author) -> None:
     assert counts.oldest_queued_at == {"device": NOW + timedelta(seconds=6)}
 
 
-def test_live_jobs_are_read_in_pieces(read_model: ReadModel, author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qgjet_projections.readmodel.job._PIECE", 2)
-    for number in range(5):
-        author.submit(job_id=f"job-{number}", test=f"{number}", queue_timeout_s=1.5)
-    running = author.submit(job_id="running", test="r")
+def test_maintenance_sees_partition_queues_in_use_and_jobs_that_are_due(read_model: ReadModel, author: Author) -> None:
+    """By the times at which the server stored an event, whatever its writer's clock showed."""
+    late, early = NOW + timedelta(days=100), NOW - timedelta(days=100)
+    author.now = late
+    first = author.submit(job_id="first", test="1", queue_timeout_s=1.5)
+    author.now = early
+    urgent = author.submit(job_id="urgent", test="2", rank=0, queue_timeout_s=100.0)
+    running = author.submit(job_id="running", test="3", target="device", queue_timeout_s=0.5)
     author.start(running)
-    author.run(test="finished")
-    apply(read_model.path, author.messages)
-    live = list(read_model.live_jobs())
-    assert [job.job_id for job in live] == ["job-0", "job-1", "job-2", "job-3", "job-4", "running"]
-    assert (live[0].agent, live[0].queue_timeout_s, live[0].since, live[0].ticket, live[0].seq) == ("", 1.5, NOW, 1, 1)
-    assert (live[5].agent, live[5].slot, live[5].attempt, live[5].since, live[5].seq) == ("agent-1", running.slot, 1, NOW + timedelta(seconds=6), 7)
+    author.run(test="finished", app_version_id="2")
+    apply(read_model.path, stored(author.messages, NOW))
+    activity = read_model.activity()
+    lane = Lane(first.partition, first.rank)
+    assert activity.applied_seq == author.seq
+    assert activity.queued == [lane, Lane(urgent.partition, 0)]
+    assert [(job.job_id, job.agent, job.slot, job.attempt, job.seq) for job in activity.running] == [("running", "agent-1", running.slot, 1, 4)]
+    assert activity.running[0].changed_at == NOW + timedelta(seconds=3)
+    assert read_model.waited_too_long(NOW + timedelta(seconds=1)) == []
+    assert [job.job_id for job in read_model.waited_too_long(NOW + timedelta(seconds=2))] == ["first"]
+    assert [job.job_id for job in read_model.queued_in(lane, NOW + timedelta(seconds=1))] == ["first"]
+    assert read_model.queued_in(lane, NOW) == []
+
+
+def stored(messages: list[Recorded], at: datetime) -> list[Recorded]:
+    """As if the server had stored them a second after each other from `at` on."""
+    return [replace(one, stored_at=micros(at + timedelta(seconds=number))) for number, one in enumerate(messages)]
 
 
 def test_durations_are_those_of_the_last_runs_of_a_test(read_model: ReadModel, author: Author) -> None:

@@ -15,9 +15,10 @@ from test_projector import publish, rebuilt
 
 from agents import eventually
 from factories import spec
+from later import LaterLog, in_
 from qgjet import streams, subjects
 from qgjet.bus import Bus
-from qgjet.clock import Clock
+from qgjet.clock import Clock, utc_now
 from qgjet.decide import Cancel, OnDuplicate
 from qgjet.errors import WrongVersion
 from qgjet.events import Status, Verdict
@@ -32,6 +33,8 @@ from qgjet_projections.retention import Purged, Retention, purge
 from qgjet_projections.service import open_service
 
 DAY = timedelta(days=1)
+AHEAD = utc_now() + 30 * DAY
+"""The clock of those who write: later than the server stores, so it decides."""
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +52,7 @@ async def following(log: EventLog, read_model: ReadModel) -> AsyncIterator[Proje
 
 async def settled(log: EventLog, read_model: ReadModel, author: Author, clock: Clock) -> Purged:
     """Rounds until nothing more is forgotten; gives the first one."""
-    late = EventLog(log.bus, clock)
+    late = LaterLog(log.bus, clock)
     async with following(log, read_model) as projector:
         retention = Retention(late, read_model, projector, purges=True)
         first = await retention.round()
@@ -69,7 +72,7 @@ def tables(path: Path) -> dict[str, list[object]]:
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_rebuild_of_a_purged_log_is_the_pruned_read_model(bus: Bus, log: EventLog, read_model: ReadModel, tmp_path: Path, seed: int) -> None:
     """Of random histories with strangers, broken rules, replacements and suites; and no live job loses an event."""
-    author = Author(seed)
+    author = Author(seed, AHEAD)
     author.history(300)
     cut = random.Random(seed).uniform(0.2, 1.0)
     written = await publish(bus, author.messages)
@@ -92,7 +95,7 @@ async def test_a_rebuild_of_a_purged_log_is_the_pruned_read_model(bus: Bus, log:
 
 
 async def test_a_live_job_stays_however_old_it_is(bus: Bus, log: EventLog, read_model: ReadModel) -> None:
-    author = Author()
+    author = Author(now=AHEAD)
     queued, running = author.submit(test="queued"), author.submit(test="running")
     author.start(running)
     for number in range(3):
@@ -109,7 +112,7 @@ async def test_a_live_job_stays_however_old_it_is(bus: Bus, log: EventLog, read_
 
 
 async def test_a_job_that_was_replaced_stays_with_the_one_in_its_place(bus: Bus, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
-    author = Author()
+    author = Author(now=AHEAD)
     author.run(test="a")
     author.submit(test="a")
     horizon = author.now + DAY
@@ -126,7 +129,7 @@ async def test_a_job_that_was_replaced_stays_with_the_one_in_its_place(bus: Bus,
 
 async def test_what_is_appended_during_a_purge_stays(bus: Bus, log: EventLog, read_model: ReadModel) -> None:
     """The read model saw the slot at its end; a submission came after that, with or without the purge having looked again."""
-    author = Author()
+    author = Author(now=AHEAD)
     author.run(test="a")
     author.run(test="b")
     await publish(bus, author.messages)
@@ -143,7 +146,7 @@ async def test_what_is_appended_during_a_purge_stays(bus: Bus, log: EventLog, re
 
 
 async def test_an_append_on_a_version_that_was_purged_is_refused_and_decided_anew(bus: Bus, log: EventLog, read_model: ReadModel) -> None:
-    author = Author()
+    author = Author(now=AHEAD)
     old = author.run(test="a")
     await publish(bus, author.messages)
     version = (await log.read(old.slot))[1]
@@ -170,7 +173,7 @@ async def test_a_suite_goes_with_the_last_of_its_jobs(bus: Bus, log: EventLog, r
     for one in (done, only):
         assert await log.cancel(one.slot, one.job_id, by="me")
     await streams.change_retention(bus, DAY.total_seconds())
-    late = EventLog(bus, lambda: log.clock() + 2 * DAY)
+    late = in_(bus, 2 * DAY)
     async with following(log, read_model) as projector:
         retention = Retention(late, read_model, projector, purges=True)
         assert await retention.round() == Purged(slots=2, events=4, suites=0)
@@ -182,12 +185,12 @@ async def test_a_suite_goes_with_the_last_of_its_jobs(bus: Bus, log: EventLog, r
 
 
 async def test_replicas_without_a_janitor_forget_what_others_have_purged(bus: Bus, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
-    author = Author()
+    author = Author(now=AHEAD)
     author.run(test="old")
     author.run(Verdict.FAILED, test="old too")
     await publish(bus, author.messages)
     await streams.change_retention(bus, DAY.total_seconds())
-    late = EventLog(bus, lambda: author.now + 2 * DAY)
+    late = LaterLog(bus, lambda: author.now + 2 * DAY)
     other = ReadModel.open(tmp_path / "other.sqlite")
     async with following(log, read_model) as projector, following(log, other) as elsewhere:
         passive = Retention(late, other, elsewhere, purges=False)
@@ -202,7 +205,7 @@ async def test_replicas_without_a_janitor_forget_what_others_have_purged(bus: Bu
 
 
 async def test_without_a_retention_nothing_is_ever_forgotten(bus: Bus, log: EventLog, read_model: ReadModel) -> None:
-    author = Author()
+    author = Author(now=AHEAD)
     author.run(test="old")
     await publish(bus, author.messages)
     await streams.change_retention(bus, 0)
@@ -213,12 +216,13 @@ async def test_without_a_retention_nothing_is_ever_forgotten(bus: Bus, log: Even
 
 async def test_an_api_forgets_by_the_retention_of_its_settings(bus: Bus, log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retentions, "FIRST_AFTER_S", 0.2)
+    monkeypatch.setattr(retentions, "EVERY_S", 0.2)
     job, live = spec(test="ended"), spec(test="live")
     await log.submit(job)
     await log.submit(live)
     await log.cancel(job.slot, job.job_id, by="me")
-    settings = Settings(nats_url=bus.url, queue=QueueSettings(retention_s=DAY.total_seconds()), api=ApiSettings(database=str(tmp_path / "api.sqlite")))
-    async with open_service(settings, lambda: log.clock() + 2 * DAY) as service:
+    settings = Settings(nats_url=bus.url, queue=QueueSettings(retention_s=1.0), api=ApiSettings(database=str(tmp_path / "api.sqlite")))
+    async with open_service(settings) as service:
 
         async def forgotten() -> bool:
             return await log.read(job.slot) == (None, 0) and service.read_model.job(job.job_id) is None
@@ -230,7 +234,7 @@ async def test_an_api_forgets_by_the_retention_of_its_settings(bus: Bus, log: Ev
 async def test_pruning_asks_for_so_much_at_a_time_and_goes_on_there(bus: Bus, log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two thousand old jobs that the log still has, and behind them one that it has forgotten."""
     monkeypatch.setattr("qgjet_projections.projector.PRUNE_LOOKS", 1_000)
-    author = Author()
+    author = Author(now=AHEAD)
     stays = [author.submit(test=f"{number}") for number in range(2_000)]
     for one in stays:
         author.tell(one.slot, Cancel("me"))
@@ -239,3 +243,18 @@ async def test_pruning_asks_for_so_much_at_a_time_and_goes_on_there(bus: Bus, lo
     async with following(log, read_model) as projector:
         assert await log.forget(subjects.slot_prefix(gone.slot), author.seq + 1) == 3
         assert [await projector.prune(author.now) for _ in range(6)] == [0, 0, 1, 0, 0, 0]
+
+
+async def test_no_clock_of_an_agent_or_an_api_ages_a_job(bus: Bus, log: EventLog, read_model: ReadModel, caplog: pytest.LogCaptureFixture) -> None:
+    """An agent 100 days behind has just finished it; an API 100 days ahead looks at it. The server stored it a moment ago."""
+    author = Author(now=utc_now() - 100 * DAY)
+    job = author.run(test="just now")
+    await publish(bus, author.messages)
+    await streams.change_retention(bus, 90 * DAY.total_seconds())
+    async with following(log, read_model) as projector:
+        assert await Retention(log, read_model, projector, purges=True).round() == Purged()
+        ahead = EventLog(bus, lambda: utc_now() + 100 * DAY)
+        assert await Retention(ahead, read_model, projector, purges=True).round() == Purged()
+        assert "clocks" in caplog.text
+        assert (await Retention(in_(bus, 91 * DAY), read_model, projector, purges=True).round()).slots == 1
+    assert await log.read(job.slot) == (None, 0)

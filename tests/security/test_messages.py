@@ -18,12 +18,12 @@ from factories import NOW, spec
 from qgjet import artifacts, codec, job, log, presence, subjects, suites
 from qgjet.decide import Submit, decide
 from qgjet.errors import UndecodableEvent
-from qgjet.events import Event, Slot
+from qgjet.events import LIVE, Event, Slot
 from qgjet.log import Recorded, recorded
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet_projections import schema
 from qgjet_projections.janitor import Advisory, read_advisory
-from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel import JobQuery, ReadModel
 from qgjet_projections.writer import Writer
 from security.mutations import DEEP, damaged, tampered
 from strategies import Story, any_events, hostile_text, stories
@@ -89,7 +89,7 @@ def test_tampered_events_end_neither_the_fold_nor_a_batch_of_the_projector(found
 
 
 def project(messages: list[Recorded]) -> set[str]:
-    """Ids of the live jobs after a real read model has applied everything."""
+    """Ids of the active jobs after a real read model has applied everything."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "read.sqlite"
         schema.prepare(path)
@@ -100,7 +100,7 @@ def project(messages: list[Recorded]) -> set[str]:
             writer.close()
         read_model = ReadModel.open(path)
         try:
-            return {one.job_id for one in read_model.live_jobs()}
+            return {one.job_id for status in LIVE for one in read_model.all_jobs(JobQuery(status=status))}
         finally:
             read_model.close()
 

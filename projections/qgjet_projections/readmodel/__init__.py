@@ -9,6 +9,7 @@ from __future__ import annotations
 from qgjet_projections.readmodel.dead import DeadLetterReads
 from qgjet_projections.readmodel.event import EventReads
 from qgjet_projections.readmodel.job import JobReads
+from qgjet_projections.readmodel.maintenance import MaintenanceReads
 from qgjet_projections.readmodel.queue import QueueReads
 from qgjet_projections.readmodel.reader import MAX_LIMIT
 from qgjet_projections.readmodel.statistics import StatisticsReads
@@ -32,5 +33,5 @@ __all__ = [
 ]
 
 
-class ReadModel(JobReads, EventReads, SuiteReads, QueueReads, StatisticsReads, DeadLetterReads):
+class ReadModel(JobReads, EventReads, SuiteReads, QueueReads, StatisticsReads, DeadLetterReads, MaintenanceReads):
     """Made by `open`; `close` when done. `seen_by` gives what somebody may see of it, of the same connections."""

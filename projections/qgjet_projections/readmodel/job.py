@@ -1,4 +1,4 @@
-"""Jobs: one, lists by filter, their attempts, those that are live, how long they take."""
+"""Jobs: one, lists by filter, their attempts, how long they take."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import msgspec
 
 from qgjet import codec, subjects
 from qgjet.attempts import AttemptRecord, attempts_of, end_replaced
-from qgjet.events import JobSpec, Requeued, Slot, Status, Submitted
+from qgjet.events import JobSpec, Requeued, Status, Submitted
 from qgjet.job import status_of
 from qgjet_projections.batch import Row
 from qgjet_projections.readmodel.reader import BY_STATUS, COLUMNS, MAX_LIMIT, Reader, check_limit, page_of, read_cursor
 from qgjet_projections.schema import instant, micros
-from qgjet_projections.views import Duration, JobQuery, JobView, LiveJob, Page, SlotHistory, job_view, maybe_instant
+from qgjet_projections.views import Duration, JobQuery, JobView, Page, SlotHistory, job_view
 
-_PIECE = 1_000
 _RECENT_JOBS, _RECENT_RUNS = 50_000, 10_000
 """How far back durations are looked for; without the first one a target with few runs would be looked for in everything."""
 _RUNS_PER_TEST = 10
@@ -87,19 +86,6 @@ class JobReads(Reader):
                 end_replaced(attempts, instant(finished_at))
         return found
 
-    def live_jobs(self) -> Iterator[LiveJob]:
-        """Queued jobs, then running ones, each first submitted first. Read in pieces: no snapshot is held while the caller works."""
-        for status in (Status.QUEUED, Status.RUNNING):
-            after_seq = 0
-            while True:
-                with self._snapshot() as connection:
-                    sql = f"SELECT {COLUMNS} FROM {BY_STATUS} WHERE status <> 'done' AND status = ? AND submitted_seq > ? ORDER BY submitted_seq LIMIT ?"
-                    rows = [Row(*found) for found in connection.execute(sql, (status.value, after_seq, _PIECE))]
-                if not rows:
-                    break
-                yield from map(_live_job, rows)
-                after_seq = rows[-1].submitted_seq
-
     def durations(self, org_id: str, target: str) -> dict[str, Duration]:
         """test -> how long its last runs on the target took, over all app versions, as far as they are among the last jobs of the org."""
         sql = """
@@ -128,8 +114,8 @@ class JobReads(Reader):
                 return [], None
             found = connection.execute(
                 f"""SELECT slot, job_id, seq, (SELECT min(submitted_seq) FROM ({later})) FROM jobs
-                WHERE submitted_seq > ? AND submitted_seq <= ? AND finished_at < ? AND replaced_by = ''
-                AND NOT EXISTS ({later} AND finished_at < ? AND replaced_by = '')""",
+                WHERE submitted_seq > ? AND submitted_seq <= ? AND max(finished_at, changed_at) < ? AND replaced_by = ''
+                AND NOT EXISTS ({later} AND max(finished_at, changed_at) < ? AND replaced_by = '')""",
                 (after_seq, window[-1][0], micros(before), micros(before)),
             ).fetchall()
         histories = [SlotHistory(prefix=slot, job_id=job_id, last_seq=seq, next_seq=following or 0) for slot, job_id, seq, following in found]
@@ -196,23 +182,3 @@ def _tag_conditions(tags: dict[str, str], values: dict[str, Any]) -> list[str]:
             f"EXISTS (SELECT * FROM job_tags AS t WHERE t.key = :key{number} AND t.value = :value{number} AND t.submitted_seq = jobs.submitted_seq)"
         )
     return conditions
-
-
-def _live_job(row: Row) -> LiveJob:
-    running = row.status == Status.RUNNING
-    since = row.started_at if running and row.started_at is not None else row.queued_at
-    return LiveJob(
-        job_id=row.job_id,
-        slot=Slot(row.org_id, row.app_version_id, row.target, row.test),
-        status=Status(row.status),
-        ticket=row.ticket,
-        rank=row.rank,
-        agent=row.agent if running else "",
-        attempt=row.attempt,
-        cancel_requested=bool(row.cancel_requested),
-        since=instant(since),
-        retry_at=maybe_instant(row.retry_at),
-        queue_timeout_s=row.queue_timeout_s,
-        submitted_at=instant(row.created_at),
-        seq=row.seq,
-    )

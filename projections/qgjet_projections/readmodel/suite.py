@@ -52,20 +52,12 @@ class SuiteReads(Reader):
             found = connection.execute(sql, {"org_id": suite.org_id, "suite_id": suite.suite_id, "branch": branch}).fetchone()
             return None if found is None else _suite_view(connection, found[0], suite.org_id)
 
-    def incomplete_submissions(self, before: datetime) -> list[tuple[str, str, str]]:
-        """(org, suite, submission) of large submissions that have not gone on since `before`."""
-        sql = """
-            SELECT org_id, suite_id, submission FROM openings GROUP BY org_id, suite_id, submission
-            HAVING min(to_come) > 0 AND max(at) < ? ORDER BY max(seq)"""
-        with self._snapshot() as connection:
-            return connection.execute(sql, (micros(before),)).fetchall()
-
     def ended_suites(self, before: datetime) -> list[EndedSuite]:
         """Suites that were last opened before and have no jobs any more."""
         sql = """
             SELECT org_id, suite_id, max(seq) FROM openings
             WHERE NOT EXISTS (SELECT * FROM suite_jobs WHERE (suite_jobs.suite_id, suite_jobs.org_id) = (openings.suite_id, openings.org_id))
-            GROUP BY 1, 2 HAVING max(at) < ?"""
+            GROUP BY 1, 2 HAVING max(at) < ?1 AND max(stored_at) < ?1"""
         with self._snapshot() as connection:
             found = connection.execute(sql, (micros(before),)).fetchall()
         return [EndedSuite(org_id=org_id, suite_id=suite_id, last_seq=seq) for org_id, suite_id, seq in found]

@@ -1,0 +1,27 @@
+"""A log whose server's clock, and this host's, show another time: what is stored keeps its true times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from msgspec.structs import replace
+
+from qgjet.bus import Bus
+from qgjet.clock import utc_now
+from qgjet.log import EventLog, StreamState
+
+
+class LaterLog(EventLog):
+    """`now` gives the present time, for the server and this host alike."""
+
+    def __init__(self, bus: Bus, now: Callable[[], datetime]) -> None:
+        super().__init__(bus, now)
+
+    async def state(self) -> StreamState:
+        return replace(await super().state(), now=self.clock())
+
+
+def in_(bus: Bus, duration: timedelta) -> LaterLog:
+    """The log as it will be after `duration`, unless something is written."""
+    return LaterLog(bus, lambda: utc_now() + duration)
