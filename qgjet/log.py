@@ -326,8 +326,14 @@ class StreamState(Struct, frozen=True, kw_only=True):
     """Partition queues and readers."""
     max_consumers: int = 0
     """The server refuses more than these; 0: no limit is known."""
+
     leads: bool = True
     """Whether who answered is the leader for certain. One that is cut off from the others still thinks so for a while, and knows nothing of its successor's."""
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether four fifths of the consumers that the server allows are in use."""
+        return 0 < 0.8 * self.max_consumers <= self.consumers
 
 
 def _leads(cluster: dict[str, Any]) -> bool:

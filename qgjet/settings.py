@@ -221,6 +221,8 @@ class ApiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """This replica's own file; made, and made anew, from the log."""
     max_lag_events: int = 10_000
     """`/readyz` says no while the read model is further behind than this."""
+    max_partitions_per_org: int = 1_000
+    """App versions times targets with queued or running jobs; a submission that brings more is answered with 429. 0: no limit."""
     janitor: bool = True
     auth: bool = True
     """False: nobody is asked for a token. On loopback only."""

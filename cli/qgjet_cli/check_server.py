@@ -13,6 +13,7 @@ from qgjet import __version__, presence, streams
 from qgjet.bus import SERVER_FLOOR, Bus, connect
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.events import Partition
+from qgjet.log import EventLog, StreamState
 from qgjet.presence import AgentInfo
 from qgjet.queue import LaneState, Queue
 from qgjet.settings import Deployment, Settings, without_password
@@ -71,6 +72,7 @@ async def _look_inside(bus: Bus, settings: Settings) -> list[Check]:
         *found,
         *_look_at_room(await streams.why_full(bus)),
         _look_at_lanes(lanes, agents),
+        *_look_at_consumers(await EventLog(bus).state()),
         *await _look_for_lanes(lanes, settings),
         *_look_at_agents(agents, settings),
     ]
@@ -116,6 +118,17 @@ def _look_at_lanes(lanes: Sequence[LaneState], agents: Sequence[AgentInfo]) -> C
     if unserved:
         return warn("queue", f"{found}; nobody serves {', '.join(unserved)}", " ".join(["qgjet agent", *(f"--target {target}" for target in unserved)]))
     return ok("queue", found)
+
+
+def _look_at_consumers(state: StreamState) -> list[Check]:
+    """The limit of partition queues, before it is reached."""
+    if not state.is_crowded:
+        return []
+    found = f"{state.consumers} of {state.max_consumers} consumers of {STREAM} are in use"
+    fix = "wait for app versions to finish, lower api.max_partitions_per_org, or create the stream with a higher max_consumers; api.janitor removes idle ones"
+    if state.consumers < state.max_consumers:
+        return [warn("partition queues", found, fix)]
+    return [fail("partition queues", f"{found}: jobs of other partitions wait", fix, server=True)]
 
 
 async def _look_for_lanes(lanes: Sequence[LaneState], settings: Settings) -> list[Check]:

@@ -41,7 +41,6 @@ PAUSE_PER_ROUND = 50
 IDLE_LANE = timedelta(minutes=5)
 IDLE_LANE_IN_NEED = timedelta(seconds=10)
 """When the stream is near its limit of consumers. Making one takes 1.3 ms, and replays what the partition still has in the log."""
-NEAR_THE_LIMIT = 0.8
 MAX_REMOVALS = 1_000
 """Partition queues removed in one round, so that a backlog of them does not hold up the other duties."""
 REMOVALS_AT_ONCE = 16
@@ -171,8 +170,7 @@ class Janitor:
             return
         state, activity = situation.log, situation.activity
         busy = {*activity.queued, *map(_lane, activity.running)}
-        in_need = state.max_consumers and state.consumers >= NEAR_THE_LIMIT * state.max_consumers
-        before = state.now - (IDLE_LANE_IN_NEED if in_need else IDLE_LANE)
+        before = state.now - (IDLE_LANE_IN_NEED if state.is_crowded else IDLE_LANE)
         idle = sorted((one.last_active, one.lane) for one in situation.lanes.values() if one.lane not in busy and one.last_active < before)
         gate = asyncio.Semaphore(REMOVALS_AT_ONCE)
 

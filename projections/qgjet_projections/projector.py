@@ -58,7 +58,8 @@ class Projector:
         self._retention_s = retention_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="projector")
         self._position = self._writer.position()
-        self._last_seq: int | None = None
+        self.log_state: StreamState | None = None
+        """The log as of the last look, at most a second ago while the server answers."""
         self._progress_at = 0.0
         self._moved = asyncio.Event()
         self._strangers: set[str] = set()
@@ -85,9 +86,9 @@ class Projector:
     @property
     def lag(self) -> Lag | None:
         """None: the log was not reached yet."""
-        if self._last_seq is None:
+        if self.log_state is None:
             return None
-        events = max(self._last_seq - self.applied_seq, 0)
+        events = max(self.log_state.last_seq - self.applied_seq, 0)
         return Lag(events=events, seconds=asyncio.get_running_loop().time() - self._progress_at if events else 0.0)
 
     async def wait_for(self, seq: int, timeout_s: float) -> bool:
@@ -172,7 +173,7 @@ class Projector:
                 log.warning("the read model starts from nothing: %s", reason)
             self._position = await self._in_thread(partial(self._writer.reset, state.created))
             self._tell()
-        self._last_seq = state.last_seq
+        self.log_state = state
 
     def _outdated(self, position: Position, state: StreamState) -> str | None:
         if not self._retention_s:
@@ -234,7 +235,7 @@ class Projector:
                     await self._skip_purged(position, state)
             except LogUnavailable:
                 continue  # the tail says it
-            self._last_seq = state.last_seq
+            self.log_state = state
             if self.applied_seq >= state.last_seq:
                 self._progress_at = asyncio.get_running_loop().time()
 

@@ -10,15 +10,21 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from factories import NOW
-from qgjet import presence
+from qgjet import presence, streams, subjects
 from qgjet.bus import Bus
 from qgjet.embedded import NatsServer
-from qgjet.events import Verdict
+from qgjet.events import Partition, Verdict
+from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
+from qgjet.queue import Queue
 from qgjet.settings import ApiSettings, Settings
+from qgjet.subjects import Lane
+from qgjet_cli.check import Health
+from qgjet_cli.check_server import look_at_server
 from qgjet_projections.readmodel import ReadModel
 
 Json = dict[str, Any]
@@ -214,3 +220,32 @@ class TestProblems:
         assert answer.headers["content-type"] == "application/problem+json"
         assert "secret" not in answer.text
         assert "secret" in caplog.text
+
+
+async def test_a_stream_near_its_limit_of_consumers_is_a_warning_and_a_metric(
+    bus: Bus, log: EventLog, settings: Settings, run_api: RunApi, eventually: Any
+) -> None:
+    await bus.api(f"STREAM.DELETE.{subjects.STREAM}")
+    await streams.ensure(bus, replace(settings.queue.deployment, max_consumers=10))
+    queue = Queue(bus, settings.queue)
+    async with run_api(settings) as api:
+
+        async def answer() -> Json | None:
+            ready = await api.get("/readyz")
+            return ready.json() if ready.status_code == 200 else None
+
+        assert await eventually(answer) == {"status": "ok"}
+        for number in range(8):
+            await queue.ensure(Lane(Partition("acme", f"{number}", "emulator"), 5))
+
+        async def warned() -> Json | None:
+            found = await answer()
+            return found if found and "warnings" in found else None
+
+        (warning,) = (await eventually(warned))["warnings"]
+        assert "9 of 10 consumers of QG_EVENTS are in use" in warning
+        metrics = (await api.get("/metrics")).text
+        assert "qgjet_consumers 9.0" in metrics
+        assert "qgjet_max_consumers 10.0" in metrics
+    found = await look_at_server(settings)
+    assert [one.about for one in found if one.health is not Health.OK] == ["partition queues"]

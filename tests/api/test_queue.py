@@ -157,3 +157,32 @@ async def test_a_queued_job_can_have_another_priority(api: httpx.AsyncClient, su
     await agent.start()
     assert (await api.post(f"/jobs/{job_id}/priority", json={"priority": 9})).status_code == 409
     assert (await api.post("/jobs/nobody/priority", json={"priority": 9})).status_code == 404
+
+
+async def test_an_org_has_only_so_many_active_partitions(settings: Settings, run_api: Any, agent: Any, s0_body: Json, eventually: Any) -> None:
+    """More jobs of those that are active are welcome, and other orgs; one that finishes makes room."""
+    bounded = replace(settings, api=replace(settings.api, max_partitions_per_org=2))
+    async with run_api(bounded) as api:
+
+        async def submit(version: str, **fields: Any) -> httpx.Response:
+            answer = await api.post("/submit", json={**s0_body, "app_version_id": version, **fields})
+            if answer.status_code == 202:
+                await api.get(f"/status/{answer.json()['job_id']}", params={"min_seq": answer.json()["seq"]})
+            return answer
+
+        assert [(await submit(version)).status_code for version in ("1", "2")] == [202, 202]
+        refused = await submit("3")
+        assert (refused.status_code, refused.headers["content-type"]) == (429, "application/problem+json")
+        assert int(refused.headers["retry-after"]) > 0
+        assert "max_partitions_per_org" in refused.json()["detail"]
+        assert (await submit("2", test_path="tests/other.spec.js")).status_code == 202
+        assert (await submit("3", org_id="other")).status_code == 202
+        suite = {"jobs": [{**s0_body, "app_version_id": version, "test_path": "tests/suite.spec.js"} for version in ("2", "3")]}
+        assert (await api.post("/suites", json=suite)).status_code == 429
+        jobs = (await api.get("/jobs", params={"app_version_id": "1"})).json()["jobs"]
+        assert (await api.post(f"/jobs/{jobs[0]['job_id']}/cancel")).status_code == 200
+
+        async def accepted() -> bool:
+            return (await submit("3")).status_code == 202
+
+        await eventually(accepted)

@@ -273,8 +273,10 @@ class AgentList(Struct, frozen=True, kw_only=True):
     agents: list[AgentInfo]
 
 
-class Health(Struct, frozen=True):
+class Health(Struct, frozen=True, omit_defaults=True):
     status: str
+    warnings: tuple[str, ...] = ()
+    """What will become a problem, for those who send a token."""
 
 
 def submission(accepted: Accepted) -> Submission:

@@ -21,6 +21,7 @@ from qgjet.submission import SubmitRequest, SuiteJob, SuiteRequest, check_suite_
 from qgjet.suites import shared_tags
 from qgjet_projections.api.access import Caller
 from qgjet_projections.api.answers import CancelAnswer, Submission, submission
+from qgjet_projections.api.capacity import check_partitions
 from qgjet_projections.api.problems import FieldError, IdempotencyMismatch, InvalidBody, NotCaughtUp, UnknownSuite, pointer_of
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
@@ -77,7 +78,10 @@ async def submit(service: Service, caller: Caller, request: SubmitRequest, key: 
     spec = _spec(service, caller, request, job_id, hash_of(request) if key else "")
     async with _turn(job_id if key else None):
         earlier = await _earlier_answers(service, [spec]) if key else [None]
-        return (earlier[0], True) if earlier[0] else (await _submit(service, spec, request.on_duplicate), False)
+        if earlier[0]:
+            return earlier[0], True
+        check_partitions(service, [spec])
+        return (await _submit(service, spec, request.on_duplicate), False)
 
 
 def _turn(name: str | None) -> AbstractAsyncContextManager[object]:
@@ -131,6 +135,7 @@ async def submit_suite(service: Service, caller: Caller, suite: SuiteRequest, ke
     specs = _specs(service, caller, jobs, key, hash_of(suite) if key else "")
     async with _turn(made_up if key else None):
         earlier = await _earlier_answers(service, specs) if key else [None] * len(specs)
+        check_partitions(service, [spec for spec, answer in zip(specs, earlier, strict=True) if answer is None])
         modes = [job.request.on_duplicate for job in jobs]
         if suite.atomic:
             submission_id, request_hash = made_up, hash_of(suite) if key else ""

@@ -49,7 +49,8 @@ async def healthz(request: Request[Any, Any, Any], service: TheService) -> Respo
     http_method=PROBE_METHODS,
     status_code=200,
     summary="Should it get traffic?",
-    description="503 with `reasons` unless NATS is connected, the log is there and has room, and the read model is not far behind (`api.max_lag_events`).",
+    description="503 with `reasons` unless NATS is connected, the log is there and has room, and the read model is not far behind (`api.max_lag_events`). "
+    "`warnings` says what will become a problem, such as partition queues near the limit of the stream.",
     responses={200: ResponseSpec(Health, generate_examples=False, description="It should"), **documented_public(503)},
     opt=PUBLIC,
     security=UNPROTECTED,
@@ -57,7 +58,7 @@ async def healthz(request: Request[Any, Any, Any], service: TheService) -> Respo
 )
 async def readyz(request: Request[Any, Any, Any], service: TheService) -> Response[Health] | Response[Problem]:
     found = service.ailments() or await _missing(service) or _behind(service)
-    return _unwell(request, found) if found else Response(Health("ok"))
+    return _unwell(request, found) if found else Response(Health("ok", _nearly_full(service) if request.auth.known else ()))
 
 
 async def _missing(service: Service) -> list[str]:
@@ -78,6 +79,14 @@ def _behind(service: Service) -> list[str]:
         return ["the read model has not seen the log yet"]
     limit = service.settings.api.max_lag_events
     return [f"the read model is {lag.events} events behind, more than {limit}"] if lag.events > limit else []
+
+
+def _nearly_full(service: Service) -> tuple[str, ...]:
+    """Partition queues and readers that use up the stream's consumers: at the limit, jobs of other partitions wait until some have finished."""
+    state = service.projector.log_state if service.projector is not None else None
+    if state is None or not state.is_crowded:
+        return ()
+    return (f"{state.consumers} of {state.max_consumers} consumers of {STREAM} are in use: at the limit, jobs of new app versions wait for others to finish",)
 
 
 def _unwell(request: Request[Any, Any, Any], reasons: list[str]) -> Response[Problem]:

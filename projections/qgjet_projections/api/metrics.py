@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from qgjet import __version__, streams
 from qgjet.errors import QgjetError
 from qgjet.events import Status
+from qgjet.log import StreamState
 from qgjet.presence import AgentInfo
 from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason
 from qgjet_projections.projector import Lag
@@ -34,6 +35,7 @@ async def render(service: Service, agents: Sequence[AgentInfo] | None) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Store(await _store(service)))
     registry.register(_Snapshot(counts, waiting, lag, around, service.applied_seq))
+    registry.register(_Consumers(service.projector.log_state if service.projector is not None else None))
     return generate_latest(registry)
 
 
@@ -55,6 +57,16 @@ class _Store(Collector):
             "qgjet_store_bytes", "What a stream takes on the NATS server.", ("stream",), [((name,), held) for name, (held, _) in self._streams.items()]
         )
         yield _gauge("qgjet_store_max_bytes", "What it may take, for streams with a limit of their own.", ("stream",), limits)
+
+
+class _Consumers(Collector):
+    def __init__(self, state: StreamState | None) -> None:
+        self._state = state
+
+    def collect(self) -> Iterable[Metric]:
+        if self._state is not None:
+            yield _gauge("qgjet_consumers", "Partition queues and readers of the event log.", (), [((), self._state.consumers)])
+            yield _gauge("qgjet_max_consumers", "How many of them the stream allows; 0: no limit.", (), [((), self._state.max_consumers)])
 
 
 class _Snapshot(Collector):

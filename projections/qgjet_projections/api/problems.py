@@ -329,6 +329,6 @@ _MEANINGS = {
     415: "The body is not JSON",
     416: "The file has no such part",
     422: "The idempotency key was used with another request",
-    429: "Too many requests of this token, or too many without one; try again after `Retry-After` seconds",
+    429: "Too many requests of this token, or too many without one, or too many active partitions of the org; try again after `Retry-After` seconds",
     503: "No answer from NATS, or the read model is behind; try again after `Retry-After` seconds",
 }

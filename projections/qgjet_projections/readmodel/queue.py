@@ -12,6 +12,7 @@ from qgjet_projections.readmodel.reader import BY_STATUS, Reader
 from qgjet_projections.schema import instant, micros
 from qgjet_projections.views import Counts, PartitionView, WaitingView, maybe_instant
 
+_OF_PARTITION = "(org_id, app_version_id, target) = (:org_id, :app_version_id, :target)"
 _LIVE = ", ".join(f"'{status.value}'" for status in sorted(LIVE))
 
 
@@ -27,6 +28,29 @@ class QueueReads(Reader):
         for org_id, app_version_id, target, *lane in found:
             partitions.setdefault(Partition(org_id, app_version_id, target), []).append(lane)
         return [_partition_view(partition, lanes) for partition, lanes in sorted(partitions.items())]
+
+    def is_active(self, partition: Partition) -> bool:
+        """Whether a job of the partition is queued or running."""
+        values = {"org_id": partition.org_id, "app_version_id": partition.app_version_id, "target": partition.target}
+        queued = f"SELECT 1 FROM jobs INDEXED BY jobs_by_queue WHERE status = 'queued' AND {_OF_PARTITION} LIMIT 1"
+        running = f"SELECT 1 FROM {BY_STATUS} WHERE status <> 'done' AND status = 'running' AND {_OF_PARTITION} LIMIT 1"
+        with self._snapshot() as connection:
+            return any(connection.execute(sql, values).fetchone() is not None for sql in (queued, running))
+
+    def active_partitions(self, org_id: str, limit: int) -> set[Partition]:
+        """Partitions of an org with queued or running jobs, `limit` and more only as far as they have running ones. One step of the index for each."""
+        running = f"SELECT DISTINCT app_version_id, target FROM {BY_STATUS} WHERE status <> 'done' AND status = 'running' AND org_id = ?"
+        following = """
+            SELECT app_version_id, target FROM jobs INDEXED BY jobs_by_queue
+            WHERE status = 'queued' AND org_id = ? AND (app_version_id, target) > (?, ?) ORDER BY app_version_id, target LIMIT 1"""
+        last: tuple[str, str] | None = ("", "")
+        with self._snapshot() as connection:
+            found = {Partition(org_id, *tokens) for tokens in connection.execute(running, (org_id,))}
+            while last is not None and len(found) < limit:
+                last = connection.execute(following, (org_id, *last)).fetchone()
+                if last is not None:
+                    found.add(Partition(org_id, *last))
+        return found
 
     def waiting(self, now: datetime) -> list[WaitingView]:
         """Queued jobs, counted by partition."""
