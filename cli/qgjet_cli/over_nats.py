@@ -11,7 +11,7 @@ from qgjet import presence, streams, subjects
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, open_bus
 from qgjet.decide import OnDuplicate
-from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NotPermitted, QgjetError, StoreFull
+from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NoConsumerLeft, NotPermitted, QgjetError, StoreFull
 from qgjet.events import JobSpec, Submitted
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
@@ -120,7 +120,8 @@ class NatsClient:
         """Make missing consumers, so that the jobs are found without a janitor too. Who may not leaves it to the agents, and to the janitor."""
         for lane in sorted({Lane(spec.partition, spec.rank) for spec in specs}):
             if await self._queue.may_ensure(lane):
-                await self._queue.ensure(lane)
+                with contextlib.suppress(NoConsumerLeft):  # the jobs wait for the janitor, which makes it as soon as another one has gone
+                    await self._queue.ensure(lane)
 
     async def _earlier(self, spec: JobSpec) -> Accepted | None:
         """The answer that the same idempotency key got before, for the same slot. Raises InvalidInput when it was another request's."""

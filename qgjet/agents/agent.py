@@ -24,7 +24,7 @@ from qgjet.agents.slot import AgentSlot
 from qgjet.clock import within
 from qgjet.control_log import follow
 from qgjet.controls import Control, DrainRequested, Pauses
-from qgjet.errors import LogUnavailable
+from qgjet.errors import LogUnavailable, NoConsumerLeft
 from qgjet.events import Instant, Partition
 from qgjet.log import EventLog
 from qgjet.presence import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
@@ -85,6 +85,7 @@ class Agent:
         """None: not known yet; nothing is started before."""
         self._pause_timer: asyncio.TimerHandle | None = None
         self._rang: set[Lane] = set()
+        self._complaints = Repeated(log)
         self._since: Instant = event_log.clock()
         self._draining = asyncio.Event()
         self._slots_changed = asyncio.Event()
@@ -198,7 +199,11 @@ class Agent:
         return not self.draining and slot.run_in_a_row < self._settings.batch and self._catalog.has_waiting(lane) and not self._is_paused(lane)
 
     async def _serve_one(self, slot: AgentSlot, lane: Lane, rung: bool) -> bool:
-        delivery = await self._queue.take(lane, BELL_WAIT_S if rung else 0.0)
+        try:
+            delivery = await self._queue.take(lane, BELL_WAIT_S if rung else 0.0)
+        except NoConsumerLeft as error:
+            self._complaints.warn(str(error))  # the janitor makes it and notifies an agent as soon as another one has gone
+            delivery = None
         if delivery is None:
             self._catalog.empty(lane)
             return False
