@@ -10,7 +10,8 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeGuard, TypeVar, get_args, get_origin
 
 import msgspec
@@ -305,23 +306,51 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self.queue.deployment, artifact_retention_s=kept.retention_s, log_retention_s=kept.log_retention_s)
 
 
-def load_settings(text: str = "", environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+_PATHS: dict[type[Struct], tuple[str, ...]] = {
+    Settings: ("api_token_file",),
+    NatsSettings: ("password_file", "nkey", "ca", "cert", "key"),
+    Login: ("password_file", "nkey"),
+    AgentSettings: ("work_dir",),
+    ApiSettings: ("database", "tokens_file"),
+    Target: ("dir",),
+}
+"""Keys that hold a path. `build`, `config` and `junit` of a target count from its `dir`."""
+
+
+def load_settings(
+    text: str = "", environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None, *, file_dir: Path = Path(), current_dir: Path = Path()
+) -> Settings:
     """Settings from a file's text, the environment and flags (dotted key -> value; None: not given).
 
+    Relative paths in the text count from `file_dir`, those in variables and flags from the current directory.
     Raises InvalidSettings that names the key, variable or flag at fault. Variables that no key has are left alone: other programs may use the prefix.
     """
     data = _parse(text)
     _check_tables(data)
+    _resolve_paths(data, file_dir, _PATHS)
     _apply_environment(data, Settings, PREFIX, environ or {}, ())
     for key, value in (flags or {}).items():
         if value is not None:
             _set(data, tuple(key.split(".")), value)
     _check_tables(data)
+    _resolve_paths(data, current_dir, (ApiSettings, Target))  # so that only their default paths stay relative
     _check_keys({key: value for key, value in data.items() if key != "targets"}, Settings, "")
     targets = {name: _target(name, table) for name, table in data.pop("targets", {}).items()}
     settings = msgspec.structs.replace(_convert(data, Settings, ""), targets=targets)
     _check_values(settings)
     return settings
+
+
+def _resolve_paths(data: dict[str, Any], base: Path, kinds: Collection[type[Struct]]) -> None:
+    """Make relative paths in the tables of some kinds count from `base`; absolute ones stay."""
+    tables: list[tuple[type[Struct], Any]] = [(Settings, data)]
+    tables += [(one.type, data.get(one.encode_name, {})) for one in msgspec.structs.fields(Settings) if _is_struct(one.type)]
+    tables += [(Login, data.get("nats", {}).get("janitor"))]
+    tables += [(Target, table) for table in data.get("targets", {}).values()]
+    for kind, table in tables:
+        for key in _PATHS[kind] if kind in kinds and isinstance(table, dict) else ():
+            if isinstance(table.get(key), str) and table[key]:
+                table[key] = str(base / Path(table[key]).expanduser())
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from qgjet import token_file
 from qgjet.errors import InvalidSettings
-from qgjet.settings import PREFIX, Login, NatsSettings, Settings, load_settings
+from qgjet.settings import PREFIX, ApiSettings, Settings, load_settings
 
 FILE = "qgjet.toml"
 
@@ -19,18 +20,43 @@ FILE = "qgjet.toml"
 def load(path: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from `path`, else QGJET_CONFIG, else the nearest qgjet.toml; then the environment, then flags (dotted key -> value; None: not given).
 
-    The targets' `dir` and the files of `[nats]` come out absolute: in the file they count from the file's own directory. Raises InvalidSettings.
+    Paths in the file, and default paths, count from the file's directory; paths in variables and flags from the current one.
+    Raises InvalidSettings.
     """
+    return _load(path, flags, environ)[0]
+
+
+def load_for_api(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings for a process that serves the API. Raises InvalidSettings when tokens are configured and there are none: it would ask for no token."""
+    settings, named = _load(path, flags, None)
+    api = settings.api
+    file, earlier = Path(api.tokens_file), Path.cwd() / ApiSettings().tokens_file
+    if api.auth and not api.tokens:
+        if named and not token_file.read(file):
+            what = "has no tokens" if file.exists() else "does not exist"
+            raise InvalidSettings("api.tokens_file", f"{file} {what}, so the API could ask for none. {_CREATE} --file {file}`, or correct the path")
+        if not named and earlier != file and earlier.exists() and not file.exists():
+            raise InvalidSettings("api.tokens_file", f"{earlier} is not beside the settings: {file} does not exist. Move it there, or name it in `tokens_file`")
+    return settings
+
+
+_CREATE = "Create one with `qgjet token create --name NAME --org '*' --scope operate"
+
+
+def _load(path: Path | None, flags: Mapping[str, Any] | None, environ: Mapping[str, str] | None) -> tuple[Settings, bool]:
+    """Load the settings, and whether they name the tokens file."""
     environ = os.environ if environ is None else environ
     found = _named(path, environ) or find(Path.cwd())
     text = _read(found) if found else ""
+    base = found.absolute().parent if found else Path.cwd()
     try:
-        settings = load_settings(text, environ, flags)
+        settings = load_settings(text, environ, flags, file_dir=base, current_dir=Path.cwd())
     except InvalidSettings as error:
         raise _with_origin(error, found, text, environ) from None
-    base = found.absolute().parent if found else Path.cwd()
+    # only default paths are relative here
+    api = replace(settings.api, database=str(base / settings.api.database), tokens_file=str(base / settings.api.tokens_file))
     targets = {name: replace(target, dir=str(base / target.dir)) for name, target in settings.targets.items()}
-    return replace(settings, targets=targets, nats=_beside(base, settings.nats))
+    return replace(settings, api=api, targets=targets), Path(settings.api.tokens_file).is_absolute()
 
 
 def _with_origin(error: InvalidSettings, found: Path | None, text: str, environ: Mapping[str, str]) -> InvalidSettings:
@@ -49,19 +75,6 @@ def _fails_alike(error: InvalidSettings, text: str, environ: Mapping[str, str]) 
     except InvalidSettings as other:
         return str(other) == str(error)
     return False
-
-
-_FILES = ("password_file", "nkey", "ca", "cert", "key")
-
-
-def _beside(base: Path, nats: NatsSettings) -> NatsSettings:
-    """Relative files count from the directory of the settings, as targets do."""
-    janitor = replace(nats.janitor, **_files(base, nats.janitor))
-    return replace(nats, **_files(base, nats), janitor=janitor)
-
-
-def _files(base: Path, login: NatsSettings | Login) -> dict[str, str]:
-    return {name: str(base / Path(file).expanduser()) for name in _FILES if (file := getattr(login, name, ""))}
 
 
 def api_token(settings: Settings) -> str:

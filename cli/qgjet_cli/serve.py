@@ -32,7 +32,7 @@ def serve(
     `qgjet token` says who may use it. Before there is a token, that is everybody on this machine, and on other addresses than loopback it does not start.
     """
     flags = {"nats_url": nats, "api.host": host, "api.port": port, "api.database": str(database) if database else None, "api.auth": False if no_auth else None}
-    settings = config.load(config_file, flags)
+    settings = config.load_for_api(config_file, flags)
     daemon.log_to_stderr()
     raise typer.Exit(daemon.run(_serve(settings)))
 

@@ -37,7 +37,7 @@ def up(
 
     The first Ctrl-C or SIGTERM finishes what runs, the second stops it and gives it back; what is queued is there again at the next start.
     """
-    settings = config.load(config_file, {"agent.targets": targets or None, "api.port": port})
+    settings = config.load_for_api(config_file, {"agent.targets": targets or None, "api.port": port})
     daemon.log_to_stderr(logging.WARNING)
     for name in (__name__, "qgjet_cli.agent"):
         logging.getLogger(name).setLevel(logging.INFO)

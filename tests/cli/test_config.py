@@ -34,6 +34,28 @@ def test_directories_of_targets_count_from_the_file(tmp_path: Path, monkeypatch:
     assert [Path(settings.targets[name].dir) for name in "abc"] == [tmp_path, tmp_path / "apps/b", Path("/c")]
 
 
+def test_paths_count_from_what_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, elsewhere = tmp_path / "a" / "qgjet.toml", tmp_path / "b"
+    file.parent.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    file.write_text(
+        'api_token_file = "t"\n[api]\ndatabase = "r.sqlite"\ntokens_file = "tokens.json"\n[agent]\nwork_dir = "w"\n'
+        '[nats]\nca = "ca.pem"\nnkey = "~/seed"\n[nats.janitor]\npassword_file = "p"\n[targets.x]\n'
+    )
+    found = config.load(file, environ={})
+    paths = (found.api_token_file, found.api.database, found.api.tokens_file, found.agent.work_dir, found.nats.ca, found.nats.janitor.password_file)
+    assert [Path(path) for path in paths] == [file.parent / name for name in ("t", "r.sqlite", "tokens.json", "w", "ca.pem", "p")]
+    assert Path(found.nats.nkey) == Path.home() / "seed"
+    variables = {"QGJET_API_TOKENS_FILE": ".qgjet/tokens.json", "QGJET_TARGETS_X_DIR": "x", "QGJET_AGENT_WORK_DIR": "w"}
+    found = config.load(file, {"api.database": "r.sqlite"}, variables)
+    paths = (found.api.tokens_file, found.targets["x"].dir, found.agent.work_dir, found.api.database)
+    assert [Path(path).absolute() for path in paths] == [elsewhere / name for name in (".qgjet/tokens.json", "x", "w", "r.sqlite")]
+    file.write_text("")
+    found = config.load(file, environ={})
+    assert (found.api.database, found.api.tokens_file) == (str(file.parent / ".qgjet/read-model.sqlite"), str(file.parent / ".qgjet/tokens.json"))
+
+
 @pytest.mark.parametrize(
     "content", [b"org_id = ", b"\xff\xfe", b"queue = 3", b"unknown = 1", b'targets = "x"', b"[targets]\na = 1", b'[job]\npriority = "high"']
 )

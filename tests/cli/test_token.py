@@ -120,3 +120,27 @@ def test_a_server_reads_the_file_again_when_it_has_changed(inside: Inside, proje
     assert set(keyring.tokens) == {made["id"]}
     with pytest.raises(InvalidSettings, match=r"api\.tokens"):
         Keyring(file, "nonsense")
+
+
+@pytest.mark.parametrize("command", ["serve", "up"])
+def test_an_api_with_configured_tokens_starts_only_with_tokens(inside: Inside, project: Path, tmp_path: Path, command: str) -> None:
+    config = tmp_path / "a" / "qgjet.toml"
+    config.parent.mkdir()
+    config.write_text('[api]\ntokens_file = "tokens.json"\nport = 0\n')
+    file = config.parent / "tokens.json"
+    for content, says in ((None, "does not exist"), ("{}", "has no tokens")):
+        if content:
+            file.write_text(content)
+        ended = inside(command, "--config", str(config))
+        assert ended.code == 2
+        assert ended.error.startswith(f"Error: api.tokens_file: {file} {says}, so the API could ask for none.")
+
+
+def test_an_api_does_not_leave_out_the_tokens_of_an_older_version(inside: Inside, project: Path, tmp_path: Path) -> None:
+    config = tmp_path / "a" / "qgjet.toml"
+    config.parent.mkdir()
+    config.write_text("")
+    assert inside("token", "create", "--name", "a", "--org", "a").code == 0
+    ended = inside("serve", "--config", str(config), "--port", "0")
+    assert ended.code == 2
+    assert ended.error.startswith(f"Error: api.tokens_file: {project / '.qgjet/tokens.json'} is not beside the settings")
