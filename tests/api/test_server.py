@@ -105,6 +105,8 @@ async def test_uvicorn_serves_asgi_app_and_ends_on_a_signal_with_streams_open(se
     try:
         async with asyncio.timeout(30), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as api:
             await _until_it_answers(api)
+            for method, path in (("GET", "/jobs"), ("GET", "/"), ("POST", "/suites/x/cancel")):
+                assert (await api.request(method, path, headers={"Host": f"evil.example:{port}"})).status_code == 403
             async with api.stream("GET", "/events") as answer:
                 assert answer.status_code == 200
                 process.send_signal(number)

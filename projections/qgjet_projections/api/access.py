@@ -173,7 +173,7 @@ class Access:
         if why_not := self._foreign_origin(connection):
             return why_not
         host = connection.headers.get("host", "")
-        if not self._always and host and not is_loopback(_host_of(host)):
+        if host and not is_loopback(_host_of(host)):
             return f"without tokens this API answers to names of this machine alone, such as localhost, and not to {host}: `qgjet token create`"
         return ""
 
