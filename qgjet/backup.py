@@ -22,7 +22,7 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import Error
 
-from qgjet import __version__, streams
+from qgjet import __version__, private_files, streams
 from qgjet.bus import ApiError, Bus, JetStreamError
 from qgjet.clock import Clock, utc_now
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
@@ -79,7 +79,7 @@ async def save(bus: Bus, directory: Path, names: Sequence[str] = KEPT, clock: Cl
         raise Refused(f"there is nothing to save at {bus.url}: it has no stream {STREAM}")
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    private_files.make_directory(partial)
     try:
         lanes = [lane_consumer(state.lane) for state in await Queue(bus, QueueSettings()).lanes()]
         made_at = clock()
@@ -92,7 +92,8 @@ async def save(bus: Bus, directory: Path, names: Sequence[str] = KEPT, clock: Cl
             streams=tuple(saved),
             lanes=tuple(sorted(lanes)),
         )
-        (partial / _MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        with private_files.create(partial / _MANIFEST) as file:
+            file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
         partial.rename(directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -106,10 +107,11 @@ def _server_version(bus: Bus) -> str:
 
 
 async def _save_stream(bus: Bus, name: str, directory: Path) -> SavedStream:
-    directory.mkdir()
-    with (directory / "stream.tar.s2").open("wb") as file:
+    private_files.make_directory(directory)
+    with private_files.create(directory / "stream.tar.s2") as file:
         snapshot = await _Snapshot.take(bus, name, file)
-    (directory / "backup.json").write_bytes(msgspec.json.encode(snapshot.described))
+    with private_files.create(directory / "backup.json") as file:
+        file.write(msgspec.json.encode(snapshot.described))
     state = snapshot.described["state"]
     return SavedStream(
         name=name,

@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
+from qgjet import private_files
 from qgjet.errors import IncompatibleServer, LogUnavailable
 
 START_TIMEOUT_S = 15.0
@@ -79,7 +80,9 @@ class NatsServer:
 
     async def start(self) -> None:
         """Start and wait until clients can connect. Raises LogUnavailable with the last line of the server's log when it does not start."""
-        self.store.mkdir(parents=True, exist_ok=True)
+        private_files.make_directory(self.store)
+        private_files.tighten(self.store)
+        private_files.tighten(self.log_file)
         for old in self.store.glob("*.ports"):
             old.unlink()
         environment = {
@@ -102,6 +105,7 @@ class NatsServer:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,
+                umask=0o077,
                 preexec_fn=_die_with_parent,
             )
         self.port = await self._wait_for_port()

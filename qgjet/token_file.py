@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from qgjet import tokens
+from qgjet import private_files, tokens
 from qgjet.errors import InvalidInput, InvalidSettings
 from qgjet.tokens import Token
 
@@ -41,7 +41,7 @@ def change(path: Path, decide: Callable[[Mapping[str, Token]], Mapping[str, Toke
     Raises InvalidSettings, and whatever `decide` raises: then nothing is written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_files.make_directory(path.parent)
         with _locked(path):
             before = read(path)
             after = decide(before)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from msgspec.structs import replace
 
-from qgjet import streams
+from qgjet import private_files, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.target import make_runner
 from qgjet.bus import Bus, connect
@@ -152,7 +152,7 @@ async def work_dir(settings: Settings) -> AsyncIterator[Path]:
 
 def _make(path: Path) -> None:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        private_files.make_directory(path)
     except OSError as error:
         raise InvalidSettings("agent.work_dir", f"{path} cannot be made: {error.strerror}") from error
 

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from msgspec.structs import replace
 
-from qgjet import streams
+from qgjet import private_files, streams
 from qgjet.agents.agent import Agent
 from qgjet.bus import connect
 from qgjet.embedded import NatsServer, nats_server
@@ -208,7 +208,7 @@ def _data_directory(asked: Path | None) -> Iterator[Path]:
         return
     path = asked.expanduser().absolute()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        private_files.make_directory(path)
         lock = (path / "lock").open("w")
     except OSError as error:
         raise InvalidSettings("data_dir", f"{path} cannot be used: {error.strerror}") from error

@@ -14,6 +14,7 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from qgjet import private_files
 from qgjet.errors import SchemaMismatch
 
 log = logging.getLogger(__name__)
@@ -229,6 +230,7 @@ CONTENT = ("events", "jobs", "openings", "suite_jobs", "suites", "job_tags", "de
 """The tables that are made from the log; `position` says from how much of it."""
 
 BUSY_TIMEOUT_S = 10.0
+_JOURNALS = ("-wal", "-shm")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -259,7 +261,7 @@ def prepare(path: Path) -> None:
 
     A file of ours of another version is deleted; a damaged one is put aside as `<name>.damaged`. Raises SchemaMismatch for a database of somebody else.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_files.make_directory(path.parent)
     try:
         fits = _fits(path)
     except sqlite3.DatabaseError as error:
@@ -271,6 +273,9 @@ def prepare(path: Path) -> None:
         if not fits:
             log.warning("the read model %s was written by another version: it is made anew from the log", path)
             _remove(path)
+    path.touch(mode=0o600)
+    for suffix in ("", *_JOURNALS, ".damaged"):  # SQLite gives new journals the mode of the file
+        private_files.tighten(path.with_name(path.name + suffix))
     with contextlib.closing(connect(path)) as connection:
         _create(connection)
 
@@ -295,7 +300,7 @@ def _fits(path: Path) -> bool:
 
 
 def _remove(path: Path, *, keep_as: Path | None = None) -> None:
-    for suffix in ("-wal", "-shm"):
+    for suffix in _JOURNALS:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     if keep_as is None:
         path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from qgjet import presence, streams
+from qgjet import presence, private_files, streams
 from qgjet.bus import Bus, connect
 from qgjet.clock import Clock, utc_now, within
 from qgjet.controls import Pauses
@@ -27,6 +27,8 @@ from qgjet_projections.retention import Retention
 
 log = logging.getLogger(__name__)
 
+OWN_DIRECTORY = ".qgjet"
+"""The default directory of data: it holds nothing of other programs."""
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 FIRST_TRY_S = 2.0
 """The start waits so long for NATS; then it goes on without."""
@@ -251,7 +253,8 @@ def _lost(bus: Bus, since: float | None, now: float) -> float | None:
 async def open_service(settings: Settings, clock: Clock = utc_now) -> AsyncIterator[Service]:
     """A running service, closed at the end. Raises IncompatibleServer when the NATS server must not be used; a missing one is waited for."""
     path = Path(settings.api.database)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent.name == OWN_DIRECTORY:
+        private_files.tighten(path.parent)
     read_model = ReadModel.open(path)
     try:
         service = Service(settings, read_model, clock)

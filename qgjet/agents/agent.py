@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 import qgjet
+from qgjet import private_files
 from qgjet.agents.catalog import Catalog
 from qgjet.agents.execution import Executor, Result
 from qgjet.agents.runner import Runner
@@ -100,7 +101,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until drained; returns with every session released and the agent withdrawn."""
         self._log.bus.on_reconnect.append(self._refresh_now.set)
-        self._work_dir.mkdir(parents=True, exist_ok=True)
+        private_files.make_directory(self._work_dir)
         try:
             async with asyncio.TaskGroup() as keepers:
                 tasks = [keepers.create_task(keeper()) for keeper in (self._refresh, self._announce, self._listen, self._cool_down, self._follow_controls)]

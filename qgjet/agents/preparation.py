@@ -24,6 +24,7 @@ from typing import BinaryIO
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from qgjet import private_files
 from qgjet.agents.environment import DEVICE_VARIABLE, read_variables, session_environment
 from qgjet.agents.process import HOLD_S, ProcessResult, keep_alive, run_within
 from qgjet.agents.redaction import Redactor
@@ -118,7 +119,7 @@ class CommandLineSession:
 
     async def _run(self, attempt: Attempt) -> Outcome:
         try:
-            attempt.directory.mkdir(parents=True, exist_ok=True)
+            private_files.make_directory(attempt.directory)
             return await self._execute(self._place, attempt)
         except InvalidInput as error:
             return config_error(Reason.INVALID_INPUT, str(error))
