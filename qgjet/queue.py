@@ -11,7 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -59,6 +59,45 @@ class LaneState(Struct, frozen=True, kw_only=True):
     """When the consumer delivered last, or was made."""
     ack_wait_ns: int
     max_deliver: int
+    usable: bool = True
+    """Whether it can serve as the lane's queue: another program can make a consumer of that name, and an operator can change one."""
+
+
+class _Config(Struct, frozen=True):
+    """What matters in a consumer's configuration. Whoever made it may have left out any of it."""
+
+    ack_policy: str = ""
+    deliver_policy: str = ""
+    filter_subject: str = ""
+    deliver_subject: str = ""
+    headers_only: bool = False
+    priority_groups: tuple[str, ...] | None = None
+    ack_wait: int = 0
+    max_deliver: int = 0
+
+    def serves(self, lane: Lane) -> bool:
+        """Whether a consumer like this delivers all jobs of the lane to whoever pulls, and again when no one acknowledges."""
+        return (
+            (self.ack_policy, self.deliver_policy, self.filter_subject) == ("explicit", "all", subjects.lane_filter(lane))
+            and not self.deliver_subject
+            and not self.headers_only
+            and not self.priority_groups
+        )
+
+
+class _Delivered(Struct, frozen=True):
+    stream_seq: int = 0
+    last_active: datetime | None = None
+
+
+class _Consumer(Struct, frozen=True):
+    """A consumer as the server describes it."""
+
+    config: _Config = _Config()
+    delivered: _Delivered = _Delivered()
+    created: datetime = datetime.min.replace(tzinfo=UTC)
+    num_pending: int = 0
+    num_ack_pending: int = 0
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
@@ -113,22 +152,35 @@ class Queue:
         except JetStreamError as error:
             if error.error.err_code != _OTHER_SETTINGS:
                 raise
-            await self._lengthen(lane)
+            await self._adopt(lane)
         self._ensured.add(lane)
 
     async def may_ensure(self, lane: Lane) -> bool:
         """Whether the NATS user may make the lane's consumer. Who only submits may leave it to agents and the janitor."""
         return await self.bus.may_publish(f"$JS.API.{_create_subject(lane)}")
 
-    async def _lengthen(self, lane: Lane) -> None:
-        """One that waits less than our heartbeats count on would hand our jobs on; one that waits longer does no harm."""
-        info = await self.bus.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")
-        if info["config"]["ack_wait"] < self._ack_wait_ns:
+    async def _adopt(self, lane: Lane) -> None:
+        """Use the consumer that is there. One that waits less than our heartbeats count on would hand our jobs on; one that waits longer does no harm."""
+        config = _described(await self.bus.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")).config
+        if not config.serves(lane):
+            await self._replace(lane)
+        elif config.ack_wait < self._ack_wait_ns:
             await self.renew(lane)
 
     async def renew(self, lane: Lane) -> None:
         """Make the lane's consumer, or give the one that is there the settings in force."""
         await self._put(lane, "")
+
+    async def _replace(self, lane: Lane) -> None:
+        """Make a new consumer in the place of one that cannot serve. Not by an update: what such a consumer has passed over stays passed over."""
+        name = subjects.lane_consumer(lane)
+        if not await self.bus.may_publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}"):
+            raise LogUnavailable(
+                f"consumer {name} on {STREAM} cannot hand out jobs: another program made or changed it. The janitor replaces it, or an operator deletes it"
+            )
+        log.warning("consumer %s on %s cannot hand out jobs, because another program made or changed it: replaced", name, STREAM)
+        await self.drop(lane)
+        await self._put(lane, "create")
 
     async def _put(self, lane: Lane, action: str) -> None:
         config = self._config(lane, subjects.lane_consumer(lane))
@@ -143,7 +195,7 @@ class Queue:
 
     def is_current(self, state: LaneState) -> bool:
         """Whether the lane's consumer has the settings in force."""
-        return (state.ack_wait_ns, state.max_deliver) == (self._ack_wait_ns, self.settings.max_deliver)
+        return state.usable and (state.ack_wait_ns, state.max_deliver) == (self._ack_wait_ns, self.settings.max_deliver)
 
     @property
     def _ack_wait_ns(self) -> int:
@@ -229,8 +281,9 @@ class Queue:
             page = await self.bus.api(f"CONSUMER.LIST.{STREAM}", {"offset": offset})
             total = page["total"]
             consumers = page.get("consumers") or []
-            found += [state for state in map(_lane_state, consumers) if state is not None]
+            found += [state for state in map(lane_state, consumers) if state is not None]
             offset += max(len(consumers), 1)
+        self._ensured.difference_update(state.lane for state in found if not state.usable)
         return found
 
     async def listen(self, target: str, on_bell: Callable[[Lane], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
@@ -276,19 +329,29 @@ def _status(message: Msg) -> str:
     return (message.headers or {}).get("Status", "")
 
 
-def _lane_state(info: dict[str, Any]) -> LaneState | None:
-    lane = subjects.parse_consumer(info["name"])
+def lane_state(info: dict[str, Any]) -> LaneState | None:
+    lane = subjects.parse_consumer(str(info.get("name", "")))
     if lane is None:
         return None
+    consumer = _described(info)
     return LaneState(
         lane=lane,
-        pending=info["num_pending"],
-        unacknowledged=info["num_ack_pending"],
-        since=info["delivered"]["stream_seq"],
-        ack_wait_ns=info["config"]["ack_wait"],
-        max_deliver=info["config"]["max_deliver"],
-        last_active=msgspec.convert(info["delivered"].get("last_active") or info["created"], datetime),
+        pending=consumer.num_pending,
+        unacknowledged=consumer.num_ack_pending,
+        since=consumer.delivered.stream_seq,
+        ack_wait_ns=consumer.config.ack_wait,
+        max_deliver=consumer.config.max_deliver,
+        last_active=consumer.delivered.last_active or consumer.created,
+        usable=consumer.config.serves(lane),
     )
+
+
+def _described(info: dict[str, Any]) -> _Consumer:
+    """One that cannot be read serves no lane."""
+    try:
+        return msgspec.convert(info, _Consumer)
+    except msgspec.ValidationError:
+        return _Consumer()
 
 
 def _end(answer: asyncio.Future[Msg | None]) -> None:

@@ -207,8 +207,12 @@ class Janitor:
     async def _renew_lanes(self, situation: Situation) -> None:
         """All have the settings in force."""
         for state in situation.lanes.values():
-            if not self._queue.is_current(state):
-                await self._queue.renew(state.lane)
+            if self._queue.is_current(state):
+                continue
+            try:
+                await (self._queue.renew(state.lane) if state.usable else self._queue.ensure(state.lane))
+            except JetStreamError as error:  # of this consumer: the others are renewed all the same
+                self._complaints["_renew_lanes"].warn(f"the consumer of {state.lane} keeps its settings: {error}")
 
     # -- jobs that no agent will end ---------------------------------------------------------------------------------
 

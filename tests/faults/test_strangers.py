@@ -17,8 +17,9 @@ from qgjet.decide import Cancel, Requeue, Submit, decide
 from qgjet.events import Slot, Status, Verdict
 from qgjet.job import Job
 from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.queue import Queue, lane_state
 from qgjet.subjects import Lane
+from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
 
@@ -111,6 +112,76 @@ async def test_garbage_that_asks_for_a_run_does_not_hold_up_the_jobs_behind_it(l
     async with running_agent(log, tmp_path, poll_s=60.0):
         assert (await ended(log, job.slot, within_s=5.0)).verdict is Verdict.PASSED
 
+
+# -- consumers of another program -------------------------------------------------------------------------------------------------
+
+
+STRANGE_CONSUMERS: dict[str, dict[str, object]] = {
+    "acknowledges nothing": {"ack_policy": "none"},
+    "acknowledges all at once": {"ack_policy": "all"},
+    "pushes": {"deliver_subject": "elsewhere"},
+    "starts with what is new": {"deliver_policy": "new"},
+    "gives headers only": {"headers_only": True},
+    "of another subject": {"filter_subject": "qg.suite.>"},
+    "of several subjects": {"filter_subject": "", "filter_subjects": ["qg.suite.>", "qg.control.>"]},
+    "of groups": {"priority_groups": ["one"], "priority_policy": "overflow"},
+    "delivers once": {"max_deliver": 1},
+    "waits for a short time": {"ack_wait": 100_000_000},
+}
+
+
+@pytest.mark.parametrize("config", STRANGE_CONSUMERS.values(), ids=STRANGE_CONSUMERS)
+async def test_a_lane_whose_consumer_is_of_another_program_runs_its_jobs(
+    log: EventLog, read_model: ReadModel, tmp_path: Path, config: dict[str, object]
+) -> None:
+    job, other = spec(), spec(app_version_id="other")
+    lane = Lane(job.partition, job.rank)
+    await strange_consumer(log, subjects.lane_consumer(lane), {"filter_subject": subjects.lane_filter(lane), **config})
+    async with running_agent(log, tmp_path), Projector(log, read_model), Janitor(log, read_model, FAST):
+        for one in (job, other):
+            await log.submit(one)
+        for one in (other, job):
+            assert (await ended(log, one.slot)).verdict is Verdict.PASSED
+        assert await eventually(lambda: is_usable(log, lane))
+    assert await story(log, job.slot) == ["submitted", "started", "finished"]
+
+
+async def test_a_consumer_that_another_program_replaces_while_an_agent_runs_is_made_again(log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+    job, later = spec(), spec(test="later")
+    lane = Lane(job.partition, job.rank)
+    async with running_agent(log, tmp_path), Projector(log, read_model), Janitor(log, read_model, FAST):
+        await submit(log, job)
+        await ended(log, job.slot)
+        await Queue(log.bus, FAST).drop(lane)
+        await strange_consumer(log, subjects.lane_consumer(lane), {"filter_subject": "qg.suite.>"})
+        await eventually(lambda: is_usable(log, lane))
+        await log.submit(later)
+        assert (await ended(log, later.slot)).verdict is Verdict.PASSED
+
+
+async def is_usable(log: EventLog, lane: Lane) -> bool:
+    return any(state.usable for state in await Queue(log.bus, FAST).lanes() if state.lane == lane)
+
+
+@pytest.mark.parametrize("name", ["foreign", "a~b~c~p5", "a~b~c~p99", "~~~p5", "%FF~b~c~p5", f"{'x' * 100}~b~c~p5", "acme~1%2E0%2E0~emulator~p5"])
+async def test_the_queue_can_be_listed_with_consumers_of_any_name(log: EventLog, name: str) -> None:
+    for policy in ("none", "explicit"):
+        await strange_consumer(log, name if policy == "none" else f"{name}x", {"ack_policy": policy})
+    assert not [state for state in await Queue(log.bus, FAST).lanes() if state.usable]
+
+
+@pytest.mark.parametrize("info", [{}, {"name": None}, {"name": "a~b~c~p5"}, {"name": "a~b~c~p5", "config": None, "created": "never"}])
+def test_a_consumer_that_is_described_in_another_way_serves_no_lane(info: dict[str, object]) -> None:
+    state = lane_state(info)
+    assert state is None or not state.usable
+
+
+async def strange_consumer(log: EventLog, name: str, config: dict[str, object]) -> None:
+    settings = {"name": name, "durable_name": name, "deliver_policy": "all", "ack_policy": "explicit", **config}
+    await log.bus.api(f"CONSUMER.CREATE.{subjects.STREAM}.{name}", {"stream_name": subjects.STREAM, "config": settings, "action": ""})
+
+
+# -- bells ------------------------------------------------------------------------------------------------------------------------
 
 LONG = "x" * 100
 
