@@ -32,9 +32,10 @@ SILENCE_S = 40.0
 class Busy(CannotReach):
     """No usable answer this time; the next one may be."""
 
-    def __init__(self, message: str, pause_s: float = 0.0) -> None:
+    def __init__(self, message: str, pause_s: float = 0.0, status: int = 0) -> None:
         super().__init__(message)
         self.pause_s = pause_s
+        self.status = status
 
 
 class NotOurs(CannotReach):
@@ -170,7 +171,7 @@ class Http:
     def _busy(self, answer: httpx.Response) -> Busy:
         problem = _problem(answer)
         detail = problem["detail"] if problem else f"{answer.status_code} {answer.reason_phrase}"
-        return Busy(f"{self.where} is not available now: {detail}", _retry_after(answer))
+        return Busy(f"{self.where} is not available now: {detail}", _retry_after(answer), answer.status_code)
 
     def _read(self, answer: httpx.Response, asked: str, kind: type[T]) -> T:
         if answer.status_code in BUSY:

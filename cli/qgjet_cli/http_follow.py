@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 from urllib.parse import quote
 
 import msgspec
@@ -39,7 +40,7 @@ async def follow(http: Http, board: Board, notice: Notice) -> AsyncGenerator[Eve
     after = board.next_seq - 1
     streams, outage = True, Outage(http, notice)
     while True:
-        moved = False
+        moved = crowded = False
         try:
             if streams:
                 async with contextlib.aclosing(_messages(http, board, after)) as stream:
@@ -50,14 +51,16 @@ async def follow(http: Http, board: Board, notice: Notice) -> AsyncGenerator[Eve
         except NoStream:
             streams = False
         except CannotReach as error:
-            outage.begins(error)
+            crowded = isinstance(error, Busy) and error.status == HTTPStatus.TOO_MANY_REQUESTS  # the token has all its streams open: poll meanwhile
+            if not crowded:
+                outage.begins(error)
         if not moved:  # where streams break before they bring anything, this does
             try:
                 yield await _poll(http, board)
                 outage.over()
             except Busy as error:
                 outage.begins(error)
-        await asyncio.sleep(outage.pause_s or (PAUSE_S if streams else POLL_S))
+        await asyncio.sleep(outage.pause_s or (PAUSE_S if streams and not crowded else POLL_S))
 
 
 async def _messages(http: Http, board: Board, after: int) -> AsyncGenerator[list[Message], None]:

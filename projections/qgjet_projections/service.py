@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from qgjet import presence, private_files, streams
 from qgjet.bus import Bus, connect
@@ -36,6 +39,9 @@ PAUSE_S = 1.0
 WATCH_S = 0.25
 UNHEALTHY_AFTER_S = 5.0
 AGENTS_FRESH_S = 1.0
+STREAM_THREADS = 2
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Service:
@@ -58,6 +64,7 @@ class Service:
         self._lost_at: float | None = self._loop.time()
         self._agents: list[AgentInfo] = []
         self._agents_until = 0.0
+        self._stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="stream")
 
     @property
     def nats_url(self) -> str:
@@ -199,6 +206,9 @@ class Service:
             return True
         return self.projector is not None and await self.projector.wait_for(seq, timeout_s)
 
+    def close(self) -> None:
+        self._stream_threads.shutdown(cancel_futures=True)
+
     async def rest(self, seconds: float) -> None:
         """Wait so long, or until the process closes."""
         await within(seconds, self.closing)
@@ -215,6 +225,12 @@ class Service:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def read_for_stream(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read in a few threads that all streams share, so that they never hold those that answer requests."""
+        return await self._loop.run_in_executor(self._stream_threads, partial(read, *args, **kwargs))
 
     # -- agents ------------------------------------------------------------------------------------------------------
 
@@ -266,5 +282,6 @@ async def open_service(settings: Settings, clock: Clock = utc_now) -> AsyncItera
             service.closing.set()
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
+            service.close()
     finally:
         read_model.close()

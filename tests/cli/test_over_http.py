@@ -297,6 +297,22 @@ async def test_streams_that_break_at_once_are_made_up_for_by_polling(monkeypatch
     assert said == []
 
 
+async def test_a_token_with_all_its_streams_open_polls_and_reports_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_follow, "POLL_S", 0.05)
+    pages = iter([page(99), page(9)])
+
+    async def handler(one: Asked, writer: asyncio.StreamWriter) -> None:
+        if one.path.startswith("/jobs/j1/events"):
+            answer(writer, 200, next(pages))
+        else:
+            answer(writer, 429, problem(429, "100 streams are open", "too-many-requests"), Retry_After="5")
+
+    watched, asked, said = await followed(handler)
+    assert watched.tracks["j1"].verdict is Verdict.FLAKY
+    assert sum(one.path.startswith("/events") for one in asked) == 2
+    assert said == []
+
+
 async def test_an_outage_is_told_once_and_its_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_follow, "PAUSE_S", 0.05)
     turns = iter([503] * 6)

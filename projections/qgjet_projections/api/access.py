@@ -19,6 +19,8 @@ from typing import Any
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
+from litestar.types import ASGIApp, Receive, Send
+from litestar.types import Scope as RequestScope
 
 from qgjet import tokens
 from qgjet.clock import Clock, utc_now
@@ -26,7 +28,7 @@ from qgjet.errors import InvalidSettings
 from qgjet.settings import ApiSettings
 from qgjet.token_file import Keyring
 from qgjet.tokens import Scope, Token
-from qgjet_projections.api.limits import Buckets
+from qgjet_projections.api.limits import Buckets, Places
 from qgjet_projections.api.problems import ForeignOrg, ForeignPage, NeedsScope, TooManyRequests, Unauthenticated
 
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -47,14 +49,19 @@ UNPROTECTED = [{}]  # type: ignore[var-annotated]
 
 FAILURES_PER_S, FAILURES = 1.0, 20
 """Requests without a good token, of one address."""
+MAX_STREAMS = 100
+"""Open streams of one token; without tokens, of one address."""
+STREAM_RETRY_AFTER_S = 5
 
 
 class Caller:
     """Who asks. Made by `Access`."""
 
-    def __init__(self, access: Access, token: Token | None, *, known: bool = True) -> None:
+    def __init__(self, access: Access, token: Token | None, *, known: bool = True, address: str = "") -> None:
         self._access = access
         self._token = token
+        self._address = address
+        self._streams = 0
         self.known = known
         """False: somebody without a token, or a page of another site, on a public route."""
 
@@ -76,6 +83,22 @@ class Caller:
     def lasts(self) -> bool:
         """Whether what it asked for may go on: for answers that take their time."""
         return self._access.still_accepts(self._token) if self._token else not self._access.required
+
+    def open_stream(self) -> None:
+        """Count a stream that this request opens; `close_streams` ends it. Raises TooManyRequests."""
+        if not self._access.streams.take(self._owner):
+            detail = f"{self._owner} has {MAX_STREAMS} streams open, which is the limit: close some, or ask for pages instead"
+            raise TooManyRequests(detail, retry_after_s=STREAM_RETRY_AFTER_S)
+        self._streams += 1
+
+    def close_streams(self) -> None:
+        while self._streams:
+            self._streams -= 1
+            self._access.streams.give_back(self._owner)
+
+    @property
+    def _owner(self) -> str:
+        return f"token {self._token.id}" if self._token else f"address {self._address}"
 
     def check_orgs(self, wanted: Collection[str]) -> None:
         """Raises ForeignOrg when it is not for all of the orgs that it names itself."""
@@ -99,6 +122,7 @@ class Access:
         self._clock, self._monotonic = clock, monotonic
         self._rates = Buckets(rate=api.rate_limit, burst=api.rate_burst)
         self._failures = Buckets(rate=FAILURES_PER_S, burst=FAILURES)
+        self.streams = Places(MAX_STREAMS)
 
     @property
     def required(self) -> bool:
@@ -118,7 +142,7 @@ class Access:
             why_not = self._foreign_page(connection)
             if why_not and not public:
                 raise ForeignPage(why_not)
-            return Caller(self, None, known=not why_not)
+            return Caller(self, None, known=not why_not, address=_address(connection))
         try:
             token = self._token(connection)
         except Unauthenticated:
@@ -176,6 +200,19 @@ class Access:
         if host and not is_loopback(_host_of(host)):
             return f"without tokens this API answers to names of this machine alone, such as localhost, and not to {host}: `qgjet token create`"
         return ""
+
+
+def close_streams(app: ASGIApp) -> ASGIApp:
+    """The middleware that ends the count of a request's streams with the request, however it ends."""
+
+    async def call(scope: RequestScope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        finally:
+            if isinstance(caller := scope.get("auth"), Caller):
+                caller.close_streams()
+
+    return call
 
 
 async def admit(connection: Connection, handler: BaseRouteHandler) -> None:

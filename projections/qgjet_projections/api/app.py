@@ -18,7 +18,7 @@ from litestar.types import ControllerRouterHandler
 
 from qgjet.settings import ApiSettings, Settings
 from qgjet_projections.api import artifacts, dead, events, health, jobs, logs, queue, statistics, submissions, suite_reports, suites
-from qgjet_projections.api.access import Access, access_of, admit
+from qgjet_projections.api.access import Access, access_of, admit, close_streams
 from qgjet_projections.api.bodies import MAX_BODY_BYTES, JsonRequest
 from qgjet_projections.api.docs import openapi_config
 from qgjet_projections.api.headers import protect
@@ -100,6 +100,7 @@ def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]], access:
         lifespan=[lifespan],
         state=State({"access": access}),
         guards=[admit],
+        middleware=[close_streams],
         before_send=[protect],
         cors_config=_cors(api),
         dependencies=PROVIDERS,

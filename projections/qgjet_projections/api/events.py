@@ -104,6 +104,7 @@ def start_of(last_event_id: str | None, after: int | None, otherwise: int) -> in
 
 
 def _stream(service: Service, caller: Caller, wanted: Filter, after: int) -> Stream:
+    caller.open_stream()
     # no-transform and X-Accel-Buffering: proxies must not collect the stream before they pass it on
     headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
     return Stream(follow(service, caller, wanted, after), media_type=MEDIA_TYPE, headers=headers)
@@ -116,7 +117,7 @@ async def follow(service: Service, caller: Caller, wanted: Filter, after: int) -
     sent_at, reads = time(), service.read_model.seen_by(caller.orgs)
     while not service.closing.is_set() and caller.lasts():
         applied = service.applied_seq
-        found = await asyncio.to_thread(wanted.page, reads, after, PAGE) if applied > after else []
+        found = await service.read_for_stream(wanted.page, reads, after, PAGE) if applied > after else []
         if found:
             yield b"".join(map(encoded, found))
             after, sent_at = found[-1].seq, time()

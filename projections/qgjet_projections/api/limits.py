@@ -6,7 +6,7 @@ runs before anybody knows whose request it is.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 MAX_KEYS = 10_000
 
@@ -33,3 +33,23 @@ class Buckets:
 
     def __len__(self) -> int:
         return len(self._left)
+
+
+class Places:
+    """At most so many places at the same time for each key."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: Counter[str] = Counter()
+
+    def take(self, key: str) -> bool:
+        """False: all are taken."""
+        if self._taken[key] >= self._most:
+            return False
+        self._taken[key] += 1
+        return True
+
+    def give_back(self, key: str) -> None:
+        self._taken[key] -= 1
+        if not self._taken[key]:
+            del self._taken[key]

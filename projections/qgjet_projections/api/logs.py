@@ -77,6 +77,8 @@ async def log(
     found = await commands.known_job(service, reads, job_id)
     streams = MEDIA_TYPE in request.headers.get("accept", "")
     wanted = attempt or found.attempt or int(follow or streams)
+    if streams or follow:
+        caller.open_stream()
     headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
     if streams:
         position = _position(last_event_id)

@@ -16,6 +16,7 @@ from qgjet.errors import InvalidSettings
 from qgjet.settings import ApiSettings, Settings
 from qgjet_projections.api.access import Access, access_of
 from qgjet_projections.api.app import app_over
+from qgjet_projections.api.connections import BoundedProtocol
 from qgjet_projections.service import Service, open_service
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,16 @@ def _url(api: ApiSettings, listener: socket.socket) -> str:
 
 def _server(service: Service, access: Access, started: Callable[[], None]) -> _Server:
     app = app_over(lambda: contextlib.nullcontext(service), access, service.settings.api)
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=int(GRACE_S), lifespan="on")
+    config = uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(GRACE_S),
+        lifespan="on",
+    )
     return _Server(config, started=started, closing=service.closing.set)
 
 

@@ -42,6 +42,7 @@ async def live(
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> Stream:
+    caller.open_stream()
     start = start_of(last_event_id, after, service.applied_seq)
     headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
     wanted, pace_s = Filter(job_id=job_id, suite_id=suite_id), SLOW_PACE_S if slow else PACE_S
@@ -65,7 +66,7 @@ async def changes(
         now_seen = await agents_seen(service, caller, reads) if agents else seen
         now_ailing = bool(service.ailments(patience_s=PATIENCE_S))
         # less than there was: the read model is made anew, and the page shows what is not there any more
-        moved = applied < after or (applied > after and bool(await asyncio.to_thread(wanted.page, reads, after, 1)))
+        moved = applied < after or (applied > after and bool(await service.read_for_stream(wanted.page, reads, after, 1)))
         if moved or now_seen != seen or now_ailing is not ailing:
             after, seen, ailing, sent_at = applied, now_seen, now_ailing, time()
             yield b"id: %d\nevent: changed\ndata: %d\n\n" % (applied, applied)
@@ -86,4 +87,4 @@ async def agents_seen(service: Service, caller: Caller, reads: ReadModel) -> str
 async def _agents(service: Service, caller: Caller, reads: ReadModel) -> list[AgentInfo] | None:
     """As the caller may see them: what they do for others moves no page of his."""
     found = await service.agents_if_known()
-    return found if found is None or caller.orgs is None else await asyncio.to_thread(visible, found, reads, caller.orgs)
+    return found if found is None or caller.orgs is None else await service.read_for_stream(visible, found, reads, caller.orgs)
