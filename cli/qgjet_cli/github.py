@@ -1,7 +1,7 @@
 """What GitHub Actions is told at the end of `run` and `wait`: the log, annotations, the job summary, the step's outputs.
 
 Names and messages come from tests, and the runner obeys lines that look like its commands. So text of others is cut into lines without control characters and
-stands either between a pair of `stop-commands`, or escaped inside a command of ours. Rendering is pure; `tell` writes.
+stands either between a pair of `stop-commands`, or escaped inside a command of ours. Rendering is pure; `Step` writes.
 """
 
 from __future__ import annotations
@@ -61,27 +61,47 @@ class Fault(Struct, frozen=True, kw_only=True):
     """Files with lines, the closest first, as the project calls them; line 0: not known."""
 
 
-def tell(report: SuiteReport, settings: Settings, *, junit: str = "", environ: Mapping[str, str] | None = None) -> None:
-    """Say it all, when this is a step of GitHub Actions. What cannot be written is a warning: the exit code tells the verdict."""
-    environ = os.environ if environ is None else environ
-    if not ci.is_github(environ):
-        return
-    token = secrets.token_hex(16)
-    annotations = annotations_of(report, _places(settings, environ))
-    output.raw([*groups(report, token=token), *map(command, annotations)])
-    _append(environ.get("GITHUB_STEP_SUMMARY", ""), lambda there: summary(report, limit=SUMMARY_BYTES - there))
-    written = str(Path(junit).absolute()) if junit and Path(junit).is_file() else ""
-    _append(environ.get("GITHUB_OUTPUT", ""), lambda _: outputs(report, junit=written, delimiter=f"qgjet_{token}"))
+class Step:
+    """This step of GitHub Actions; anything else than such a step gets nothing.
 
+    What cannot be written is a warning: the exit code has the verdict.
+    """
 
-def _append(path: str, text: Callable[[int], str]) -> None:
-    if not path:
-        return
-    try:
-        with Path(path).open("ab") as file:
-            file.write(text(file.tell()).encode("utf-8", "replace"))
-    except OSError as error:
-        output.warn(f"GitHub Actions is not told everything: {path}: {error.strerror or error}")
+    def __init__(self, settings: Settings, *, junit: str = "", environ: Mapping[str, str] | None = None) -> None:
+        self._settings = settings
+        self._environ = os.environ if environ is None else environ
+        self._junit = junit
+        self._token = secrets.token_hex(16)
+        self._written: dict[str, tuple[int, int]] = {}
+        """File -> where the part of this command begins and ends."""
+
+    def finish(self, report: SuiteReport) -> None:
+        """Print groups and annotations to the step's log, and write its files."""
+        if ci.is_github(self._environ):
+            output.raw([*groups(report, token=self._token), *map(command, annotations_of(report, _places(self._settings, self._environ)))])
+            self.write(report)
+
+    def write(self, report: SuiteReport) -> None:
+        """Write the job summary and the outputs. A later call replaces what an earlier one wrote."""
+        if ci.is_github(self._environ):
+            junit = str(Path(self._junit).absolute()) if self._junit and Path(self._junit).is_file() else ""
+            self._replace("GITHUB_STEP_SUMMARY", lambda there: summary(report, limit=SUMMARY_BYTES - there))
+            self._replace("GITHUB_OUTPUT", lambda _: outputs(report, junit=junit, delimiter=f"qgjet_{self._token}"))
+
+    def _replace(self, variable: str, text: Callable[[int], str]) -> None:
+        path = self._environ.get(variable, "")
+        if not path:
+            return
+        try:
+            with Path(path).open("ab") as file:
+                begin, end = self._written.get(path, (0, -1))
+                if file.tell() == end:  # nothing has been added since
+                    file.truncate(begin)
+                begin = file.seek(0, os.SEEK_END)
+                file.write(text(begin).encode("utf-8", "replace"))
+                self._written[path] = begin, file.tell()
+        except OSError as error:
+            output.warn(f"{variable}: {path} cannot be written: {error.strerror or error}")
 
 
 def _places(settings: Settings, environ: Mapping[str, str]) -> Place:

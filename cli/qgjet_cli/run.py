@@ -17,6 +17,7 @@ from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.events import Status
 from qgjet.settings import Settings, Target
+from qgjet.suite_report import SuiteReport
 from qgjet_cli import fetch, foreground, github, options, output, reporting, result
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import Batch, Client, Placed, open_client, patience
@@ -173,22 +174,44 @@ async def _run(plan: Plan, interrupts: Interrupts) -> Exit:
         with interrupts.held("finishing the submission"):  # up to the wait, which knows what to cancel
             placed = await client.submit(plan.batch)
             await _tell(plan, client, placed)
+        step = github.Step(plan.settings, junit=str(plan.outputs.junit or ""))
         board = Board([_track(one) for one in placed if one.job_id], plan.batch.suite_id)
         try:
             code = await _wait(plan, client, board, interrupts, began) if board.tracks else max(one.exit for one in placed)
         except Interrupted:
             code = interrupts.code
-            await _stop(plan, client, board, halt)
-        results = result.results_of(board, placed)
-        code = code or result.exit_of(results, fail_on_flaky=plan.fail_on_flaky)
-        report = result.report_of(board, placed, tags=plan.batch.requests[0].tags)
-        code = reporting.write(report, plan.outputs, code, plan.settings)
-        result.show(results, code, suite_id=plan.batch.suite_id, json=plan.json)
-        github.tell(report, plan.settings, junit=str(plan.outputs.junit or ""))
+            try:
+                await _stop(plan, client, board, halt, lambda: _write(plan, step, board, placed, code))
+            except asyncio.CancelledError:  # the second signal
+                _finish(plan, step, board, placed, code)
+                raise
+        code = _finish(plan, step, board, placed, code)
         if not interrupts.heard:
             with interrupts.held("fetching the artifacts"):
                 await fetch.of_board(client, board, plan.artifacts_dir, plan.artifacts)
         return code
+
+
+def _write(plan: Plan, step: github.Step, board: Board, placed: Sequence[Placed], code: Exit) -> None:
+    """Write reports, summary and outputs as far as the verdicts are known: a job without one is an error in them."""
+    report = _report(plan, board, placed)
+    reporting.write(report, plan.outputs, code, plan.settings)
+    step.write(report)
+
+
+def _finish(plan: Plan, step: github.Step, board: Board, placed: Sequence[Placed], code: Exit) -> Exit:
+    """Print the result and write everything. Gives `code`, or the exit code that the verdicts have."""
+    results = result.results_of(board, placed)
+    code = code or result.exit_of(results, fail_on_flaky=plan.fail_on_flaky)
+    report = _report(plan, board, placed)
+    code = reporting.write(report, plan.outputs, code, plan.settings)
+    result.show(results, code, suite_id=plan.batch.suite_id, json=plan.json)
+    step.finish(report)
+    return code
+
+
+def _report(plan: Plan, board: Board, placed: Sequence[Placed]) -> SuiteReport:
+    return result.report_of(board, placed, tags=plan.batch.requests[0].tags)
 
 
 async def _tell(plan: Plan, client: Client, placed: Sequence[Placed]) -> None:
@@ -230,8 +253,11 @@ def _later(plan: Plan) -> str:
     return "" if plan.embedded else f" What is live goes on; `qgjet wait --suite {plan.batch.suite_id}` waits for it"
 
 
-async def _stop(plan: Plan, client: Client, board: Board, halt: Halt | None) -> None:
-    """Cancel what this command has submitted, and give it a moment to end."""
+async def _stop(plan: Plan, client: Client, board: Board, halt: Halt | None, write: Callable[[], None]) -> None:
+    """Cancel what this command has submitted, and give it a moment to end.
+
+    What is known is written meanwhile: a CI system that cancels a step kills it a few seconds later (GitHub Actions: SIGTERM after 7.5 s, SIGKILL after 10 s).
+    """
     own = [track for track in board.live if not track.attached]
     if plan.detach or not own:
         output.note(f"Interrupted: {summary(board)}.{_later(plan)}")
@@ -240,7 +266,11 @@ async def _stop(plan: Plan, client: Client, board: Board, halt: Halt | None) -> 
     ending = Board(own)
     try:
         async with asyncio.timeout(CANCEL_WAIT_S):
-            await client.cancel(own, "interrupted")
+            writing = asyncio.create_task(asyncio.to_thread(write))
+            try:
+                await client.cancel(own, "interrupted")
+            finally:
+                await writing
             if halt is not None:
                 halt()
             with view_of(ending) as view:

@@ -57,6 +57,8 @@ def wait(
     directory = fetch.prepare(artifacts_dir)
     outputs = reporting.prepare(Outputs(junit=junit, ctrf=ctrf, report_json=report_json, html=html))
 
+    step = github.Step(settings, junit=str(junit or ""))
+
     async def body(interrupts: Interrupts) -> Exit:
         async with open_api(settings, what="waiting by id", patience_s=patience(timeout_s, patience_s), notice=output.note) as client:
             board = Board([], suite or "", grows=bool(suite))
@@ -76,7 +78,7 @@ def wait(
             except QgjetError as error:
                 if board.tracks:  # the last that was known of them
                     reporting.write(_report(board), outputs, of_error(error), settings)
-                    github.tell(_report(board), settings, junit=str(junit or ""))
+                    step.finish(_report(board))
                 raise
             if outputs.asked or directory is not None or ci.is_github(os.environ):
                 with interrupts.held("looking up the attempts"):
@@ -87,7 +89,7 @@ def wait(
         report = _report(board)
         code = reporting.write(report, outputs, code, settings)
         result.show(result.results_of(board), code, suite_id=board.suite_id, json=json)
-        github.tell(report, settings, junit=str(junit or ""))
+        step.finish(report)
         return code
 
     foreground.run(body)

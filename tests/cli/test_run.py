@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from agents import eventually
 from cli.commandline import BIN, ORG, TARGET, VERSION, Cli, Work, api_of
-from qgjet.decide import Start
+from qgjet.decide import EndAttempt, Start
 from qgjet.embedded import NatsServer
-from qgjet.events import Slot, Status, Verdict
+from qgjet.events import Outcome, Slot, Status, Verdict
 from qgjet.job import Job
 from qgjet.log import EventLog
 from qgjet.settings import Settings
@@ -146,16 +146,55 @@ async def test_a_second_interrupt_leaves_at_once_and_the_cancellation_stands(cli
     async with cli.start("run", "--test", A) as running:
         await running.says("Suite")
         job = await job_of(log, A)
-        await log.execute(  # an agent that does not react
-            Slot(ORG, VERSION, TARGET, A), Start(job.ticket, "deaf"), job
-        )
+        await log.execute(slot_of(A), Start(job.ticket, "deaf"), job)  # an agent that does not react
         await running.says("→ running")
         running.signal(signal.SIGINT)
         await running.says("asked to stop")
         running.signal(signal.SIGINT)
         ended = await running.ends()
-    assert (ended.code, ended.out) == (130, "")
+    assert ended.code == 130
+    assert [line.split()[0] for line in ended.out.splitlines()] == ["TEST", A]
     assert (await job_of(log, A)).cancel_requested
+
+
+async def test_what_is_known_is_written_at_the_first_signal_and_again_at_the_second(cli: Cli, log: EventLog, tmp_path: Path) -> None:
+    """GitHub Actions kills a step ten seconds after it was cancelled: one test has finished, the agent of the other one does not react."""
+    files = [tmp_path / name for name in ("junit.xml", "summary.md", "outputs")]
+    step = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(files[1]), "GITHUB_OUTPUT": str(files[2])}
+    files[1].write_text("of an earlier command\n")
+
+    async def written() -> bool:
+        return all(file.exists() and len(file.read_bytes()) > 22 for file in files)
+
+    async with cli.start("run", "--test", A, "--test", B, "--junit", str(files[0]), **step) as running:
+        await running.says("Suite")
+        for test in (A, B):
+            job = await job_of(log, test)
+            await log.execute(slot_of(test), Start(job.ticket, "agent"), job)
+        await running.says("→ running", B)
+        running.signal(signal.SIGINT)
+        await eventually(written, within_s=30, what="reports of what is known")
+        first = [file.read_text() for file in files]
+        await log.execute(slot_of(A), EndAttempt("agent", 1, Outcome(verdict=Verdict.PASSED)), await job_of(log, A))
+        await running.says("→ done", A)
+        running.signal(signal.SIGTERM)
+        ended = await running.ends()
+    second = [file.read_text() for file in files]
+    assert ended.code == 130
+    assert (await job_of(log, B)).cancel_requested
+    assert [output_of(text, "passed") for text in (first[2], second[2])] == ["0", "1"]
+    assert [text.count("<error") for text in (first[0], second[0])] == [2, 1]
+    assert [text.count("of an earlier command") for text in (first[1], second[1])] == [1, 1]
+    assert second[2].count("suite-id<<") == 1, "the second time replaces what was written the first time"
+
+
+def output_of(text: str, name: str) -> str:
+    """The value of an output of the step."""
+    return text.partition(f"{name}<<")[2].splitlines()[1]
+
+
+def slot_of(test: str) -> Slot:
+    return Slot(ORG, VERSION, TARGET, test)
 
 
 async def test_detached_jobs_survive_the_interrupt(cli: Cli, log: EventLog) -> None:
