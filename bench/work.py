@@ -27,6 +27,8 @@ from qgjet.settings import AgentSettings, QueueSettings
 from qgjet.subjects import STREAM
 
 QUEUE = QueueSettings()
+REFERENCE = "bench.reference"
+"""Subject of a stream beside the log, for plain publishes."""
 
 
 def specs(count: int, name: str) -> list[JobSpec]:
@@ -51,6 +53,7 @@ async def broker() -> AsyncIterator[tuple[NatsServer, EventLog]]:
     with tempfile.TemporaryDirectory(prefix="qgjet-bench-") as directory:
         async with nats_server(Path(directory)) as server, connect(server.url, name="bench") as bus:
             await streams.ensure(bus)
+            await bus.api("STREAM.CREATE.BENCH", {"name": "BENCH", "subjects": [REFERENCE], "storage": "file"})
             yield server, EventLog(bus)
 
 

@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 NAME = "janitor"
 ROUND_S = 2.0
 MAX_PAUSE_S = 30.0
-PAUSE_PER_ROUND = 50
-"""A round that takes longer than usual (thousands of partition queues) is followed by a pause this many times as long."""
+PAUSE_PER_LOOK = 50
+"""A look that takes long (thousands of partition queues) is followed by a pause this many times as long, so that an idle janitor costs little."""
 IDLE_LANE = timedelta(minutes=5)
 IDLE_LANE_IN_NEED = timedelta(seconds=10)
 """When the stream is near its limit of consumers. Making one takes 1.3 ms, and replays what the partition still has in the log."""
@@ -92,6 +92,8 @@ class Janitor:
         self._missing: dict[tuple[str, int], _Missing] = {}
         """(agent, the job's last event) -> since when the agent does not name it"""
         self._complaints: dict[str, Repeated] = {}
+        self._look_s = 0.0
+        """How long the last look at the queue took."""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -104,11 +106,9 @@ class Janitor:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
             await self.round()
-            await asyncio.sleep(min(max(ROUND_S, PAUSE_PER_ROUND * (loop.time() - began)), MAX_PAUSE_S))
+            await asyncio.sleep(min(max(ROUND_S, PAUSE_PER_LOOK * self._look_s), MAX_PAUSE_S))
 
     async def round(self) -> None:
         """Perform every duty once. Harmless at any time and any number of times; a duty that fails does not keep the others from their work."""
@@ -151,9 +151,13 @@ class Janitor:
             self._queue.settings = self._queue.settings.agreed(streams.deployment_of(config))
 
     async def _look(self) -> Situation:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         state = await self._log.state()
         lanes = {one.lane: one for one in await self._queue.lanes()}
-        return Situation(log=state, lanes=lanes, activity=await asyncio.to_thread(self._read_model.activity))
+        activity = await asyncio.to_thread(self._read_model.activity)
+        self._look_s = loop.time() - began
+        return Situation(log=state, lanes=lanes, activity=activity)
 
     @property
     def _visibility_s(self) -> float:
