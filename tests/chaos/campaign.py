@@ -9,11 +9,12 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from agents import eventually
 from chaos import nemesis
@@ -25,7 +26,8 @@ from faults.proxy import proxy
 from faults.watched import patiently
 from projections.histories import content, rebuilt
 from qgjet import streams, suites
-from qgjet.bus import Bus, connect
+from qgjet.bus import Bus, JetStreamError, connect
+from qgjet.clock import utc_now
 from qgjet.embedded import nats_server
 from qgjet.errors import UndecodableEvent
 from qgjet.events import LIVE, Submitted
@@ -37,10 +39,13 @@ from qgjet_projections.readmodel import ReadModel
 from soak.cluster import cluster, free_ports
 
 CLIENTS = 8
-PATIENCE_S = 90.0
+SPARE_CONSUMERS = 40
+"""For the builds that come and go, and for readers: fewer than the builds of a long run need together."""
+PATIENCE_S = 200.0
 """Without a single event, while jobs are live and everything is healed: they are stuck."""
 SETTLE_S = 900.0
 PAGE = 200
+NO_MESSAGE = 10037
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +150,7 @@ async def _set_up(plan: Plan, stack: contextlib.AsyncExitStack) -> Stage:
         servers = stage.cluster.nodes
     stage.fleet.nats_url = ",".join(server.url for server in servers)
     async with connect(stage.fleet.nats_url, name="setup") as bus:
-        await streams.ensure(bus, plan.queue.deployment)
+        await streams.ensure(bus, replace(plan.queue.deployment, max_consumers=len(nemesis.LANES) + SPARE_CONSUMERS))
         await streams.change_leases(bus, plan.queue.deployment)
     stage.proxies = [await stack.enter_async_context(proxy(server)) for server in (servers * 2)[:2]]
     _start(plan, stage)
@@ -166,7 +171,11 @@ def _start(plan: Plan, stage: Stage) -> None:
 async def _under_faults(plan: Plan, stage: Stage, stack: contextlib.AsyncExitStack, history: History, say: Callable[[str], None]) -> Clients:
     """Load and faults until there was enough of both."""
     links = [stage.fleet.nats_url, stage.fleet.nats_url, stage.proxies[0].url]
-    logs = [EventLog(await stack.enter_async_context(connect(url, name=f"client {number}"))) for number, url in enumerate(links)]
+    clocks = [utc_now, lambda: utc_now() - timedelta(minutes=3), lambda: utc_now() - timedelta(days=100)]
+    logs = [
+        EventLog(await stack.enter_async_context(connect(url, name=f"client {number}")), clock)
+        for number, (url, clock) in enumerate(zip(links, clocks, strict=True))
+    ]
     urls = [replica.url for replica in stage.fleet.replicas.values()]
     clients = Clients(logs, urls, random.Random(f"clients {plan.seed}"), plan.visibility_s)
     stack.push_async_callback(clients.close)
@@ -255,10 +264,24 @@ async def read_log(bus: Bus) -> list[Logged]:
     behind = time.time() - time.monotonic()
     found: list[Logged] = []
     for first in range(1, last + 1, PAGE):
-        asked = (bus.api(f"STREAM.MSG.GET.{STREAM}", {"seq": seq}) for seq in range(first, min(first + PAGE, last + 1)))
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        found += [_logged(answer["message"], behind) for answer in answers if not isinstance(answer, BaseException)]
+        asked = (_message(bus, seq) for seq in range(first, min(first + PAGE, last + 1)))
+        found += [_logged(message, behind) for message in await asyncio.gather(*asked) if message is not None]
     return found
+
+
+async def _message(bus: Bus, seq: int) -> dict[str, Any] | None:
+    """None only when the server states that there is none: a read without an answer is repeated, or the log would look as if it had a hole."""
+
+    async def ask() -> dict[str, Any] | None:
+        try:
+            message: dict[str, Any] = (await bus.api(f"STREAM.MSG.GET.{STREAM}", {"seq": seq}))["message"]
+            return message
+        except JetStreamError as error:
+            if error.error.err_code == NO_MESSAGE:
+                return None
+            raise
+
+    return await patiently(ask)
 
 
 def _logged(message: dict[str, Any], behind: float) -> Logged:

@@ -383,6 +383,14 @@ def suites_are_whole(told: Told) -> Iterator[Violation]:
             yield Violation(rule="torn_suite", what=f"{op.client} was told that suite {op.suite_id} is refused, and it is in the log")
 
 
+def submissions_are_closed(told: Told) -> Iterator[Violation]:
+    """A submission whose client died half-way is ended by the janitor: it does not wait for ever for what never comes."""
+    last = {(one.opened.suite_id, one.opened.submission): one.opened for one in told.history.log if one.opened is not None}
+    for (suite_id, _), opened in last.items():
+        if opened.to_come:
+            yield Violation(rule="open_submission", what=f"suite {suite_id} still waits for {opened.to_come} jobs")
+
+
 def read_models_are_rebuilds(told: Told) -> Iterator[Violation]:
     for replica in told.history.replicas:
         if replica.differs:
@@ -420,6 +428,7 @@ RULES: tuple[Callable[[Told], Iterator[Violation]], ...] = (
     reads_are_fresh,
     one_key_one_job,
     suites_are_whole,
+    submissions_are_closed,
     read_models_are_rebuilds,
     no_surprises,
     records_are_whole,

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -23,9 +24,13 @@ from qgjet.suite_log import Submission, submit_suite
 
 ORGS = ("acme", "globex")
 VERSIONS = ("1.0.0", "2.0.0", "3.0.0")
+JOBS_PER_BUILD = 100
+"""A tenth of the jobs is of builds that come and go, so many submissions after each other."""
 RANKS = (0, 5, 9)
 WORDS = ("pass",) * 80 + ("flaky",) * 6 + ("fail",) * 4 + ("slow",) * 6 + ("hang",) * 2 + ("crash",) * 2
 GUARDED_WORDS = ("pass",) * 7 + ("fail", "hang-then-pass", "hang-then-pass")
+CLOCK_ERRORS_S = (0.0, 0.0, 0.0, -180.0, 180.0, -8_640_000.0)
+"""By how much clients' clocks are wrong."""
 RECENT = 60
 """Jobs that a client can come back to."""
 HTTP_TIMEOUT_S = 20.0
@@ -75,7 +80,7 @@ class Clients:
             "max_retries": 1,
             "infra_retries": 10,
             "execution_timeout_s": max(2 * self._visibility_s, 4.0) if "/hang" not in slot.test else max(self._visibility_s * 0.8, 2.0),
-            "submitted_at": utc_now(),
+            "submitted_at": utc_now() + timedelta(seconds=self._random.choice(CLOCK_ERRORS_S)),
         } | fields
         return JobSpec(**given | {"priority": given["rank"]})
 
@@ -83,7 +88,8 @@ class Clients:
         self._number += 1
         if self._random.random() < self._guarded_share:
             return Slot("acme", "1.0.0", GUARDED, f"{self._number}/{self._random.choice(GUARDED_WORDS)}.spec.js")
-        return Slot(self._random.choice(ORGS), self._random.choice(VERSIONS), SCRIPTED, f"tests/{self._number}/{self._random.choice(WORDS)}.spec.js")
+        version = self._random.choice(VERSIONS) if self._random.random() < 0.9 else f"build-{self._number // JOBS_PER_BUILD}"
+        return Slot(self._random.choice(ORGS), version, SCRIPTED, f"tests/{self._number}/{self._random.choice(WORDS)}.spec.js")
 
     async def _fresh(self, client: str) -> None:
         """A new test; one time in four twice, because the client has not heard the answer, or so it says."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,11 +27,11 @@ STOP_S = 15.0
 class Process:
     """A child of ours, and when it lived. What it says goes to a file."""
 
-    def __init__(self, name: str, argv: Sequence[str], output: Path) -> None:
+    def __init__(self, name: str, argv: Sequence[str], output: Path, environ: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.output = output
         with output.open("ab") as file:
-            env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])}
+            env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]), **(environ or {})}
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=env)
         self.died: float | None = None
         self.expected_to_end = False
@@ -83,7 +83,7 @@ class Worker(Process):
 
 
 class Replica(Process):
-    """`qgjet serve` on a port and a database that stay the same over its restarts."""
+    """`qgjet serve` on a port and a database that stay the same over its restarts, with a file to set its clock."""
 
     CONFIG = """
 nats_url = "{url}"
@@ -101,8 +101,12 @@ retry_cap = {queue.retry_cap_s}
         self.database = directory / f"{name}.sqlite"
         config = directory / f"{name}.toml"
         config.write_text(self.CONFIG.format(url=url, queue=queue))
-        argv = [str(Path(sys.executable).with_name("qgjet")), "serve", "--config", str(config), "--port", str(port), "--database", str(self.database)]
-        super().__init__(name, argv, directory / f"{name}.log")
+        self._clock = directory / f"{name}.clock"
+        serve = ["serve", "--config", str(config), "--port", str(port), "--database", str(self.database)]
+        super().__init__(name, [sys.executable, "-m", "chaos.replica", str(self._clock), *serve], directory / f"{name}.log")
+
+    def step_clock(self, seconds: float) -> None:
+        self._clock.write_text(str(seconds))
 
 
 @dataclass

@@ -15,19 +15,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chaos.clients import ORGS, RANKS, VERSIONS
-from chaos.fleet import SCRIPTED, Fleet, Process
+from chaos.fleet import SCRIPTED, Fleet, Process, Replica, Worker
 from chaos.history import Fault
-from faults.proxy import Proxy
+from faults.proxy import TO_CLIENT, TO_SERVER, Proxy
 from qgjet.bus import connect
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
 from qgjet.events import Partition
+from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.subjects import Lane
+from qgjet.suites import suite_prefix
 from soak.cluster import Cluster
 
 LANES = [Lane(Partition(org, version, SCRIPTED), rank) for org in ORGS for version in VERSIONS for rank in RANKS]
 FULL_DISK_MB = 384
+DAY_S = 86_400
+TESTS_OF_SUBMITTER = 10_000
 
 
 @dataclass
@@ -111,12 +115,33 @@ async def slow_agent(stage: Stage) -> tuple[str, str]:
 
 
 async def step_clock(stage: Stage) -> tuple[str, str]:
-    worker = stage.rng.choice(list(stage.fleet.workers.values()))
-    seconds = stage.rng.choice((-3600.0, -30.0, -2.0, 2.0, 30.0, 3600.0))
-    worker.step_clock(seconds)
+    return await _step_clock(stage, stage.rng.choice(list(stage.fleet.workers.values())))
+
+
+async def step_api_clock(stage: Stage) -> tuple[str, str]:
+    return await _step_clock(stage, stage.rng.choice(list(stage.fleet.replicas.values())))
+
+
+async def _step_clock(stage: Stage, process: Worker | Replica) -> tuple[str, str]:
+    seconds = stage.rng.choice((-100 * DAY_S, -3600.0, -180.0, -2.0, 2.0, 180.0, 3600.0, 100 * DAY_S))
+    process.step_clock(seconds)
     await asyncio.sleep(1.5 * stage.visibility_s)
-    worker.step_clock(0.0)
-    return worker.name, f"by {seconds:g} s"
+    process.step_clock(0.0)
+    return process.name, f"by {seconds:g} s"
+
+
+async def break_host(stage: Stage) -> tuple[str, str]:
+    """An agent whose work directory is gone, beside healthy ones."""
+    worker = stage.rng.choice(list(stage.fleet.workers.values()))
+    work, aside = worker.settings.path / "work", worker.settings.path / "work-aside"
+    with contextlib.suppress(OSError):  # it has just been started, and has none yet
+        work.rename(aside)
+        work.touch()
+    await asyncio.sleep(1.5 * stage.visibility_s)
+    if aside.exists():
+        work.unlink()
+        aside.rename(work)
+    return worker.name, ""
 
 
 async def kill_guarded_agent(stage: Stage) -> tuple[str, str]:
@@ -156,6 +181,53 @@ async def cut_link(stage: Stage) -> tuple[str, str]:
     await asyncio.sleep(seconds)
     await stage.proxies[number].accept()
     return f"link {number}", f"for {seconds:.1f} s"
+
+
+async def one_way_link(stage: Stage) -> tuple[str, str]:
+    number, seconds = stage.rng.randrange(len(stage.proxies)), stage.long_s
+    direction = stage.rng.choice((TO_SERVER, TO_CLIENT))
+    stage.proxies[number].hold(direction)
+    await asyncio.sleep(seconds)
+    stage.proxies[number].let_go()
+    return f"link {number}", f"nothing {direction} for {seconds:.1f} s"
+
+
+async def slow_link(stage: Stage) -> tuple[str, str]:
+    number, seconds = stage.rng.randrange(len(stage.proxies)), stage.rng.choice((0.05, 0.3, 1.0))
+    stage.proxies[number].delay(seconds)
+    await asyncio.sleep(2 * stage.visibility_s)
+    stage.proxies[number].delay(0.0)
+    return f"link {number}", f"by {seconds:g} s"
+
+
+# -- clients -------------------------------------------------------------------------------------------------------------------
+
+
+async def kill_submitter(stage: Stage) -> tuple[str, str]:
+    """A client that dies in the middle of a large submission, straight to NATS or through the API. No agent serves its target."""
+    name = f"killed-{stage.rng.getrandbits(32):x}"
+    over = {"QGJET_NATS_URL": stage.fleet.nats_url} if stage.rng.random() < 0.5 else {"QGJET_API_URL": stage.victim([*stage.fleet.replicas.values()]).url}
+    tests = [word for number in range(TESTS_OF_SUBMITTER) for word in ("--test", f"{name}/{number}")]
+    wanted = ["--org-id", "acme", "--app-version-id", name, "--target", "nowhere", "--suite-id", name, "--queue-timeout", "10m", *tests]
+    submitter = Process(name, [sys.executable, "-m", "qgjet_cli.main", "submit", *wanted], stage.fleet.directory / f"{name}.log", over)
+    await _under_way(stage, submitter, name)
+    await asyncio.sleep(stage.rng.uniform(0.0, 1.0))
+    note = "in time" if submitter.alive else "too late: it had ended"
+    submitter.kill()
+    return name, note
+
+
+async def _under_way(stage: Stage, submitter: Process, suite_id: str) -> None:
+    """Wait until the log holds a part of its suite, or it has ended."""
+    deadline = time.monotonic() + 60.0
+    async with contextlib.AsyncExitStack() as stack:
+        log: EventLog | None = None
+        while submitter.alive and time.monotonic() < deadline:
+            with contextlib.suppress(LogUnavailable):
+                log = log or EventLog(await stack.enter_async_context(connect(stage.fleet.nats_url, name="nemesis")))
+                if await log.last_of(f"{suite_prefix('acme', suite_id)}.>") is not None:
+                    return
+            await asyncio.sleep(0.02)
 
 
 # -- the API -------------------------------------------------------------------------------------------------------------------
@@ -359,6 +431,11 @@ AGENTS: dict[Attack, int] = {
     kill_api: 6,
     freeze_api: 4,
     drop_consumers: 4,
+    step_api_clock: 6,
+    break_host: 6,
+    one_way_link: 6,
+    slow_link: 4,
+    kill_submitter: 2,
 }
 ONE_SERVER: dict[Attack, int] = {kill_server: 14, freeze_server: 6, stop_server: 4, fill_disk: 3}
 CLUSTER: dict[Attack, int] = {

@@ -13,7 +13,7 @@ from chaos.history import Fault, History, Logged, load, save
 from factories import NOW, spec
 from qgjet.events import Started, Status
 
-KINDS = ("kill_agent", "kill_server", "kill_guarded_agent", "kill_api", "freeze_agent")
+KINDS = ("kill_agent", "kill_server", "kill_guarded_agent", "kill_api", "freeze_agent", "break_host", "one_way_link", "step_api_clock")
 JOBS = 500
 
 

@@ -341,6 +341,13 @@ def surprise_of_a_client(tale: Tale) -> None:
     tale.op(SUBMIT).why = "500 Internal Server Error"
 
 
+def open_submission(tale: Tale) -> None:
+    place = next(n for n, one in enumerate(tale.history.log) if one.opened is not None)
+    opened = tale.history.log[place].opened
+    assert opened is not None
+    tale.history.log[place] = replace(tale.history.log[place], opened=replace(opened, to_come=9))
+
+
 def unread_records(tale: Tale) -> None:
     tale.history.unread = 1
 
@@ -387,6 +394,7 @@ PLANTED: tuple[Callable[[Tale], None], ...] = (
     read_model,
     surprise,
     surprise_of_a_client,
+    open_submission,
     unread_records,
 )
 

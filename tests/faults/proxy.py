@@ -11,6 +11,7 @@ from qgjet.embedded import NatsServer
 
 STORED = b'{"stream":"QG_EVENTS",'
 """How JetStream says that an event is stored."""
+TO_SERVER, TO_CLIENT = "to the server", "to the client"
 
 
 class Destination(Protocol):
@@ -31,22 +32,28 @@ class Proxy:
         self._port = 0
         self._listener: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
-        self._open = asyncio.Event()
-        self._open.set()
+        self._open = {TO_SERVER: asyncio.Event(), TO_CLIENT: asyncio.Event()}
+        self._delay_s = 0.0
         self._cut_at = self._hold_at = b""
         self._held = bytearray()
         self._arrival = asyncio.Event()
         self.cut = asyncio.Event()
         """Set when a connection was cut by `cut_at`."""
+        self.let_go()
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self._port}"
 
-    def hold(self) -> None:
-        """Let nothing through, in both directions, without breaking a connection. What is sent meanwhile arrives after `let_go`."""
-        self._open.clear()
+    def hold(self, *directions: str) -> None:
+        """Let nothing through, in both directions or in one, without breaking a connection. What is sent meanwhile arrives after `let_go`."""
+        for direction in directions or self._open:
+            self._open[direction].clear()
         self._held.clear()
+
+    def delay(self, seconds: float) -> None:
+        """From now on everything takes so much longer, in both directions; 0: no longer."""
+        self._delay_s = seconds
 
     async def reached(self, data: bytes) -> None:
         """Wait until something that holds `data` is held up here."""
@@ -61,7 +68,8 @@ class Proxy:
         self._held.clear()
 
     def let_go(self) -> None:
-        self._open.set()
+        for gate in self._open.values():
+            gate.set()
 
     def cut_at(self, answer: bytes) -> None:
         """Lose the next thing the server says that holds `answer`, with the connection; refuse new ones until `accept`."""
@@ -95,7 +103,7 @@ class Proxy:
         try:
             server_in, server_out = await asyncio.open_connection("127.0.0.1", self._server.port)
             writers.append(server_out)
-            pumps = {asyncio.create_task(self._pump(client_in, server_out)), asyncio.create_task(self._pump(server_in, client_out, self._is_cut))}
+            pumps = {asyncio.create_task(self._pump(client_in, server_out, TO_SERVER)), asyncio.create_task(self._pump(server_in, client_out, TO_CLIENT))}
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -109,16 +117,18 @@ class Proxy:
             for writer in writers:
                 writer.transport.abort()
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_cut: Callable[[bytes], bool] = lambda _: False) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: str) -> None:
         while data := await source.read(65536):
             if self._hold_at and self._hold_at in data:
                 self._hold_at = b""
                 self.hold()
-            if not self._open.is_set():
+            if not self._open[direction].is_set():
                 self._held += data
                 self._arrival.set()
-                await self._open.wait()
-            if is_cut(data):
+                await self._open[direction].wait()
+            if self._delay_s:
+                await asyncio.sleep(self._delay_s)
+            if direction == TO_CLIENT and self._is_cut(data):
                 return
             sink.write(data)
             await sink.drain()
