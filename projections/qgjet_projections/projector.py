@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
+from time import monotonic
 from typing import Self, TypeVar
 
 from msgspec import Struct
@@ -67,7 +68,7 @@ class Projector:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._progress_at = asyncio.get_running_loop().time()
+        self._progress_at = monotonic()
         self._task = asyncio.create_task(self._run(), name="projector")
         self._task.add_done_callback(lambda _: self._tell())
         return self
@@ -85,11 +86,11 @@ class Projector:
 
     @property
     def lag(self) -> Lag | None:
-        """None: the log was not reached yet."""
+        """None: the log was not reached yet. For any thread."""
         if self.log_state is None:
             return None
         events = max(self.log_state.last_seq - self.applied_seq, 0)
-        return Lag(events=events, seconds=asyncio.get_running_loop().time() - self._progress_at if events else 0.0)
+        return Lag(events=events, seconds=monotonic() - self._progress_at if events else 0.0)
 
     async def wait_for(self, seq: int, timeout_s: float) -> bool:
         """Wait until the log is applied up to `seq`; False when that does not happen in time, or the projector has stopped."""
@@ -218,7 +219,7 @@ class Projector:
         for name in sorted(strangers - self._strangers):
             log.warning("events of type %r are not known to this version: they stand in the history and change nothing", name)
         self._strangers |= strangers
-        self._progress_at = asyncio.get_running_loop().time()
+        self._progress_at = monotonic()
         self._tell()
         return self._position.stream_created == follows.stream_created and self.applied_seq >= batch[-1].seq
 
@@ -237,7 +238,7 @@ class Projector:
                 continue  # the tail says it
             self.log_state = state
             if self.applied_seq >= state.last_seq:
-                self._progress_at = asyncio.get_running_loop().time()
+                self._progress_at = monotonic()
 
     async def _skip_purged(self, position: Position, state: StreamState) -> None:
         if await self._log.next_of(ALL_EVENTS, position.applied_seq + 1) is None:

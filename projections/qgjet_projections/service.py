@@ -24,7 +24,7 @@ from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
 from qgjet.settings import Deployment, Settings, without_password
 from qgjet_projections.janitor import Janitor
-from qgjet_projections.projector import Projector
+from qgjet_projections.projector import Lag, Projector
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.retention import Retention
 
@@ -86,6 +86,12 @@ class Service:
     def applied_seq(self) -> int:
         """The read model holds the log up to here."""
         return self.read_model.applied_seq if self.projector is None else self.projector.applied_seq
+
+    @property
+    def lag(self) -> Lag | None:
+        """How far the read model is behind the log; None while it does not follow one. For any thread."""
+        projector = self.projector
+        return None if projector is None else projector.lag
 
     # -- what is wrong -----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import sqlite3
 from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
 from typing import Any
@@ -15,7 +18,10 @@ from litestar import Litestar, Request, get
 from litestar.response import Redirect
 from litestar.testing import TestClient
 
+from factories import spec
 from qgjet.events import Verdict
+from qgjet.log import EventLog
+from qgjet.settings import Settings
 from qgjet_projections.web.page import SAID, done, own_path, query, segment
 from strategies import hostile_text
 
@@ -138,3 +144,29 @@ async def test_whatever_a_page_shows_is_text(api: httpx.AsyncClient, submit: Sub
         assert "<img src=x" not in page.text, path
         assert "49" not in page.text.split("<main")[1].split("</main")[0] or "{{7*7}}" in page.text
         assert "&lt;script&gt;alert(1)" in page.text, path
+
+
+async def test_every_page_and_list_renders_while_the_read_model_is_behind(
+    api: httpx.AsyncClient, submit: Submit, agent: Any, settings: Settings, log: EventLog, eventually: Any
+) -> None:
+    done = (await submit(suite_id="nightly", max_retries=0))["job_id"]
+    await agent.start()
+    read = await api.get(f"/jobs/{done}", params={"min_seq": await agent.end(Verdict.INFRA_ERROR)})
+    assert read.status_code == 200
+    waiting = (await submit(test_path="waiting.js", suite_id="nightly"))["job_id"]
+
+    async def is_behind() -> bool:
+        found = re.search(r"^qgjet_projection_lag_events (\S+)$", (await api.get("/metrics")).text, re.MULTILINE)
+        return found is not None and float(found[1]) > 0
+
+    pages = ("/", "/ui/jobs", f"/ui/jobs/{done}", f"/ui/jobs/{waiting}", "/ui/suites", "/ui/suites/nightly", "/ui/tests", "/ui/dead", "/ui/login", "/docs")
+    lists = ("/jobs", f"/jobs/{done}", f"/status/{done}", "/suites", "/suites/nightly", "/partitions", "/agents", "/tests", "/stats/hours", "/dead")
+    others = ("/ui/tests/history?test=waiting.js", "/queue/pauses", "/readyz")
+    reports = [f"/suites/nightly/{name}" for name in ("junit.xml", "ctrf.json", "report.json", "report.html")]
+    with contextlib.closing(sqlite3.connect(settings.api.database, isolation_level=None)) as elsewhere:
+        elsewhere.execute("BEGIN IMMEDIATE")  # the read model stands still
+        await log.submit(spec())
+        await eventually(is_behind)
+        answers = {path: (await api.get(path)).status_code for path in (*pages, *lists, *reports, *others)}
+        elsewhere.execute("ROLLBACK")
+    assert answers == dict.fromkeys(answers, 200)

@@ -74,7 +74,7 @@ async def _missing(service: Service) -> list[str]:
 
 
 def _behind(service: Service) -> list[str]:
-    lag = service.projector.lag if service.projector is not None else None
+    lag = service.lag
     if lag is None:
         return ["the read model has not seen the log yet"]
     limit = service.settings.api.max_lag_events

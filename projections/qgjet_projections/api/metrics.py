@@ -28,13 +28,12 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 async def render(service: Service, agents: Sequence[AgentInfo] | None) -> bytes:
-    lag = service.projector.lag if service.projector is not None else None
     counts = await asyncio.to_thread(service.read_model.counts)
     around = Surroundings(now=service.clock(), agents=agents, pauses=await asyncio.to_thread(service.pauses))
     waiting = await asyncio.to_thread(service.read_model.waiting, around.now)
     registry = CollectorRegistry()
     registry.register(_Store(await _store(service)))
-    registry.register(_Snapshot(counts, waiting, lag, around, service.applied_seq))
+    registry.register(_Snapshot(counts, waiting, service.lag, around, service.applied_seq))
     registry.register(_Consumers(service.projector.log_state if service.projector is not None else None))
     return generate_latest(registry)
 

@@ -62,7 +62,7 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
         "ended": verdicts.total(),
         "pass_rate": rates_of(verdicts).passed,
         "dead": reads.dead_count(),
-        "lag": service.projector.lag if service.projector is not None else None,
+        "lag": service.lag,
         "targets": lanes,
         "served_by_none": sorted({one.target for one in lanes if one.pending_reason is PendingReason.NO_AGENT}),
         "priority_of": lambda rank: rank if order == "low-first" else 9 - rank,
