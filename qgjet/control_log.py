@@ -14,6 +14,7 @@ from qgjet.clock import within
 from qgjet.controls import ALL_CONTROLS, Control, Pauses, decode, encode, is_about, subject_of
 from qgjet.errors import LogUnavailable, UndecodableEvent
 from qgjet.repeated import Repeated
+from qgjet.short_text import check_short
 from qgjet.stored import Stored, messages
 from qgjet.subjects import STREAM
 
@@ -28,7 +29,11 @@ _ack = msgspec.json.Decoder(PubAck)
 
 
 async def append(bus: Bus, event: Control) -> int:
-    """Write a decision; gives its sequence. Raises LogUnavailable (StoreFull, Overloaded); to write it again does no harm."""
+    """Write a decision; gives its sequence. To write it again does no harm.
+
+    Raises InvalidInput for a reason that is too long, LogUnavailable (StoreFull, Overloaded).
+    """
+    check_short("reason", event.reason)
     subject = subject_of(event)
     ack = _ack.decode((await bus.request(subject, encode(event))).data or b"{}")
     if ack.error is not None:

@@ -35,6 +35,7 @@ from qgjet.events import (
 )
 from qgjet.job import Job, status_of
 from qgjet.retry import SPENDS_INFRA_RETRY, SPENDS_USER_RETRY
+from qgjet.short_text import check_short
 
 
 class OnDuplicate(StrEnum):
@@ -309,6 +310,7 @@ def _lose(command: Lose, job: Job, now: datetime) -> AttemptLost | Finished:
 
 
 def _cancel(command: Cancel, job: Job, now: datetime) -> CancelRequested:
+    check_short("reason", command.reason)
     _require(not job.cancel_requested, f"job {job.job_id} is being cancelled already")
     running = job.status is Status.RUNNING
     carried = _carried(job, now, Status.RUNNING if running else Status.CANCELLED)

@@ -9,6 +9,7 @@ import msgspec
 from litestar import Request
 from litestar.exceptions import HTTPException
 
+from qgjet.short_text import shortened
 from qgjet_projections.api.problems import FieldError, InvalidBody, pointer
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -49,7 +50,8 @@ def _explained(message: str) -> FieldError:
         what, where = message, ""
     steps = _steps(where)
     if match := _UNKNOWN.fullmatch(what):
-        return FieldError(f"unknown field {match[1]!r}", pointer([*steps, match[1]]))
+        name = shortened(match[1])
+        return FieldError(f"unknown field {name!r}", pointer([*steps, name]))
     if match := _MISSING.fullmatch(what):
         return FieldError("is required", pointer([*steps, match[1]]))
     return FieldError(what.replace("`", ""), pointer(steps))

@@ -13,6 +13,7 @@ from msgspec import Struct
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, Refused
 from qgjet.events import Instant, Verdict
+from qgjet.short_text import ShortText
 from qgjet.subjects import log_subject
 from qgjet_projections.api import decisions
 from qgjet_projections.api.access import OPERATE, READ, TheCaller
@@ -50,7 +51,7 @@ class DeadFilter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class DiscardFilter(DeadFilter, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    because: str = ""
+    because: ShortText = ""
     """For people; kept with each."""
 
 

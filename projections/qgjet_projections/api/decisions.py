@@ -13,6 +13,7 @@ from qgjet import control_log
 from qgjet.controls import Control, Discarded, DrainRequested, Kind, Paused, Resumed
 from qgjet.decide import Requeue
 from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
+from qgjet.short_text import check_short
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import Caller
 from qgjet_projections.api.commands import CATCH_UP_S
@@ -162,7 +163,8 @@ async def redrive_all(service: Service, caller: Caller, query: DeadQuery) -> tup
 
 
 async def discard_all(service: Service, caller: Caller, query: DeadQuery, reason: str) -> tuple[list[Settled], int]:
-    """Like `redrive_all`."""
+    """Like `redrive_all`. Raises InvalidInput for a reason that is too long."""
+    check_short("because", reason)
     return await _settle_all(service, caller, query, lambda job_id: discard(service, caller, job_id, reason))
 
 

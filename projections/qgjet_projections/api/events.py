@@ -40,8 +40,9 @@ class Filter(Struct, frozen=True, kw_only=True):
     job_id: str | None = None
     suite_id: str | None = None
 
-    def page(self, reads: ReadModel, after: int, limit: int) -> list[EventView]:
-        return reads.events(after_seq=after, job_id=self.job_id, org_id=self.org_id, suite_id=self.suite_id, limit=limit)
+    def page(self, reads: ReadModel, after: int, limit: int) -> tuple[list[EventView], bool]:
+        """Events, bounded in number and bytes, and whether more may follow."""
+        return reads.event_page(after_seq=after, job_id=self.job_id, org_id=self.org_id, suite_id=self.suite_id, limit=limit)
 
 
 @get(
@@ -90,8 +91,8 @@ async def job_events(
     start = start_of(last_event_id, after, 0)
     if MEDIA_TYPE in request.headers.get("accept", ""):
         return _stream(service, caller, wanted, start)
-    found = await asyncio.to_thread(wanted.page, reads, start, limit)
-    return Response(EventPage(events=[event_answer(one) for one in found], next_after=found[-1].seq if len(found) == limit else None))
+    found, more = await asyncio.to_thread(wanted.page, reads, start, limit)
+    return Response(EventPage(events=[event_answer(one) for one in found], next_after=found[-1].seq if more else None))
 
 
 def start_of(last_event_id: str | None, after: int | None, otherwise: int) -> int:
@@ -117,14 +118,14 @@ async def follow(service: Service, caller: Caller, wanted: Filter, after: int) -
     sent_at, reads = time(), service.read_model.seen_by(caller.orgs)
     while not service.closing.is_set() and caller.lasts():
         applied = service.applied_seq
-        found = await service.read_for_stream(wanted.page, reads, after, PAGE) if applied > after else []
+        found, more = await service.read_for_stream(wanted.page, reads, after, PAGE) if applied > after else ([], False)
         if found:
             yield b"".join(map(encoded, found))
             after, sent_at = found[-1].seq, time()
         elif time() - sent_at >= KEEP_ALIVE_S:
             yield b": still here\n\n"
             sent_at = time()
-        if len(found) < PAGE:  # that was all there is up to `applied`
+        if not more:  # that was all there is up to `applied`
             after = max(after, applied)
             await service.moved_on(after, sent_at + KEEP_ALIVE_S - time())
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from qgjet.controls import Pauses
 from qgjet.events import Status, Verdict
+from qgjet.short_text import ShortText
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, SUBMIT, TheCaller
 from qgjet_projections.api.answers import (
@@ -36,7 +37,7 @@ Tags = Annotated[list[str] | None, QueryParameter(name="tag", description="`key:
 
 
 class CancelRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    reason: str = ""
+    reason: ShortText = ""
 
 
 class RerunRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

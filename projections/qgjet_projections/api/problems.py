@@ -30,10 +30,13 @@ from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
 from qgjet.errors import ArtifactGone, DuplicateJob, IncompatibleServer, InvalidInput, LogUnavailable, Overloaded, QgjetError, Refused, StoreFull, UnknownJob
+from qgjet.short_text import shortened
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+MAX_DETAIL = 2000
+"""Characters. A detail may quote what the client sent."""
 RETRY_AFTER_S = 1
 """A connection is mended within a second of the server's return, a read model catches up in less."""
 _RETRY_LATER_S = {"store-full": 30, "overloaded": 5}
@@ -142,7 +145,7 @@ def problem(
         type=f"urn:qgjet:problem:{kind}" if kind else "about:blank",
         title=_TITLES.get(kind) or HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
+        detail=shortened(detail, MAX_DETAIL),
         instance=quote(request.scope["path"], safe="/~!$&'()*+,;=:@", errors="replace"),
         **members,
     )
@@ -175,7 +178,8 @@ _TITLES = {
 
 def invalid_input(request: Request[Any, Any, Any], error: InvalidInput) -> Response[Problem]:
     in_body = request.method != "GET"
-    where = FieldError(error.reason, pointer_of(error.field)) if in_body else FieldError(error.reason, parameter=error.field)
+    reason = shortened(error.reason, MAX_DETAIL)
+    where = FieldError(reason, pointer_of(error.field)) if in_body else FieldError(reason, parameter=error.field)
     return problem(request, 400, str(error), "invalid-request", errors=(where,))
 
 

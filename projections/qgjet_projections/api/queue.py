@@ -12,6 +12,7 @@ from msgspec import Struct
 from qgjet.controls import Pauses
 from qgjet.errors import InvalidInput
 from qgjet.events import Instant
+from qgjet.short_text import ShortText
 from qgjet_projections.api import decisions
 from qgjet_projections.api.access import OPERATE, READ, TheCaller
 from qgjet_projections.api.answers import DrainAnswer, PauseAnswer, PauseList, PriorityAnswer
@@ -28,7 +29,7 @@ class ResumeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     target: str = ""
     org_id: str = ""
-    reason: str = ""
+    reason: ShortText = ""
 
 
 class PauseRequest(ResumeRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):

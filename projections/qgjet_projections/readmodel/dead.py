@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from qgjet.short_text import shortened
 from qgjet_projections.batch import Row
 from qgjet_projections.readmodel.reader import COLUMNS, MAX_LIMIT, Reader, check_limit, page_of, read_cursor
 from qgjet_projections.schema import instant, micros
@@ -65,5 +66,5 @@ class DeadLetterReads(Reader):
 
 def _dead_letter(found: Sequence[Any]) -> DeadLetter:
     how, at, by, note, *columns = found
-    settlement = Settlement(how=how, at=instant(at), by=by, note=note) if how else None
+    settlement = Settlement(how=how, at=instant(at), by=by, note=shortened(note)) if how else None
     return DeadLetter(job=job_view(Row(*columns)), settlement=settlement)

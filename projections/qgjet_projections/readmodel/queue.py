@@ -8,6 +8,7 @@ from typing import Any
 
 from qgjet.controls import Kind, Paused
 from qgjet.events import LIVE, Partition, Status, Verdict
+from qgjet.short_text import shortened
 from qgjet_projections.readmodel.reader import BY_STATUS, Reader
 from qgjet_projections.schema import instant, micros
 from qgjet_projections.views import Counts, PartitionView, WaitingView, maybe_instant
@@ -67,7 +68,8 @@ class QueueReads(Reader):
         with self._snapshot() as connection:
             found = connection.execute(f"{sql} ORDER BY kind, name", {"orgs": self._orgs_json}).fetchall()
         return [
-            Paused(kind=Kind(kind), name=name, at=instant(at), until=maybe_instant(until), reason=reason, by=by) for kind, name, at, until, reason, by in found
+            Paused(kind=Kind(kind), name=name, at=instant(at), until=maybe_instant(until), reason=shortened(reason), by=by)
+            for kind, name, at, until, reason, by in found
         ]
 
     def counts(self) -> Counts:

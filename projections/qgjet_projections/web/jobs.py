@@ -14,6 +14,7 @@ from msgspec import Struct
 from qgjet.attempts import AttemptRecord
 from qgjet.errors import InvalidInput
 from qgjet.events import Partition, Status, Verdict
+from qgjet.short_text import shortened
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, TheCaller
 from qgjet_projections.api.answers import job_answer
@@ -181,4 +182,4 @@ def _what(name: str, said: dict[str, Any], outcome: dict[str, Any]) -> str:
         str(said.get("message") or outcome.get("message") or "").split("\n")[0][:200],
         f"by {said['by']}" if said.get("by") and said.get("by") != said.get("agent") and name != "started" else "",
     ]
-    return ", ".join(part for part in parts if part)
+    return shortened(", ".join(part for part in parts if part))

@@ -66,7 +66,7 @@ async def changes(
         now_seen = await agents_seen(service, caller, reads) if agents else seen
         now_ailing = bool(service.ailments(patience_s=PATIENCE_S))
         # less than there was: the read model is made anew, and the page shows what is not there any more
-        moved = applied < after or (applied > after and bool(await service.read_for_stream(wanted.page, reads, after, 1)))
+        moved = applied < after or (applied > after and bool((await service.read_for_stream(wanted.page, reads, after, 1))[0]))
         if moved or now_seen != seen or now_ailing is not ailing:
             after, seen, ailing, sent_at = applied, now_seen, now_ailing, time()
             yield b"id: %d\nevent: changed\ndata: %d\n\n" % (applied, applied)
