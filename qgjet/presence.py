@@ -48,6 +48,8 @@ class AgentInfo(Struct, frozen=True, kw_only=True):
     warm: tuple[str, ...] = ()
     """Partitions it keeps prepared, as `org/app version/target`."""
     draining: bool = False
+    visibility_timeout_s: float = 0.0
+    """What its leases go by; 0 for a version that does not adopt a shorter one."""
 
 
 class Announcement(Struct, frozen=True, kw_only=True):

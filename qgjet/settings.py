@@ -62,12 +62,19 @@ class Deployment(Struct, frozen=True, kw_only=True):
     """Explicit, because 2.15 limits a stream to 1000 consumers otherwise."""
     agents_ttl_s: float = 30.0
     visibility_timeout_s: float = DEFAULT_VISIBILITY_TIMEOUT_S
+    next_visibility_timeout_s: float = 0.0
+    """A shorter one that agents adopt before consumers get it; 0: none."""
     max_deliver: int = DEFAULT_MAX_DELIVER
     retention_s: float = DEFAULT_EVENT_RETENTION_S
     """What the log remembers of jobs that have ended; 0: all of it, for ever."""
     artifact_retention_s: float = DEFAULT_RETENTION_S
     """This one and the next are used when the streams are made; those that are there keep theirs."""
     log_retention_s: float = DEFAULT_LOG_RETENTION_S
+
+    @property
+    def lease_timeout_s(self) -> float:
+        """What agents keep to; never longer than what consumers wait for."""
+        return self.next_visibility_timeout_s or self.visibility_timeout_s
 
     def rank(self, priority: int) -> int:
         """Priority 0-9 to rank: 0 runs first."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from qgjet import presence
 from qgjet.bus import Bus, JetStreamError
 from qgjet.errors import IncompatibleServer, NotPermitted, StoreFull
 from qgjet.settings import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
@@ -25,9 +24,13 @@ _NO_STORAGE = 10047
 _PRIORITY_KEY = "qgjet.priority_order"
 _VISIBILITY_KEY = "qgjet.visibility_timeout"
 """In seconds."""
+_NEXT_VISIBILITY_KEY = "qgjet.next_visibility_timeout"
+"""In seconds; 0: none."""
 _MAX_DELIVER_KEY = "qgjet.max_deliver"
 _RETENTION_KEY = "qgjet.retention"
 """In seconds; 0: for ever."""
+VALUE_FRESH_S = 10.0
+"""An agent goes by a visibility timeout that it has read within this time."""
 MARGIN_BYTES = 10_000
 """Less room than this is none: an event without large results takes a tenth of it."""
 _ROOM = "qg.log.room.0"
@@ -70,6 +73,7 @@ def deployment_of(config: dict[str, Any]) -> Deployment:
             replicas=int(config.get("num_replicas", 1)),
             max_consumers=int(config.get("max_consumers", -1)),
             visibility_timeout_s=float(metadata.get(_VISIBILITY_KEY, DEFAULT_VISIBILITY_TIMEOUT_S)),
+            next_visibility_timeout_s=float(metadata.get(_NEXT_VISIBILITY_KEY, 0.0)),
             max_deliver=int(metadata.get(_MAX_DELIVER_KEY, DEFAULT_MAX_DELIVER)),
             retention_s=float(metadata.get(_RETENTION_KEY, DEFAULT_EVENT_RETENTION_S)),
         )
@@ -78,32 +82,60 @@ def deployment_of(config: dict[str, Any]) -> Deployment:
 
 
 async def change_leases(bus: Bus, wanted: Deployment) -> Deployment:
-    """Put the visibility timeout and the limit of deliveries of `wanted` in force for whoever starts from now on; gives the deployment in force.
+    """Put the visibility timeout and the limit of deliveries of `wanted` in force; returns the deployment in force.
 
-    Agents that run keep to the timeout that they started with. That is safe while theirs is the shorter one. A shorter one is not put in force while agents are
-    alive: their jobs would be given to others between two heartbeats.
+    A longer timeout is in force at once: a lease that goes by the shorter one is safe. A shorter one is announced: agents adopt it, and only when none can hold
+    a lease that goes by the longer one do consumers get it (`shorten`). In the other order, jobs would be given to others between two heartbeats.
     """
     config = await stream_config(bus, STREAM)
     if config is None:
         return await ensure(bus, wanted)
     in_force = deployment_of(config)
-    if (in_force.visibility_timeout_s, in_force.max_deliver) == (wanted.visibility_timeout_s, wanted.max_deliver):
+    shorter = wanted.visibility_timeout_s < in_force.visibility_timeout_s
+    changed = msgspec.structs.replace(
+        in_force,
+        visibility_timeout_s=max(wanted.visibility_timeout_s, in_force.visibility_timeout_s),
+        next_visibility_timeout_s=wanted.visibility_timeout_s if shorter else 0.0,
+        max_deliver=wanted.max_deliver,
+    )
+    if changed == in_force:
         return in_force
     if not await bus.may_publish(f"$JS.API.STREAM.UPDATE.{STREAM}"):
         log.info("the visibility timeout stays at %gs: %s may not change it, an API with a janitor may", in_force.visibility_timeout_s, _who(bus))
         return in_force
-    if wanted.visibility_timeout_s < in_force.visibility_timeout_s and (alive := await presence.agents(bus)):
-        log.warning(
-            "the visibility timeout stays at %gs: %d running agents rely on it; stop them and start anew for %gs",
-            in_force.visibility_timeout_s,
-            len(alive),
-            wanted.visibility_timeout_s,
-        )
+    await _put_leases(bus, config, changed)
+    if shorter:
+        adoption_s = adoption_time_s(in_force.visibility_timeout_s)
+        log.info("the visibility timeout becomes %gs when all agents have adopted it, in about %.0f s", wanted.visibility_timeout_s, adoption_s)
+    elif changed.visibility_timeout_s != in_force.visibility_timeout_s:
+        log.info("the visibility timeout is now %gs", changed.visibility_timeout_s)
+    return changed
+
+
+def adoption_time_s(visibility_timeout_s: float) -> float:
+    """After this time no agent holds a lease that goes by `visibility_timeout_s`, if a shorter timeout could be read throughout.
+
+    Agents take jobs and confirm leases only with a timeout that they have read within the last VALUE_FRESH_S. So every lease that was confirmed later than
+    VALUE_FRESH_S after the announcement goes by the shorter one, and the others have run out a visibility timeout later.
+    """
+    return VALUE_FRESH_S + visibility_timeout_s
+
+
+async def shorten(bus: Bus, announced: Deployment) -> Deployment:
+    """Put the announced shorter timeout in force for consumers too, and return the deployment in force. Only for who knows that all agents keep to it."""
+    config = await stream_config(bus, STREAM)
+    in_force = announced if config is None else deployment_of(config)
+    if config is None or in_force != announced or not in_force.next_visibility_timeout_s:
         return in_force
-    metadata = (config.get("metadata") or {}) | _lease_metadata(wanted)
+    shortened = msgspec.structs.replace(in_force, visibility_timeout_s=in_force.next_visibility_timeout_s, next_visibility_timeout_s=0.0)
+    await _put_leases(bus, config, shortened)
+    log.info("the visibility timeout is now %gs", shortened.visibility_timeout_s)
+    return shortened
+
+
+async def _put_leases(bus: Bus, config: dict[str, Any], changed: Deployment) -> None:
+    metadata = (config.get("metadata") or {}) | _lease_metadata(changed)
     await bus.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": metadata}, timeout_s=15.0)
-    log.info("the visibility timeout is now %gs for every agent that starts", wanted.visibility_timeout_s)
-    return msgspec.structs.replace(in_force, visibility_timeout_s=wanted.visibility_timeout_s, max_deliver=wanted.max_deliver)
 
 
 async def change_retention(bus: Bus, retention_s: float) -> None:
@@ -120,7 +152,11 @@ async def change_retention(bus: Bus, retention_s: float) -> None:
 
 
 def _lease_metadata(wanted: Deployment) -> dict[str, str]:
-    return {_VISIBILITY_KEY: f"{wanted.visibility_timeout_s:g}", _MAX_DELIVER_KEY: str(wanted.max_deliver)}
+    return {
+        _VISIBILITY_KEY: f"{wanted.visibility_timeout_s:g}",
+        _NEXT_VISIBILITY_KEY: f"{wanted.next_visibility_timeout_s:g}",
+        _MAX_DELIVER_KEY: str(wanted.max_deliver),
+    }
 
 
 async def stream_config(bus: Bus, name: str) -> dict[str, Any] | None:

@@ -8,15 +8,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.runner import Runner
 from qgjet.agents.scripted import ScriptedRunner
+from qgjet.bus import Bus
 from qgjet.decide import OnDuplicate
 from qgjet.events import JobSpec, Slot, event_type
 from qgjet.job import Job
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
-from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
+from qgjet.settings import AgentSettings, ArtifactSettings, Deployment, QueueSettings
 from qgjet.subjects import Lane
 
 FAST = QueueSettings(visibility_timeout_s=1.5, retry_base_s=0.02, retry_cap_s=0.05)
@@ -40,6 +42,11 @@ def scripted(outcomes: Mapping[str, tuple[str, ...]] | None = None, *, gate: asy
     return {"emulator": ScriptedRunner(outcomes or {}, gate=gate)}
 
 
+async def agree(bus: Bus, wanted: Deployment) -> Deployment:
+    """Put these leases in force at once, even shorter ones: no agent holds a lease."""
+    return await streams.shorten(bus, await streams.change_leases(bus, wanted))
+
+
 @contextlib.asynccontextmanager
 async def running_agent(
     log: EventLog,
@@ -53,6 +60,7 @@ async def running_agent(
 ) -> AsyncIterator[Agent]:
     """An agent for the length of a block; halted at its end."""
     runners = runners or scripted()
+    await agree(log.bus, queue.deployment)
     agent = Agent(log, runners, dict.fromkeys(runners, slots), work_dir, AgentSettings(**{"poll_s": 1.0, **settings}), queue, artifact_settings)
     task = asyncio.create_task(agent.run())
     try:

@@ -92,11 +92,11 @@ def _look_at_streams(deployment: Deployment, settings: Settings, missing: Sequen
             f"{found}; the settings say {settings.queue.replicas}",
             f"nats stream edit {STREAM} --replicas {settings.queue.replicas}, and so for the others; or correct queue.replicas",
         )
-    if deployment.visibility_timeout_s != settings.queue.visibility_timeout_s:
+    if deployment.lease_timeout_s != settings.queue.visibility_timeout_s:
         return warn(
             "streams",
-            f"{found}, visibility timeout {deployment.visibility_timeout_s:g}s; the settings say {settings.queue.visibility_timeout_s:g}s",
-            "start the API with these settings, and then the agents anew; or correct queue.visibility_timeout",
+            f"{found}, visibility timeout {deployment.lease_timeout_s:g}s; the settings say {settings.queue.visibility_timeout_s:g}s",
+            "start the API with these settings; or correct queue.visibility_timeout",
         )
     return ok("streams", found)
 

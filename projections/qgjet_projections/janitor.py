@@ -26,7 +26,7 @@ from qgjet.log import EventLog, Recorded, StreamState
 from qgjet.presence import Announcement
 from qgjet.queue import LaneState, Queue
 from qgjet.repeated import Repeated
-from qgjet.settings import QueueSettings
+from qgjet.settings import Deployment, QueueSettings
 from qgjet.subjects import ADVISORIES, STREAM, Lane, parse_job_subject
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.views import Activity, LiveJob
@@ -81,6 +81,13 @@ class _Missing(Struct):
     entry: int
 
 
+class _Announced(Struct, frozen=True):
+    """A deployment with a shorter visibility timeout that agents are to adopt, and since when this janitor has read it in every round."""
+
+    deployment: Deployment
+    since: float
+
+
 class Janitor:
     """`async with Janitor(...)` does a round every two seconds in the background; `round` does one."""
 
@@ -94,6 +101,7 @@ class Janitor:
         self._complaints: dict[str, Repeated] = {}
         self._look_s = 0.0
         """How long the last look at the queue took."""
+        self._announced: _Announced | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -146,9 +154,30 @@ class Janitor:
 
     async def _read_settings(self) -> None:
         """Another API process may have put others in force; two that hold on to their own would take turns with every consumer."""
+        since, self._announced = self._announced, None  # a round that cannot read it begins to wait again
         config = await streams.stream_config(self._log.bus, STREAM)
-        if config is not None:
-            self._queue.settings = self._queue.settings.agreed(streams.deployment_of(config))
+        if config is None:
+            return
+        deployment = streams.deployment_of(config)
+        if deployment.next_visibility_timeout_s:
+            self._announced = since if since is not None and since.deployment == deployment else _Announced(deployment, asyncio.get_running_loop().time())
+            if await self._is_adopted(self._announced):
+                deployment = await streams.shorten(self._log.bus, deployment)
+        self._queue.settings = self._queue.settings.agreed(deployment)
+
+    async def _is_adopted(self, announced: _Announced) -> bool:
+        """Whether all agents keep to the shorter visibility timeout. Those that are present and of an earlier version never do."""
+        waited_s = asyncio.get_running_loop().time() - announced.since
+        if waited_s < streams.adoption_time_s(announced.deployment.visibility_timeout_s):
+            return False
+        limit_s = announced.deployment.next_visibility_timeout_s
+        holdouts = [one.instance for one in await presence.agents(self._log.bus) if not 0 < one.visibility_timeout_s <= limit_s]
+        if holdouts:
+            self._complaints.setdefault("holdouts", Repeated(log)).warn(
+                f"the visibility timeout stays at {announced.deployment.visibility_timeout_s:g}s: "
+                f"agents that do not adopt {limit_s:g}s are running. Restart {', '.join(holdouts)}"
+            )
+        return not holdouts
 
     async def _look(self) -> Situation:
         loop = asyncio.get_running_loop()

@@ -74,7 +74,6 @@ class Agent:
         self._queue = Queue(event_log.bus, queue_settings)
         self._settings = settings
         self._work_dir = work_dir
-        self._visibility_s = queue_settings.visibility_timeout_s
         self._slots = [AgentSlot(target, runners[target], work_dir) for target, count in slots.items() for _ in range(count)]
         self._limit = settings.slots or len(self._slots)
         self._catalog = Catalog(list(slots), settings.app_version_id)
@@ -100,7 +99,7 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until drained; returns with every session released and the agent withdrawn."""
-        self._log.bus.on_reconnect.append(self._refresh_now.set)
+        self._log.bus.on_reconnect.append(self._on_reconnect)
         private_files.make_directory(self._work_dir)
         try:
             async with asyncio.TaskGroup() as keepers:
@@ -110,8 +109,12 @@ class Agent:
                 for task in tasks:
                     task.cancel()
         finally:
-            self._log.bus.on_reconnect.remove(self._refresh_now.set)
+            self._log.bus.on_reconnect.remove(self._on_reconnect)
             await self._say_goodbye()
+
+    def _on_reconnect(self) -> None:
+        self._refresh_now.set()
+        self._announce_now.set()
 
     def drain(self) -> None:
         """Finish what runs, give back what is not started, take nothing new. A second call is harmless."""
@@ -221,7 +224,7 @@ class Agent:
     async def _give_back_unseen(self, delivery: Delivery) -> None:
         """At once, unless somebody runs the job: the next delivery would say that its lease is over."""
         job = await self._log.load(delivery.spec.slot)
-        await delivery.nak(self._visibility_s if job is not None and job.agent else 0.0)
+        await delivery.nak(self._executor.visibility.redelivery_s if job is not None and job.agent else 0.0)
 
     async def _execute(self, slot: AgentSlot, lane: Lane, delivery: Delivery) -> Result:
         self._turns.take(lane.partition.org_id)
@@ -279,7 +282,7 @@ class Agent:
             self._catalog.refresh(states)
             self._dispatch()
             in_flight = any(self._catalog.serves(state.lane) and state.unacknowledged for state in states)
-            interval = min(self._settings.poll_s, self._visibility_s / 2) if in_flight else self._settings.poll_s
+            interval = min(self._settings.poll_s, self._executor.visibility.redelivery_s / 2) if in_flight else self._settings.poll_s
             await within(interval * self._random.uniform(0.8, 1.2), self._refresh_now)
             self._refresh_now.clear()
 
@@ -309,8 +312,11 @@ class Agent:
                 await self._ring_for_others(lane)
 
     async def _announce(self) -> None:
+        """Renew the entry in the list of agents, and adopt the visibility timeout in force; at once after the connection came back."""
         while True:
             with contextlib.suppress(LogUnavailable):
+                await self._executor.visibility.read()
+                self._queue.settings = self._executor.visibility.settings
                 await announce(self._log.bus, self.info())
             await within(RENEW_EVERY_S, self._announce_now)
             self._announce_now.clear()
@@ -333,6 +339,7 @@ class Agent:
             running=tuple(self._executor.running),
             warm=tuple(f"{p.org_id}/{p.app_version_id}/{p.target}" for slot in self._slots if (p := slot.partition)),
             draining=self.draining,
+            visibility_timeout_s=self._executor.visibility.shortest_s,
         )
 
     async def _follow_controls(self) -> None:

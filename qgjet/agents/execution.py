@@ -29,6 +29,7 @@ from qgjet.agents.output import LogFeed
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session, StopReason, Tether
 from qgjet.agents.slot import AgentSlot
+from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.artifacts import ArtifactStore
 from qgjet.clock import within
 from qgjet.codec import check_writable
@@ -81,18 +82,22 @@ class Executor:
     halted: asyncio.Event = field(default_factory=asyncio.Event)
     random: random.Random = field(default_factory=random.Random)
     complaints: Repeated = field(default_factory=lambda: Repeated(log))
+    visibility: VisibilityTimeout = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.visibility = VisibilityTimeout(self.event_log.bus, self.queue_settings)
 
     async def execute(self, delivery: Delivery, slot: AgentSlot) -> Result:
         """Never raises for what a job, a runner or the log does; the message is answered, or comes back by itself."""
         try:
-            async with Lease(self.event_log, delivery, self.agent, self.queue_settings.visibility_timeout_s) as lease:
+            async with Lease(self.event_log, delivery, self.agent, self.visibility) as lease:
                 return await self._admitted(delivery, slot, lease)
         except LogUnavailable as error:
             log.warning("job %s: the log does not answer, the job comes back by itself: %s", delivery.spec.job_id, error)
         except Exception:
             # a defect of ours: this job must not take the others of the agent with it; max_deliver bounds how often it comes back
             log.exception("job %s: could not be executed, it comes back by itself", delivery.spec.job_id)
-        return Result(again_in_s=self.queue_settings.visibility_timeout_s)
+        return Result(again_in_s=self.visibility.redelivery_s)
 
     def drain(self) -> None:
         """Start nothing any more: what is only being prepared is given back."""
@@ -124,7 +129,7 @@ class Executor:
                         job = await self.event_log.load(delivery.spec.slot)
                 case Admission.LOSE:
                     assert job is not None
-                    if await self.event_log.quiet_s(delivery.spec.slot) < self.queue_settings.visibility_timeout_s:
+                    if await self.event_log.quiet_s(delivery.spec.slot) < self.visibility.redelivery_s:
                         return await self._leave_again(delivery)
                     job = await self._lose(delivery, job)
                 case Admission.FORGET:
@@ -135,7 +140,7 @@ class Executor:
                     assert job.retry_at is not None
                     return await self._give_back(delivery, (job.retry_at - now).total_seconds())
                 case Admission.LEAVE:
-                    return await self._give_back(delivery, self.queue_settings.visibility_timeout_s)
+                    return await self._give_back(delivery, self.visibility.redelivery_s)
                 case admission:
                     assert_never(admission)
 
@@ -153,7 +158,7 @@ class Executor:
         Given back for a whole visibility timeout, and not for the rest of it: a shorter delay may be over before the next heartbeat of whoever runs the job,
         and the message would come again although its lease is kept.
         """
-        return await self._give_back(delivery, self.queue_settings.visibility_timeout_s)
+        return await self._give_back(delivery, self.visibility.redelivery_s)
 
     async def _lose(self, delivery: Delivery, job: Job) -> Job | None:
         log.warning("job %s: agent %s lost attempt %d", job.job_id, job.agent, job.attempt)
@@ -210,7 +215,7 @@ class Executor:
         if lease.tether.reason is StopReason.DRAINED:
             return await self._release(delivery, lease, job, DRAINED, "")
         # the lease is over: the message comes again by itself, and giving it back late would take it from whoever has it then
-        return Result(again_in_s=self.queue_settings.visibility_timeout_s)
+        return Result(again_in_s=self.visibility.redelivery_s)
 
     # -- the run -----------------------------------------------------------------------------------------------------
 

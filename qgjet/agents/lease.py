@@ -13,6 +13,7 @@ import time
 from types import TracebackType
 
 from qgjet.agents.runner import StopReason, Tether
+from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.errors import LogUnavailable
 from qgjet.events import Status
 from qgjet.job import Job
@@ -30,16 +31,17 @@ RETRY = 1 / 12
 class Lease:
     """Heartbeats for the length of a block: `async with Lease(...) as lease`."""
 
-    def __init__(self, event_log: EventLog, delivery: Delivery, agent: str, visibility_s: float) -> None:
+    def __init__(self, event_log: EventLog, delivery: Delivery, agent: str, visibility: VisibilityTimeout) -> None:
         self._log = event_log
         self._delivery = delivery
         self._agent = agent
-        self._visibility_s = visibility_s
+        self._visibility = visibility
+        self._visibility_s = visibility.shortest_s
         self._confirmed = delivery.asked_at
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
         self._attempt = 0
-        self.tether = Tether(self._confirmed + HOLD * visibility_s)
+        self.tether = Tether(self._confirmed + HOLD * self._visibility_s)
 
     def running(self, attempt: int) -> None:
         """From now on the slot must say that this agent runs `attempt`."""
@@ -51,6 +53,8 @@ class Lease:
         return time.monotonic() - self._confirmed >= self._visibility_s
 
     async def __aenter__(self) -> Lease:
+        self._visibility_s = await self._visibility.lease_s(self._confirmed)
+        self.tether.extend(self._confirmed + HOLD * self._visibility_s)
         age_s = time.monotonic() - self._confirmed
         if age_s >= GIVE_UP * self._visibility_s:  # the agent was frozen between the delivery and here
             self.tether.stop(StopReason.LEASE_LOST)
@@ -74,12 +78,13 @@ class Lease:
         sent = time.monotonic()
         try:
             async with asyncio.timeout(HEARTBEAT * self._visibility_s):
+                visibility_s = await self._visibility.lease_s(sent)
                 await self._delivery.extend(HEARTBEAT * self._visibility_s)
                 job = await self._log.load(self._delivery.spec.slot)
         except (LogUnavailable, TimeoutError) as error:
             self._missed(error)
             return
-        self._confirmed = sent
+        self._confirmed, self._visibility_s = sent, visibility_s
         self._judge(job)
         if self.tether.reason is not StopReason.LEASE_LOST:
             self.tether.extend(sent + HOLD * self._visibility_s)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from agents import FAST, eventually, running_agent
+from agents import FAST
 from factories import spec
-from qgjet import presence, streams
+from qgjet import streams
 from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer
 from qgjet.errors import IncompatibleServer
-from qgjet.log import EventLog
 from qgjet.queue import ACK_WAIT_SLACK_S, Queue
 from qgjet.settings import Deployment, QueueSettings
 from qgjet.subjects import STREAM, Lane
@@ -45,14 +42,14 @@ async def test_leases_can_be_changed_and_the_rest_stays(server: NatsServer) -> N
         assert await streams.stream_config(bus, STREAM) == before
 
 
-async def test_leases_get_no_shorter_while_agents_rely_on_them(bus: Bus, log: EventLog, tmp_path: Path) -> None:
+async def test_shorter_leases_are_announced_before_they_are_in_force(bus: Bus) -> None:
     longer, shorter = Deployment(visibility_timeout_s=40.0), Deployment(visibility_timeout_s=20.0)
-    async with running_agent(log, tmp_path):
-        await eventually(lambda: presence.agents(bus))
-        assert await streams.change_leases(bus, longer) == longer
-        assert await streams.change_leases(bus, shorter) == longer
-        assert await in_force(bus) == longer
-    assert await streams.change_leases(bus, shorter) == shorter
+    assert await streams.change_leases(bus, longer) == longer
+    announced = await streams.change_leases(bus, shorter)
+    assert announced == await in_force(bus) == Deployment(visibility_timeout_s=40.0, next_visibility_timeout_s=20.0)
+    assert await streams.change_leases(bus, shorter) == announced
+    assert await streams.shorten(bus, longer) == announced, "another announcement is not this one"
+    assert await streams.shorten(bus, announced) == await in_force(bus) == shorter
 
 
 async def test_a_consumer_is_never_made_to_wait_less_by_who_uses_it(bus: Bus) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from agents import eventually
+from agents import agree, eventually
 from chaos.campaign import read_log
 from chaos.fleet import SCRIPTED, Fleet
 from factories import spec
@@ -57,7 +57,7 @@ async def load(url: str, queue: QueueSettings, directory: Path) -> AsyncIterator
     """Two agents, and a client that submits all the time."""
     fleet = Fleet(directory, queue, url, seed=1)
     async with connect(url, name="load", timeout_s=15.0) as bus:
-        await patiently(lambda: streams.change_leases(bus, queue.deployment))
+        await patiently(lambda: agree(bus, queue.deployment))
         log = EventLog(bus)
         submitting = asyncio.create_task(_submit(log))
         try:

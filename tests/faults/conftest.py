@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from agents import agree
 from faults.crew import SOON, Crew, Yard, crew
 from faults.proxy import Proxy, proxy
 from faults.watched import Ledger
-from qgjet import streams
 from qgjet.bus import Bus
 from qgjet.embedded import NatsServer
 from qgjet_projections.readmodel import ReadModel
@@ -42,7 +42,7 @@ def yard(tmp_path: Path) -> Yard:
 @pytest.fixture
 async def agents(server: NatsServer, bus: Bus, yard: Yard) -> AsyncIterator[Crew]:
     """Starts agents as processes, on a server where everything is set up."""
-    await streams.change_leases(bus, SOON.deployment)
+    await agree(bus, SOON.deployment)
     with crew(server.url, yard) as started:
         yield started
 

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 from nats.aio.msg import Msg
 
-from agents import ended, submit
+from agents import agree, ended, submit
 from factories import spec
 from faults.crew import SOON, AgentProcess, Yard, crew
-from qgjet import streams
 from qgjet.events import Artifact
 from qgjet.log import EventLog
 
@@ -46,7 +45,7 @@ async def large(url: str, log: EventLog, yard: Yard, *, log_mb: int, video_mb: i
         if message.data.startswith(b"+WPI"):
             beats.append(time.monotonic())
 
-    await streams.change_leases(log.bus, SOON.deployment)
+    await agree(log.bus, SOON.deployment)
     listening = await log.bus.client.subscribe("$JS.ACK.QG_EVENTS.>", cb=heard)
     (yard.path / "large.py").write_text(JOB)
     command = (sys.executable, "-I", "-S", str(yard.path / "large.py"), str(log_mb), str(video_mb))

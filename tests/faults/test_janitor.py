@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from agents import FAST, ended, eventually, running_agent, scripted, story, submit
+from agents import FAST, agree, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
 from faults.watched import Ledger, legal_history, watched
 from later import in_
-from qgjet import codec, streams, suite_log
+from qgjet import codec, suite_log
 from qgjet.clock import utc_now
 from qgjet.decide import OnDuplicate, Requeue, Start, Submit, decide
 from qgjet.events import Finished, JobSpec, Status, Verdict
@@ -36,13 +36,13 @@ ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.QG_EVENTS.somebody"
 
 @pytest.fixture(autouse=True)
 async def _short_leases(log: EventLog) -> None:
-    await streams.change_leases(log.bus, FAST.deployment)
+    await agree(log.bus, FAST.deployment)
 
 
 @contextlib.asynccontextmanager
 async def caught_up(log: EventLog, read_model: ReadModel, queue: QueueSettings = FAST, *, later_s: float = 0.0) -> AsyncIterator[Janitor]:
     """A janitor whose read model holds the whole log and stays behind from then on, `later_s` from now."""
-    await streams.change_leases(log.bus, queue.deployment)
+    await agree(log.bus, queue.deployment)
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for((await log.state()).last_seq, 10)
     yield Janitor(in_(log.bus, timedelta(seconds=later_s)), read_model, queue)
@@ -65,7 +65,7 @@ async def test_all_lanes_get_the_leases_in_force_whatever_the_janitor_was_starte
     await round_of(log, read_model, FAST)
     in_force = QueueSettings(visibility_timeout_s=8.0, max_deliver=7)
     async with caught_up(log, read_model, FAST) as janitor:
-        await streams.change_leases(log.bus, in_force.deployment)
+        await agree(log.bus, in_force.deployment)
         await janitor.round()
     (state,) = await queue.lanes()
     assert (state.ack_wait_ns, state.max_deliver) == (9_000_000_000, 7)

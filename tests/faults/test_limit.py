@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from agents import FAST, eventually, running_agent, scripted, story
+from agents import FAST, agree, eventually, running_agent, scripted, story
 from factories import spec
 from later import in_
 from qgjet import streams, subjects
@@ -48,7 +48,7 @@ async def small(log: EventLog) -> EventLog:
 @pytest.fixture
 async def janitor(log: EventLog, read_model: ReadModel) -> AsyncIterator[Janitor]:
     """With a projector beside it, five minutes and more from now."""
-    await streams.change_leases(log.bus, FAST.deployment)
+    await agree(log.bus, FAST.deployment)
     async with Projector(log, read_model):
         yield Janitor(in_(log.bus, timedelta(minutes=6)), read_model, FAST)
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agents import ended, eventually, running_agent, story
+from agents import agree, ended, eventually, running_agent, story
 from factories import spec
 from faults.watched import Ledger, legal_history, watched
-from qgjet import streams
 from qgjet.decide import Cancel, OnDuplicate, Requeue
 from qgjet.events import JobSpec, Status, Verdict
 from qgjet.log import EventLog
@@ -130,7 +129,7 @@ async def test_an_advisory_about_an_old_ticket_finishes_nobody(log: EventLog, re
     assert await queue.take(lane, 0.05) is None
     await rerank(log, job, 2)
     await eventually(lambda: advisories(log))
-    await streams.change_leases(log.bus, GIVES_UP_SOON.deployment)
+    await agree(log.bus, GIVES_UP_SOON.deployment)
     await Janitor(log, read_model, GIVES_UP_SOON).round()
     live = await log.load(job.slot)
     assert live is not None

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agents import ended, eventually, running_agent, scripted, submit
+from agents import agree, ended, eventually, running_agent, scripted, submit
 from cli.commandline import Cli, api_of
 from factories import spec
 from ops.commands import ROOT
-from qgjet import backup, streams
+from qgjet import backup
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer, nats_server
@@ -69,7 +69,7 @@ async def test_a_backup_under_load_brings_back_what_was_there(log: EventLog, tmp
         assert await there.history(done.slot) == await log.history(done.slot)
         assert [await there.get(seq) for seq in range(1, state.last_seq + 1, 97)] == [await log.get(seq) for seq in range(1, state.last_seq + 1, 97)]
         assert await read_artifact(bus, object_name(done.job_id, 1, "report.bin")) == content
-        await streams.change_leases(bus, Deployment(visibility_timeout_s=1.5))
+        await agree(bus, Deployment(visibility_timeout_s=1.5))
         await Queue(bus, QueueSettings(visibility_timeout_s=1.5)).renew(Lane(queued.partition, queued.rank))
         async with running_agent(there, tmp_path / "agent", slots=2):
             for one in (queued, running):

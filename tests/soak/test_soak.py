@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agents import ended, eventually
+from agents import agree, ended, eventually
 from factories import spec
 from faults.crew import SOON, Crew, Yard, crew
 from faults.storm import Storm, drop_consumers, rage
 from faults.watched import legal_history, patiently
-from qgjet import streams
 from qgjet.bus import Bus, connect
 from qgjet.decide import OnDuplicate
 from qgjet.embedded import NatsServer
@@ -55,7 +54,7 @@ async def test_agents_that_are_killed_and_frozen_all_the_time_lose_nothing_and_r
     jobs = [
         spec(test=f"{number}/{'hang-then-pass' if number % 10 == 0 else 'pass'}.spec.js", execution_timeout_s=4.0, infra_retries=10) for number in range(150)
     ]
-    await streams.change_leases(log.bus, SOON.deployment)
+    await agree(log.bus, SOON.deployment)
     await Queue(log.bus, SOON).ensure(Lane(jobs[0].partition, 5))
     await log.submit_many(jobs)
     with crew(server.url, yard) as agents:

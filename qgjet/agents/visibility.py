@@ -1,0 +1,56 @@
+"""The visibility timeout that an agent goes by. It is agreed with everyone on the server, and may change while the agent runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from qgjet import streams
+from qgjet.bus import Bus
+from qgjet.errors import IncompatibleServer
+from qgjet.repeated import Repeated
+from qgjet.settings import QueueSettings
+from qgjet.subjects import STREAM
+
+log = logging.getLogger(__name__)
+
+
+class VisibilityTimeout:
+    """What the log's stream says, as last read.
+
+    `streams.adoption_time_s` rests on two rules: a lease is begun and confirmed only with a value that is fresh (`lease_s`), and the value only ever gets
+    shorter. A longer one is adopted by the next start; until then this agent sends more heartbeats than it has to.
+    """
+
+    def __init__(self, bus: Bus, settings: QueueSettings) -> None:
+        self._bus = bus
+        self.settings = settings
+        """With what is in force for consumers."""
+        self.shortest_s = settings.visibility_timeout_s
+        self._read_at = float("-inf")
+        self._complaints = Repeated(log)
+
+    @property
+    def redelivery_s(self) -> float:
+        """How long consumers wait before they give a job to another agent."""
+        return self.settings.visibility_timeout_s
+
+    async def read(self) -> None:
+        """Adopt what is in force. Raises LogUnavailable."""
+        asked_at = time.monotonic()
+        config = await streams.stream_config(self._bus, STREAM)
+        try:
+            deployment = None if config is None else streams.deployment_of(config)
+        except IncompatibleServer as error:  # as little can be read by who would shorten it
+            self._complaints.warn(f"the visibility timeout stays at {self.shortest_s:g}s: {error}")
+            deployment = None
+        if deployment is not None:
+            self.settings = self.settings.agreed(deployment)
+            self.shortest_s = min(self.shortest_s, deployment.lease_timeout_s)
+        self._read_at = asked_at
+
+    async def lease_s(self, at: float) -> float:
+        """The timeout for a lease that counts from `at`, a reading of `time.monotonic()`. Raises LogUnavailable."""
+        if self._read_at < at - streams.VALUE_FRESH_S:
+            await self.read()
+        return self.shortest_s
