@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from qgjet.bus import Bus, JetStreamError, PubAck, refusal
+from qgjet.bus import Bus, JetStreamError, read_ack, refusal, translated
 from qgjet.errors import ArtifactGone, LogUnavailable, NotPermitted, StoreFull
 from qgjet.stored import messages
 from qgjet.subjects import ARTIFACTS_BUCKET, encode_token
@@ -43,7 +43,6 @@ _META = f"$O.{ARTIFACTS_BUCKET}.M."
 _NO_MESSAGE = 10037
 _NO_STREAM = 10059
 _DIGEST = "SHA-256="
-_ack_decoder = msgspec.json.Decoder(PubAck)
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -161,7 +160,7 @@ class ArtifactStore:
         )
 
     async def _stored(self, answer: asyncio.Future[Msg], what: str) -> int:
-        ack = _ack_decoder.decode((await answer).data or b"{}")
+        ack = read_ack(await answer)
         if ack.error is not None:
             raise refusal(f"the object store ({what})", ack.error)
         if not ack.seq:
@@ -189,14 +188,16 @@ class ArtifactStore:
             if error.error.err_code in (_NO_MESSAGE, _NO_STREAM):
                 return None
             raise
-        return read_info(base64.b64decode(answer["message"].get("data", "")))
+        with translated(name):
+            return read_info(base64.b64decode(answer["message"].get("data", "")))
 
     async def of_attempt(self, job_id: str, attempt: int) -> list[ObjectInfo]:
         """The objects of one attempt, by name. The store has no index: this looks through the names of all its objects, events tell sooner."""
         prefix, found, offset, total = attempt_prefix(job_id, attempt), list[str](), 0, 1
         while offset < total:
             answer = await self._bus.api(f"STREAM.INFO.{STREAM}", {"subjects_filter": _META + ">", "offset": offset})
-            page = answer["state"].get("subjects") or {}
+            with translated("the list of artifacts"):
+                page = answer["state"].get("subjects") or {}
             found += [name for name in map(_name_of, page) if name.startswith(prefix)]
             total, offset = answer.get("total", 0), offset + max(len(page), 1)
         return [info for name in sorted(found) if (info := await self.stat(name)) is not None]

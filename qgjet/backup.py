@@ -8,7 +8,6 @@ anew: the log knows better than any of them what is done. Events are saved befor
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import shutil
@@ -20,10 +19,9 @@ from typing import Any, BinaryIO
 import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
-from nats.errors import Error
 
 from qgjet import __version__, private_files, streams
-from qgjet.bus import ApiError, Bus, JetStreamError
+from qgjet.bus import ApiError, Bus, JetStreamError, translated
 from qgjet.clock import Clock, utc_now
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
 from qgjet.queue import Queue
@@ -139,18 +137,14 @@ class _Snapshot:
     async def take(cls, bus: Bus, name: str, file: BinaryIO) -> _Snapshot:
         snapshot = cls(bus, name, file)
         inbox = bus.client.new_inbox()
-        try:
-            subscription = await bus.client.subscribe(inbox, cb=snapshot._chunks.put)
-        except (Error, OSError) as error:
-            raise LogUnavailable(f"not connected to NATS at {bus.url}") from error
+        subscription = await bus.subscribe(inbox, snapshot._chunks.put)
         try:
             body = {"deliver_subject": inbox, "chunk_size": CHUNK_BYTES, "no_consumers": True, "jsck": True}
             answer = await bus.api(f"STREAM.SNAPSHOT.{name}", body, timeout_s=STALL_S)
             snapshot.described = {"config": answer["config"], "state": answer["state"]}
             await snapshot._write_all()
         finally:
-            with contextlib.suppress(Error, OSError):
-                await subscription.unsubscribe()
+            await bus.unsubscribe(subscription)
         return snapshot
 
     async def _write_all(self) -> None:
@@ -266,9 +260,10 @@ async def _restore_stream(bus: Bus, saved: SavedStream, directory: Path, replica
 def _raise_refusal(name: str, message: Msg) -> None:
     if not message.data:
         return
-    answer = msgspec.json.decode(message.data)
-    if "error" in answer:
-        raise JetStreamError(f"restore of {name}", msgspec.convert(answer["error"], ApiError))
+    with translated(f"restore of {name}"):
+        answer = msgspec.json.decode(message.data, type=dict[str, Any])
+        if "error" in answer:
+            raise JetStreamError(f"restore of {name}", msgspec.convert(answer["error"], ApiError))
 
 
 async def _set_up(bus: Bus, manifest: Manifest) -> None:

@@ -1,7 +1,8 @@
 """One connection to NATS: many requests in flight at once, and the JetStream API as plain JSON.
 
 nats-py is used for the protocol and the reconnecting; requests go through one inbox of our own, which costs about the same for one request and a tenth for
-many, because nothing is awaited between them. All errors of nats-py end here: above this module there are only the errors of `qgjet.errors`.
+many, because nothing is awaited between them. All errors of nats-py, and of answers that cannot be read, end in `translated`: above this module there are only
+the errors of `qgjet.errors`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import logging
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,11 +21,11 @@ import nats
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
+from nats.aio.subscription import DEFAULT_SUB_PENDING_BYTES_LIMIT, DEFAULT_SUB_PENDING_MSGS_LIMIT, Subscription
 
 from qgjet import access
 from qgjet.access import Identity, WhoAmI
-from qgjet.clock import within
+from qgjet.clock import bounded, end, within
 from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, LogUnavailable, NotPermitted, Overloaded, StoreFull
 from qgjet.repeated import Repeated
 from qgjet.settings import NatsSettings, without_password
@@ -36,7 +37,8 @@ SERVER_FLOOR = (2, 15, 1)
 SERVER_CEILING = (2, 16, 0)
 """2.16 sends acknowledgement subjects that nats-py 2.16 cannot read."""
 REQUEST_TIMEOUT_S = 5.0
-STOP_TIMEOUT_S = 2.0
+STOP_TIMEOUT_S = 1.0
+"""Of each of the steps that close a connection or a subscription; together with what they leave behind, less than 5 s."""
 _SWEEP_S = 0.25
 _WATCHDOG_S = 8.0
 _ROUND_TRIP_S = 4.0
@@ -64,6 +66,26 @@ class JetStreamError(LogUnavailable):
     def __init__(self, what: str, error: ApiError) -> None:
         super().__init__(f"{what}: {error.description} ({error.code}/{error.err_code})")
         self.error = error
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise what nats-py raises, and what reading an answer of another form raises, as LogUnavailable. The one place for both."""
+    try:
+        yield
+    except (nats.errors.Error, OSError) as error:
+        raise LogUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise LogUnavailable(f"{what}: the answer cannot be read ({type(error).__name__}: {error})") from error
+
+
+_pub_ack = msgspec.json.Decoder(PubAck)
+
+
+def read_ack(answer: Msg) -> PubAck:
+    """JetStream's answer to a publish; one without a sequence where no stream takes the subject. Raises LogUnavailable for one that cannot be read."""
+    with translated("publish"):
+        return _pub_ack.decode(answer.data or b"{}")
 
 
 _VIOLATION = "permissions violation"
@@ -94,6 +116,10 @@ class _Unsafe(nats.errors.Error):
     """What was to be encrypted would go over the line as it is."""
 
 
+class _Unsupported(nats.errors.Error):
+    """After a failover, the server is another one, which qgjet must not be used with."""
+
+
 class _CertificateMissing(nats.errors.Error):
     """None was shown, or one that the server does not trust."""
 
@@ -109,8 +135,15 @@ class _Client(Client):
     """
 
     wants_tls = False
+    refuses_unsupported = False
+    """Set after the first connection, which fails for good with IncompatibleServer."""
 
     def _connect_command(self) -> bytes:
+        if self.refuses_unsupported:
+            try:
+                check_server(self)
+            except IncompatibleServer as error:
+                raise _Unsupported(str(error)) from error
         if self.wants_tls and not self._server_info.get("tls_required"):
             raise _Unsafe("TLS was asked for, and the server does not offer it")
         command: bytes = super()._connect_command()
@@ -192,7 +225,7 @@ class Bus:
         self._listeners: dict[str, list[Callable[[NotPermitted], None]]] = {}
 
     async def _open(self) -> None:
-        await self.client.subscribe(f"{self._inbox}.*", cb=self._answer, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        await self.subscribe(f"{self._inbox}.*", self._answer, unlimited=True)
         self._connected.set()
         self._keepers = [
             self._loop.create_task(self._sweep(), name="bus-sweep"),
@@ -217,12 +250,24 @@ class Bus:
         if self._deaf is not None and reply:
             raise self._deaf
         try:
-            await self.client.publish(subject, payload, reply=reply, headers=headers)
-        except nats.errors.MaxPayloadError as error:
+            with translated(f"publish to {subject}"):
+                await self.client.publish(subject, payload, reply=reply, headers=headers)
+        except LogUnavailable as error:
+            if not isinstance(error.__cause__, nats.errors.MaxPayloadError):
+                raise
             limit = self.client.max_payload
             raise InvalidInput("message", f"{subject} would take {len(payload)} bytes, the NATS server takes {limit} (max_payload): set 1MB") from error
-        except (nats.errors.Error, OSError) as error:
-            raise LogUnavailable(f"publish to {subject}: {error}") from error
+
+    async def subscribe(self, subject: str, receive: Callable[[Msg], Awaitable[None]], *, queue: str = "", unlimited: bool = False) -> Subscription:
+        """Call `receive` for each message. Raises LogUnavailable while disconnected. `unlimited`: messages that wait for `receive` are never dropped."""
+        messages, size = (-1, -1) if unlimited else (DEFAULT_SUB_PENDING_MSGS_LIMIT, DEFAULT_SUB_PENDING_BYTES_LIMIT)
+        with translated(f"subscribe to {subject}"):
+            return await self.client.subscribe(subject, queue=queue, cb=receive, pending_msgs_limit=messages, pending_bytes_limit=size)
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Never raises; a server that is away is not waited for long."""
+        with contextlib.suppress(LogUnavailable), translated("unsubscribe"):
+            await bounded(subscription.unsubscribe(), STOP_TIMEOUT_S)
 
     async def send(
         self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None, timeout_s: float = REQUEST_TIMEOUT_S
@@ -248,9 +293,10 @@ class Bus:
         message = await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s)
         if message.headers and message.headers.get("Status") == "503":
             raise LogUnavailable(f"JetStream does not answer on the NATS server at {self.url}")
-        answer: dict[str, Any] = msgspec.json.decode(message.data)
-        if "error" in answer:
-            raise JetStreamError(subject, msgspec.convert(answer["error"], ApiError))
+        with translated(subject):
+            answer: dict[str, Any] = msgspec.json.decode(message.data, type=dict[str, Any])
+            if "error" in answer:
+                raise JetStreamError(subject, msgspec.convert(answer["error"], ApiError))
         return answer
 
     # -- permissions -------------------------------------------------------------------------------------------------
@@ -309,16 +355,15 @@ class Bus:
 
     async def stop_listening(self, subscription: Subscription) -> None:
         """Unsubscribe, and let its callback have what the server had sent by then. Never raises; a server that is away is not waited for long."""
+        drained = False
         try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await subscription.drain()  # type: ignore[no-untyped-call]
-        except BaseException as error:
-            # nats-py has closed it but kept it, and would subscribe it again after a reconnect
-            subscription._closed = False
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await subscription.unsubscribe()
-            if not isinstance(error, nats.errors.Error | OSError | TimeoutError):
-                raise
+            with contextlib.suppress(LogUnavailable), translated("unsubscribe"):
+                await bounded(subscription.drain(), STOP_TIMEOUT_S)  # type: ignore[no-untyped-call]
+                drained = True
+        finally:
+            if not drained:  # nats-py has closed it but kept it, and would subscribe it again after a reconnect
+                subscription._closed = False
+                await self.unsubscribe(subscription)
 
     async def _answer(self, message: Msg) -> None:
         pending = self._pending.pop(message.subject, None)
@@ -340,10 +385,11 @@ class Bus:
             if not self.client.is_connected:
                 continue
             try:
-                await self.client.rtt(timeout=_ROUND_TRIP_S)  # type: ignore[arg-type]  # passed to asyncio.wait_for: a fraction is fine
-            except (nats.errors.Error, OSError, TimeoutError):
+                with translated("round trip"):
+                    await self.client.rtt(timeout=_ROUND_TRIP_S)  # type: ignore[arg-type]  # passed to asyncio.wait_for: a fraction is fine
+            except LogUnavailable:
                 log.warning("the connection to %s is silent: reconnecting", self.url)
-                with contextlib.suppress(nats.errors.Error, OSError):
+                with contextlib.suppress(LogUnavailable), translated("reconnect"):
                     await self.client.force_reconnect()
 
     async def _disconnected(self) -> None:
@@ -360,20 +406,21 @@ class Bus:
             listener()
 
     async def close(self) -> None:
-        """Flush what was published and close. A second call is harmless."""
+        """Flush what was published and close, in a bounded time. Never raises: a broken connection must not hide why we close it. A second call is harmless."""
         if self._closing:
             return
         self._closing = True
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
-        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+        await end(*self._keepers, within_s=STOP_TIMEOUT_S)
+        with contextlib.suppress(LogUnavailable), translated("flush"):
             if self.client.is_connected:
-                await self.client.flush(timeout=2)
-        with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):  # a broken connection must not hide why we close it
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await self.client.close()
+                await bounded(self.client.flush(timeout=STOP_TIMEOUT_S), STOP_TIMEOUT_S)  # type: ignore[arg-type]  # passed to asyncio.wait_for
+        await _close(self.client)
         await self._disconnected()
+
+
+async def _close(client: Client) -> None:
+    with contextlib.suppress(LogUnavailable, RuntimeError), translated("close"):
+        await bounded(client.close(), STOP_TIMEOUT_S)
 
 
 def _fail(future: asyncio.Future[Msg], error: Exception) -> None:
@@ -406,8 +453,8 @@ async def open_bus(url: str, *, name: str, login: NatsSettings | None = None, ti
     ears = _Ears(client, shown, user)
     client.wants_tls = access.wants_tls(login, servers)
     try:
-        async with asyncio.timeout(timeout_s):
-            await client.connect(
+        await bounded(
+            client.connect(
                 servers,
                 name=name,
                 connect_timeout=max(1, round(timeout_s)),
@@ -421,9 +468,11 @@ async def open_bus(url: str, *, name: str, login: NatsSettings | None = None, ti
                 disconnected_cb=ears.disconnected,
                 reconnected_cb=ears.reconnected,
                 **access.options(login, servers),
-            )
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        await client.close()
+            ),
+            timeout_s,
+        )
+    except (nats.errors.Error, OSError) as error:
+        await _close(client)
         if ears.refusal is not None:
             raise ears.refusal from None
         raise LogUnavailable(f"no NATS server at {shown}: {str(error) or type(error).__name__}") from error
@@ -432,6 +481,7 @@ async def open_bus(url: str, *, name: str, login: NatsSettings | None = None, ti
         await bus._open()
         if check:
             check_server(client)
+            client.refuses_unsupported = True
     except BaseException:
         await bus.close()
         raise
@@ -483,6 +533,8 @@ def _refusal(url: str, user: str, error: Exception) -> NotPermitted | None:
         return NotPermitted(_not_let_in(url, user))
     if isinstance(error, _Unsafe):
         return NotPermitted(f"the NATS server at {url} does not speak TLS: no password was sent; start it with TLS, or use a nats:// address without nats.ca")
+    if isinstance(error, _Unsupported):
+        return NotPermitted(f"the NATS server at {url} must not be used: {error}")
     if isinstance(error, ssl.SSLCertVerificationError):
         return NotPermitted(
             f"the certificate of the NATS server at {url} is not trusted ({error.verify_message}): set nats.ca (QGJET_NATS_CA) to who signed it"

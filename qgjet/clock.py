@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Clock = Callable[[], datetime]
 """Gives the current time, aware."""
 
@@ -26,3 +28,38 @@ async def within(seconds: float, event: asyncio.Event) -> bool:
         except TimeoutError:
             return False
     return True
+
+
+async def end(*tasks: asyncio.Task[Any], within_s: float, again_s: float = 0.25) -> bool:
+    """Cancel tasks, and wait no longer than `within_s` for their end; returns whether all have ended. Their errors are for whoever watches them.
+
+    Cancels them again every `again_s`: until Python 3.12, `asyncio.wait_for`, which nats-py uses, can lose a cancellation.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    while left := [task for task in tasks if not task.done()]:
+        wait_s = min(again_s, deadline - loop.time())
+        if wait_s <= 0:
+            return False
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=wait_s)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # otherwise asyncio reports that it was not retrieved
+    return True
+
+
+async def bounded(work: Coroutine[Any, Any, T], within_s: float) -> T:
+    """The result of `work`. Raises TimeoutError when there is none in time, even when `work` does not obey its cancellation.
+
+    Also for work that something in it has cancelled, such as a future of nats-py: that is no cancellation of the caller.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=within_s)
+        if task.done() and not task.cancelled():
+            return task.result()
+        raise TimeoutError(f"no result within {within_s:g} s")
+    finally:
+        await end(task, within_s=0.5)

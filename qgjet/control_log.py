@@ -6,10 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
-import msgspec
 from nats.aio.msg import Msg
 
-from qgjet.bus import Bus, PubAck, refusal
+from qgjet.bus import Bus, read_ack, refusal
 from qgjet.clock import within
 from qgjet.controls import ALL_CONTROLS, Control, Pauses, decode, encode, is_about, subject_of
 from qgjet.errors import LogUnavailable, UndecodableEvent
@@ -25,7 +24,6 @@ _BATCH_BYTES = 4 * 1024 * 1024
 _LOOKS = 40
 _LOOK_AGAIN_S = 0.05
 _TROUBLE_S = 1.0
-_ack = msgspec.json.Decoder(PubAck)
 
 
 async def append(bus: Bus, event: Control) -> int:
@@ -35,7 +33,7 @@ async def append(bus: Bus, event: Control) -> int:
     """
     check_short("reason", event.reason)
     subject = subject_of(event)
-    ack = _ack.decode((await bus.request(subject, encode(event))).data or b"{}")
+    ack = read_ack(await bus.request(subject, encode(event)))
     if ack.error is not None:
         raise refusal("the event log", ack.error)
     if not ack.seq:
@@ -87,7 +85,7 @@ async def follow(bus: Bus, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, lis
     async def hear(_: Msg) -> None:
         written.set()
 
-    subscription = await bus.client.subscribe(ALL_CONTROLS, cb=hear)
+    subscription = await bus.subscribe(ALL_CONTROLS, hear)
     reader, pauses, reconnects, known = ControlReader(bus), Pauses(), bus.reconnects, False
     complaints = Repeated(log)
     try:

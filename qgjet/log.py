@@ -10,20 +10,21 @@ import base64
 import contextlib
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from qgjet import codec, subjects
 from qgjet.access import matches
-from qgjet.bus import Bus, JetStreamError, PubAck, refusal
+from qgjet.bus import Bus, JetStreamError, read_ack, refusal, translated
 from qgjet.clock import Clock, utc_now, within
 from qgjet.decide import Cancel, Command, OnDuplicate, Submit, decide
-from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, QgjetError, Refused, StoreFull, UndecodableEvent, WrongVersion
+from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, Overloaded, QgjetError, Refused, StoreFull, UndecodableEvent, WrongVersion
 from qgjet.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.job import Job, contradiction, fold, state_of
 from qgjet.stored import messages, microseconds
@@ -40,7 +41,6 @@ _ELECTION_NS = 3_500_000_000
 """Somewhat less than the shortest time in which a cluster elects another leader."""
 _TRANSIENT = frozenset({429, 503})
 _ACK = re.compile(r"[^.]*\.[^.]*\.[^.]*\.([^.]*)\.([0-9]{1,20})\.([0-9]{1,20})\.([0-9]{1,20})\.([0-9]{1,20})\.([0-9]{1,20})")
-_ack_decoder = msgspec.json.Decoder(PubAck)
 
 
 class Recorded(Struct, frozen=True, gc=False):
@@ -97,7 +97,7 @@ class EventLog:
         uncertain = False
         while True:
             try:
-                ack = _ack_decoder.decode((await self.bus.request(subject, payload, headers=headers)).data or b"{}")
+                ack = read_ack(await self.bus.request(subject, payload, headers=headers))
                 if ack.error is None and ack.seq:
                     self.bus.store_full = False
                     return ack.seq
@@ -142,7 +142,8 @@ class EventLog:
             try:
                 event = decide(command, job, self.clock())
                 return event, await self.append(slot, event, version, timeout_s=timeout_s)
-            except WrongVersion:
+            except WrongVersion as lost:
+                give_up_race(deadline, lost)
                 job, version = await self._reload(slot, deadline)
             except Refused:
                 known, (job, version) = job, await self._reload(slot, deadline)
@@ -158,6 +159,7 @@ class EventLog:
 
     async def cancel(self, slot: Slot, job_id: str, *, by: str, reason: str = "") -> Job | None:
         """Ask for the end of the slot's job, if it is `job_id` and live: gives its state after that, None otherwise. A second call writes nothing."""
+        deadline = asyncio.get_running_loop().time() + APPEND_TIMEOUT_S
         while True:
             job = await self.load(slot)
             if job is None or job.job_id != job_id or not job.live:
@@ -167,8 +169,8 @@ class EventLog:
             event = decide(Cancel(by, reason), job, self.clock())
             try:
                 return state_of(event, await self.append(slot, event, job.version))
-            except WrongVersion:
-                continue
+            except WrongVersion as lost:
+                give_up_race(deadline, lost)
 
     async def submit(self, spec: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> Accepted:
         """Submit one job. Optimistic: an empty slot costs one message and no read.
@@ -178,6 +180,7 @@ class EventLog:
         """
         job: Job | None = None
         version = searched = 0
+        deadline = asyncio.get_running_loop().time() + APPEND_TIMEOUT_S
         while True:
             if job is not None and job.job_id == spec.job_id:
                 return Accepted(job_id=spec.job_id, seq=job.version)
@@ -194,7 +197,8 @@ class EventLog:
             assert isinstance(event, Submitted)
             try:
                 seq = await self.append(spec.slot, event, version)
-            except WrongVersion:
+            except WrongVersion as lost:
+                give_up_race(deadline, lost)
                 job, version = await self.read(spec.slot)
                 continue
             return Accepted(job_id=spec.job_id, seq=seq, replaced=event.replaces)
@@ -231,7 +235,8 @@ class EventLog:
         Who decides on a version that is gone is refused like everybody whom another append overtook, and an empty slot expects 0 again.
         """
         answer = await self.bus.api(f"STREAM.PURGE.{subjects.STREAM}", {"filter": prefix + ".>", "seq": before_seq}, timeout_s=30.0)
-        return int(answer["purged"])
+        with translated("a purge of the log"):
+            return int(answer["purged"])
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -265,8 +270,9 @@ class EventLog:
                 return 0.0
             raise
         info = await self.bus.api(f"STREAM.INFO.{subjects.STREAM}")
-        stored, now = (msgspec.convert(text, datetime) for text in (answer["message"]["time"], info["ts"]))
-        return (now - stored).total_seconds()
+        with translated("the time of an event"):
+            stored, now = (msgspec.convert(text, datetime) for text in (answer["message"]["time"], info["ts"]))
+            return (now - stored).total_seconds()
 
     async def last_of(self, subject_filter: str) -> Recorded | None:
         """The last message that the filter matches."""
@@ -294,25 +300,33 @@ class EventLog:
             if error.error.err_code == _NO_MESSAGE:
                 return None
             raise
-        message = answer["message"]
-        return recorded(message["seq"], message["subject"], base64.b64decode(message.get("data", "")), microseconds(message["time"]))
+        with translated("a message of the log"):
+            message = answer["message"]
+            return recorded(message["seq"], message["subject"], base64.b64decode(message.get("data", "")), microseconds(message["time"]))
 
     async def state(self) -> StreamState:
         """How far the log reaches, which one it is, and how many consumers read it."""
         info = await self.bus.api(f"STREAM.INFO.{subjects.STREAM}")
-        return StreamState(
-            first_seq=info["state"]["first_seq"],
-            last_seq=info["state"]["last_seq"],
-            created=info["created"],
-            leads=_leads(info.get("cluster") or {}),
-            now=msgspec.convert(info["ts"], datetime),
-            consumers=info["state"].get("consumer_count", 0),
-            max_consumers=max(info["config"].get("max_consumers", 0), 0),
-        )
+        with translated("the state of the log"):
+            return StreamState(
+                first_seq=info["state"]["first_seq"],
+                last_seq=info["state"]["last_seq"],
+                created=info["created"],
+                leads=_leads(info.get("cluster") or {}),
+                now=msgspec.convert(info["ts"], datetime),
+                consumers=info["state"].get("consumer_count", 0),
+                max_consumers=max(info["config"].get("max_consumers", 0), 0),
+            )
 
     def tail(self, from_seq: int, filters: Sequence[str] = (subjects.ALL_JOBS,), *, batch: int = 1000) -> Tail:
         """Follow the log from `from_seq` on: `async with log.tail(1) as batches: async for batch in batches`."""
         return Tail(self, from_seq, filters, batch)
+
+
+def give_up_race(deadline: float, lost: WrongVersion) -> None:
+    """Before another try after a lost race. Raises Overloaded after `deadline`, by the loop's clock: one writer must not lose for ever."""
+    if asyncio.get_running_loop().time() >= deadline:
+        raise Overloaded(f"{lost}: each time another writer was first, so nothing was written. Try again later") from lost
 
 
 class StreamState(Struct, frozen=True, kw_only=True):
@@ -408,7 +422,7 @@ class Tail:
         self._direct_until = 0.0
         """Until this time of the loop no consumer is asked for: the stream had none left."""
         self._inbox = ""
-        self._unsubscribe: Callable[[], Any] | None = None
+        self._subscription: Subscription | None = None
         self._reconnects = 0
         self._iterator: AsyncGenerator[list[Recorded], None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -450,8 +464,8 @@ class Tail:
         self._buffer, self._expected_consumer_seq, self._outstanding, self._broken = [], 1, 0, False
         self._reconnects = self._bus.reconnects
         self._inbox = self._bus.client.new_inbox()
-        subscription = await self._bus.client.subscribe(self._inbox, cb=self._receive, pending_msgs_limit=-1, pending_bytes_limit=-1)
-        self._unsubscribe = subscription.unsubscribe
+        subscription = await self._bus.subscribe(self._inbox, self._receive, unlimited=True)
+        self._subscription = subscription
         config = {
             "description": "qgjet: follows the log",
             "deliver_policy": "by_start_sequence",
@@ -473,7 +487,8 @@ class Tail:
             await self._drop()
             self._direct_until = self._loop.time() + self.CONSUMER_AGAIN_S
             return
-        self._consumer = answer["name"]
+        with translated("a reader of the log"):
+            self._consumer = answer["name"]
         self._last_sign = self._loop.time()
         await self._pull()
 
@@ -536,10 +551,9 @@ class Tail:
 
     async def _drop(self) -> None:
         consumer, self._consumer = self._consumer, ""
-        unsubscribe, self._unsubscribe = self._unsubscribe, None
-        if unsubscribe is not None:
-            with contextlib.suppress(Exception):
-                await unsubscribe()
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            await self._bus.unsubscribe(subscription)
         if consumer:
             with contextlib.suppress(LogUnavailable):
                 await self._delete(consumer)

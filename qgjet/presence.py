@@ -9,7 +9,7 @@ import logging
 import msgspec
 from msgspec import Struct
 
-from qgjet.bus import Bus, PubAck, refusal
+from qgjet.bus import STOP_TIMEOUT_S, Bus, read_ack, refusal
 from qgjet.errors import LogUnavailable
 from qgjet.events import Instant
 from qgjet.stored import Stored, messages
@@ -21,7 +21,6 @@ RENEW_EVERY_S = 5.0
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
 _PREFIX = f"$KV.{AGENTS_BUCKET}."
-_ack = msgspec.json.Decoder(PubAck)
 
 
 class TargetSlots(Struct, frozen=True, kw_only=True):
@@ -65,14 +64,14 @@ _info = msgspec.json.Decoder(AgentInfo)
 
 async def announce(bus: Bus, info: AgentInfo) -> None:
     """Say that the agent is alive; has to be repeated within the bucket's time to live (30 s)."""
-    ack = _ack.decode((await bus.request(_PREFIX + encode_token(info.instance), msgspec.json.encode(info))).data or b"{}")
+    ack = read_ack(await bus.request(_PREFIX + encode_token(info.instance), msgspec.json.encode(info)))
     if ack.error is not None:
         raise refusal("the list of agents", ack.error)
 
 
 async def withdraw(bus: Bus, instance: str) -> None:
     """Say that the agent is gone. Harmless when it is not known."""
-    await bus.request(_PREFIX + encode_token(instance), b"", headers={"KV-Operation": "DEL", "Nats-Rollup": "sub"})
+    await bus.request(_PREFIX + encode_token(instance), b"", headers={"KV-Operation": "DEL", "Nats-Rollup": "sub"}, timeout_s=STOP_TIMEOUT_S)
 
 
 async def agents(bus: Bus, *, timeout_s: float = 2.0) -> list[AgentInfo]:

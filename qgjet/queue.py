@@ -20,7 +20,7 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 
 from qgjet import subjects
-from qgjet.bus import Bus, JetStreamError
+from qgjet.bus import Bus, JetStreamError, translated
 from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
 from qgjet.events import JobSpec, Requeued, Submitted
 from qgjet.log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
@@ -279,9 +279,10 @@ class Queue:
         total, offset = 1, 0
         while offset < total:
             page = await self.bus.api(f"CONSUMER.LIST.{STREAM}", {"offset": offset})
-            total = page["total"]
-            consumers = page.get("consumers") or []
-            found += [state for state in map(lane_state, consumers) if state is not None]
+            with translated("the list of consumers"):
+                total = int(page["total"])
+                consumers = page.get("consumers") or []
+                found += [state for state in map(lane_state, consumers) if state is not None]
             offset += max(len(consumers), 1)
         self._ensured.difference_update(state.lane for state in found if not state.usable)
         return found
@@ -300,7 +301,7 @@ class Queue:
 
         filters = (subjects.target_filter(target), subjects.bell_filter(target))
         # a group per filter: one queue name over two filters would be one group, and agents of two targets would take each other's bells
-        subscriptions = [await self.bus.client.subscribe(one, queue=_group(one), cb=ring) for one in filters]
+        subscriptions = [await self.bus.subscribe(one, ring, queue=_group(one)) for one in filters]
 
         async def stop() -> None:
             await asyncio.gather(*map(self.bus.stop_listening, subscriptions))
@@ -377,7 +378,7 @@ class _PullInbox:
     @classmethod
     async def open(cls, bus: Bus) -> _PullInbox:
         inbox = cls(bus)
-        await bus.client.subscribe(inbox._subject, cb=inbox._receive)
+        await bus.subscribe(inbox._subject, inbox._receive)
         return inbox
 
     async def ask(self, subject: str, body: bytes, timeout_s: float, late: Callable[[Msg], Awaitable[None]]) -> Msg | None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
 from nats.aio.msg import Msg
-from nats.errors import Error
 
 from qgjet.bus import Bus
 from qgjet.clock import within
@@ -63,10 +61,7 @@ async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: in
             problems.append(LogUnavailable(f"{stream} at {bus.url} cannot be read: {status} {headers.get('Description', '')}".rstrip()))
         complete.set()
 
-    try:
-        subscription = await bus.client.subscribe(inbox, cb=receive)
-    except (Error, OSError) as error:
-        raise LogUnavailable(f"not connected to NATS at {bus.url}") from error
+    subscription = await bus.subscribe(inbox, receive)
     try:
         body = msgspec.json.encode({"seq": after + 1, "next_by_subj": subject, "batch": batch, "max_bytes": max_bytes})
         with bus.when_refused(asked := f"$JS.API.DIRECT.GET.{stream}", refused):
@@ -76,6 +71,5 @@ async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: in
         if problems:
             raise problems[0]
     finally:
-        with contextlib.suppress(Error, OSError):
-            await subscription.unsubscribe()
+        await bus.unsubscribe(subscription)
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from qgjet.bus import Bus, JetStreamError
+from qgjet.bus import Bus, JetStreamError, read_ack, translated
 from qgjet.errors import IncompatibleServer, NotPermitted, StoreFull
 from qgjet.settings import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
 from qgjet.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM
@@ -77,7 +77,7 @@ def deployment_of(config: dict[str, Any]) -> Deployment:
             max_deliver=int(metadata.get(_MAX_DELIVER_KEY, DEFAULT_MAX_DELIVER)),
             retention_s=float(metadata.get(_RETENTION_KEY, DEFAULT_EVENT_RETENTION_S)),
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise IncompatibleServer(f"the metadata of stream {STREAM} cannot be read: {error}") from error
 
 
@@ -167,8 +167,8 @@ async def stream_config(bus: Bus, name: str) -> dict[str, Any] | None:
         if error.error.err_code == _NOT_FOUND:
             return None
         raise
-    config: dict[str, Any] = info["config"]
-    return config
+    with translated(f"the configuration of {name}"):
+        return msgspec.convert(info["config"], dict[str, Any])
 
 
 async def _may_create(bus: Bus, name: str) -> bool:
@@ -182,21 +182,23 @@ def _who(bus: Bus) -> str:
 async def why_full(bus: Bus) -> str:
     """Why no event can be stored; empty when there is room, as far as can be told without storing one."""
     info = await bus.api(f"STREAM.INFO.{STREAM}")
-    limit, held = info["config"].get("max_bytes", -1), info["state"]["bytes"]
+    with translated(f"the size of {STREAM}"):
+        limit, held = info["config"].get("max_bytes", -1), info["state"]["bytes"]
     if 0 < limit < held + MARGIN_BYTES:
         return f"the event store is full: {STREAM} holds {held} of {limit} bytes (max_bytes)"
     if not bus.store_full:
         return ""
     # the last append was refused; whether that has passed, a line of output that nobody asks for shows
-    answer = msgspec.json.decode((await bus.request(_ROOM, b"room?")).data or b"{}")
-    bus.store_full = "error" in answer
-    return f"the event store is full: {answer['error'].get('description', '')} (max_file_store of the NATS server)" if bus.store_full else ""
+    answer = read_ack(await bus.request(_ROOM, b"room?"))
+    bus.store_full = answer.error is not None
+    return f"the event store is full: {answer.error.description} (max_file_store of the NATS server)" if answer.error is not None else ""
 
 
 async def store_bytes(bus: Bus) -> dict[str, tuple[int, int]]:
     """What each stream on the server takes, and how much it may: 0, no limit of its own."""
     infos = await asyncio.gather(*(bus.api(f"STREAM.INFO.{name}") for name in (STREAM, *OTHER_STREAMS)))
-    return {info["config"]["name"]: (info["state"]["bytes"], max(info["config"].get("max_bytes", 0), 0)) for info in infos}
+    with translated("the sizes of the streams"):
+        return {info["config"]["name"]: (info["state"]["bytes"], max(info["config"].get("max_bytes", 0), 0)) for info in infos}
 
 
 async def _create(bus: Bus, config: dict[str, Any]) -> None:

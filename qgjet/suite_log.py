@@ -17,12 +17,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from qgjet import codec, subjects
-from qgjet.bus import JetStreamError, PubAck, refusal
+from qgjet.bus import JetStreamError, read_ack, refusal
 from qgjet.decide import OnDuplicate, Submit, decide
 from qgjet.errors import DuplicateJob, LogUnavailable, Refused, StoreFull, UndecodableEvent, WrongVersion
 from qgjet.events import JobSpec, Slot, Submitted, event_type
 from qgjet.job import Job
-from qgjet.log import Accepted, EventLog
+from qgjet.log import Accepted, EventLog, give_up_race
 from qgjet.suites import MAX_BATCH, MAX_EVENT_BYTES, OPENED, Member, SuiteOpened, decode, encode, member_of, suite_prefix
 
 SUBMIT_TIMEOUT_S = 30.0
@@ -30,7 +30,6 @@ READ_WINDOW = 256
 _LOST_RACE = frozenset({10071, 10164})
 _NOT_NOW = frozenset({10176, 10209, 10210, 10211})
 """Batches that the server gave up, or has too many of: sent again they may pass."""
-_ack_decoder = msgspec.json.Decoder(PubAck)
 
 
 class Submission(Struct, frozen=True, kw_only=True):
@@ -125,7 +124,8 @@ async def _submit(log: EventLog, submission: Submission, stretch: Sequence[int],
                 return earlier
             decided = await _decide(log, submission, stretch)
             return decided.accepted | await _write(log, submission, stretch, to_come, decided)
-        except WrongVersion:
+        except WrongVersion as race:
+            give_up_race(deadline, race)
             continue
         except StoreFull:
             raise
@@ -296,7 +296,7 @@ async def _append_all(log: EventLog, messages: Sequence[_Message]) -> int:
         await log.bus.publish(message.subject, message.payload, headers=_headers(message, batch_id, number))
     last = messages[-1]
     headers = _headers(last, batch_id, len(messages)) | {"Nats-Batch-Commit": "1"}
-    ack = _ack_decoder.decode((await log.bus.request(last.subject, last.payload, headers=headers)).data or b"{}")
+    ack = read_ack(await log.bus.request(last.subject, last.payload, headers=headers))
     if ack.error is None and ack.seq:
         log.bus.store_full = False
         return ack.seq

@@ -11,8 +11,12 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
+from qgjet.clock import end
+
 T = TypeVar("T")
 
+LEAVE_BEHIND_S = 1.0
+"""What a command leaves behind gets this long to end."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -57,7 +61,15 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(main)
+        return runner.run(_to_the_end(main))
+
+
+async def _to_the_end(main: Coroutine[Any, Any, T]) -> T:
+    """Run, and end what is left behind: the runner would wait without a limit for a task that has lost its cancellation."""
+    try:
+        return await main
+    finally:
+        await end(*(asyncio.all_tasks() - {asyncio.current_task()}), within_s=LEAVE_BEHIND_S)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -18,7 +18,8 @@ import msgspec
 from msgspec import Struct
 
 from qgjet import presence, streams, subjects, suite_log
-from qgjet.bus import JetStreamError
+from qgjet.bus import STOP_TIMEOUT_S, JetStreamError, translated
+from qgjet.clock import end
 from qgjet.decide import Command, Expire, Lose, Requeue
 from qgjet.errors import InvalidInput, LogUnavailable, NoConsumerLeft, QgjetError, Refused, StoreFull
 from qgjet.events import Requeued, Slot, Submitted, Whole
@@ -110,8 +111,7 @@ class Janitor:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task, within_s=STOP_TIMEOUT_S)
 
     async def _run(self) -> None:
         while True:
@@ -234,7 +234,7 @@ class Janitor:
             except InvalidInput as error:
                 log.warning("%s cannot have a consumer: %s", lane, error)
             except NoConsumerLeft as error:
-                self._complaints["_open_lanes"].warn(str(error))
+                self._complaints.setdefault("no consumer left", Repeated(log)).warn(str(error))
                 return
 
     async def _renew_lanes(self, situation: Situation) -> None:
@@ -245,7 +245,7 @@ class Janitor:
             try:
                 await (self._queue.renew(state.lane) if state.usable else self._queue.ensure(state.lane))
             except JetStreamError as error:  # of this consumer: the others are renewed all the same
-                self._complaints["_renew_lanes"].warn(f"the consumer of {state.lane} keeps its settings: {error}")
+                self._complaints.setdefault("renew", Repeated(log)).warn(f"the consumer of {state.lane} keeps its settings: {error}")
 
     # -- jobs that no agent will end ---------------------------------------------------------------------------------
 
@@ -310,8 +310,9 @@ class Janitor:
             if error.error.err_code == _NO_MESSAGE:
                 return None
             raise
-        message = answer["message"]
-        return message["seq"], read_advisory(message["seq"], base64.b64decode(message.get("data", "")))
+        with translated("an advisory"):
+            message = answer["message"]
+            return message["seq"], read_advisory(message["seq"], base64.b64decode(message.get("data", "")))
 
     async def _give_up(self, ticket: Recorded, advisory: Advisory) -> None:
         parsed = parse_job_subject(ticket.subject)

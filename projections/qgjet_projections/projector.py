@@ -18,6 +18,8 @@ from typing import Self, TypeVar
 
 from msgspec import Struct
 
+from qgjet.bus import STOP_TIMEOUT_S
+from qgjet.clock import end
 from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.log import EventLog, Recorded, StreamState
 from qgjet.settings import DEFAULT_EVENT_RETENTION_S
@@ -75,8 +77,7 @@ class Projector:
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+            await end(self._task, within_s=2 * STOP_TIMEOUT_S, again_s=STOP_TIMEOUT_S)  # its reader deletes its consumer
         await asyncio.to_thread(self._thread.shutdown)
         self._writer.close()
 

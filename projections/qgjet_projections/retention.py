@@ -23,6 +23,8 @@ from typing import Self
 from msgspec import Struct
 
 from qgjet import streams
+from qgjet.bus import STOP_TIMEOUT_S
+from qgjet.clock import end
 from qgjet.errors import LogUnavailable
 from qgjet.events import TERMINAL, Submitted
 from qgjet.log import EventLog
@@ -70,8 +72,7 @@ class Retention:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task, within_s=STOP_TIMEOUT_S)
 
     async def _run(self) -> None:
         await asyncio.sleep(FIRST_AFTER_S)

@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from qgjet import presence, private_files, streams
 from qgjet.bus import Bus, connect
-from qgjet.clock import Clock, utc_now, within
+from qgjet.clock import Clock, end, utc_now, within
 from qgjet.controls import Pauses
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
 from qgjet.log import EventLog
@@ -36,6 +36,7 @@ DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 FIRST_TRY_S = 2.0
 """The start waits so long for NATS; then it goes on without."""
 PAUSE_S = 1.0
+CLOSE_TIMEOUT_S = 4.0
 WATCH_S = 0.25
 UNHEALTHY_AFTER_S = 5.0
 AGENTS_FRESH_S = 1.0
@@ -286,8 +287,7 @@ async def open_service(settings: Settings, clock: Clock = utc_now) -> AsyncItera
             yield service
         finally:
             service.closing.set()
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+            await end(keeper, within_s=CLOSE_TIMEOUT_S, again_s=CLOSE_TIMEOUT_S / 2)
             service.close()
     finally:
         read_model.close()

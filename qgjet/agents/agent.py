@@ -22,7 +22,8 @@ from qgjet.agents.catalog import Catalog
 from qgjet.agents.execution import Executor, Result
 from qgjet.agents.runner import Runner
 from qgjet.agents.slot import AgentSlot
-from qgjet.clock import within
+from qgjet.bus import STOP_TIMEOUT_S
+from qgjet.clock import end, within
 from qgjet.control_log import follow
 from qgjet.controls import Control, DrainRequested, Pauses
 from qgjet.errors import LogUnavailable, NoConsumerLeft
@@ -106,8 +107,7 @@ class Agent:
                 tasks = [keepers.create_task(keeper()) for keeper in (self._refresh, self._announce, self._listen, self._cool_down, self._follow_controls)]
                 async with asyncio.TaskGroup() as self._work:
                     await self._draining.wait()
-                for task in tasks:
-                    task.cancel()
+                await end(*tasks, within_s=STOP_TIMEOUT_S, again_s=STOP_TIMEOUT_S / 2)
         finally:
             self._log.bus.on_reconnect.remove(self._on_reconnect)
             await self._say_goodbye()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from agents import eventually
 from qgjet import bus as connections
-from qgjet.bus import Bus
+from qgjet.bus import Bus, connect
+from qgjet.embedded import NatsServer
+from qgjet.errors import NotPermitted
 
 
 async def test_a_connection_whose_read_loop_has_died_is_noticed_and_made_anew(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +29,35 @@ async def test_a_connection_whose_read_loop_has_died_is_noticed_and_made_anew(bu
     await eventually(mended)
     assert bus.client.is_connected
     await bus.api("INFO")
+
+
+async def test_after_a_failover_an_older_server_is_refused_by_name(server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with connect(server.url, name="test") as bus:
+        server.stop()
+        older = await asyncio.start_server(_older, "127.0.0.1", server.port)
+        try:
+
+            async def refused() -> bool:
+                return "2.10.0 is not supported" in bus.why
+
+            await eventually(refused)
+            assert not bus.is_connected
+            with pytest.raises(NotPermitted, match=r"2\.10\.0 is not supported: use 2\.15\.1 or newer"):
+                await bus.wait_connected(0.1)
+        finally:
+            older.close()
+            await older.wait_closed()
+        said = [line for line in caplog.messages if "2.10.0" in line]
+        assert len(said) == 1, "said once, however often it is tried"
+        await server.start()
+        await bus.wait_connected(10)
+        assert (bus.is_connected, bus.why) == (True, "")
+
+
+async def _older(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What a server of an earlier version answers to a client that connects."""
+    writer.write(b'INFO {"server_id":"old","version":"2.10.0","headers":true,"jetstream":true,"max_payload":1048576}\r\n')
+    while line := await reader.readline():
+        if line.startswith(b"PING"):
+            writer.write(b"PONG\r\n")
+    writer.close()

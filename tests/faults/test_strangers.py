@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from nats.aio.msg import Msg
 
 from agents import FAST, ended, eventually, running_agent, story, submit
 from factories import NOW, spec
 from faults.watched import Ledger, legal_history, watched
-from qgjet import codec, presence, subjects
+from qgjet import codec, presence, streams, subjects
+from qgjet.artifacts import ArtifactStore
+from qgjet.bus import Bus, connect
+from qgjet.control_log import ControlReader
 from qgjet.decide import Cancel, Requeue, Submit, decide
+from qgjet.errors import QgjetError
 from qgjet.events import Slot, Status, Verdict
 from qgjet.job import Job
 from qgjet.log import EventLog
@@ -282,3 +290,77 @@ async def test_a_direct_hit_on_the_heartbeat_is_survived(log: EventLog, tmp_path
         gate.set()
         final: Job = await ended(log, job.slot)
     assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)
+
+
+# -- what else another program can leave on the server ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", GARBAGE[:8], ids=range(8))
+async def test_entries_and_objects_of_another_program_are_passed_over(log: EventLog, data: bytes) -> None:
+    store = ArtifactStore(log.bus)
+    await store.put("job/1/ours.txt", io.BytesIO(b"ours"))
+    await write(log, f"$KV.{subjects.AGENTS_BUCKET}.foreign", data)
+    await write(log, f"$O.{subjects.ARTIFACTS_BUCKET}.M.am9iLzEvZm9yZWlnbg==", data)  # job/1/foreign
+    await write(log, f"$O.{subjects.ARTIFACTS_BUCKET}.M.-", data)
+    await write(log, "qg.control.foreign.paused", data)
+    assert await presence.agents(log.bus) == []
+    assert [info.name for info in await store.of_attempt("job", 1)] == ["job/1/ours.txt"]
+    assert await ControlReader(log.bus).new() == []
+
+
+async def test_streams_of_another_program_beside_ours_are_passed_over(log: EventLog) -> None:
+    await log.bus.api("STREAM.CREATE.FOREIGN", {"name": "FOREIGN", "subjects": ["foreign.>"], "retention": "workqueue"})
+    await write(log, "foreign.one", b"?")
+    assert set(await streams.store_bytes(log.bus)) == {subjects.STREAM, *streams.OTHER_STREAMS}
+    assert await streams.why_full(log.bus) == ""
+
+
+@pytest.mark.parametrize("metadata", [{"qgjet.visibility_timeout": "soon"}, {"qgjet.max_deliver": ""}, {"qgjet.next_visibility_timeout": "?"}])
+async def test_metadata_that_an_operator_has_broken_ends_no_agent_and_no_lease(log: EventLog, tmp_path: Path, metadata: dict[str, str]) -> None:
+    job = spec()
+    await submit(log, job)
+    async with running_agent(log, tmp_path) as agent:
+        await eventually(lambda: present(log, agent.instance))
+        config = await streams.stream_config(log.bus, subjects.STREAM)
+        assert config is not None
+        await log.bus.api(f"STREAM.UPDATE.{subjects.STREAM}", config | {"metadata": config["metadata"] | metadata})
+        await agent._executor.visibility.read()
+        for one in (job, spec(test="after")):
+            await log.submit(one)
+            assert (await ended(log, one.slot)).verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xff", b"[]", b'"text"', b"{}", b'{"error":7}', b'{"error":{"code":"x"}}', b'{"config":[],"state":7,"message":"?"}'])
+async def test_answers_of_another_program_are_no_defect(log: EventLog, answer: bytes) -> None:
+    """Whoever may answer `$JS.API` requests, such as a proxy between accounts, may answer anything."""
+    account = "foreign.api"
+
+    class Redirected(Bus):
+        async def publish(self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None) -> None:
+            await super().publish(account if reply.startswith(self._inbox) else subject, payload, reply=reply, headers=headers)
+
+    async def respond(message: Msg) -> None:
+        await log.bus.publish(message.reply, answer)
+
+    await log.bus.subscribe(account, respond)
+    job = spec()
+    async with connect(log.bus.url, name="test") as bus:
+        bus.__class__ = Redirected
+        other = EventLog(bus)
+        asks: list[Callable[[], Awaitable[object]]] = [
+            other.state,
+            lambda: other.load(job.slot),
+            lambda: other.quiet_s(job.slot),
+            lambda: other.forget("qg.job.a.b.c.d", 1),
+            lambda: other.append(job.slot, decide(Submit(job), None, NOW), 0, timeout_s=0.0),
+            lambda: Queue(bus, FAST).lanes(),
+            lambda: Queue(bus, FAST).ensure(Lane(job.partition, 5)),
+            lambda: streams.ensure(bus),
+            lambda: streams.why_full(bus),
+            lambda: streams.store_bytes(bus),
+            lambda: ArtifactStore(bus).stat("name"),
+            lambda: ArtifactStore(bus).of_attempt("job", 1),
+        ]
+        for ask in asks:
+            with contextlib.suppress(QgjetError):
+                await ask()
