@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from pathlib import Path
 
 import pytest
@@ -13,22 +14,25 @@ from agents import FAST, eventually, running_agent, scripted, story, submit
 from factories import spec
 from faults.proxy import Proxy
 from faults.watched import Ledger, Run, WatchedRunner, WatchedSession, ended, watched
-from qgjet import presence
+from qgjet import log as event_logs
+from qgjet import presence, suite_log
 from qgjet.agents import execution
 from qgjet.agents.agent import Agent
 from qgjet.agents.execution import Executor
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.slot import AgentSlot
 from qgjet.bus import connect
-from qgjet.decide import Lose
+from qgjet.clock import bounded
+from qgjet.decide import Cancel, Lose, OnDuplicate
 from qgjet.embedded import NatsServer
-from qgjet.errors import LogUnavailable
+from qgjet.errors import LogUnavailable, Overloaded, WrongVersion
 from qgjet.events import JobSpec, Outcome, Partition, Slot, Status, Verdict
 from qgjet.job import Job
 from qgjet.log import EventLog
 from qgjet.queue import Delivery, Queue
 from qgjet.settings import AgentSettings, QueueSettings
 from qgjet.subjects import Lane, lane_consumer
+from qgjet.suite_log import Submission
 
 VISIBILITY_S = FAST.visibility_timeout_s
 BRIEF = QueueSettings(visibility_timeout_s=1.5)
@@ -480,3 +484,30 @@ async def test_an_attempt_that_is_over_does_not_clear_away_the_one_that_runs(log
         final = await ended(log, job.slot)
     await slot.release()
     assert (final.verdict, final.attempt) == (Verdict.PASSED, 2), "the report of the second attempt was deleted by the first"
+
+
+@pytest.mark.parametrize("use", ["submit", "cancel", "execute", "suite"])
+async def test_who_loses_every_race_gives_up_with_an_error(log: EventLog, monkeypatch: pytest.MonkeyPatch, use: str) -> None:
+    """Another writer that is first each time."""
+    job = spec()
+    await log.submit(job)
+    monkeypatch.setattr(event_logs, "APPEND_TIMEOUT_S", 0.2)
+
+    async def late(*_: object, **__: object) -> int:
+        raise WrongVersion("the slot has moved on from 1")
+
+    monkeypatch.setattr(log, "append", late)
+    monkeypatch.setattr(suite_log, "_write", late)
+    other, in_time = spec(test="other"), asyncio.get_running_loop().time() + 0.2
+    torn = Submission(suite_id="s", id="one", specs=[other], modes=[OnDuplicate.ATTACH])
+    uses: dict[str, Coroutine[object, object, object]] = {
+        "submit": log.submit(other),
+        "cancel": log.cancel(job.slot, job.job_id, by="test"),
+        "execute": log.execute(job.slot, Cancel("test", ""), await log.load(job.slot), timeout_s=0.2),
+        "suite": suite_log._submit(log, torn, [0], 1, in_time),
+    }
+    chosen = uses.pop(use)
+    for other_use in uses.values():
+        other_use.close()
+    with pytest.raises(Overloaded, match="another writer was first"):
+        await bounded(chosen, 10)
