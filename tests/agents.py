@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from patience import patience
 from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.runner import Runner
@@ -29,7 +30,7 @@ T = TypeVar("T")
 async def eventually(ask: Callable[[], Awaitable[T]], *, within_s: float = 10.0, what: str = "") -> T:
     """Ask again until the answer is true. Fails with the last answer."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + within_s
+    deadline = loop.time() + patience(within_s)
     while True:
         answer = await ask()
         if answer:
@@ -67,7 +68,7 @@ async def running_agent(
         yield agent
     finally:
         agent.halt()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await task
 
 

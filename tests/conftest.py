@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from patience import patience
 from qgjet import streams
 from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer, nats_server
@@ -27,6 +28,16 @@ settings.register_profile(
 )
 settings.register_profile("soak", settings.get_profile("qgjet"), max_examples=5000, derandomize=False)  # `make soak`: --hypothesis-profile=soak
 settings.load_profile("qgjet")
+
+
+@pytest.hookimpl(trylast=True)  # after folders have marked their own
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Stretch the limit of every test as all deadlines in it. A limit on the command line stands as it is."""
+    for item in items:
+        marker, given = item.get_closest_marker("timeout"), item.config.getoption("timeout")
+        if marker is not None or given is None:
+            limit_s = float(marker.args[0] if marker is not None else item.config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(patience(limit_s)), append=False)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from patience import patience
 from qgjet.decide import EndAttempt, Release, Start
 from qgjet.embedded import NatsServer
 from qgjet.events import Outcome, Slot, Verdict
@@ -36,7 +37,7 @@ async def api_of(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         await asyncio.wait({serving, url}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             await serving
-        async with httpx.AsyncClient(base_url=await url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=await url, timeout=patience(20)) as client:
             yield client
     finally:
         serving.cancel()
@@ -122,7 +123,7 @@ def eventually() -> Eventually:
     """Call until the result is true, for at most 10 s."""
 
     async def eventually(look: Callable[[], Awaitable[Any]]) -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             while not (found := await look()):  # noqa: ASYNC110 - what is waited for is in another process
                 await asyncio.sleep(0.02)
         return found

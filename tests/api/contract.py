@@ -16,6 +16,8 @@ from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_headers_conformance, response_schema_conformance, status_code_conformance
 
+from patience import patience
+
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance]
 TIMEOUT_S = 20.0
 
@@ -27,7 +29,7 @@ def examine(url: str, *, ids: Mapping[str, Sequence[str]], callers: Sequence[Hea
 
     Raises Schemathesis' failure for a 5xx, an undocumented status, or a body that is not what the document says. `number` seeds the choice.
     """
-    document = requests.get(f"{url}/docs/openapi.json", timeout=TIMEOUT_S).json()
+    document = requests.get(f"{url}/docs/openapi.json", timeout=patience(TIMEOUT_S)).json()
     schema = schemathesis.openapi.from_dict(document)
     operations = [found.ok() for found in schema.get_all_operations()]
     seen: Counter[tuple[str, int]] = Counter()
@@ -73,7 +75,7 @@ def _mend(case: Case, real: Mapping[str, str | None]) -> None:
 def _ask(case: Case, caller: Headers, url: str, session: requests.Session) -> int:
     if "text/event-stream" in case.operation.definition.raw["responses"].get("200", {}).get("content", {}):
         return _begin(case, caller, url, session)
-    answer = case.call(base_url=url, session=session, headers=dict(caller), timeout=TIMEOUT_S)
+    answer = case.call(base_url=url, session=session, headers=dict(caller), timeout=patience(TIMEOUT_S))
     case.validate_response(answer, checks=CHECKS)
     _check_headers(answer.headers)
     return answer.status_code
@@ -81,7 +83,7 @@ def _ask(case: Case, caller: Headers, url: str, session: requests.Session) -> in
 
 def _begin(case: Case, caller: Headers, url: str, session: requests.Session) -> int:
     """A stream has no end to wait for: its beginning has to do."""
-    with session.request(**case.as_transport_kwargs(base_url=url, headers=dict(caller)), stream=True, timeout=TIMEOUT_S) as answer:
+    with session.request(**case.as_transport_kwargs(base_url=url, headers=dict(caller)), stream=True, timeout=patience(TIMEOUT_S)) as answer:
         assert str(answer.status_code) in case.operation.definition.raw["responses"], (answer.status_code, case)
         assert answer.headers["content-type"].startswith("text/event-stream" if answer.ok else "application/problem+json")
         return answer.status_code

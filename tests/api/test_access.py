@@ -17,6 +17,7 @@ from litestar.routes import HTTPRoute
 from msgspec.structs import replace
 
 from factories import NOW
+from patience import patience
 from qgjet import presence, token_file, tokens
 from qgjet.bus import Bus
 from qgjet.clock import utc_now
@@ -336,7 +337,7 @@ async def test_events_of_other_orgs_are_not_sent(two: Two, monkeypatch: pytest.M
     async def heard(headers: dict[str, str], **params: Any) -> str:
         """All there is up to now: what comes before a silence."""
         text = ""
-        async with asyncio.timeout(10), two.api.stream("GET", "/events", params={"after": 0, **params}, headers=headers) as answer:
+        async with asyncio.timeout(patience(10)), two.api.stream("GET", "/events", params={"after": 0, **params}, headers=headers) as answer:
             async for piece in answer.aiter_text():
                 if piece.startswith(":"):
                     return text
@@ -402,7 +403,7 @@ async def test_guessing_is_slowed_down_and_harms_nobody_at_the_same_address(api:
 
 async def test_a_stream_ends_with_its_token(api: httpx.AsyncClient, file: Path) -> None:
     token = make_token(file)
-    async with asyncio.timeout(10), api.stream("GET", "/events", headers=bearing(token)) as answer:
+    async with asyncio.timeout(patience(10)), api.stream("GET", "/events", headers=bearing(token)) as answer:
         pieces = answer.aiter_bytes()
         assert await anext(pieces) == b"retry: 1000\n\n"
         token_file.change(file, lambda before: tokens.revoked(before, token.split("_")[1], utc_now()))
@@ -411,7 +412,7 @@ async def test_a_stream_ends_with_its_token(api: httpx.AsyncClient, file: Path) 
 
 
 async def test_what_was_open_to_all_ends_with_the_first_token(guarded: Settings, run_api: RunApi, file: Path) -> None:
-    async with run_api(guarded) as api, asyncio.timeout(10), api.stream("GET", "/events") as answer:
+    async with run_api(guarded) as api, asyncio.timeout(patience(10)), api.stream("GET", "/events") as answer:
         pieces = answer.aiter_bytes()
         assert await anext(pieces) == b"retry: 1000\n\n"
         await submit(api, make_token(file, Scope.SUBMIT))

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from factories import spec
+from patience import patience
 from qgjet.embedded import NatsServer
 from qgjet.events import Verdict
 from qgjet.log import EventLog
@@ -26,7 +27,7 @@ Submit = Callable[..., Awaitable[Json]]
 @contextlib.asynccontextmanager
 async def stream(api: httpx.AsyncClient, path: str = "/events", headers: dict[str, str] | None = None, **params: Any) -> AsyncIterator[AsyncIterator[Json]]:
     """Events as {id, event, data}; {comment} for comments."""
-    async with asyncio.timeout(20), api.stream("GET", path, params=params, headers={"Accept": "text/event-stream", **(headers or {})}) as answer:
+    async with asyncio.timeout(patience(20)), api.stream("GET", path, params=params, headers={"Accept": "text/event-stream", **(headers or {})}) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
 
@@ -146,7 +147,7 @@ async def test_open_streams_end_with_the_server(settings: Settings, run_api: Cal
     opened = asyncio.Event()
 
     async def listen(url: httpx.URL) -> list[Json]:
-        async with httpx.AsyncClient(base_url=url, timeout=20) as client, stream(client) as events:
+        async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client, stream(client) as events:
             opened.set()
             return [one async for one in events]
 

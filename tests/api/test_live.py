@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from api.test_access import bearing, make_token
 from factories import NOW
+from patience import patience
 from qgjet import presence, token_file, tokens
 from qgjet.bus import Bus
 from qgjet.clock import utc_now
@@ -43,7 +44,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.asynccontextmanager
 async def changes(api: httpx.AsyncClient, headers: dict[str, str] | None = None, **params: Any) -> AsyncIterator[AsyncIterator[int]]:
     """Sequences as they come; -1 for a silence."""
-    async with asyncio.timeout(20), api.stream("GET", "/ui/live", params=params, headers=headers) as answer:
+    async with asyncio.timeout(patience(20)), api.stream("GET", "/ui/live", params=params, headers=headers) as answer:
         assert (answer.status_code, answer.headers["x-accel-buffering"]) == (200, "no")
         assert answer.headers["content-type"].startswith("text/event-stream")
 

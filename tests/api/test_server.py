@@ -16,6 +16,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from patience import patience
 from qgjet import streams
 from qgjet.bus import connect
 from qgjet.embedded import NatsServer
@@ -103,7 +104,7 @@ async def test_uvicorn_serves_asgi_app_and_ends_on_a_signal_with_streams_open(se
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(30), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as api:
+        async with asyncio.timeout(patience(30)), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as api:
             await _until_it_answers(api)
             for method, path in (("GET", "/jobs"), ("GET", "/"), ("POST", "/suites/x/cancel")):
                 assert (await api.request(method, path, headers={"Host": f"evil.example:{port}"})).status_code == 403

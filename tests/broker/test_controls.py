@@ -12,6 +12,7 @@ import pytest
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
 from faults.proxy import proxy
+from patience import patience
 from qgjet import control_log, stored, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
@@ -106,8 +107,9 @@ async def test_an_agent_drains_when_it_is_told_and_others_do_not(log: EventLog, 
     runners = {"emulator": ScriptedRunner({})}
     async with running_agent(log, tmp_path / "stays") as stays:
         goes = Agent(log, runners, {"emulator": 1}, tmp_path / "goes", AgentSettings(poll_s=30), FAST)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(patience(10)), asyncio.TaskGroup() as group:
             group.create_task(goes.run())
+            await eventually(lambda: knows(goes, paused=False))  # it listens now: what comes while it starts may wait for its next poll
             await control_log.append(log.bus, DrainRequested(kind=Kind.AGENT, name=goes.instance, at=utc_now()))
         assert (goes.draining, stays.draining) == (True, False)
 

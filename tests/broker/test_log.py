@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from factories import spec
+from patience import patience
 from qgjet.decide import Cancel, EndAttempt, OnDuplicate, Start
 from qgjet.events import Outcome, Submitted, Verdict
 from qgjet.log import EventLog
@@ -41,7 +42,7 @@ async def test_tail_gives_old_and_new_events_once_and_in_order(log: EventLog) ->
     specs = [spec(test=f"tests/{i}.spec.js") for i in range(300)]
     await log.submit_many(specs[:200])
     seen: list[int] = []
-    async with log.tail(1) as batches, asyncio.timeout(10):
+    async with log.tail(1) as batches, asyncio.timeout(patience(10)):
         async for batch in batches:
             seen += [one.seq for one in batch]
             if len(seen) == 200:

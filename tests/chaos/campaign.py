@@ -24,6 +24,7 @@ from chaos.history import Execution, Fault, History, Logged, Replica
 from chaos.nemesis import Stage
 from faults.proxy import proxy
 from faults.watched import patiently
+from patience import patience
 from projections.histories import content, rebuilt
 from qgjet import streams, suites
 from qgjet.bus import Bus, JetStreamError, connect
@@ -211,7 +212,7 @@ async def _under_faults(plan: Plan, stage: Stage, stack: contextlib.AsyncExitSta
 
 async def _settle(fleet: Fleet, log: EventLog, follower: Follower) -> None:
     """Until every job has ended, or nothing moves any more. Nobody disturbs now."""
-    deadline = time.monotonic() + SETTLE_S
+    deadline = time.monotonic() + patience(SETTLE_S)
     last = (await patiently(log.state)).last_seq
     while time.monotonic() < deadline:
         fleet.look()

@@ -15,6 +15,7 @@ import httpx
 
 from chaos.fleet import GUARDED, SCRIPTED
 from chaos.history import CANCEL, OK, READ, REFUSED, SUBMIT, SUITE, UNKNOWN, Op, Wanted
+from patience import patience
 from qgjet.clock import utc_now
 from qgjet.decide import OnDuplicate
 from qgjet.errors import LogUnavailable, Refused
@@ -44,7 +45,7 @@ class Clients:
         self.created: set[str] = set()
         """Ids of the jobs that were accepted as new ones."""
         self._logs, self._urls, self._random, self._visibility_s, self._guarded_share = logs, urls, rng, visibility_s, guarded_share
-        self._http = httpx.AsyncClient(timeout=HTTP_TIMEOUT_S, limits=httpx.Limits(max_connections=200))
+        self._http = httpx.AsyncClient(timeout=patience(HTTP_TIMEOUT_S), limits=httpx.Limits(max_connections=200))
         self._recent: deque[tuple[str, Slot, int]] = deque(maxlen=RECENT)
         """(job id, slot, a sequence at which it was known)"""
         self._number = 0

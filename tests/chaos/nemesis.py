@@ -18,6 +18,7 @@ from chaos.clients import ORGS, RANKS, VERSIONS
 from chaos.fleet import SCRIPTED, Fleet, Process, Replica, Worker
 from chaos.history import Fault
 from faults.proxy import TO_CLIENT, TO_SERVER, Proxy
+from patience import patience
 from qgjet.bus import connect
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
@@ -406,7 +407,7 @@ def _cluster(stage: Stage) -> Cluster:
 
 async def _patiently(ask: Callable[[], Awaitable[NatsServer]]) -> NatsServer:
     """The node, once there is a leader to ask."""
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + patience(60.0)
     while True:
         try:
             return await ask()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from patience import patience
 from qgjet.agents.agent import Agent
 from qgjet.settings import Settings
 from qgjet_projections.api import serve
@@ -52,7 +53,7 @@ class Running:
     async def says(self, *texts: str) -> str:
         """The next line on stderr that has all of `texts`."""
         assert self.process.stderr is not None
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(patience(DEADLINE_S)):
             while line := (await self.process.stderr.readline()).decode():
                 self.err += line
                 if all(text in line for text in texts):
@@ -64,7 +65,7 @@ class Running:
 
     async def ends(self) -> Ended:
         assert self.process.stderr is not None
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(patience(DEADLINE_S)):
             self.err += (await self.process.stderr.read()).decode()
             return Ended(await self.process.wait(), await self._out, self.err)
 

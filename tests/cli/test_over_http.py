@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from factories import NOW, spec
+from patience import patience
 from qgjet import codec
 from qgjet.decide import EndAttempt, Start, Submit, decide
 from qgjet.errors import InvalidSettings
@@ -212,7 +213,7 @@ def page(after: int) -> dict[str, Any]:
 
 
 async def followed(handler: Handler, *, patience_s: float = 5.0) -> tuple[Board, list[Asked], list[str]]:
-    async with served(handler, patience_s=patience_s) as (client, asked, said), asyncio.timeout(10):
+    async with served(handler, patience_s=patience_s) as (client, asked, said), asyncio.timeout(patience(10)):
         watched = board()
         await watch(client, watched, Lines())
         return watched, asked, said

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -254,11 +253,9 @@ async def test_without_a_server_an_interrupt_leaves_nothing_behind(alone: Cli, p
     async with alone.start("run", "--test", A) as running:
         await running.says("→ running")
         running.signal(signal.SIGINT)
-        began = time.monotonic()
         ended = await running.ends()
     assert ended.code == 130
     assert "cancelled" in ended.out
-    assert time.monotonic() - began < 8  # does not wait for the next heartbeat of its own agent
 
 
 async def test_without_a_server_an_undeclared_target_and_detaching_are_usage(alone: Cli, project: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
+from patience import patience
 from surroundings import is_ours
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def qgjet(shop: Path, tmp_path: Path) -> Callable[..., Ended]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=patience(timeout_s),
             check=False,
         )
         return Ended(done.returncode, done.stdout, done.stderr)

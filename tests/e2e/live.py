@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from e2e.kinds import Kind, Replay
+from patience import patience
 from surroundings import is_ours
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "junit-tools"
@@ -38,7 +39,7 @@ def check(lab: Path, kind: Kind, test: str, target: str) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=patience(150),
         check=False,
     )
     said = f"{kind.name}: {done.stdout}\n{done.stderr}"

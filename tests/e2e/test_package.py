@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import ROOT
+from patience import patience
 
 VENDOR = "qgjet_projections/web/static/vendor"
 SOURCES = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "nats.conf", "qgjet", "projections", "cli", "tools")
@@ -22,7 +23,7 @@ SOURCES = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "nats.con
 
 def build(source: Path, into: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(into), str(source)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patience(120), check=False)
 
 
 def run_in(site: Path, *arguments: str) -> list[str]:
@@ -45,7 +46,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_our_three_packages_and_runs_from_anywhere(site: Path) -> None:
     assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} == {"qgjet", "qgjet_cli", "qgjet_projections"}
     assert (site / "qgjet/nats.conf").is_file()
-    ended = subprocess.run(run_in(site, "--version"), cwd="/", check=True, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(run_in(site, "--version"), cwd="/", check=True, capture_output=True, text=True, timeout=patience(60))
     assert str(site) in ended.stdout
 
 
@@ -69,13 +70,13 @@ def dashboard(site: Path, tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.timeout(150)
 def test_its_dashboard_has_pages_style_and_scripts(dashboard: str) -> None:
-    with urllib.request.urlopen(f"{dashboard}/", timeout=20) as answer:
+    with urllib.request.urlopen(f"{dashboard}/", timeout=patience(20)) as answer:
         page = answer.read().decode()
     assert "<h1>Overview</h1>" in page
     urls = set(re.findall(r'(?:src|href)="(/ui/assets/[^"]+)"', page))
     assert {re.sub(r".*/([a-z-]+)\..*\.", r"\1.", url) for url in urls} == {"app.css", "icon.svg", "htmx.js", "htmx-sse.js", "idiomorph.js", "app.js"}
     for url in urls:
-        with urllib.request.urlopen(dashboard + url, timeout=20) as answer:
+        with urllib.request.urlopen(dashboard + url, timeout=patience(20)) as answer:
             assert (answer.status, "immutable" in answer.headers["cache-control"], bool(answer.read())) == (200, True, True)
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from agents import agree, eventually
 from e2e.conftest import Ended
+from patience import patience
 from qgjet.embedded import NatsServer
 from qgjet.events import Slot, Status
 from qgjet.job import Job
@@ -70,7 +71,7 @@ def run(lab: Path) -> Run:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=patience(100),
             check=False,
         )
         return Ended(done.returncode, done.stdout, done.stderr)
@@ -204,7 +205,7 @@ async def test_a_run_that_is_interrupted_cancels_what_waits_and_what_runs(server
             hangs = await eventually(lambda: is_running(log, "profile.spec.ts"), within_s=60)
             assert hangs
             running.send_signal(signal.SIGINT)
-            await asyncio.wait_for(running.wait(), 60)  # noqa: TID251 - a test's own limit
+            await asyncio.wait_for(running.wait(), patience(60))  # noqa: TID251 - a test's own limit
             assert running.returncode == 130
         for test in ("profile.spec.ts", "login.spec.ts"):
             ended = await eventually(lambda test=test: has_ended(log, test), within_s=30)  # type: ignore[misc]
@@ -227,7 +228,7 @@ async def test_a_killed_agent_costs_the_job_nothing_but_time(server: NatsServer,
             await eventually(runs, within_s=60)
             victim.kill()
         async with process(lab, "agent", "--target", "emulator", **variables):
-            await asyncio.wait_for(running.wait(), 90)  # noqa: TID251 - a test's own limit
+            await asyncio.wait_for(running.wait(), patience(90))  # noqa: TID251 - a test's own limit
     assert running.returncode == 0
     job = await log.load(cart)
     assert job is not None

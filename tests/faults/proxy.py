@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
+from patience import patience
 from qgjet.embedded import NatsServer
 
 STORED = b'{"stream":"QG_EVENTS",'
@@ -57,7 +58,7 @@ class Proxy:
 
     async def reached(self, data: bytes) -> None:
         """Wait until something that holds `data` is held up here."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             while data not in self._held:
                 self._arrival.clear()
                 await self._arrival.wait()
@@ -158,7 +159,7 @@ async def meanwhile(relay: Proxy, answer: bytes, work: Awaitable[object], then: 
     relay.cut_at(answer)
     working = asyncio.ensure_future(work)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await relay.cut.wait()
             await then()
             await relay.accept()

@@ -14,6 +14,7 @@ import pytest
 from agents import eventually, running_agent, scripted, submit
 from cli.commandline import Cli, api_of
 from factories import spec
+from patience import patience
 from qgjet import control_log, streams
 from qgjet.artifacts import ArtifactStore
 from qgjet.bus import Bus, connect
@@ -80,7 +81,7 @@ async def test_a_submission_to_a_full_store_says_so_and_works_once_there_is_room
     body = {"org_id": "acme", "app_version_id": "1", "target": "emulator", "test": "a.js"}
     suite = {"org_id": "acme", "app_version_id": "1", "target": "emulator", "tests": ["a.js", "b.js"]}
     settings = Settings(nats_url=url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False))
-    async with api_of(settings) as api, httpx.AsyncClient(base_url=api, timeout=20) as client:
+    async with api_of(settings) as api, httpx.AsyncClient(base_url=api, timeout=patience(20)) as client:
 
         async def ready() -> bool:
             return (await client.get("/readyz")).status_code == 200
@@ -171,7 +172,7 @@ async def test_an_artifact_without_room_is_refused_at_once_and_leaves_nothing(sm
     info = await small.bus.api("STREAM.INFO.OBJ_qg-artifacts")
     if (await small.bus.api(f"STREAM.INFO.{STREAM}"))["config"]["max_bytes"] > 0:
         await small.bus.api("STREAM.UPDATE.OBJ_qg-artifacts", info["config"] | {"max_bytes": 1_000})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         with pytest.raises(StoreFull, match="full"):
             await artifacts.put("job/1/video.webm", io.BytesIO(b"x" * 300_000))
     assert (await small.bus.api("STREAM.INFO.OBJ_qg-artifacts"))["state"]["messages"] == 0
@@ -202,7 +203,7 @@ async def test_an_event_over_the_limit_of_the_server_is_refused_and_does_not_han
     await server.start()
     async with connect(server.url, name="test") as bus:
         await streams.ensure(bus)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(patience(2)):
             with pytest.raises(InvalidInput, match="max_payload"):
                 await EventLog(bus).submit(spec(tags={f"tag{number}": "x" * 100 for number in range(20)}))
         assert (await EventLog(bus).submit(spec())).seq == 1

@@ -15,6 +15,7 @@ from agents import FAST, agree, ended, eventually, running_agent, scripted, stor
 from factories import spec
 from faults.watched import Ledger, legal_history, watched
 from later import in_
+from patience import patience
 from qgjet import codec, suite_log
 from qgjet.clock import utc_now
 from qgjet.decide import OnDuplicate, Requeue, Start, Submit, decide
@@ -44,7 +45,7 @@ async def caught_up(log: EventLog, read_model: ReadModel, queue: QueueSettings =
     """A janitor whose read model holds the whole log and stays behind from then on, `later_s` from now."""
     await agree(log.bus, queue.deployment)
     async with Projector(log, read_model) as projector:
-        assert await projector.wait_for((await log.state()).last_seq, 10)
+        assert await projector.wait_for((await log.state()).last_seq, patience(10))
     yield Janitor(in_(log.bus, timedelta(seconds=later_s)), read_model, queue)
 
 

@@ -14,6 +14,7 @@ from agents import eventually
 from cli.commandline import api_of
 from factories import spec
 from faults.outage import at_work, away, cpu_s, listening, works
+from patience import patience
 from qgjet import bus as buses
 from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer
@@ -86,7 +87,7 @@ async def _kill_reader(bus: Bus, how: str) -> None:
 
         parser.parse = fail  # type: ignore[method-assign]
         await bus.client._send_ping()
-    await asyncio.wait({reader}, timeout=2)
+    await asyncio.wait({reader}, timeout=patience(2))
     assert reader.done()
 
 
@@ -98,13 +99,13 @@ async def test_a_read_model_that_is_slow_is_said_by_name_and_asked_to_wait_for(
     apply = Writer.apply
 
     def slow(*args: object) -> object:
-        assert gate.wait(30)
+        assert gate.wait(patience(30))
         return apply(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr("qgjet_projections.projector.LOOK_S", 0.05)
     monkeypatch.setattr("qgjet_projections.api.reads.MIN_SEQ_WAIT_S", 0.2)
     settings = Settings(nats_url=server.url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False, max_lag_events=10))
-    async with api_of(settings) as api, httpx.AsyncClient(base_url=api, timeout=20) as client:
+    async with api_of(settings) as api, httpx.AsyncClient(base_url=api, timeout=patience(20)) as client:
 
         async def answers(status: int) -> bool:
             return (await client.get("/readyz")).status_code == status

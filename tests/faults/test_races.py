@@ -14,6 +14,7 @@ from agents import FAST, eventually, running_agent, scripted, story, submit
 from factories import spec
 from faults.proxy import Proxy
 from faults.watched import Ledger, Run, WatchedRunner, WatchedSession, ended, watched
+from patience import patience
 from qgjet import log as event_logs
 from qgjet import presence, suite_log
 from qgjet.agents import execution
@@ -362,7 +363,7 @@ async def test_bells_of_two_lanes_wake_two_agents(log: EventLog, tmp_path: Path,
         for pair, gate in zip(pairs, gates, strict=True):
             await eventually(lambda: listening(one, two))
             await asyncio.gather(*map(log.submit, pair))
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(patience(3)):
                 for job in pair:
                     await ledger.started(job.slot)
             gate.set()

@@ -16,6 +16,7 @@ from nats.aio.msg import Msg
 from agents import FAST, ended, eventually, running_agent, story, submit
 from factories import NOW, spec
 from faults.watched import Ledger, legal_history, watched
+from patience import patience
 from qgjet import codec, presence, streams, subjects
 from qgjet.artifacts import ArtifactStore
 from qgjet.bus import Bus, connect
@@ -105,7 +106,7 @@ async def test_every_command_steps_over_an_unknown_last_event(log: EventLog) -> 
 async def test_a_slot_that_holds_nothing_but_garbage_can_be_used(log: EventLog, data: bytes) -> None:
     job = spec()
     await strange(log, job.slot, data)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(patience(3)):
         accepted = await log.submit(job)
     live = await log.load(job.slot)
     assert live is not None
@@ -269,7 +270,7 @@ async def test_the_projector_and_the_tail_step_over_all_of_it(log: EventLog, rea
     await strange(log, honest.slot)
     last = (await log.state()).last_seq
     async with Projector(log, read_model) as projector:
-        assert await projector.wait_for(last, 10), projector.failure
+        assert await projector.wait_for(last, patience(10)), projector.failure
         assert projector.failure is None
     view = read_model.job(honest.job_id)
     assert view is not None

@@ -10,6 +10,7 @@ import pytest
 from agents import eventually
 from factories import spec
 from faults.proxy import Proxy
+from patience import patience
 from qgjet import subjects
 from qgjet.bus import connect
 from qgjet.embedded import NatsServer
@@ -103,7 +104,7 @@ async def test_every_event_comes_once_and_in_order_whatever_breaks(
         for number in (1, 50, 120, 300):
             await eventually(lambda: readers[0].has(number), within_s=20)  # noqa: B023 - awaited at once
             await breaks(server, log, relay)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(20)):
             await written.wait()
         for reader in readers:
             await eventually(lambda reader=reader: reader.has(EVENTS), within_s=20, what="all events")  # type: ignore[misc]
@@ -120,7 +121,7 @@ async def test_a_reader_that_is_slow_misses_nothing(server: NatsServer, log: Eve
     monkeypatch.setattr(Tail, "HEARTBEAT_S", 0.1)
     await log.submit_many([spec(test=f"tests/{number}.spec.js") for number in range(100)])
     seen: list[int] = []
-    async with log.tail(1, batch=5) as batches, asyncio.timeout(20):
+    async with log.tail(1, batch=5) as batches, asyncio.timeout(patience(20)):
         async for batch in batches:
             seen += [one.seq for one in batch]
             if len(seen) in range(20, 60):
@@ -137,7 +138,7 @@ async def test_a_tail_can_be_closed_while_the_server_is_away(server: NatsServer,
     await eventually(lambda: reader.has(1))
     server.kill()
     task.cancel()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(patience(3)):
         await asyncio.gather(task, return_exceptions=True)
     await server.start()
     await log.bus.wait_connected(10)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from agents import eventually
+from patience import patience
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Runner, Session, StopReason, Tether
 from qgjet.agents.scripted import ScriptedRunner
@@ -41,7 +42,7 @@ class Run(Struct):
         before, confirmed = self.tether.hold_until, asyncio.Event()
         unfollow = self.tether.follow(lambda hold_until: confirmed.set() if hold_until > before else None)
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(patience(within_s)):
                 await confirmed.wait()
         finally:
             unfollow()
@@ -83,7 +84,7 @@ class Ledger:
     async def until(self, holds: Callable[[], object], *, what: str, within_s: float = 10.0) -> None:
         """Wait until something holds of the runs; looked at whenever one begins or ends."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(patience(within_s)):
                 while not holds():
                     await self._news.wait()
         except TimeoutError:
@@ -176,7 +177,7 @@ async def ended(log: EventLog, slot: Slot, *, within_s: float = 15.0) -> Job:
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask again while the server is away, for a minute at most."""
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + patience(60.0)
     while True:
         try:
             return await ask()
@@ -202,7 +203,7 @@ async def legal_history(log: EventLog, slot: Slot) -> list[Event]:
 async def all_executed_once_at_a_time(log: EventLog, specs: Sequence[JobSpec], ledger: Ledger, *, within_s: float = 30.0) -> Counter[str]:
     """Wait until all jobs have ended, and look that each one was executed to a green end, none twice at a time. Gives the counts of all events."""
     told: Counter[str] = Counter()
-    async with asyncio.timeout(within_s):
+    async with asyncio.timeout(patience(within_s)):
         for spec in specs:
             final = await ended(log, spec.slot, within_s=within_s)
             events = await patiently(lambda slot=spec.slot: legal_history(log, slot))  # type: ignore[misc]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from patience import patience
 from surroundings import is_ours
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,7 @@ class Running:
     async def says(self, text: str) -> str:
         """The first line from now on that has `text`."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(patience(DEADLINE_S)):
             while line := (await self.process.stdout.readline()).decode():
                 self.lines.append(line)
                 if text in line:
@@ -44,7 +45,7 @@ class Running:
     async def ends(self) -> int:
         """Its exit code, with all output read."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(patience(DEADLINE_S)):
             self.lines += (await self.process.stdout.read()).decode().splitlines(keepends=True)
             return await self.process.wait()
 

@@ -14,6 +14,7 @@ from agents import agree, ended, eventually, running_agent, scripted, submit
 from cli.commandline import Cli, api_of
 from factories import spec
 from ops.commands import ROOT
+from patience import patience
 from qgjet import backup
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, connect
@@ -93,7 +94,7 @@ async def test_commands_save_and_restore_and_the_api_builds_its_read_model_anew(
     read_model = ReadModel.open(tmp_path / "api.sqlite")
     accepted = await log.submit(lost)
     async with Projector(log, read_model) as projector:
-        assert await projector.wait_for(accepted.seq, 5)
+        assert await projector.wait_for(accepted.seq, patience(5))
     read_model.close()
     restored = await cli("restore", "monday", "--json", "--nats", elsewhere.url)
     assert restored.code == 0, restored.err

@@ -15,6 +15,7 @@ import pytest
 from agents import eventually
 from factories import spec
 from ops.commands import DEADLINE_S, environment
+from patience import patience
 from qgjet.bus import connect
 from qgjet.embedded import NatsServer
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
@@ -98,7 +99,7 @@ async def test_a_drain_finishes_what_runs(tmp_path: Path) -> None:
         await eventually(lambda: _pid(tmp_path))
         stack.agent.drain()
         (tmp_path / "go").touch()
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(patience(DEADLINE_S)):
             await stack.agent_ended()
         assert await status(stack.nats_url, target="emulator") is Status.DONE
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from factories import NOW, spec
+from patience import patience
 from qgjet import codec, controls, subjects, suites
 from qgjet.controls import Control, Discarded, DrainRequested, Kind, Paused, Resumed
 from qgjet.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit, decide
@@ -239,6 +240,6 @@ async def rebuilt(log: EventLog, path: Path, *, within_s: float = 30.0) -> dict[
     """The content of a read model that is made from the log in one go."""
     opened = ReadModel.open(path)
     async with Projector(log, opened) as projector:
-        assert await projector.wait_for((await log.state()).last_seq, within_s)
+        assert await projector.wait_for((await log.state()).last_seq, patience(within_s))
     opened.close()
     return content(path)

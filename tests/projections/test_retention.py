@@ -16,6 +16,7 @@ from test_projector import publish, rebuilt
 from agents import eventually
 from factories import spec
 from later import LaterLog, in_
+from patience import patience
 from qgjet import streams, subjects
 from qgjet.bus import Bus
 from qgjet.clock import Clock, utc_now
@@ -46,7 +47,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 async def following(log: EventLog, read_model: ReadModel) -> AsyncIterator[Projector]:
     """A projector that has applied the whole log."""
     async with Projector(log, read_model, retention_s=0) as projector:
-        assert await projector.wait_for((await log.state()).last_seq, 10)
+        assert await projector.wait_for((await log.state()).last_seq, patience(10))
         yield projector
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import qgjet
+from patience import patience
 
 MARK = "QGJET_TEST_MARK"
 DEADLINE_S = 10.0
@@ -44,7 +45,7 @@ def _environ(entry: Path) -> bytes:
 
 async def wait_until(condition: Callable[[], object], what: str, within_s: float = DEADLINE_S) -> None:
     """Poll with a deadline, for what gives no signal to wait for."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + patience(within_s)
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
         await asyncio.sleep(0.005)
@@ -66,7 +67,7 @@ class Printed:
         return self.data.decode()
 
     async def says(self, text: str) -> None:
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(patience(DEADLINE_S)):
             while text not in self.text:
                 self._news.clear()
                 await self._news.wait()
@@ -88,7 +89,7 @@ class FakeAgent:
     async def says(self, text: bytes) -> bytes:
         """The first line that has the text."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(patience(DEADLINE_S)):
             while line := await asyncio.to_thread(self.process.stdout.readline):
                 if text in line:
                     return line

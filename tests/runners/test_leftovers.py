@@ -17,6 +17,7 @@ import pytest
 
 from agents import ended, eventually, running_agent, submit
 from factories import spec
+from patience import patience
 from qgjet.agents import leftovers
 from qgjet.agents.agent import Agent
 from qgjet.agents.leftovers import Leftovers, content_type, find
@@ -249,7 +250,7 @@ async def test_a_file_beyond_the_limit_is_not_opened(attempt_dir: Path, monkeypa
     opened: list[str] = []
     monkeypatch.setattr(leftovers, "_opened", opened.append)
     collected = Collected(attempt_dir, max_file_bytes=1_000_000)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         assert await collected.all() == {}
     assert opened == []
     assert [(one.size, one.note) for one in collected.artifacts()] == [(size, "left out: larger than max_file")]
@@ -285,7 +286,7 @@ async def test_a_copy_stops_at_once_when_it_is_not_needed(attempt_dir: Path) -> 
     collected = Collected(attempt_dir, max_file_bytes=1 << 41, max_attempt_bytes=1 << 41)
     await collected.look(Verdict.FAILED)
     storing = asyncio.create_task(collected.store())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patience(10)):
         await collected.copying.wait()
         storing.cancel()
         await asyncio.wait([storing])
@@ -500,23 +501,21 @@ class Redacting:
 
 async def stopped_while_redacting(
     log: EventLog, tmp_path: Path, redacting: Redacting, stop: Callable[[Agent, JobSpec], Awaitable[object]], *, limit_s: float = 50.0, **fields: Any
-) -> tuple[list[str], str, float]:
-    """Notes, verdict, and how long it took from `stop` to the job's end."""
+) -> tuple[list[str], str]:
+    """Notes and verdict of a job that `stop` reaches while a file without end is redacted."""
     script = r'mkdir "$QGJET_ATTEMPT_DIR/test-results"; cd "$QGJET_ATTEMPT_DIR/test-results"; echo text >huge; truncate -s 1T huge; exit 1'
     settings = ArtifactSettings(max_file_bytes=1 << 41, max_attempt_bytes=1 << 41, upload_timeout_s=limit_s)
     job = spec(test="1", max_retries=0, **fields)
     runners: Any = commands(tmp_path, script, env={"API_TOKEN": SECRET}, redact=("API_TOKEN",))
     async with running_agent(log, tmp_path / "work", runners=runners, artifact_settings=settings) as agent:
         await submit(log, job)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await redacting.begun.wait()
-        began = time.monotonic()
         await stop(agent, job)
         found = await ended(log, job.slot)
-        took_s = time.monotonic() - began
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("artifacts")]
     outcome = (await log.history(job.slot))[-1].event.outcome  # type: ignore[union-attr]
-    return [one.note for one in outcome.artifacts if one.name == "test-results/huge"], str(found.verdict), took_s
+    return [one.note for one in outcome.artifacts if one.name == "test-results/huge"], str(found.verdict)
 
 
 async def nothing(_: Agent, __: JobSpec) -> None:
@@ -527,30 +526,26 @@ async def test_a_cancel_ends_the_redaction_and_keeps_the_verdict(log: EventLog, 
     async def cancel(_: Agent, job: JobSpec) -> None:
         await log.cancel(job.slot, job.job_id, by="test")
 
-    notes, verdict, took_s = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), cancel)
+    notes, verdict = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), cancel)
     assert (notes, verdict) == (["left out: the job was cancelled"], "failed")
-    assert took_s < 5
 
 
 async def test_the_deadline_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes, verdict, took_s = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), nothing, execution_timeout_s=2.0)
+    notes, verdict = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), nothing, execution_timeout_s=2.0)
     assert (notes, verdict) == (["left out: the job reached its deadline"], "failed")
-    assert took_s < 5
 
 
 async def test_the_upload_timeout_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes, verdict, took_s = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), nothing, limit_s=0.5)
+    notes, verdict = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), nothing, limit_s=0.5)
     assert (notes, verdict) == (["left out: not stored within upload_timeout (0.5 s)"], "failed")
-    assert took_s < 5
 
 
 async def test_a_halt_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def halt(agent: Agent, _: JobSpec) -> None:
         agent.halt()
 
-    notes, verdict, took_s = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), halt)
+    notes, verdict = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), halt)
     assert (notes, verdict) == (["left out: the agent was stopped, or lost the job"], "failed")
-    assert took_s < 5
 
 
 @pytest.mark.parametrize("stop", ["cancel", "deadline"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from patience import patience
 from qgjet.agents.environment import BASE_VARIABLES
 from qgjet.agents.preparation import CommandLineSession, UnusableReport, open_report
 from qgjet.agents.runner import Attempt, Session
@@ -179,7 +180,7 @@ async def test_a_frozen_event_loop_loses_its_session_and_the_health_check_says_s
     kept._let_go()
     kept.tree.extend(time.monotonic() + 0.1)
     await bench.family.dies()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         await kept.tree.gone.wait()
     assert not await session.healthy()
     await session.release()

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patience import patience
 from qgjet.agents import tree as tree_module
 from qgjet.agents.process import KILL_MARGIN_S, ProcessResult, _patience, run_process, run_within
 from qgjet.agents.runner import StopReason, Tether
@@ -287,7 +288,7 @@ async def test_the_hold_is_the_hard_end(family: Family, python: Script) -> None:
     rope = tether(0.3)
     result = await run(python(HANG), family, tether=rope)
     assert (result.exit_code, result.signal, result.stopped) == (None, "SIGKILL", StopReason.LEASE_LOST)
-    assert 0 <= time.monotonic() - rope.hold_until < 2
+    assert time.monotonic() >= rope.hold_until
 
 
 async def test_an_extension_moves_the_hard_end(family: Family, printed: Printed, python: Script, tmp_path: Path) -> None:
@@ -308,12 +309,11 @@ async def test_a_cancelled_run_kills_the_tree_at_once(family: Family, printed: P
     deaf = python("signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + DAEMON + HANG)
     task = asyncio.create_task(run(deaf, family, on_output=printed))
     await printed.says("ready")
-    began = time.monotonic()
     task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    async with asyncio.timeout(patience(2)):  # the hold of its tether is a minute
+        with pytest.raises(asyncio.CancelledError):
+            await task
     assert not family.pids()
-    assert time.monotonic() - began < 2
 
 
 async def test_a_run_cancelled_twice_kills_the_tree_all_the_same(family: Family, printed: Printed, python: Script) -> None:
@@ -461,7 +461,7 @@ def keep(argv: list[str], family: Family, output: Output, hold_s: float = 60.0) 
 async def test_a_kept_tree_lives_on_after_its_command_until_it_is_told_to_end(family: Family, python: Script) -> None:
     with Output() as output:
         tree = keep(python(DAEMON + "subprocess.Popen(['sleep', '1000']); os._exit(0)"), family, output)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await tree.ended.wait()
         assert tree.exit == (0, "")
         await family.counts(2)
@@ -474,7 +474,7 @@ async def test_a_kept_tree_lives_on_after_its_command_until_it_is_told_to_end(fa
 async def test_a_kept_tree_ends_with_its_hold(family: Family, python: Script) -> None:
     with Output() as output:
         tree = keep(python(DAEMON), family, output, hold_s=0.5)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await tree.gone.wait()
     assert tree.expired
     assert not family.pids()

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from agents import FAST, eventually
 from cli.commandline import Cli, Ended, Running, api_of
 from factories import spec
+from patience import patience
 from qgjet import streams
 from qgjet.bus import connect, open_bus
 from qgjet.embedded import NatsServer
@@ -342,7 +343,7 @@ async def test_a_connection_over_tls_comes_back_to_a_server_that_it_trusts_and_t
         assert await bus.api("INFO")
         await restart(encrypted, certificates.stranger)
         await eventually(is_not_trusted)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             await bus.close()
 
 

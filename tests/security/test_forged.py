@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from agents import FAST, ended, eventually, running_agent, submit
 from factories import NOW, spec
 from faults.watched import Ledger, watched
+from patience import patience
 from qgjet import codec, subjects
 from qgjet.decide import Submit, decide
 from qgjet.events import Cancelled, CancelRequested, Event, Finished, JobSpec, Outcome, Started, Status, Verdict, event_type
@@ -67,7 +68,7 @@ async def test_jobs_behind_forged_events_run_once_and_are_seen_to_end(log: Event
         for name, job in jobs.items():
             final = await ended(log, job.slot)
             assert (final.verdict, final.attempt, len(ledger.of(job.slot))) == (Verdict.PASSED, 1, 1), name
-        assert await projector.wait_for((await log.state()).last_seq, 10), projector.failure
+        assert await projector.wait_for((await log.state()).last_seq, patience(10)), projector.failure
     for name, job in jobs.items():
         view = read_model.job(job.job_id)
         assert view is not None

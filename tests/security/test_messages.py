@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from factories import NOW, spec
+from patience import patience
 from qgjet import artifacts, codec, job, log, presence, subjects, suites
 from qgjet.decide import Submit, decide
 from qgjet.errors import UndecodableEvent
@@ -196,7 +197,7 @@ async def test_what_nobody_can_read_does_not_keep_the_janitor_from_its_round(log
     await log.bus.client.flush()
     read_model = ReadModel.open(tmp_path / "read.sqlite")
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await Janitor(log, read_model, QueueSettings()).round()
         assert await presence.agents(log.bus) == []
     finally:

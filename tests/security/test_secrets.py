@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.commands import qgjet
+from patience import patience
 from qgjet.settings import without_password
 from surroundings import is_ours
 
@@ -50,7 +51,7 @@ def test_a_server_that_cannot_be_reached_gives_no_password_away(argv: list[str],
     (tmp_path / ".git").mkdir()
     (tmp_path / "qgjet.toml").write_text('[targets.e]\nrunner = "command"\ncommand = ["true"]\npass_env = ["API_TOKEN"]\nredact = ["API_TOKEN"]\n')
     environ = {name: value for name, value in os.environ.items() if not is_ours(name)} | variables | {"QGJET_DEBUG": "1"}
-    done = subprocess.run([QGJET, *argv], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([QGJET, *argv], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=patience(30), check=False)
     assert done.returncode != 0, done.stdout
     assert done.stdout + done.stderr
     assert SECRET not in done.stdout + done.stderr
@@ -123,7 +124,7 @@ def run(directory: Path, script: str, tests: tuple[str, ...], **secrets: str) ->
     words = [word for test in tests for word in ("--test", test)]
     argv = ["run", "--app-version-id", "1", "--target", "t", *words, "--artifacts-dir", "art", "--report-json", "out.json"]
     environ = {name: value for name, value in os.environ.items() if not is_ours(name)} | secrets
-    done = subprocess.run([QGJET, *argv], cwd=directory, env=environ, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run([QGJET, *argv], cwd=directory, env=environ, capture_output=True, text=True, timeout=patience(50), check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     report = (directory / "out.json").read_text()
     by_id = {job["job_id"]: job["test"] for job in json.loads(report)["jobs"]}

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from agents import ended, running_agent, submit
 from factories import spec
+from patience import patience
 from qgjet import subjects
 from qgjet.embedded import NatsServer
 from qgjet.events import Status, Verdict
@@ -25,7 +26,7 @@ async def send_raw(server: NatsServer, *lines: bytes) -> None:
     """Speak to the server as a client of our own that checks nothing; returns when the server has had it all."""
     at = urlsplit(server.url)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         writer.write(b'CONNECT {"headers":true}\r\n' + b"".join(line + b"\r\n" for line in lines) + b"PING\r\n")
         while (line := await reader.readline()) != b"PONG\r\n":
             assert line, "the server has hung up"
@@ -68,7 +69,7 @@ async def test_subjects_and_headers_that_are_no_text_end_neither_agent_nor_proje
             )
             await submit(log, after)
             assert (await ended(log, after.slot)).verdict is Verdict.PASSED
-            assert await projector.wait_for((await log.state()).last_seq, 10), projector.failure
+            assert await projector.wait_for((await log.state()).last_seq, patience(10)), projector.failure
         view = read_model.job(after.job_id)
         assert view is not None
         assert view.status is Status.DONE

@@ -12,6 +12,7 @@ import pytest
 
 from factories import spec
 from faults.watched import patiently
+from patience import patience
 from projections.histories import content
 from qgjet import streams
 from qgjet.bus import Bus, connect
@@ -78,11 +79,11 @@ async def rage(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, bre
             assert history[-1].seq == version
         for _ in range(3):
             await patiently(retention.round)
-        assert await projector.wait_for((await log.state()).last_seq, 30)
+        assert await projector.wait_for((await log.state()).last_seq, patience(30))
     read_model.close()
     again = ReadModel.open(tmp_path / "again.sqlite")
     async with Projector(log, again, retention_s=0) as projector:
-        assert await projector.wait_for((await log.state()).last_seq, 30)
+        assert await projector.wait_for((await log.state()).last_seq, patience(30))
     again.close()
     left, rebuilt = content(tmp_path / "read.sqlite"), content(tmp_path / "again.sqlite")
     assert [left[table] for table in schema.CONTENT] == [rebuilt[table] for table in schema.CONTENT]

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from playwright.async_api import Browser, async_playwright
 
 from agents import eventually
+from patience import patience
 from qgjet import streams, token_file, tokens
 from qgjet.bus import Bus, connect
 from qgjet.clock import utc_now
@@ -79,7 +80,7 @@ class Stack:
     # -- what clients do ---------------------------------------------------------------------------------------------
 
     def client(self, token: str = "") -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=20, headers={"Authorization": f"Bearer {token}"} if token else {})
+        return httpx.AsyncClient(base_url=self.url, timeout=patience(20), headers={"Authorization": f"Bearer {token}"} if token else {})
 
     async def submit(self, test: str = "tests/login.spec.ts", *, token: str = "", **fields: Any) -> str:
         """Id of a job that the API can show."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import SHOP
+from patience import patience
 from surroundings import is_ours
 from web.stack import Stack
 from web.visits import Visits, is_marked, live, mark, until
@@ -26,8 +27,8 @@ async def test_a_build_with_a_bug_is_followed_from_the_first_job_to_its_picture(
     command = [str(Path(sys.executable).with_name("qgjet")), "agent", "--target", "emulator"]
     agent = await asyncio.create_subprocess_exec(*command, cwd=SHOP, env=environment, stderr=asyncio.subprocess.DEVNULL)
     try:
-        await page.locator("h1 + .badge", has_text="running").wait_for(timeout=60_000)
-        await page.locator("h1 + .badge", has_text="failed").wait_for(timeout=90_000)
+        await page.locator("h1 + .badge", has_text="running").wait_for(timeout=patience(60_000))
+        await page.locator("h1 + .badge", has_text="failed").wait_for(timeout=patience(90_000))
     finally:
         agent.terminate()
         await agent.wait()

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page
 
+from patience import patience
 from web.stack import Stack, stack_in
 from web.visits import Visits, act, column, is_marked, live, mark, said, sign_in
 
@@ -134,7 +135,7 @@ async def test_a_revoked_token_leads_to_the_sign_in_page_by_itself(guarded: Guar
     page = await live(await signed_in(visit, guarded, token, "/ui/jobs"))
     await mark(page)
     guarded.stack.revoke(token)
-    await page.wait_for_url("**/ui/login?next=%2Fui%2Fjobs", timeout=40_000)
+    await page.wait_for_url("**/ui/login?next=%2Fui%2Fjobs", timeout=patience(40_000))
     assert not await is_marked(page)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Response
 
 from agents import eventually
+from patience import patience
 
 ASSETS = Path(__file__).resolve().parents[2] / "projections/assets"
 AXE = ASSETS / "node_modules/axe-core/axe.min.js"
@@ -42,7 +43,7 @@ class Visits:
         context = await self._browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, java_script_enabled=scripts, timezone_id="Asia/Kolkata", **options
         )
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(patience(15_000))
         if scripts:
             await context.add_init_script(WATCH)
         context.on("console", self._said)
