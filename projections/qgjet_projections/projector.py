@@ -64,6 +64,7 @@ class Projector:
         self.log_state: StreamState | None = None
         """The log as of the last look, at most a second ago while the server answers."""
         self._progress_at = 0.0
+        self._current_at: float | None = None
         self._moved = asyncio.Event()
         self._strangers: set[str] = set()
         self._pruned_to = 0
@@ -92,6 +93,11 @@ class Projector:
             return None
         events = max(self.log_state.last_seq - self.applied_seq, 0)
         return Lag(events=events, seconds=monotonic() - self._progress_at if events else 0.0)
+
+    @property
+    def lag_s(self) -> float | None:
+        """Seconds since the read model last held all of the log for certain, also while NATS is silent; None: it never did. For any thread."""
+        return None if self._current_at is None else monotonic() - self._current_at
 
     async def wait_for(self, seq: int, timeout_s: float) -> bool:
         """Wait until the log is applied up to `seq`; False when that does not happen in time, or the projector has stopped."""
@@ -239,7 +245,7 @@ class Projector:
                 continue  # the tail says it
             self.log_state = state
             if self.applied_seq >= state.last_seq:
-                self._progress_at = monotonic()
+                self._progress_at = self._current_at = monotonic()
 
     async def _skip_purged(self, position: Position, state: StreamState) -> None:
         if await self._log.next_of(ALL_EVENTS, position.applied_seq + 1) is None:

@@ -19,7 +19,7 @@ from qgjet import presence, private_files, streams
 from qgjet.bus import Bus, connect
 from qgjet.clock import Clock, end, utc_now, within
 from qgjet.controls import Pauses
-from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
+from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
 from qgjet.settings import Deployment, Settings, without_password
@@ -40,6 +40,8 @@ CLOSE_TIMEOUT_S = 4.0
 WATCH_S = 0.25
 UNHEALTHY_AFTER_S = 5.0
 AGENTS_FRESH_S = 1.0
+AGENTS_WAIT_S = 0.5
+"""A read need not wait longer to say why jobs wait."""
 STREAM_THREADS = 2
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,6 +67,8 @@ class Service:
         self._lost_at: float | None = self._loop.time()
         self._agents: list[AgentInfo] = []
         self._agents_until = 0.0
+        self._asking: asyncio.Task[list[AgentInfo]] | None = None
+        self._answered = True
         self._stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="stream")
 
     @property
@@ -93,6 +97,12 @@ class Service:
         """How far the read model is behind the log; None while it does not follow one. For any thread."""
         projector = self.projector
         return None if projector is None else projector.lag
+
+    @property
+    def lag_s(self) -> float | None:
+        """Seconds since the read model last held all of the log for certain; None: not known."""
+        projector = self.projector
+        return None if projector is None else projector.lag_s
 
     # -- what is wrong -----------------------------------------------------------------------------------------------
 
@@ -214,6 +224,8 @@ class Service:
         return self.projector is not None and await self.projector.wait_for(seq, timeout_s)
 
     def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
         self._stream_threads.shutdown(cancel_futures=True)
 
     async def rest(self, seconds: float) -> None:
@@ -243,16 +255,35 @@ class Service:
 
     async def agents(self) -> list[AgentInfo]:
         """Agents that are alive, at most a second old. Raises LogUnavailable."""
-        if self._loop.time() >= self._agents_until:
-            self._agents = await presence.agents(self.log.bus)
-            self._agents_until = self._loop.time() + AGENTS_FRESH_S
-        return self._agents
+        return self._agents if self._agents_are_fresh else await asyncio.shield(self._ask())
 
     async def agents_if_known(self) -> list[AgentInfo] | None:
-        try:
-            return await self.agents()
-        except QgjetError:
-            return None
+        """The same; None when NATS does not answer at once. While it is silent, only the first call waits, and not for long."""
+        if self._agents_are_fresh:
+            return self._agents
+        asking = self._ask()
+        await asyncio.wait({asking}, timeout=AGENTS_WAIT_S if self._answered else 0)
+        if asking.done() and not asking.cancelled() and asking.exception() is None:
+            return asking.result()
+        self._answered = False
+        return None
+
+    @property
+    def _agents_are_fresh(self) -> bool:
+        return self._loop.time() < self._agents_until
+
+    def _ask(self) -> asyncio.Task[list[AgentInfo]]:
+        """Ask NATS for the agents, once for all calls that wait."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._read_agents(), name="agents")
+            self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # a call may no longer wait for it
+        return self._asking
+
+    async def _read_agents(self) -> list[AgentInfo]:
+        self._agents = await presence.agents(self.log.bus)
+        self._answered = True
+        self._agents_until = self._loop.time() + AGENTS_FRESH_S
+        return self._agents
 
     def pauses(self) -> Pauses:
         return Pauses(self.read_model.pauses())

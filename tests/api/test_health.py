@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -249,3 +251,34 @@ async def test_a_stream_near_its_limit_of_consumers_is_a_warning_and_a_metric(
         assert "qgjet_max_consumers 10.0" in metrics
     found = await look_at_server(settings)
     assert [one.about for one in found if one.health is not Health.OK] == ["partition queues"]
+
+
+async def test_reads_answer_at_once_while_nats_is_silent_and_say_how_old_they_are(
+    api: httpx.AsyncClient, submit: Submit, server: NatsServer, eventually: Any
+) -> None:
+    job = await submit()
+
+    async def is_current() -> bool:
+        lag = (await api.get("/jobs")).headers["qgjet-lag-seconds"]
+        return lag != "unknown" and float(lag) < 3
+
+    await eventually(is_current)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        for _ in range(4):
+            for path in ("/jobs", "/jobs?status=queued", f"/jobs/{job['job_id']}", f"/status/{job['job_id']}", "/partitions", "/ui/jobs", "/"):
+                answer = await api.get(path)
+                assert answer.status_code == 200, path
+                assert int(answer.headers["qgjet-applied-seq"]) >= job["seq"]
+        assert time.monotonic() - began < 10, "28 requests that each wait for NATS take more than 40 s"
+
+        async def is_old() -> bool:
+            return float((await api.get("/jobs")).headers["qgjet-lag-seconds"]) > 3
+
+        await eventually(is_old)
+        assert (await api.get("/jobs", params={"min_seq": job["seq"] + 1})).status_code == 503
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    await eventually(is_current)

@@ -23,7 +23,7 @@ from qgjet_projections.api.bodies import MAX_BODY_BYTES, JsonRequest
 from qgjet_projections.api.docs import openapi_config
 from qgjet_projections.api.headers import protect
 from qgjet_projections.api.problems import HANDLERS
-from qgjet_projections.api.reads import PROVIDERS
+from qgjet_projections.api.reads import APPLIED_SEQ, LAG, PROVIDERS, mark_lag
 from qgjet_projections.service import Service, open_service
 from qgjet_projections.web.page import template_config
 from qgjet_projections.web.routes import dashboard
@@ -101,7 +101,7 @@ def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]], access:
         state=State({"access": access}),
         guards=[admit],
         middleware=[close_streams],
-        before_send=[protect],
+        before_send=[protect, mark_lag],
         cors_config=_cors(api),
         dependencies=PROVIDERS,
         exception_handlers=HANDLERS,
@@ -121,7 +121,7 @@ def _cors(api: ApiSettings) -> CORSConfig | None:
         allow_origins=list(api.cors_origins),
         allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Range"],
-        expose_headers=["Content-Disposition", "ETag", "Idempotency-Replayed", "Location", "Retry-After"],
+        expose_headers=["Content-Disposition", "ETag", "Idempotency-Replayed", "Location", APPLIED_SEQ, LAG, "Retry-After"],
         max_age=600,
     )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request
-from litestar.datastructures import State
+from litestar.datastructures import MutableScopeHeaders, State
 from litestar.di import NamedDependency, Provide
 from litestar.params import QueryParameter
+from litestar.types import Message, Scope
 
 from qgjet_projections.api.access import Caller, TheCaller
 from qgjet_projections.api.problems import NotCaughtUp
@@ -15,6 +16,8 @@ from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
 
 MIN_SEQ_WAIT_S = 2.0
+APPLIED_SEQ, LAG = "Qgjet-Applied-Seq", "Qgjet-Lag-Seconds"
+"""Headers: the read model holds the log up to this sequence, and held all of it for certain so many seconds ago."""
 
 TheService = NamedDependency[Service]
 Reads = NamedDependency[ReadModel]
@@ -43,6 +46,18 @@ async def fresh(service: TheService, caller: TheCaller, min_seq: MinSeq = None) 
     if min_seq is not None and not await service.applied(min_seq, MIN_SEQ_WAIT_S):
         raise NotCaughtUp(f"the read model has applied {service.applied_seq} events, not yet {min_seq}; try again")
     return service.read_model.seen_by(caller.orgs)
+
+
+async def mark_lag(message: Message, scope: Scope) -> None:
+    """Mark every answer to a read with how old it may be. Litestar calls it with every message of every response."""
+    if message["type"] != "http.response.start" or scope.get("method") not in ("GET", "HEAD"):
+        return
+    caller = scope.get("auth")
+    if isinstance(caller, Caller) and caller.known:
+        service: Service = scope["litestar_app"].state.service
+        headers = MutableScopeHeaders.from_message(message)
+        headers.setdefault(APPLIED_SEQ, str(service.applied_seq))
+        headers.setdefault(LAG, "unknown" if service.lag_s is None else f"{service.lag_s:.1f}")
 
 
 PROVIDERS = {
