@@ -32,6 +32,7 @@ MAX_SUITE_ID_BYTES = 128
 MAX_TIMEOUT_S = 30 * 86_400.0
 MAX_SUITE_JOBS = 1000
 """Jobs of one bulk submission."""
+MAX_TO_COME = 1_000_000
 
 Duration = float | int | str
 """Seconds, or text such as `30s`, `10m`, `1h`."""
@@ -71,6 +72,10 @@ class SuiteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """For jobs that do not say otherwise, and for those that say `attach`."""
     atomic: bool = True
     """All jobs or none; False: those that can be accepted."""
+    submission: str = ""
+    """Name of a submission that takes several requests, the same in each of them. Empty: this request is all of it."""
+    to_come: int = 0
+    """Jobs that later requests of the submission bring. The suite is complete after the request with 0, and cancelled if that does not come within minutes."""
     jobs: tuple[SubmitRequest, ...] = ()
     org_id: str = ""
     app_version_id: str = ""
@@ -121,9 +126,18 @@ def jobs_of(suite: SuiteRequest, suite_id: str) -> list[SuiteJob]:
         jobs = [_in_suite(job, suite, suite_id, f"jobs.{number}.") for number, job in enumerate(suite.jobs)]
     else:
         jobs = _jobs_of_tests(suite, suite_id)
+    _check_submission(suite, jobs)
     field = "jobs" if suite.jobs else "tests"
     _require(field, ((bool(jobs), "must not be empty"), (len(jobs) <= MAX_SUITE_JOBS, f"make {len(jobs)} jobs; at most {MAX_SUITE_JOBS} are accepted at once")))
     return jobs
+
+
+def _check_submission(suite: SuiteRequest, jobs: Sequence[SuiteJob]) -> None:
+    one_org = len({job.request.org_id for job in jobs}) <= 1
+    _storable("submission", suite.submission)
+    _require("submission", ((bool(suite.submission) or not suite.to_come, "is missing: requests with to_come name the submission that they are of"),))
+    _require("to_come", ((0 <= suite.to_come <= MAX_TO_COME, f"must be an integer from 0 to {MAX_TO_COME}"),))
+    _require("submission", ((one_org or not suite.submission, "cannot hold jobs of several orgs: send a submission for each"),))
 
 
 def _in_suite(job: SubmitRequest, suite: SuiteRequest, suite_id: str, prefix: str) -> SuiteJob:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import chain
 
@@ -45,6 +46,8 @@ class Submission(Struct, frozen=True, kw_only=True):
     by: str = ""
     request_hash: str = ""
     tags: dict[str, str] = {}
+    to_come: int = 0
+    """Jobs of the same submission that later calls bring. They are of one org."""
 
 
 class SuiteRefused(Refused):
@@ -86,13 +89,27 @@ async def submit_suite(log: EventLog, submission: Submission, *, timeout_s: floa
     answers: dict[int, Accepted] = {}
     stretches = _stretches(submission)
     for number, stretch in enumerate(stretches):
-        to_come = sum(map(len, stretches[number + 1 :]))
+        to_come = _to_come(submission, stretches[number + 1 :])
         try:
             answers |= await _submit(log, submission, stretch, to_come, deadline)
         except SuiteRefused:
             await _take_back(log, submission, answers)
             raise
     return [answers[position] for position in range(len(submission.specs))]
+
+
+async def announce(log: EventLog, submission: Submission, to_come: Counter[str]) -> None:
+    """Record how many jobs of a submission are to follow, by org. For jobs that are submitted one by one: without it a part of them looks complete.
+
+    The submission is complete once 0 is recorded; the janitor closes it otherwise. Raises LogUnavailable.
+    """
+    for org_id in _by_org(submission, range(len(submission.specs))):
+        event = _opening(log, submission, org_id, (), to_come[org_id])
+        while True:
+            last = await log.last_of(f"{suite_prefix(org_id, submission.suite_id)}.>")
+            with contextlib.suppress(WrongVersion):
+                await _append_all(log, [_suite_message(event, last.seq if last else 0)])
+                break
 
 
 def _stretches(submission: Submission) -> list[list[int]]:
@@ -116,7 +133,13 @@ async def _take_back(log: EventLog, submission: Submission, answers: dict[int, A
             await log.cancel(submission.specs[position].slot, accepted.job_id, by=submission.by, reason="the rest of its suite was refused")
 
 
-async def _submit(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: int, deadline: float) -> dict[int, Accepted]:
+def _to_come(submission: Submission, later: Sequence[Sequence[int]]) -> Counter[str]:
+    """Org -> jobs that are to follow. Each org's suite is complete on its own: the last stretch need not hold jobs of all of them."""
+    following = Counter(submission.specs[position].org_id for stretch in later for position in stretch)
+    return following + Counter({spec.org_id: submission.to_come for spec in submission.specs})
+
+
+async def _submit(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: Counter[str], deadline: float) -> dict[int, Accepted]:
     while True:
         try:
             earlier = await _earlier(log, submission, stretch)
@@ -213,7 +236,7 @@ async def _read_all(log: EventLog, slots: Sequence[Slot]) -> list[tuple[Job | No
     return await asyncio.gather(*map(read, slots))
 
 
-async def _write(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: int, decided: _Decided) -> dict[int, Accepted]:
+async def _write(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: Counter[str], decided: _Decided) -> dict[int, Accepted]:
     """Append what is decided, with the suite's own events last. Raises WrongVersion when a slot has moved on."""
     opened = _opened(log, submission, stretch, to_come, decided)
     messages = [_submitted_message(event, expected) for _, event, expected in decided.created]
@@ -229,7 +252,7 @@ async def _write(log: EventLog, submission: Submission, stretch: Sequence[int], 
     return written | twice
 
 
-def _opened(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: int, decided: _Decided) -> list[SuiteOpened]:
+def _opened(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: Counter[str], decided: _Decided) -> list[SuiteOpened]:
     """One event per org."""
 
     def member(position: int) -> Member:
@@ -238,24 +261,29 @@ def _opened(log: EventLog, submission: Submission, stretch: Sequence[int], to_co
             return member_of(spec, spec.job_id)
         return member_of(spec, accepted.job_id, attached=accepted.attached, seq=accepted.seq)
 
-    return [
-        SuiteOpened(
-            suite_id=submission.suite_id,
-            org_id=org_id,
-            at=log.clock(),
-            by=submission.by,
-            submission=submission.id,
-            request_hash=submission.request_hash,
-            jobs=tuple(map(member, positions)),
-            to_come=to_come,
-            tags=submission.tags,
-        )
-        for org_id, positions in _by_org(submission, stretch).items()
-    ]
+    return [_opening(log, submission, org_id, tuple(map(member, positions)), to_come[org_id]) for org_id, positions in _by_org(submission, stretch).items()]
+
+
+def _opening(log: EventLog, submission: Submission, org_id: str, jobs: tuple[Member, ...], to_come: int) -> SuiteOpened:
+    return SuiteOpened(
+        suite_id=submission.suite_id,
+        org_id=org_id,
+        at=log.clock(),
+        by=submission.by,
+        submission=submission.id,
+        request_hash=submission.request_hash,
+        jobs=jobs,
+        to_come=to_come,
+        tags=submission.tags,
+    )
 
 
 async def abandon(log: EventLog, org_id: str, suite_id: str, submission_id: str, *, by: str) -> bool:
-    """End a submission whose rest never came: cancel what it created, and say so in the suite. False when there is nothing to end. Twice is harmless."""
+    """Close a submission whose rest never came: cancel what it created, and record in the suite how many jobs are missing.
+
+    Returns False when there is nothing to close. Twice is harmless. A client that goes on after that completes the submission.
+    """
+    last = await log.last_of(f"{suite_prefix(org_id, suite_id)}.>")
     events = [event async for _, event in openings(log, org_id, suite_id) if event.submission == submission_id]
     if not events or not events[-1].to_come:
         return False
@@ -263,9 +291,8 @@ async def abandon(log: EventLog, org_id: str, suite_id: str, submission_id: str,
         for member in event.jobs:
             if not member.attached:
                 await log.cancel(event.slot_of(member), member.job_id, by=by, reason="the rest of its suite never came")
-    last = await log.last_of(f"{suite_prefix(org_id, suite_id)}.>")
-    closing = replace(events[-1], at=log.clock(), by=by, jobs=(), to_come=0)
-    with contextlib.suppress(WrongVersion):  # somebody has opened the suite anew: the next round sees to it
+    closing = replace(events[-1], at=log.clock(), by=by, jobs=(), to_come=0, missing=events[-1].to_come)
+    with contextlib.suppress(WrongVersion):  # the suite has moved on since it was read: the next round decides again
         await _append_all(log, [_suite_message(closing, last.seq if last else 0)])
     return True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from msgspec import Struct
@@ -67,11 +67,25 @@ class SuiteReport(Struct, frozen=True, kw_only=True):
     """What is known of the run: commit, branch, CI job and whatever else its submitter has said."""
     to_come: int = 0
     """Jobs of a large submission that are not stored yet: they are not among `jobs`, and there is no verdict without them."""
+    missing: int = 0
+    """Jobs that never arrived because their submission ended half-way: the suite is cancelled, unless a job of it came to something worse."""
 
     @property
     def verdict(self) -> Verdict | None:
         """Of the worst job; None while one has no verdict, and without jobs."""
-        return None if self.to_come else worst([job.verdict for job in self.jobs])
+        absent = [None] * bool(self.to_come) + [Verdict.CANCELLED] * bool(self.missing)
+        return worst([*absent, *(job.verdict for job in self.jobs)])
+
+    @property
+    def entries(self) -> tuple[JobReport, ...]:
+        """The jobs, and one more that stands for those that are absent: for formats whose readers know test cases only."""
+        return (*self.jobs, *self._absent())
+
+    def _absent(self) -> Iterator[JobReport]:
+        if self.to_come:
+            yield _stand_in(f"{self.to_come} jobs not submitted yet", "incomplete", "the submission of the suite has not ended", None)
+        if self.missing:
+            yield _stand_in(f"{self.missing} jobs never submitted", "incomplete", "the submission of the suite ended half-way", Verdict.CANCELLED)
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -90,6 +104,10 @@ class SuiteReport(Struct, frozen=True, kw_only=True):
         times = [job.finished_at for job in self.jobs if job.job_id]
         ended = [at for at in times if at is not None]
         return max(ended, default=None) if len(ended) == len(times) and not self.to_come else None
+
+
+def _stand_in(test: str, reason: str, message: str, verdict: Verdict | None) -> JobReport:
+    return JobReport(job_id="", org_id="", app_version_id="", target="", test=test, status=None, verdict=verdict, reason=reason, message=message)
 
 
 def worst(verdicts: Sequence[Verdict | None]) -> Verdict | None:

@@ -2,7 +2,7 @@
 
 `qg.suite.<org>.<suite_id>.opened` stands in one atomic batch with the `submitted` of the jobs that it created, so that all of them are there or none. A suite
 may be opened again: each submission under its id adds jobs. A submission of more jobs than a batch holds is told by several events, and complete with the one
-that has nothing `to_come`.
+that has nothing `to_come` and nothing `missing`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class SuiteOpened(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
     jobs: tuple[Member, ...]
     to_come: Whole = 0
     """Jobs of the submission that later events bring."""
+    missing: Whole = 0
+    """Jobs of the submission that never arrived: the janitor closed it without them."""
     tags: dict[str, str] = {}
 
     def slot_of(self, member: Member) -> Slot:

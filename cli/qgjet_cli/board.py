@@ -135,6 +135,8 @@ class Board:
         self.tracks = {track.job_id: track for track in tracks}
         self.suite_id = suite_id
         self._grows = grows
+        self.missing = 0
+        """Jobs of the suite that never arrived."""
 
     def follow_suite(self, suite_id: str) -> None:
         """From now on the board is that suite's, and grows with it."""

@@ -180,7 +180,7 @@ def counted(report: SuiteReport) -> str:
     """`2 failed, 1 flaky, 15 passed`, and what has no verdict."""
     found = report.counts
     parts = [f"{found[verdict]} {verdict.replace('_', ' ')}" for verdict in WORST_FIRST if verdict in found]
-    without = sum(job.verdict is None for job in report.jobs) + report.to_come
+    without = sum(job.verdict is None for job in report.jobs) + report.to_come + report.missing
     return ", ".join(parts + ([f"{without} without a result"] if without else [])) or "no jobs"
 
 

@@ -101,7 +101,9 @@ class ApiClient:
             return [await self._submit_one(batch.requests[0], key)]
         placed: list[Placed] = []
         for number, chunk in enumerate(_chunks(batch.requests)):
-            answers = await self._submit_chunk(batch, chunk, key if number == 0 else f"{key} {number}")
+            to_come = len(batch.requests) - len(placed) - len(chunk)
+            parts = {"submission": key, "to_come": to_come} if number or to_come else {}
+            answers = await self._submit_chunk(batch, chunk, key if number == 0 else f"{key} {number}", parts)
             if not batch.partial and placed and not all(one.job_id for one in answers):
                 return await self._take_back(placed) + answers
             placed += answers
@@ -122,9 +124,9 @@ class ApiClient:
                 raise
             return Placed(request=request, error=str(refused), exit=Exit.USAGE)
 
-    async def _submit_chunk(self, batch: Batch, chunk: Sequence[SubmitRequest], key: str) -> list[Placed]:
+    async def _submit_chunk(self, batch: Batch, chunk: Sequence[SubmitRequest], key: str, parts: Json) -> list[Placed]:
         jobs = [_fields(request) for request in chunk]
-        body = {"suite_id": batch.suite_id, "on_duplicate": chunk[0].on_duplicate, "atomic": not batch.partial, "jobs": jobs}
+        body = {"suite_id": batch.suite_id, "on_duplicate": chunk[0].on_duplicate, "atomic": not batch.partial, "jobs": jobs, **parts}
         deadline = asyncio.get_running_loop().time() + self._http.patience_s
         while True:
             answers = await self._suite(body, key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from qgjet import presence, streams, subjects
@@ -18,7 +19,7 @@ from qgjet.queue import Queue
 from qgjet.settings import Deployment, Settings, without_password
 from qgjet.subjects import STREAM, Lane
 from qgjet.submission import hash_of, idempotent_id, make_spec
-from qgjet.suite_log import KeyReused, Submission, SuiteRefused, submit_suite
+from qgjet.suite_log import KeyReused, Submission, SuiteRefused, announce, submit_suite
 from qgjet.suites import shared_tags
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import ALL, Batch, Events, Notice, Placed
@@ -76,11 +77,31 @@ class NatsClient:
         if batch.suite_id and not batch.partial:
             return await self._submit_suite(batch, specs)
         answers: list[Accepted | QgjetError | None] = [await self._earlier(spec) if batch.key else None for spec in specs]
+        submission = self._submission(batch, specs)
+        if batch.suite_id:
+            await announce(self._log, submission, Counter(spec.org_id for spec in specs))
         await self._append(specs, answers, batch.requests[0].on_duplicate)
+        if batch.suite_id:
+            await announce(self._log, submission, Counter(spec.org_id for spec, answer in zip(specs, answers, strict=True) if _lost(answer)))
         return [_placed(batch, number, spec, answer) for number, (spec, answer) in enumerate(zip(specs, answers, strict=True))]
 
     async def _submit_suite(self, batch: Batch, specs: Sequence[JobSpec]) -> list[Placed]:
-        submission = Submission(
+        if batch.key:
+            for spec in specs:
+                await self._earlier(spec)
+        answers: Sequence[Accepted | QgjetError]
+        try:
+            answers = await submit_suite(self._log, self._submission(batch, specs), timeout_s=SUBMIT_PATIENCE_S)
+        except KeyReused as error:
+            raise InvalidInput("idempotency_key", str(error)) from error
+        except SuiteRefused as refused:
+            answers = [refused.errors.get(position, refused) for position in range(len(specs))]
+        except LogUnavailable as error:
+            answers = [error] * len(specs)
+        return [_placed(batch, number, spec, answer) for number, (spec, answer) in enumerate(zip(specs, answers, strict=True))]
+
+    def _submission(self, batch: Batch, specs: Sequence[JobSpec]) -> Submission:
+        return Submission(
             suite_id=batch.suite_id,
             id=idempotent_id(specs[0].org_id, f"suite {batch.key}") if batch.key else str(uuid.uuid4()),
             specs=specs,
@@ -89,19 +110,6 @@ class NatsClient:
             request_hash=hash_of(batch) if batch.key else "",
             tags=shared_tags([spec.tags for spec in specs]),
         )
-        if batch.key:
-            for spec in specs:
-                await self._earlier(spec)
-        answers: Sequence[Accepted | QgjetError]
-        try:
-            answers = await submit_suite(self._log, submission, timeout_s=SUBMIT_PATIENCE_S)
-        except KeyReused as error:
-            raise InvalidInput("idempotency_key", str(error)) from error
-        except SuiteRefused as refused:
-            answers = [refused.errors.get(position, refused) for position in range(len(specs))]
-        except LogUnavailable as error:
-            answers = [error] * len(specs)
-        return [_placed(batch, number, spec, answer) for number, (spec, answer) in enumerate(zip(specs, answers, strict=True))]
 
     def _spec(self, batch: Batch, number: int) -> JobSpec:
         request = batch.requests[number]

@@ -94,7 +94,7 @@ def results_of(board: Board, placed: Sequence[Placed] = ()) -> list[JobResult]:
 def report_of(board: Board, placed: Sequence[Placed] = (), *, tags: dict[str, str] | None = None) -> SuiteReport:
     """All that is known of the jobs, for reports."""
     refused = [_refused_job(one) for one in placed if not one.job_id]
-    return SuiteReport(suite_id=board.suite_id, jobs=(*map(_job_report, board.tracks.values()), *refused), tags=tags or {})
+    return SuiteReport(suite_id=board.suite_id, jobs=(*map(_job_report, board.tracks.values()), *refused), tags=tags or {}, missing=board.missing)
 
 
 def _job_report(track: Track) -> JobReport:
@@ -134,8 +134,10 @@ def _refused_job(placed: Placed) -> JobReport:
     )
 
 
-def exit_of(results: Sequence[JobResult], *, fail_on_flaky: bool) -> Exit:
-    return of_verdicts([result.verdict for result in results], fail_on_flaky=fail_on_flaky)
+def exit_of(results: Sequence[JobResult], *, fail_on_flaky: bool, missing: int = 0) -> Exit:
+    """`missing` jobs of the suite never arrived: they count as cancelled."""
+    verdicts = [result.verdict for result in results]
+    return of_verdicts([*verdicts, Verdict.CANCELLED] if missing else verdicts, fail_on_flaky=fail_on_flaky)
 
 
 def show(results: Sequence[JobResult], code: Exit, *, suite_id: str, json: bool) -> None:

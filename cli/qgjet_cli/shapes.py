@@ -49,6 +49,8 @@ class Suite(Struct, frozen=True, kw_only=True):
     verdict: str | None
     total: int
     live: int
+    to_come: int = 0
+    missing: int = 0
     verdicts: dict[str, int]
     created_at: Instant
     duration_s: float | None

@@ -19,7 +19,7 @@ from qgjet_cli.board import Board
 from qgjet_cli.client import open_api, patience
 from qgjet_cli.exits import Exit, NotAccepted, of_error
 from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
-from qgjet_cli.progress import summary, view_of
+from qgjet_cli.progress import View, summary, view_of
 from qgjet_cli.reporting import Outputs
 from qgjet_cli.request import seconds, settings_of
 from qgjet_cli.watch import watch
@@ -27,6 +27,8 @@ from qgjet_cli.watch import watch
 if TYPE_CHECKING:
     from qgjet_cli.over_http import ApiClient
 
+ARRIVAL_S = 1.0
+"""Between two looks at a suite whose jobs still arrive."""
 LOOKUPS = 8
 """Jobs that are looked up at the same time."""
 LOOKUP_S = 30.0
@@ -67,9 +69,13 @@ def wait(
                     await _fill(client, board, job_ids or [])
                     output.note(f"Waiting for {output.counted(len(board.tracks), 'job')}: {summary(board)}")
                     with view_of(board) as view:
-                        await watch(client, board, view)
+                        board.missing = await _to_the_end(client, board, view)
                     await _complete(client, board)
-                code = result.exit_of(result.results_of(board), fail_on_flaky=fail_on_flaky)
+                if board.missing:
+                    output.warn(
+                        f"{output.counted(board.missing, 'job')} of the suite never arrived: the client ended while it submitted them. Submit the suite again"
+                    )
+                code = result.exit_of(result.results_of(board), fail_on_flaky=fail_on_flaky, missing=board.missing)
             except TimedOut:
                 code = Exit.TIMEOUT
                 output.note(f"--timeout {timeout} is over: {summary(board)}")
@@ -96,7 +102,7 @@ def wait(
 
 
 async def _fill(client: ApiClient, board: Board, job_ids: Sequence[str]) -> None:
-    """Put what is asked for on the board, as it is now."""
+    """Put what is asked for on the board, as it is now; what is there already is kept."""
     from qgjet_cli.over_http import track_of
 
     if board.suite_id:
@@ -105,7 +111,21 @@ async def _fill(client: ApiClient, board: Board, job_ids: Sequence[str]) -> None
         found = await _job_or_suite(client, board, job_ids[0])
     else:
         found = [await client.job(job_id) for job_id in dict.fromkeys(job_ids)]
-    board.tracks |= {job["job_id"]: track_of(job) for job in found}
+    for job in found:
+        board.tracks.setdefault(job["job_id"], track_of(job))
+
+
+async def _to_the_end(client: ApiClient, board: Board, view: View) -> int:
+    """Follow the jobs to their end, and a suite until all its jobs have arrived; gives the number of those that never will."""
+    while True:
+        await watch(client, board, view)
+        if not board.suite_id:
+            return 0
+        suite = await client.suite_summary(board.suite_id)
+        if not suite.get("to_come") and suite["total"] <= len(board.tracks):
+            return int(suite.get("missing", 0))
+        await asyncio.sleep(ARRIVAL_S)
+        await _fill(client, board, [])
 
 
 async def _job_or_suite(client: ApiClient, board: Board, known_as: str) -> list[dict[str, Any]]:

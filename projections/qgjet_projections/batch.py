@@ -174,7 +174,7 @@ class Batch:
         """`standings` must know the latest job of every slot that the batch is about; it is kept up to date."""
         self.events: list[tuple[Any, ...]] = []
         self.new_tags: list[tuple[str, str, int]] = []
-        self.openings: list[tuple[int, str, str, str, int, int, int, str]] = []
+        self.openings: list[tuple[int, str, str, str, int, int, int, int, str]] = []
         self.attached: list[tuple[str, str, str, int]] = []
         """(suite id, org, job id, before which sequence it was submitted)"""
         self.decisions: list[tuple[str, tuple[Any, ...]]] = []
@@ -218,10 +218,10 @@ class Batch:
             self._keep_stranger(one, None, None)
             return
         at = micros(event.at)
-        legal = one.subject == f"{suites.suite_prefix(event.org_id, event.suite_id)}.{suites.OPENED}" and 0 <= event.to_come <= _INT64
+        legal = one.subject == f"{suites.suite_prefix(event.org_id, event.suite_id)}.{suites.OPENED}" and 0 <= event.to_come <= _INT64 and event.missing >= 0
         if legal:
             tags = _json.encode(event.tags).decode()
-            self.openings.append((one.seq, event.suite_id, event.org_id, event.submission, at, one.stored_at, event.to_come, tags))
+            self.openings.append((one.seq, event.suite_id, event.org_id, event.submission, at, one.stored_at, event.to_come, event.missing, tags))
             self.attached += [(event.suite_id, event.org_id, member.job_id, one.seq) for member in event.jobs if member.attached]
         self.events.append((one.seq, at, suites.OPENED, 0, event.org_id, int(legal), one.data))
 

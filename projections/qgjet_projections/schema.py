@@ -109,7 +109,8 @@ CREATE TABLE IF NOT EXISTS openings (
     submission TEXT NOT NULL,
     at INTEGER NOT NULL,
     stored_at INTEGER NOT NULL,         -- by the server's clock
-    to_come INTEGER NOT NULL,           -- jobs of the submission that later events bring; 0: it is complete
+    to_come INTEGER NOT NULL,           -- jobs of the submission that later events bring
+    missing INTEGER NOT NULL,           -- jobs of the submission that never arrived; it is complete when this and to_come are 0
     tags TEXT NOT NULL                  -- JSON
 );
 CREATE INDEX IF NOT EXISTS openings_unfinished ON openings (org_id, suite_id, submission) WHERE to_come > 0;

@@ -126,6 +126,8 @@ class SuiteView(Struct, frozen=True, kw_only=True):
     """Jobs among them that were live before the suite asked for them: it waits for them, and does not cancel them."""
     to_come: int
     """Jobs of a large submission that are not stored yet."""
+    missing: int
+    """Jobs that never arrived because their submission ended half-way."""
     tags: dict[str, str]
     """What the submissions said of it: commit, branch, CI run."""
     live: int

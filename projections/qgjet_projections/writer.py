@@ -264,7 +264,7 @@ class Writer:
         if go:
             connection.executemany("DELETE FROM suite_jobs WHERE (suite_id, org_id, submitted_seq) = (?, ?, ?)", go)
         if batch.openings:
-            connection.executemany("INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, ?, ?)", batch.openings)
+            connection.executemany("INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", batch.openings)
         if batch.attached:
             connection.executemany(_ATTACH, batch.attached)
         self._date({one[:2] for one in (*come, *go)} | {one[1:3] for one in batch.openings}, shrunk=bool(go))

@@ -24,8 +24,8 @@ _ENVIRONMENT = {"commit": "commit", "branch": "branchName", "repository": "repos
 
 def render(report: SuiteReport, *, base_url: str = "") -> bytes:
     """`base_url` is the API's, for the paths of artifacts; without it they are relative to the API."""
-    cases = [case for job in report.jobs for case in cases_of(job)]
-    artifacts = {job.job_id: _attachments(job, base_url) for job in report.jobs}
+    cases = [case for job in report.entries for case in cases_of(job)]
+    artifacts = {job.job_id: _attachments(job, base_url) for job in report.entries}
     results = {
         "tool": {"name": "qgjet", "version": __version__},
         "summary": _summary(report, cases),

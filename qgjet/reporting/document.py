@@ -54,6 +54,8 @@ class Document(Struct, frozen=True, kw_only=True):
     """Jobs that have not ended, or were not accepted."""
     to_come: int
     """Jobs of a large submission that are not stored yet, so not in this report."""
+    missing: int = 0
+    """Jobs that never arrived because their submission ended half-way."""
     tags: dict[str, str]
     began_at: datetime | None
     ended_at: datetime | None
@@ -84,6 +86,7 @@ def document_of(report: SuiteReport, exit_code: int | None = None) -> Document:
         counts={verdict: counts.get(verdict, 0) for verdict in Verdict},
         no_verdict=len(report.jobs) - sum(counts.values()),
         to_come=report.to_come,
+        missing=report.missing,
         tags=report.tags,
         began_at=began_at,
         ended_at=ended_at,

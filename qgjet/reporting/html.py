@@ -116,6 +116,8 @@ def _facts(report: SuiteReport) -> Iterator[str]:
             yield _fact("Duration", duration(bounded((report.ended_at - report.began_at).total_seconds())))
     if report.to_come:
         yield _fact("Still to come", _counted(report.to_come, "job"))
+    if report.missing:
+        yield _fact("Never submitted", _counted(report.missing, "job"))
     for key, value in report.tags.items():
         yield _fact(key, value)
 

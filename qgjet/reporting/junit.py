@@ -22,10 +22,10 @@ def render(report: SuiteReport) -> bytes:
     """One `testsuite` per target and app version, one `testcase` per test; docs/reports.md has the mapping of verdicts."""
     root = _element(None, "testsuites", name=report.suite_id or "qgjet")
     cases: list[Case] = []
-    for (org_id, app_version_id, target), jobs in _groups(report.jobs).items():
+    for (org_id, app_version_id, target), jobs in _groups(report.entries).items():
         properties = {"qgjet.suite_id": report.suite_id, "org_id": org_id, "app_version_id": app_version_id, "target": target}
         properties |= {f"tag.{key}": value for key, value in report.tags.items()}
-        cases += _suite(root, f"{target} {app_version_id}", jobs, properties)
+        cases += _suite(root, f"{target} {app_version_id}".strip() or "incomplete", jobs, properties)
     _count(root, cases)
     indent(root, " ")
     return DECLARATION + tostring(root, encoding="unicode").encode() + b"\n"

@@ -100,6 +100,21 @@ class TestSubmit:
         assert (ended["live"], ended["verdicts"]) == (0, {"cancelled": 1, "passed": 1})
         assert (await api.get(f"/status/{live['job_id']}")).json()["verdict"] == "passed"
 
+    async def test_a_submission_of_several_requests_is_complete_after_the_last_one(self, api: httpx.AsyncClient, agent: Any) -> None:
+        part = {**SHARED, "suite_id": "s", "submission": "x"}
+        await api.post("/suites", json={**part, "tests": ["a.js"], "to_come": 1})
+        seq = await agent.run(Verdict.PASSED, test_path="a.js")
+        suite = (await api.get("/suites/s", params={"min_seq": seq})).json()
+        assert (suite["live"], suite["to_come"], suite["status"], suite["verdict"], suite["finished_at"]) == (0, 1, "running", None, None)
+        await api.post("/suites", json={**part, "tests": ["b.js"]})
+        seq = await agent.run(Verdict.PASSED, test_path="b.js")
+        suite = (await api.get("/suites/s", params={"min_seq": seq})).json()
+        assert (suite["total"], suite["to_come"], suite["missing"], suite["verdict"]) == (2, 0, 0, "passed")
+
+    @pytest.mark.parametrize("wrong", [{"to_come": 1}, {"submission": "x", "to_come": -1}])
+    async def test_requests_of_one_submission_name_it(self, api: httpx.AsyncClient, wrong: Json) -> None:
+        assert (await api.post("/suites", json={**SHARED, "tests": ["a.js"], **wrong})).status_code == 400
+
     async def test_what_takes_longest_runs_first(self, api: httpx.AsyncClient, log: EventLog, agent: Any) -> None:
         for number, seconds in enumerate((1.0, 30.0, 5.0)):
             await api.post("/submit", json={**SHARED, "test": f"tests/{number}.spec.js"})

@@ -148,6 +148,20 @@ async def test_jobs_of_two_orgs_are_one_batch(log: EventLog) -> None:
     assert [[member.job_id for member in event.jobs] for event in await opened(log, "evil")] == [[specs[1].job_id]]
 
 
+async def test_a_suite_of_one_org_is_complete_before_the_other_one_follows(log: EventLog) -> None:
+    mine, other = jobs(999), spec(org_id="other", test="z.js", suite_ids=("ci-7",))
+    await submit_suite(log, submission([*mine, other]))
+    assert [event.to_come for event in await opened(log)][-1] == 0
+    assert [event.to_come for event in await opened(log, "other")] == [0]
+
+
+async def test_a_submission_of_several_calls_is_complete_after_the_last_one(log: EventLog) -> None:
+    first, second = jobs(2)
+    await submit_suite(log, submission([first], id="one", to_come=1))
+    await submit_suite(log, submission([second], id="one"))
+    assert [(event.submission, event.to_come) for event in await opened(log)] == [("one", 1), ("one", 0)]
+
+
 async def test_long_names_are_split_before_they_break_a_message(log: EventLog) -> None:
     specs = [spec(test=f"{number:04d}/" + "é" * 80 + ".js", app_version_id="v" * 60) for number in range(900)]
     tags = {f"key-{number}": "\u2603" * 256 for number in range(32)}

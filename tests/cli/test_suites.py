@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+
 from agents import ended as end_of
+from agents import eventually
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
+from factories import spec
+from qgjet.decide import OnDuplicate
 from qgjet.events import Slot, Status
 from qgjet.log import EventLog
+from qgjet.suite_log import Submission, abandon, openings, submit_suite
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 HANG = ("hang",)
+ATTACH = OnDuplicate.ATTACH
 
 
 def slot(test: str) -> Slot:
@@ -43,6 +53,35 @@ async def test_a_green_suite_has_nothing_to_run_again(over_api: Cli, work: Work)
         whole = (await over_api("rerun", "nightly", "--json")).json[0]
         assert [job["test"] for job in whole["jobs"]] == [A]
         assert (await over_api("wait", whole["suite_id"])).code == 0
+
+
+async def test_a_client_that_is_killed_in_the_middle_leaves_nothing_green(over_api: Cli, work: Work, log: EventLog) -> None:
+    """Its one chunk has passed; the janitor closes the suite, and `wait` waits for that."""
+    one = Submission(suite_id="torn", id="x", specs=[spec(org_id=ORG, app_version_id=VERSION, target=TARGET, test=A, suite_ids=("torn",))], modes=[ATTACH])
+    async with work({A: ("passed",)}):
+        await submit_suite(log, replace(one, to_come=1))
+        await end_of(log, slot(A))
+        waiting = asyncio.create_task(over_api("wait", "torn", "--junit", "report.xml", "--json"))
+        await eventually(lambda: listed_with_one_to_come(over_api), what="the suite")
+        assert not waiting.done()
+        assert await abandon(log, ORG, "torn", "x", by="test")
+        ended = await waiting
+        (listed,) = (await over_api("suites", "--json")).json
+    assert (ended.code, "never arrived" in ended.err) == (6, True)
+    assert (listed["status"], listed["verdict"], listed["missing"]) == ("cancelled", "cancelled", 1)
+    assert 'errors="1"' in (over_api.cwd / "report.xml").read_text()
+
+
+async def listed_with_one_to_come(cli: Cli) -> bool:
+    return [suite["to_come"] for suite in (await cli("suites", "--json")).json] == [1]
+
+
+@pytest.mark.parametrize("flags", [(), ("--partial",)])
+async def test_more_jobs_than_one_request_holds_are_one_submission(either: Cli, log: EventLog, flags: tuple[str, ...]) -> None:
+    assert (await either("submit", *named(*(f"t{number}" for number in range(1500))), "--suite-id", "large", "--no-ci-tags", *flags)).code == 0
+    events = [event async for _, event in openings(log, ORG, "large")]
+    assert len({event.submission for event in events}) == 1
+    assert (events[0].to_come > 0, events[-1].to_come) == (True, 0)
 
 
 async def test_a_job_runs_again_by_its_own_id(over_api: Cli, work: Work) -> None:

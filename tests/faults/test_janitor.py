@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from qgjet.settings import QueueSettings
 from qgjet.subjects import Lane
 from qgjet.suite_log import Submission, submit_suite
 from qgjet_projections import janitor as janitors
+from qgjet_projections.api.answers import suite_verdict
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
@@ -78,7 +80,7 @@ async def test_a_submission_that_was_never_completed_is_taken_back(log: EventLog
     live, first, other = spec(), spec(test="b.js"), spec(test="c.js")
     await log.submit(live)
     torn = Submission(suite_id="s", id="torn", specs=[spec(), first], modes=[OnDuplicate.ATTACH] * 2)
-    await suite_log._submit(log, torn, [0, 1], 500, asyncio.get_running_loop().time() + 10)
+    await suite_log._submit(log, torn, [0, 1], Counter({live.org_id: 500}), asyncio.get_running_loop().time() + 10)
     await submit_suite(log, replace(torn, id="whole", specs=[other], modes=[OnDuplicate.ATTACH]))
     await round_of(log, read_model, later_s=60)
     assert (await log.load(first.slot)).status is Status.QUEUED  # type: ignore[union-attr]
@@ -88,6 +90,33 @@ async def test_a_submission_that_was_never_completed_is_taken_back(log: EventLog
     written = (await log.state()).last_seq
     await round_of(log, read_model, later_s=400)
     assert (await log.state()).last_seq == written, "once is enough"
+
+
+async def test_a_suite_that_was_never_completed_is_not_green_though_all_its_jobs_passed(log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+    """Agents are quicker than the janitor. A client that goes on after all completes the suite."""
+    first, second = spec(suite_ids=("s",)), spec(test="b.js", suite_ids=("s",))
+    await Queue(log.bus, FAST).ensure(Lane(first.partition, first.rank))
+    whole = Submission(suite_id="s", id="torn", specs=[first, second], modes=[OnDuplicate.ATTACH] * 2)
+    await suite_log._submit(log, whole, [0], Counter({first.org_id: 1}), asyncio.get_running_loop().time() + 10)
+    async with running_agent(log, tmp_path):
+        await ended(log, first.slot)
+    await round_of(log, read_model, later_s=60)
+    assert absent(read_model) == (1, 0, None)
+    await round_of(log, read_model, later_s=200)
+    await round_of(log, read_model, later_s=200)
+    assert absent(read_model) == (0, 1, Verdict.CANCELLED)
+    again = await suite_log._submit(log, whole, [1], Counter(), asyncio.get_running_loop().time() + 10)
+    assert again[1].job_id == second.job_id
+    async with running_agent(log, tmp_path):
+        await ended(log, second.slot)
+    await round_of(log, read_model, later_s=400)
+    assert absent(read_model) == (0, 0, Verdict.PASSED)
+
+
+def absent(read_model: ReadModel) -> tuple[int, int, Verdict | None]:
+    suite = read_model.suite("s")
+    assert suite is not None
+    return suite.to_come, suite.missing, suite_verdict(suite)
 
 
 # -- what it is for -------------------------------------------------------------------------------------------------------------------

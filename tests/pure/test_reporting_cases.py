@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from xml.etree import ElementTree
+
 import pytest
 from hypothesis import given
 
 from qgjet.attempts import CONCLUSIVE
 from qgjet.events import Status, Verdict
+from qgjet.reporting import ctrf, junit
 from qgjet.reporting.cases import Result, cases_of
 from qgjet.suite_report import JobReport, SuiteReport
 from reported import FILE, any_reports, attempt, job, report, tried
@@ -134,6 +138,21 @@ def test_every_job_is_told_and_no_verdict_is_lost(reported: SuiteReport) -> None
             assert any(case.flaky for case in cases)
         if one.verdict in (None, Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR, Verdict.CANCELLED):
             assert results == {Result.ERROR}
+
+
+def test_a_suite_with_missing_jobs_is_cancelled_at_best() -> None:
+    assert report(job("passed"), missing=3).verdict is Verdict.CANCELLED
+    assert report(job("passed"), job("failed"), missing=3).verdict is Verdict.FAILED
+    assert report(missing=3).verdict is Verdict.CANCELLED
+
+
+@pytest.mark.parametrize("absent", [{"missing": 3}, {"to_come": 3}])
+def test_no_report_of_an_incomplete_suite_is_green(absent: dict[str, int]) -> None:
+    incomplete = report(job("passed"), **absent)
+    assert ElementTree.fromstring(junit.render(incomplete)).get("errors") == "1"
+    found = json.loads(ctrf.render(incomplete))["results"]
+    assert found["summary"]["tests"] == found["summary"]["passed"] + 1
+    assert any("3 jobs" in test["name"] for test in found["tests"])
 
 
 def test_there_is_no_verdict_while_jobs_are_to_come() -> None:

@@ -11,7 +11,8 @@ from reported import any_reports, attempt, job, mixed, report
 from strategies import values
 
 NAMES = {
-    "schema_version", "suite_id", "verdict", "exit_code", "total", "counts", "no_verdict", "to_come", "tags", "began_at", "ended_at", "duration_s", "jobs",
+    "schema_version", "suite_id", "verdict", "exit_code", "total", "counts", "no_verdict", "to_come", "missing",
+    "tags", "began_at", "ended_at", "duration_s", "jobs",
 }  # fmt: skip
 JOB_NAMES = {
     "job_id", "org_id", "app_version_id", "target", "test", "status", "verdict", "reason", "message", "submitted_at", "finished_at", "duration_s", "attached",

@@ -154,7 +154,7 @@ def names(cases: Any) -> list[str]:
 @given(any_reports)
 def test_any_report_is_well_formed_and_its_counts_are_those_of_its_content(reported: SuiteReport) -> None:
     root = parsed(reported)
-    assert len(list(root.iter("testcase"))) == sum(len(cases_of(one)) for one in reported.jobs)
+    assert len(list(root.iter("testcase"))) == sum(len(cases_of(one)) for one in reported.entries)
     second = junitparser.JUnitXml.fromstring(junit.render(reported))
     assert second.tests == int(root.attrib["tests"])
     assert names(one.name for suite in second for one in suite) == names(one.attrib["name"] for one in root.iter("testcase"))

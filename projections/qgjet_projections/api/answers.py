@@ -15,7 +15,7 @@ from qgjet.events import JobSpec, Partition, Status, Verdict
 from qgjet.job import status_of
 from qgjet.log import Accepted
 from qgjet.presence import AgentInfo
-from qgjet.suite_report import WORST_FIRST
+from qgjet.suite_report import worst
 from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason, pending_reason
 from qgjet_projections.views import DeadLetter, EventView, JobView, PartitionView, Settlement, SuiteView
 
@@ -179,6 +179,8 @@ class SuiteAnswer(Struct, frozen=True, kw_only=True):
     """Jobs among them that were live before: the suite waits for them, and does not cancel them."""
     to_come: int
     """Jobs of a large submission that are not stored yet."""
+    missing: int
+    """Jobs that never arrived because their submission ended half-way: the suite is cancelled, unless a job of it came to something worse."""
     tags: dict[str, str]
     live: int
     statuses: dict[str, int]
@@ -361,7 +363,8 @@ def suite_verdict(suite: SuiteView) -> Verdict | None:
     """The verdict of the suite's worst job; None while one is live, or not stored yet."""
     if suite.live or suite.to_come:
         return None
-    return next((verdict for verdict in WORST_FIRST if suite.verdicts.get(verdict)), Verdict.CANCELLED)
+    found = [verdict for verdict in Verdict if suite.verdicts.get(verdict)]
+    return worst([*found, Verdict.CANCELLED] if suite.missing else found) or Verdict.CANCELLED
 
 
 def suite_job(spec: JobSpec, answer: Submission | QgjetError) -> SuiteJobAnswer:

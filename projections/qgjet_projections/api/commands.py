@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
@@ -136,21 +137,17 @@ async def submit_suite(service: Service, caller: Caller, suite: SuiteRequest, ke
     async with _turn(made_up if key else None):
         earlier = await _earlier_answers(service, specs) if key else [None] * len(specs)
         check_partitions(service, [spec for spec, answer in zip(specs, earlier, strict=True) if answer is None])
-        modes = [job.request.on_duplicate for job in jobs]
-        if suite.atomic:
-            submission_id, request_hash = made_up, hash_of(suite) if key else ""
-            together = suite_log.Submission(
-                suite_id=suite_id,
-                id=submission_id,
-                specs=specs,
-                modes=modes,
-                by=caller.by,
-                request_hash=request_hash,
-                tags=shared_tags([spec.tags for spec in specs]),
-            )
-            answers = await _submit_together(service, together)
-        else:
-            answers = await _submit_rest(service, modes, specs, earlier)
+        wanted = suite_log.Submission(
+            suite_id=suite_id,
+            id=idempotent_id(specs[0].org_id, f"submission {suite_id} {suite.submission}") if suite.submission else made_up,
+            specs=specs,
+            modes=[job.request.on_duplicate for job in jobs],
+            by=caller.by,
+            request_hash=hash_of(suite) if key and not suite.submission else "",  # that of each of several requests stands in its jobs
+            tags=shared_tags([spec.tags for spec in specs]),
+            to_come=suite.to_come,
+        )
+        answers = await (_submit_together(service, wanted) if suite.atomic else _submit_rest(service, wanted, earlier))
     return suite_id, list(zip(specs, answers, strict=True))
 
 
@@ -180,16 +177,23 @@ def _longest_first(service: Service, specs: Sequence[JobSpec]) -> list[int]:
     return sorted(range(len(specs)), key=takes_s, reverse=True)
 
 
-async def _submit_rest(
-    service: Service, modes: Sequence[OnDuplicate], specs: Sequence[JobSpec], earlier: Sequence[Submission | None]
-) -> list[Submission | QgjetError]:
+async def _submit_rest(service: Service, wanted: suite_log.Submission, earlier: Sequence[Submission | None]) -> list[Submission | QgjetError]:
     """Submit what has no answer yet."""
     answers: dict[int, Submission | QgjetError] = {number: answer for number, answer in enumerate(earlier) if answer is not None}
+    specs = wanted.specs
+    await suite_log.announce(service.log, wanted, _following(wanted, specs))
     for mode in OnDuplicate:
-        todo = [number for number, wanted in enumerate(modes) if wanted is mode and number not in answers]
+        todo = [number for number, one in enumerate(wanted.modes) if one is mode and number not in answers]
         results = await service.log.submit_many([specs[number] for number in todo], mode)
         answers |= {n: result if isinstance(result, QgjetError) else submission(result) for n, result in zip(todo, results, strict=True)}
+    lost = [specs[number] for number, answer in answers.items() if isinstance(answer, LogUnavailable)]
+    await suite_log.announce(service.log, wanted, _following(wanted, lost))
     return [answers[number] for number in range(len(specs))]
+
+
+def _following(wanted: suite_log.Submission, specs: Iterable[JobSpec]) -> Counter[str]:
+    """Org -> jobs to come: `specs`, and those of later requests."""
+    return Counter(spec.org_id for spec in specs) + Counter({spec.org_id: wanted.to_come for spec in wanted.specs})
 
 
 def _specs(service: Service, caller: Caller, jobs: Sequence[SuiteJob], key: str | None, request_hash: str) -> list[JobSpec]:

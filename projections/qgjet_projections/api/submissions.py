@@ -36,7 +36,15 @@ IdempotencyKey = Annotated[
 SubmitBody = Annotated[
     SubmitRequest, Body(title="One job", description="`test_path` is another name of `test`. Fields left out get the deployment's defaults.")
 ]
-SuiteBody = Annotated[SuiteRequest, Body(title="Many jobs", description="`jobs`, or `tests` with the fields they share; at most 1000 jobs.")]
+SuiteBody = Annotated[
+    SuiteRequest,
+    Body(
+        title="Many jobs",
+        description="`jobs`, or `tests` with the fields they share; at most 1000 jobs. "
+        "More jobs take several requests with one `suite_id` and `submission`, each with the number of jobs still `to_come`. "
+        "The suite is complete after the one with 0. If that one never comes, the suite is cancelled.",
+    ),
+]
 
 
 @post(

@@ -87,7 +87,8 @@ def report_of(reads: ReadModel, suite: SuiteView) -> SuiteReport:
     found = sorted([(job, attached) for attached in (False, True) for job in _jobs(reads, suite, attached)], key=lambda one: one[0].submitted_seq)
     attempts = reads.suite_attempts(suite.suite_id, suite.org_id)
     jobs = tuple(job_report(job, attempts.get(job.submitted_seq, []), attached=attached) for job, attached in found)
-    return SuiteReport(suite_id=suite.suite_id, jobs=jobs, tags=suite.tags or shared_tags([job.tags for job in jobs]), to_come=suite.to_come)
+    tags = suite.tags or shared_tags([job.tags for job in jobs])
+    return SuiteReport(suite_id=suite.suite_id, jobs=jobs, tags=tags, to_come=suite.to_come, missing=suite.missing)
 
 
 def _jobs(reads: ReadModel, suite: SuiteView, attached: bool) -> Iterator[JobView]:

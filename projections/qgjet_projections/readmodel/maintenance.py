@@ -53,9 +53,11 @@ class MaintenanceReads(Reader):
     def incomplete_submissions(self, before: datetime) -> list[tuple[str, str, str]]:
         """(org, suite, submission) of large submissions of which the server has stored nothing since `before`."""
         sql = """
-            SELECT org_id, suite_id, submission FROM openings JOIN (
-                SELECT DISTINCT org_id, suite_id, submission FROM openings INDEXED BY openings_unfinished WHERE to_come > 0
-            ) USING (org_id, suite_id, submission) GROUP BY 1, 2, 3 HAVING min(to_come) > 0 AND max(stored_at) < ? ORDER BY max(seq)"""
+            SELECT org_id, suite_id, submission FROM openings AS last INDEXED BY openings_unfinished
+            WHERE to_come > 0 AND stored_at < ? AND NOT EXISTS (
+                SELECT * FROM openings AS later
+                WHERE (later.suite_id, later.org_id, later.submission) = (last.suite_id, last.org_id, last.submission) AND later.seq > last.seq
+            ) ORDER BY seq"""
         with self._snapshot() as connection:
             return connection.execute(sql, (micros(before),)).fetchall()
 

@@ -73,10 +73,10 @@ def _suite_view(connection: sqlite3.Connection, suite_id: str, org_id: str) -> S
     if not groups:
         return None
     openings = connection.execute(
-        "SELECT submission, at, to_come, tags, seq FROM openings WHERE suite_id = ? AND org_id = ? ORDER BY seq", (suite_id, org_id)
+        "SELECT submission, at, to_come, missing, tags, seq FROM openings WHERE suite_id = ? AND org_id = ? ORDER BY seq", (suite_id, org_id)
     ).fetchall()
     tags: dict[str, str] = {}
-    for _, _, _, said, _ in openings:
+    for *_, said, _ in openings:
         tags |= msgspec.json.decode(said, type=dict[str, str])
     statuses: Counter[str] = Counter()
     verdicts: Counter[str] = Counter()
@@ -84,17 +84,20 @@ def _suite_view(connection: sqlite3.Connection, suite_id: str, org_id: str) -> S
         statuses[status] += count
         verdicts[verdict] += count if verdict else 0
     live = sum(statuses[status] for status in LIVE)
+    absent = {submission: (to_come, missing) for submission, _, to_come, missing, *_ in openings}.values()  # of each submission the last one counts
+    to_come, missing = (sum(numbers) for numbers in zip(*absent, strict=True)) if absent else (0, 0)
     return SuiteView(
         suite_id=suite_id,
         org_id=org_id,
         jobs=statuses.total(),
         attached=sum(attached for *_, attached in groups),
-        to_come=sum({submission: to_come for submission, _, to_come, _, _ in openings}.values()),  # of each submission the last one counts
+        to_come=to_come,
+        missing=missing,
         tags=tags,
         live=live,
         statuses=dict(+statuses),
         verdicts=dict(+verdicts),
         created_at=instant(openings[0][1] if openings else min(created_at for _, _, _, created_at, *_ in groups)),
-        finished_at=None if live else instant(max(finished_at for _, _, _, _, finished_at, *_ in groups)),
+        finished_at=None if live or to_come else instant(max(finished_at for _, _, _, _, finished_at, *_ in groups)),
         seq=max(*(seq for _, _, _, _, _, seq, _ in groups), *(seq for *_, seq in openings), 0),
     )
