@@ -98,6 +98,25 @@ async def submit_suite(log: EventLog, submission: Submission, *, timeout_s: floa
     return [answers[position] for position in range(len(submission.specs))]
 
 
+async def claim_key(log: EventLog, org_id: str, key_id: str, request_hash: str, *, by: str) -> None:
+    """Bind an idempotency key to one request, before its jobs are submitted: jobs of another slot would not meet those of the first one.
+
+    `key_id` is what the key stands for (`idempotent_id`). A second call with the same hash writes nothing. The claim is a suite of its own without jobs,
+    which no list shows. Raises KeyReused when the key belongs to another request, and LogUnavailable.
+    """
+    suite_id = f"key-{key_id}"
+    claim = SuiteOpened(suite_id=suite_id, org_id=org_id, at=log.clock(), by=by, submission=key_id, request_hash=request_hash, jobs=())
+    while True:
+        last = await log.last_of(f"{suite_prefix(org_id, suite_id)}.>")
+        if last is not None:
+            if decode(last.data).request_hash != request_hash:
+                raise KeyReused("this idempotency key belongs to another request: choose another key, or send the same request")
+            return
+        with contextlib.suppress(WrongVersion):
+            await _append_all(log, [_suite_message(claim, 0)])
+            return
+
+
 async def announce(log: EventLog, submission: Submission, to_come: Counter[str]) -> None:
     """Record how many jobs of a submission are to follow, by org. For jobs that are submitted one by one: without it a part of them looks complete.
 

@@ -19,7 +19,7 @@ from qgjet.queue import Queue
 from qgjet.settings import Deployment, Settings, without_password
 from qgjet.subjects import STREAM, Lane
 from qgjet.submission import hash_of, idempotent_id, make_spec
-from qgjet.suite_log import KeyReused, Submission, SuiteRefused, announce, submit_suite
+from qgjet.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
 from qgjet.suites import shared_tags
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import ALL, Batch, Events, Notice, Placed
@@ -73,6 +73,8 @@ class NatsClient:
 
     async def submit(self, batch: Batch) -> list[Placed]:
         specs = [self._spec(batch, number) for number in range(len(batch.requests))]
+        if batch.key:
+            await self._claim_key(batch, specs)
         await self._ensure_lanes(specs)
         if batch.suite_id and not batch.partial:
             return await self._submit_suite(batch, specs)
@@ -84,6 +86,15 @@ class NatsClient:
         if batch.suite_id:
             await announce(self._log, submission, Counter(spec.org_id for spec, answer in zip(specs, answers, strict=True) if _lost(answer)))
         return [_placed(batch, number, spec, answer) for number, (spec, answer) in enumerate(zip(specs, answers, strict=True))]
+
+    async def _claim_key(self, batch: Batch, specs: Sequence[JobSpec]) -> None:
+        """Raises InvalidInput when the key belongs to another request."""
+        alone = len(specs) == 1
+        key_id = specs[0].job_id if alone else idempotent_id(specs[0].org_id, f"suite {batch.key}")
+        try:
+            await claim_key(self._log, specs[0].org_id, key_id, specs[0].request_hash if alone else hash_of(batch), by=BY)
+        except KeyReused as error:
+            raise InvalidInput("idempotency_key", str(error)) from error
 
     async def _submit_suite(self, batch: Batch, specs: Sequence[JobSpec]) -> list[Placed]:
         if batch.key:

@@ -17,7 +17,7 @@ from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
 from qgjet.events import JobSpec, Status, Verdict
 from qgjet.log import Accepted, EventLog
-from qgjet.suite_log import KeyReused, Submission, SuiteRefused, openings, submit_suite
+from qgjet.suite_log import KeyReused, Submission, SuiteRefused, claim_key, openings, submit_suite
 from qgjet.suites import SuiteOpened
 
 ATTACH, REJECT, REPLACE = OnDuplicate.ATTACH, OnDuplicate.REJECT, OnDuplicate.REPLACE
@@ -160,6 +160,13 @@ async def test_a_submission_of_several_calls_is_complete_after_the_last_one(log:
     await submit_suite(log, submission([first], id="one", to_come=1))
     await submit_suite(log, submission([second], id="one"))
     assert [(event.submission, event.to_come) for event in await opened(log)] == [("one", 1), ("one", 0)]
+
+
+async def test_a_key_belongs_to_one_request_however_many_race_for_it(log: EventLog) -> None:
+    claims = [claim_key(log, "acme", "k", f"hash-{number % 4}", by="test") for number in range(20)]
+    results = await asyncio.gather(*claims, return_exceptions=True)
+    assert [type(one) for one in results if one is not None] == [KeyReused] * 15
+    assert (await log.state()).last_seq == 1
 
 
 async def test_long_names_are_split_before_they_break_a_message(log: EventLog) -> None:

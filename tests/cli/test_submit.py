@@ -204,3 +204,12 @@ async def test_paths_count_from_the_project_that_the_settings_name(cli: Cli, pro
     inner.environment = cli.environment
     assert [job["test"] for job in (await inner("submit", "--test", "tests/**/*.spec.ts", "--json")).json] == ["tests/cart.spec.ts"]
     assert (await cli("submit", "--test", "apps/shop/tests/*.spec.ts")).code == 5
+
+
+async def test_a_key_belongs_to_one_request_whatever_its_test(either: Cli, cli: Cli, log: EventLog) -> None:
+    """Another test is another slot, where the first job is not found."""
+    assert (await either("submit", "--test", A, "--idempotency-key", "k")).code == 0
+    for command in ("submit", "run"):
+        other = await cli(command, "--test", B, "--idempotency-key", "k")
+        assert (other.code, "belongs to another request" in other.error) == (2, True), command
+    assert await log.load(Slot(ORG, VERSION, TARGET, B)) is None

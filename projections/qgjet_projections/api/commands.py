@@ -82,7 +82,9 @@ async def submit(service: Service, caller: Caller, request: SubmitRequest, key: 
         if earlier[0]:
             return earlier[0], True
         check_partitions(service, [spec])
-        return (await _submit(service, spec, request.on_duplicate), False)
+        if key:
+            await _claim_key(service, spec.org_id, job_id, spec.request_hash, caller.by)
+        return await _submit(service, spec, request.on_duplicate), False
 
 
 def _turn(name: str | None) -> AbstractAsyncContextManager[object]:
@@ -102,6 +104,14 @@ def _earlier_answer(service: Service, spec: JobSpec) -> Submission | None:
     if job.request_hash != spec.request_hash:
         raise IdempotencyMismatch(f"this Idempotency-Key belongs to another request, which made job {job.job_id}")
     return Submission(job_id=job.job_id, status=Status.QUEUED, seq=job.submitted_seq, replaced=job.replaces or None)
+
+
+async def _claim_key(service: Service, org_id: str, key_id: str, request_hash: str, by: str) -> None:
+    """Raises IdempotencyMismatch."""
+    try:
+        await suite_log.claim_key(service.log, org_id, key_id, request_hash, by=by)
+    except suite_log.KeyReused as error:
+        raise IdempotencyMismatch(str(error)) from error
 
 
 async def _submit(service: Service, spec: JobSpec, on_duplicate: OnDuplicate) -> Submission:
@@ -137,6 +147,8 @@ async def submit_suite(service: Service, caller: Caller, suite: SuiteRequest, ke
     async with _turn(made_up if key else None):
         earlier = await _earlier_answers(service, specs) if key else [None] * len(specs)
         check_partitions(service, [spec for spec, answer in zip(specs, earlier, strict=True) if answer is None])
+        if key:
+            await _claim_key(service, specs[0].org_id, made_up, hash_of(suite), caller.by)
         wanted = suite_log.Submission(
             suite_id=suite_id,
             id=idempotent_id(specs[0].org_id, f"submission {suite_id} {suite.submission}") if suite.submission else made_up,

@@ -33,7 +33,9 @@ class SuiteReads(Reader):
             for org in self._asked(org_id):
                 sql = f"""
                     SELECT suite_id, org_id, opened_seq FROM suites
-                    WHERE (opened_seq, suite_id) < (:opened_before, :below) {"" if org is None else "AND org_id = :org_id"}
+                    WHERE (opened_seq, suite_id) < (:opened_before, :below)
+                    AND EXISTS (SELECT * FROM suite_jobs WHERE (suite_jobs.suite_id, suite_jobs.org_id) = (suites.suite_id, suites.org_id))
+                    {"" if org is None else "AND org_id = :org_id"}
                     ORDER BY opened_seq DESC, suite_id DESC LIMIT :limit + 1"""
                 found += connection.execute(sql, {"org_id": org, "opened_before": opened_before, "below": below, "limit": limit})
             found = sorted(found, key=lambda one: (one[2], one[0]), reverse=True)[: limit + 1]
