@@ -26,7 +26,7 @@ from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.progress import summary, view_of
 from qgjet_cli.reporting import Outputs
 from qgjet_cli.request import Asked, batch_of, seconds, settings_of, targets_of
-from qgjet_cli.submit import slot_of, slots_of, tell_refused, told
+from qgjet_cli.submit import slot_of, slots_of, tell_refused, told, warn_attached
 from qgjet_cli.watch import unserved, watch
 
 CANCEL_WAIT_S = 15.0
@@ -221,6 +221,7 @@ async def _tell(plan: Plan, client: Client, placed: Sequence[Placed]) -> None:
             output.note(f"{told(one)} | Test: {one.request.test} | Target: {one.request.target}")
     attached = sum(one.attached for one in accepted)
     output.note(f"Suite {plan.batch.suite_id}: {output.counted(len(accepted), 'job')}" + (f", {attached} of them live before" if attached else ""))
+    warn_attached(placed)
     tell_refused(placed)
     if not plan.embedded:
         for warning in await unserved(client, slots_of(placed)):

@@ -78,6 +78,7 @@ async def _submit(settings: Settings, batch: Batch) -> list[Placed]:
         placed = await client.submit(batch)
         for warning in await unserved(client, slots_of(placed)):
             output.warn(warning)
+    warn_attached(placed)
     tell_refused(placed)
     return placed
 
@@ -96,6 +97,21 @@ def tell_refused(placed: Sequence[Placed]) -> None:
     for one in placed:
         if one.error:
             output.note(f"Error: {one.request.test} on {one.request.target}: {one.error}")
+
+
+_WISHES = ("priority", "max_retries", "infra_retries", "execution_timeout", "queue_timeout", "tags")
+
+
+def warn_attached(placed: Sequence[Placed]) -> None:
+    """Name the wishes that attached jobs do not follow: each keeps those it was submitted with."""
+    wishes = {name for one in placed if one.attached for name in _WISHES if getattr(one.request, name) not in (None, {})}
+    attached = sum(one.attached for one in placed)
+    if wishes:
+        names = ", ".join(name.replace("_", " ") for name in _WISHES if name in wishes)
+        output.warn(
+            f"{output.counted(attached, 'job')} attached; {names} of this command not followed: "
+            "a live job keeps what it was submitted with. Use --on-duplicate replace to start it with these"
+        )
 
 
 def told(placed: Placed) -> str:

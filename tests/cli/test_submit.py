@@ -213,3 +213,11 @@ async def test_a_key_belongs_to_one_request_whatever_its_test(either: Cli, cli: 
         other = await cli(command, "--test", B, "--idempotency-key", "k")
         assert (other.code, "belongs to another request" in other.error) == (2, True), command
     assert await log.load(Slot(ORG, VERSION, TARGET, B)) is None
+
+
+async def test_the_wishes_that_an_attached_job_does_not_follow_are_named(either: Cli) -> None:
+    assert "not followed" not in (await either("submit", "--test", A, "--execution-timeout", "9s")).err
+    assert "not followed" not in (await either("submit", "--test", A, "--no-ci-tags")).err
+    attached = await either("submit", "--test", A, "--execution-timeout", "5s", "--priority", "1", "--no-ci-tags", "--json")
+    assert attached.json["attached"]
+    assert "Warning: 1 job attached; priority, execution timeout of this command not followed" in attached.err
