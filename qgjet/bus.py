@@ -341,7 +341,7 @@ class Bus:
         lost = [reply for reply, pending in self._pending.items() if verb == "publish" and pending.what.lower() == subject]
         known = self._pending[lost[0]].what if lost else subject
         error = NotPermitted(_not_permitted(self.user, verb, known))
-        log.warning("%s", error)
+        self._complaints.warn(str(error))
         for reply in lost:
             _fail(self._pending.pop(reply).future, error)
         if verb == "subscription" and subject.startswith(self._inbox.lower()):
@@ -388,7 +388,7 @@ class Bus:
                 with translated("round trip"):
                     await self.client.rtt(timeout=_ROUND_TRIP_S)  # type: ignore[arg-type]  # passed to asyncio.wait_for: a fraction is fine
             except LogUnavailable:
-                log.warning("the connection to %s is silent: reconnecting", self.url)
+                self._complaints.warn(f"the connection to {self.url} is silent: reconnecting")
                 with contextlib.suppress(LogUnavailable), translated("reconnect"):
                     await self.client.force_reconnect()
 

@@ -44,9 +44,10 @@ async def append(bus: Bus, event: Control) -> int:
 class ControlReader:
     """Reads each control event once, first to last."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, complaints: Repeated | None = None) -> None:
         self._bus = bus
         self._after = 0
+        self._complaints = complaints or Repeated(log)
 
     async def new(self) -> list[Control]:
         """What was written since the last call. Raises LogUnavailable; the next call then begins where this one did.
@@ -56,23 +57,22 @@ class ControlReader:
         found: list[Control] = []
         after = self._after
         while batch := await messages(self._bus, STREAM, ALL_CONTROLS, after, batch=_BATCH, max_bytes=_BATCH_BYTES):
-            found += [event for event in map(_decision, batch) if event is not None]
+            found += [event for one in batch if (event := self._decision(one)) is not None]
             after = batch[-1].seq
         self._after = after
         return found
 
-
-def _decision(one: Stored) -> Control | None:
-    """None for what this version cannot read, and for what stands where another decision would: the read model counts neither."""
-    try:
-        event = decode(one.data)
-    except UndecodableEvent as error:
-        log.warning("control event %d is skipped: %s", one.seq, error)
+    def _decision(self, one: Stored) -> Control | None:
+        """None for what this version cannot read, and for what stands where another decision would: the read model counts neither."""
+        try:
+            event = decode(one.data)
+        except UndecodableEvent as error:
+            self._complaints.warn(f"control event {one.seq} is skipped: {error}")
+            return None
+        if is_about(event, one.subject):
+            return event
+        self._complaints.warn(f"control event {one.seq} is skipped: {one.subject} is not its subject")
         return None
-    if is_about(event, one.subject):
-        return event
-    log.warning("control event %d is skipped: %s is not its subject", one.seq, one.subject)
-    return None
 
 
 async def follow(bus: Bus, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, list[Control]], None]:
@@ -86,14 +86,15 @@ async def follow(bus: Bus, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, lis
         written.set()
 
     subscription = await bus.subscribe(ALL_CONTROLS, hear)
-    reader, pauses, reconnects, known = ControlReader(bus), Pauses(), bus.reconnects, False
+    skipped = Repeated(log)  # after each reconnect, all is read again
+    reader, pauses, reconnects, known = ControlReader(bus, skipped), Pauses(), bus.reconnects, False
     complaints = Repeated(log)
     try:
         while True:
             heard = written.is_set()
             written.clear()
             if bus.reconnects != reconnects:
-                reader, pauses, reconnects, known = ControlReader(bus), Pauses(), bus.reconnects, False
+                reader, pauses, reconnects, known = ControlReader(bus, skipped), Pauses(), bus.reconnects, False
             try:
                 events = await _stored(reader) if heard else await reader.new()
             except LogUnavailable as error:

@@ -27,6 +27,7 @@ from qgjet.decide import Cancel, Command, OnDuplicate, Submit, decide
 from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, Overloaded, QgjetError, Refused, StoreFull, UndecodableEvent, WrongVersion
 from qgjet.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.job import Job, contradiction, fold, state_of
+from qgjet.repeated import Repeated
 from qgjet.stored import messages, microseconds
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class EventLog:
     def __init__(self, bus: Bus, clock: Clock = utc_now) -> None:
         self.bus = bus
         self.clock = clock
+        self._complaints = Repeated(log)
 
     # -- appending ---------------------------------------------------------------------------------------------------
 
@@ -252,7 +254,7 @@ class EventLog:
         wrong = "it is not known to this version" if last.event is None else contradiction(last.event)
         if last.event is not None and wrong is None:
             return state_of(last.event, last.seq), last.seq
-        log.warning("event %d of %s does not count, the events before it do: %s", last.seq, last.subject, wrong)
+        self._complaints.warn(f"event {last.seq} of {last.subject} does not count, the events before it do: {wrong}")
         history = await self.history(slot)
         job = fold((one.seq, one.event) for one in history if one.event is not None)
         return None if job is None else msgspec.structs.replace(job, version=history[-1].seq), history[-1].seq

@@ -24,6 +24,7 @@ from qgjet.bus import Bus, JetStreamError, translated
 from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
 from qgjet.events import JobSpec, Requeued, Submitted
 from qgjet.log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
+from qgjet.repeated import Repeated
 from qgjet.settings import QueueSettings
 from qgjet.subjects import STREAM, Lane
 
@@ -141,6 +142,7 @@ class Queue:
         self.settings = settings
         self._inboxes: list[_PullInbox] = []
         self._ensured: set[Lane] = set()
+        self._complaints = Repeated(log)
 
     async def ensure(self, lane: Lane) -> None:
         """Make the lane's consumer if there is none, and make its leases longer if ours are. Idempotent, about 1.3 ms.
@@ -264,7 +266,7 @@ class Queue:
             return None
         event = recorded(meta.stream_seq, message.subject, message.data).event
         if not isinstance(event, Submitted | Requeued):
-            log.error("message %d of %s cannot be run by this version; left to a newer agent", meta.stream_seq, lane)
+            self._complaints.warn(f"message {meta.stream_seq} of {lane} cannot be run by this version; left to a newer agent")
             await self.bus.publish(message.reply, _nak(UNREADABLE_AGAIN_S))
             return None
         if not subjects.is_about(message.subject, event.spec.slot):

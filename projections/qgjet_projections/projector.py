@@ -22,6 +22,7 @@ from qgjet.bus import STOP_TIMEOUT_S
 from qgjet.clock import end
 from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.log import EventLog, Recorded, StreamState
+from qgjet.repeated import Repeated
 from qgjet.settings import DEFAULT_EVENT_RETENTION_S
 from qgjet.subjects import ALL_EVENTS
 from qgjet_projections.readmodel import ReadModel
@@ -52,8 +53,9 @@ class Lag(Struct, frozen=True, kw_only=True):
 class Projector:
     """`async with Projector(log, read_model) as projector`: works in the background until the end of the block."""
 
-    def __init__(self, log: EventLog, read_model: ReadModel, *, retention_s: float = DEFAULT_EVENT_RETENTION_S) -> None:
-        """`retention_s`: what ended longer ago may have been purged from the log; 0: nothing."""
+    def __init__(self, log: EventLog, read_model: ReadModel, *, retention_s: float = DEFAULT_EVENT_RETENTION_S, complaints: Repeated | None = None) -> None:
+        """`retention_s`: what ended longer ago may have been purged from the log; 0: nothing. `complaints`: of whoever makes one projector after another."""
+        self._complaints = complaints or Repeated(logging.getLogger(__name__))
         self.failure: BaseException | None = None
         """Why it stopped; None while it works."""
         self._log = log
@@ -166,10 +168,7 @@ class Projector:
                 await self._follow(reconnects)
         except Exception as error:
             self.failure = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-            if isinstance(self.failure, NotPermitted):
-                log.warning("the projector stopped at %d: %s", self.applied_seq, self.failure)
-            else:
-                log.exception("the projector stopped at %d", self.applied_seq)
+            self._complaints.warn(f"the projector stopped at {self.applied_seq}: {self.failure}", exc_info=not isinstance(self.failure, NotPermitted))
 
     async def _align(self) -> None:
         """Make sure that the read model is the beginning of this log: keep it if it is, else empty it."""
@@ -195,7 +194,7 @@ class Projector:
                 last = await self._log.get(position.applied_seq) if position.applied_seq else None
                 return await self._log.state(), last
             except LogUnavailable as error:
-                log.warning("the projector waits for the log: %s", error)
+                self._complaints.warn(f"the projector waits for the log: {error}")
                 await asyncio.sleep(LOOK_S / 4)
 
     async def _follow(self, reconnects: int) -> None:

@@ -80,9 +80,9 @@ class Retention:
             try:
                 await self.round()
             except LogUnavailable as error:
-                log.warning("retention waits for the server: %s", error)
-            except Exception:
-                log.exception("retention could not finish its round")  # the next one starts afresh from the log
+                self._complaints.warn(f"retention waits for the server: {error}")
+            except Exception as error:  # the next round starts again from the log
+                self._complaints.warn(f"retention could not finish its round: {error}", exc_info=True)
             await asyncio.sleep(EVERY_S * random.uniform(0.8, 1.2))  # several processes need not do it at one time
 
     async def round(self) -> Purged:

@@ -22,6 +22,7 @@ from qgjet.controls import Pauses
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
+from qgjet.repeated import Repeated
 from qgjet.settings import Deployment, Settings, without_password
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Lag, Projector
@@ -66,6 +67,8 @@ class Service:
         self._broken = ""
         self._lost_at: float | None = self._loop.time()
         self._agents: list[AgentInfo] = []
+        self._complaints = Repeated(log)
+        """Of what is made again and again: each try begins without a memory of its own."""
         self._agents_until = 0.0
         self._asking: asyncio.Task[list[AgentInfo]] | None = None
         self._answered = True
@@ -134,8 +137,7 @@ class Service:
             except LogUnavailable as error:
                 self._note(error)
             except Exception as error:
-                log.exception("the connection to NATS could not be made")
-                self._note(error)
+                self._note(error, exc_info=True)
             self._tried.set()
             await within(PAUSE_S, self.closing)
 
@@ -168,7 +170,6 @@ class Service:
             except NotPermitted as error:
                 self._note(error)
             except Exception as error:  # whatever it is, reads go on with what is there and the next try may work
-                log.exception("the projection has stopped and begins again")
                 self._note(error)
             await within(PAUSE_S, self.closing)
 
@@ -176,7 +177,7 @@ class Service:
         """Until the projector fails; raises its failure."""
         retention_s = self.deployment.retention_s
         async with (
-            Projector(event_log, self.read_model, retention_s=retention_s) as projector,
+            Projector(event_log, self.read_model, retention_s=retention_s, complaints=self._complaints) as projector,
             self._janitor(janitors_bus),
             Retention(EventLog(janitors_bus, self.clock), self.read_model, projector, purges=self.settings.api.janitor),
         ):
@@ -203,11 +204,9 @@ class Service:
         """The janitor beside the projector, unless it is switched off (`api.janitor`)."""
         return Janitor(EventLog(bus, self.clock), self.read_model, self.settings.queue) if self.settings.api.janitor else contextlib.nullcontext()
 
-    def _note(self, error: Exception) -> None:
-        text = str(error) or type(error).__name__
-        if text != self._broken:
-            log.warning("%s", text)
-        self._broken = text
+    def _note(self, error: Exception, *, exc_info: bool = False) -> None:
+        self._broken = str(error) or type(error).__name__
+        self._complaints.warn(self._broken, exc_info=exc_info)
 
     async def first_try(self) -> None:
         """Wait a moment for the first connection. Raises IncompatibleServer when there is a server that must not be used, InvalidSettings for no address."""

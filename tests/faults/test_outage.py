@@ -19,8 +19,11 @@ from qgjet import bus as buses
 from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
-from qgjet.repeated import Repeated
+from qgjet.repeated import MOST, Repeated
 from qgjet.settings import ApiSettings, Settings
+from qgjet.subjects import slot_prefix
+from qgjet_projections import service as services
+from qgjet_projections.service import open_service
 from qgjet_projections.writer import Writer
 
 
@@ -48,6 +51,52 @@ def test_a_complaint_that_repeats_itself_is_said_once_and_then_now_and_then(capl
     complaints.over()
     complaints.warn("away")
     assert caplog.messages[-2:] == ["something else", "away"]
+
+
+def test_complaints_of_many_kinds_are_bounded_together(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("qgjet.repeated.time.monotonic", lambda: now)
+    complaints = Repeated(logging.getLogger("qgjet.test"), again_s=60)
+    for number in range(100_000):
+        now = 100.0 + number / 1_000
+        complaints.warn("away")
+        complaints.warn(f"event {number}")
+    assert len(caplog.messages) <= 2 * MOST + 2
+    assert "other lines were held back" in caplog.text
+
+
+async def test_an_event_that_cannot_be_read_costs_a_few_lines_however_often_it_is_read(log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
+    slots = [spec().slot, spec(test="other").slot]
+    for slot in slots:
+        await log.bus.request(slot_prefix(slot) + ".paused", b"?")
+    for slot in slots * 50:
+        await log.load(slot)
+    assert len([line for line in caplog.messages if "does not count" in line]) == len(slots)
+
+
+async def test_a_disk_that_takes_nothing_costs_a_few_lines(
+    server: NatsServer, log: EventLog, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The projector stops and begins again, each time with the same complaint."""
+    monkeypatch.setattr(services, "PAUSE_S", 0.01)
+    tries = 0
+
+    def full(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Writer, "apply", full)
+    settings = Settings(nats_url=server.url, api=ApiSettings(database=str(tmp_path / "read.sqlite")))
+    await log.submit(spec())
+    with listening() as lines:
+        async with open_service(settings):
+
+            async def often() -> bool:
+                return tries >= 10
+
+            await eventually(often, within_s=30)
+    assert len([line for line in lines.said if "No space left" in line]) <= 3, "\n".join(lines.said)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "ended"])
