@@ -40,7 +40,11 @@ class InvalidInput(QgjetError):
 
 
 class InvalidSettings(InvalidInput):
-    """A setting cannot be used; `field` is its key, variable or flag."""
+    """A setting cannot be used; `field` is its key, variable or flag, `key` the dotted key where it stands in a file."""
+
+    def __init__(self, field: str, reason: str, *, key: str = "") -> None:
+        super().__init__(field, reason)
+        self.key = key or field
 
 
 class Refused(QgjetError):

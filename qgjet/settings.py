@@ -384,22 +384,24 @@ def _check_keys(data: dict[str, Any], kind: type[Struct], path: str) -> None:
     keys = [name for name in fields if name not in tables] if kind is Settings else [name for name in fields if (kind, name) != (Target, "name")]
     for key, value in data.items():
         if kind is Settings and key not in tables and isinstance(value, dict):
-            raise InvalidSettings("qgjet.toml", _unknown_table(key, value, tables))
+            name, hint = _unknown_table(key, value, tables)
+            raise InvalidSettings("qgjet.toml", f"unknown table [{name}]. {hint}", key=name)
         if key not in fields:
             near = _nearest(key, keys)
             hint = f"Did you mean `{near}`?" if near else f"Keys: {', '.join(keys)}"
-            raise InvalidSettings(path.rstrip(".") or "qgjet.toml", f"unknown key `{key}`. {hint}")
+            raise InvalidSettings(path.rstrip(".") or "qgjet.toml", f"unknown key `{key}`. {hint}", key=f"{path}{key}")
         if isinstance(value, dict) and _is_struct(fields[key].type):
             _check_keys(value, fields[key].type, f"{path}{key}.")
 
 
-def _unknown_table(key: str, table: dict[str, Any], tables: list[str]) -> str:
+def _unknown_table(key: str, table: dict[str, Any], tables: list[str]) -> tuple[str, str]:
+    """The table's name as it was meant, and what is allowed instead."""
     inner = next((name for name, value in table.items() if isinstance(value, dict)), "")
     near = _nearest(key, tables)
     if near == "targets":
         key, near = (f"{key}.{inner}", f"targets.{inner}") if inner else (key, "targets.<name>")
     listed = ", ".join(f"[{name}]" if name != "targets" else "[targets.<name>]" for name in tables)
-    return f"unknown table [{key}]. " + (f"Did you mean [{near}]?" if near else f"Tables: {listed}")
+    return key, f"Did you mean [{near}]?" if near else f"Tables: {listed}"
 
 
 def _hint(value: str, values: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from qgjet import token_file
 from qgjet.errors import InvalidSettings
 from qgjet.settings import PREFIX, ApiSettings, Settings, load_settings
+from qgjet.toml_lines import line_of
 
 FILE = "qgjet.toml"
 
@@ -60,9 +61,10 @@ def _load(path: Path | None, flags: Mapping[str, Any] | None, environ: Mapping[s
 
 
 def _with_origin(error: InvalidSettings, found: Path | None, text: str, environ: Mapping[str, str]) -> InvalidSettings:
-    """The same error, under the name of the file or the variable that holds the value."""
+    """The same error, under the name of the file with its line, or of the variable that holds the value."""
     if found is not None and _fails_alike(error, text, {}):
-        return InvalidSettings(str(found.absolute()), error.reason if error.field == FILE else str(error))
+        line = line_of(text, error.key.partition("[")[0])  # the TOML parser's own errors name their line
+        return InvalidSettings(f"{found.absolute()}:{line}" if line else str(found.absolute()), error.reason if error.field == FILE else str(error))
     variable = PREFIX + re.sub(r"[^A-Z0-9]", "_", error.field.partition("[")[0].upper())
     if variable in environ and _fails_alike(error, text, environ):
         return InvalidSettings(variable, error.reason)

@@ -88,19 +88,25 @@ def test_a_file_of_somebody_else_above_is_not_obeyed(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("org_id = ", "is not valid TOML: "),
-        ("[target.web]", "unknown table [target.web]. Did you mean [targets.web]?"),
-        ("[queue]\nreplica = 1", "queue: unknown key `replica`. Did you mean `replicas`?"),
-        ("org_id = 5", "org_id: must be text, not a whole number"),
-        ("[agent]\npoll = 0", "agent.poll: must be at least 100ms"),
+        ("org_id = ", " is not valid TOML: "),
+        ("# targets\n[target.web]", "2: unknown table [target.web]. Did you mean [targets.web]?"),
+        ("[queue]\nreplica = 1", "2: queue: unknown key `replica`. Did you mean `replicas`?"),
+        ("org_id = 5", "1: org_id: must be text, not a whole number"),
+        ("[agent]\npoll = 0", "2: agent.poll: must be at least 100ms"),
+        ("[agent]\n# often\n\nslots = 1\npoll = 'soon'", "5: agent.poll: 'soon' is not a duration"),
+        ("[job]\npriority = 5\n\n[targets.\"a.b\"]\nrunner = 'scripted'\nslots = 0", "6: targets.a.b.slots: must be at least 1"),
+        ("[targets.web]\nrunner = 'command'", "1: targets.web.command: is needed"),
+        ("[api]\ncors_origins = [\n  'https://a.example',\n  'b',\n]", "2: api.cors_origins: 'b' is not an origin"),
+        ("[verdicts]\nconfig = []\ninfra = ['(']", "3: verdicts.infra"),
+        ("nats.janitor.usr = 'a'", "1: nats.janitor: unknown key `usr`. Did you mean `user`?"),
     ],
 )
-def test_an_error_in_a_file_names_the_file(tmp_path: Path, inside: Inside, content: str, message: str) -> None:
+def test_an_error_in_a_file_names_the_file_and_the_line(tmp_path: Path, inside: Inside, content: str, message: str) -> None:
     file = tmp_path / "other.toml"
     file.write_text(content)
     ended = inside("list", "--config", str(file), QGJET_AGENT_SLOTS="2")
     assert ended.code == 2
-    assert ended.error.startswith(f"Error: {file}: {message}")
+    assert ended.error.startswith(f"Error: {file}:{message}")
 
 
 def test_an_error_in_a_variable_names_the_variable(tmp_path: Path, inside: Inside) -> None:
