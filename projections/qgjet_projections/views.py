@@ -11,14 +11,11 @@ import msgspec
 from msgspec import Struct
 
 from qgjet.events import Partition, Slot, Status, Verdict
-from qgjet.short_text import shortened
 from qgjet.subjects import Lane
 from qgjet_projections.batch import Row
 from qgjet_projections.schema import instant
 
 T = TypeVar("T")
-MAX_MESSAGE = 2048
-"""Characters of a message. Agents write no longer ones."""
 
 
 class Page(Struct, Generic[T], frozen=True):
@@ -366,8 +363,8 @@ def job_view(row: Row) -> JobView:
         retry_at=maybe_instant(row.retry_at),
         duration_s=row.duration_s,
         agent=row.agent,
-        reason=shortened(row.reason),
-        message=shortened(row.message, MAX_MESSAGE),
+        reason=row.reason,
+        message=row.message,
         cancel_requested=bool(row.cancel_requested),
         submitted_by=row.submitted_by,
         suite_ids=msgspec.json.decode(row.suite_ids, type=tuple[str, ...]),

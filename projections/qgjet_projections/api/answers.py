@@ -15,10 +15,13 @@ from qgjet.events import JobSpec, Partition, Status, Verdict
 from qgjet.job import status_of
 from qgjet.log import Accepted
 from qgjet.presence import AgentInfo
+from qgjet.short_text import shortened
 from qgjet.suite_report import worst
 from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason, pending_reason
 from qgjet_projections.views import DeadLetter, EventView, JobView, PartitionView, Settlement, SuiteView
 
+MAX_MESSAGE = 2048
+"""Characters of a message. Agents write no longer ones."""
 LEGACY_STATUS = {
     Status.QUEUED: "queued",
     Status.RUNNING: "in_progress",
@@ -305,13 +308,13 @@ def status_answer(job: JobView) -> StatusAnswer:
         created_at=job.created_at,
         retries=job.retries,
         max_retries=job.max_retries,
-        reason=job.reason,
+        reason=shortened(job.reason),
         seq=job.seq,
     )
 
 
 def job_answer(job: JobView, around: Surroundings) -> JobAnswer:
-    return JobAnswer(**_fields(job), legacy_status=LEGACY_STATUS[job.status], pending_reason=pending_reason(job, around))
+    return JobAnswer(**_job_fields(job), legacy_status=LEGACY_STATUS[job.status], pending_reason=pending_reason(job, around))
 
 
 def job_detail(job: JobView, attempts: list[AttemptRecord], around: Surroundings) -> JobDetail:
@@ -319,7 +322,7 @@ def job_detail(job: JobView, attempts: list[AttemptRecord], around: Surroundings
 
 
 def dead_answer(letter: DeadLetter) -> DeadAnswer:
-    return DeadAnswer(**_fields(letter.job), legacy_status=LEGACY_STATUS[letter.job.status], pending_reason=None, settlement=letter.settlement)
+    return DeadAnswer(**_job_fields(letter.job), legacy_status=LEGACY_STATUS[letter.job.status], pending_reason=None, settlement=letter.settlement)
 
 
 def dead_detail(letter: DeadLetter, attempts: list[AttemptRecord], output: list[str]) -> DeadDetail:
@@ -374,6 +377,10 @@ def suite_job(spec: JobSpec, answer: Submission | QgjetError) -> SuiteJobAnswer:
     in_the_way = answer.job_id if isinstance(answer, DuplicateJob) else None
     error = Refusal(status=409 if isinstance(answer, Refused) else 503, detail=str(answer), job_id=in_the_way)
     return SuiteJobAnswer(**fields, job_id=None, status=None, seq=None, error=error)
+
+
+def _job_fields(job: JobView) -> dict[str, Any]:
+    return {**_fields(job), "reason": shortened(job.reason), "message": shortened(job.message, MAX_MESSAGE)}
 
 
 def _fields(struct: Struct) -> dict[str, Any]:

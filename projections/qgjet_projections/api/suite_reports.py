@@ -11,10 +11,12 @@ from litestar.params import FromPath
 
 from qgjet.attempts import AttemptRecord
 from qgjet.reporting import ctrf, document, html, junit
+from qgjet.short_text import shortened
 from qgjet.suite_report import JobReport, SuiteReport
 from qgjet.suites import shared_tags
 from qgjet_projections.api import commands, headers
 from qgjet_projections.api.access import READ
+from qgjet_projections.api.answers import MAX_MESSAGE
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
 from qgjet_projections.readmodel import ReadModel
@@ -104,8 +106,8 @@ def job_report(job: JobView, attempts: Sequence[AttemptRecord], *, attached: boo
         test=job.test,
         status=job.status,
         verdict=job.verdict,
-        reason=job.reason,
-        message=job.message,
+        reason=shortened(job.reason),
+        message=shortened(job.message, MAX_MESSAGE),
         attempts=tuple(attempts),
         submitted_at=job.created_at,
         finished_at=job.finished_at,
