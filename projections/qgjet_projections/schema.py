@@ -250,7 +250,8 @@ def instant(at: int) -> datetime:
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that leaves transactions to its user and may move between threads."""
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    # mode=rw: a file that was deleted must not come back empty, without tables and open to others
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     # a power cut may cost the last transactions, never consistency: the position is among them, and the log has the events
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -32768")
@@ -300,9 +301,14 @@ def _fits(path: Path) -> bool:
     return bool(version == VERSION)
 
 
-def _remove(path: Path, *, keep_as: Path | None = None) -> None:
+def remove_journals(path: Path) -> None:
+    """Remove what is left of a file that is gone: SQLite would apply it to the next one of that name."""
     for suffix in _JOURNALS:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _remove(path: Path, *, keep_as: Path | None = None) -> None:
+    remove_journals(path)
     if keep_as is None:
         path.unlink(missing_ok=True)
     else:

@@ -19,7 +19,7 @@ from qgjet import presence, private_files, streams
 from qgjet.bus import Bus, connect
 from qgjet.clock import Clock, end, utc_now, within
 from qgjet.controls import Pauses
-from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
+from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
 from qgjet.repeated import Repeated
@@ -46,6 +46,10 @@ AGENTS_WAIT_S = 0.5
 STREAM_THREADS = 2
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class ReadModelGone(QgjetError):
+    """The file of the read model was deleted or replaced."""
 
 
 class Service:
@@ -114,7 +118,9 @@ class Service:
         found = []
         if self._lost_at is not None and self._loop.time() - self._lost_at >= patience_s:
             found.append(self._why_lost() or f"not connected to NATS at {self.nats_url}")
-        if self._log is not None and (self.projector is None or self.projector.failure is not None):
+        if self.read_model.is_gone:
+            found.append(f"the read model {self.read_model.path} was deleted or replaced: it is rebuilt from the log")
+        elif self._log is not None and (self.projector is None or self.projector.failure is not None):
             found.append(f"the projection has stopped: {self._broken or (self.projector and self.projector.failure) or 'it starts'}")
         return found
 
@@ -167,14 +173,16 @@ class Service:
                 await self._project(event_log, janitors_bus)
             except IncompatibleServer:
                 raise
-            except NotPermitted as error:
+            except (NotPermitted, LogUnavailable, ReadModelGone) as error:
                 self._note(error)
             except Exception as error:  # whatever it is, reads go on with what is there and the next try may work
                 self._note(error)
             await within(PAUSE_S, self.closing)
 
     async def _project(self, event_log: EventLog, janitors_bus: Bus) -> None:
-        """Until the projector fails; raises its failure."""
+        """Until the projector fails, or its file is gone; raises why."""
+        if self.read_model.is_gone:
+            await asyncio.to_thread(self.read_model.renew)
         retention_s = self.deployment.retention_s
         async with (
             Projector(event_log, self.read_model, retention_s=retention_s, complaints=self._complaints) as projector,
@@ -191,6 +199,8 @@ class Service:
     async def _watch(self, bus: Bus, janitors_bus: Bus, projector: Projector) -> None:
         reconnects = bus.reconnects
         while projector.failure is None:
+            if self.read_model.is_gone:
+                raise ReadModelGone(f"the read model {self.read_model.path} was deleted or replaced: it is rebuilt from the log")
             self._lost_at = _lost(bus, self._lost_at, self._loop.time())
             self._tried.set()
             if bus.is_connected and bus.reconnects != reconnects:

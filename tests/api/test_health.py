@@ -282,3 +282,32 @@ async def test_reads_answer_at_once_while_nats_is_silent_and_say_how_old_they_ar
     finally:
         server.process.send_signal(signal.SIGCONT)
     await eventually(is_current)
+
+
+@pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")])
+async def test_a_read_model_that_is_deleted_under_a_running_api_is_rebuilt(
+    api: httpx.AsyncClient, settings: Settings, submit: Submit, eventually: Any, suffixes: tuple[str, ...]
+) -> None:
+    before = [await submit(test_path=f"{number}.js") for number in range(3)]
+    file = Path(settings.api.database)
+
+    async def ready() -> bool:
+        return (await api.get("/readyz")).status_code == 200
+
+    await eventually(ready)
+    for suffix in suffixes:
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    unready = await api.get("/readyz")
+    assert (unready.status_code, "was deleted or replaced" in unready.json()["detail"]) == (503, True)
+    await eventually(ready)
+    assert file.stat().st_mode & 0o077 == 0
+    after = await submit(test_path="after.js")
+
+    async def has_all() -> bool:
+        answer = await api.get("/jobs")
+        assert answer.status_code in (200, 503)
+        return answer.status_code == 200 and {job["job_id"] for job in answer.json()["jobs"]} == {one["job_id"] for one in [*before, after]}
+
+    await eventually(has_all)
+    for path in ("/", "/ui/jobs", f"/ui/jobs/{before[0]['job_id']}", "/ui/suites", "/ui/tests"):
+        assert (await api.get(path)).status_code == 200

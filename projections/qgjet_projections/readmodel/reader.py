@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import sqlite3
+import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +13,25 @@ from typing import Any, Self
 
 import msgspec
 
-from qgjet.errors import InvalidInput
+from qgjet.errors import InvalidInput, LogUnavailable
 from qgjet_projections import schema
 from qgjet_projections.batch import Row
 from qgjet_projections.views import Page, T
 
 MAX_LIMIT = 500
+RENEW_S = 10.0
 COLUMNS = ", ".join(f"jobs.{name}" for name in Row.__struct_fields__)
 BY_STATUS = "jobs INDEXED BY jobs_by_status"
 """Goes with the condition `status <> 'done'`, which SQLite wants to read before it takes the index."""
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _Pool:
@@ -28,7 +39,15 @@ class _Pool:
 
     def __init__(self) -> None:
         self.idle: deque[sqlite3.Connection] = deque()
-        self.closed = False
+        self.in_use = 0
+        self.closed = self.renewing = False
+        self.file: tuple[int, int] | None = None
+        """Identity of the file that the connections read."""
+        self.changed = threading.Condition()
+
+    def close_idle(self) -> None:
+        while self.idle:
+            self.idle.pop().close()
 
 
 class Reader:
@@ -56,14 +75,39 @@ class Reader:
         a database that is not ours.
         """
         schema.prepare(path)
-        return cls(path)
+        model = cls(path)
+        model._pool.file = _identity(path)
+        return model
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was deleted or replaced since it was opened. Then only `renew` helps."""
+        return self._pool.file is not None and _identity(self.path) != self._pool.file
+
+    def renew(self) -> None:
+        """Put an empty read model where the file was deleted or replaced. No writer may have it open. Raises LogUnavailable while reads do not end.
+
+        First every connection to the old file closes: SQLite deletes the journal of that name with the last one.
+        """
+        pool = self._pool
+        with pool.changed:
+            pool.renewing = True
+            pool.close_idle()
+            ended = pool.changed.wait_for(lambda: not pool.in_use, timeout=RENEW_S)
+        try:
+            if not ended:
+                raise LogUnavailable(f"the read model {self.path} was deleted, and reads of it have not ended")
+            schema.remove_journals(self.path)
+            schema.prepare(self.path)
+            pool.file = _identity(self.path)
+        finally:
+            pool.renewing = False
 
     def close(self) -> None:
         """Close all connections; those in use close when they are given back. A second call is harmless."""
-        self._pool.closed = True
-        with contextlib.suppress(IndexError):
-            while True:
-                self._pool.idle.pop().close()
+        with self._pool.changed:
+            self._pool.closed = True
+            self._pool.close_idle()
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -74,19 +118,37 @@ class Reader:
             yield connection
         finally:
             connection.rollback()
-            self._pool.idle.append(connection)
-            if self._pool.closed:
-                self.close()
+            self._give_back(connection)
 
     def _take(self) -> sqlite3.Connection:
-        if self._pool.closed:
-            raise RuntimeError(f"the read model {self.path} is closed")
+        pool = self._pool
+        with pool.changed:
+            if pool.closed:
+                raise RuntimeError(f"the read model {self.path} is closed")
+            if pool.renewing:
+                raise LogUnavailable(f"the read model {self.path} is being rebuilt; try again")
+            pool.in_use += 1
+            if pool.idle:
+                return pool.idle.pop()
         try:
-            return self._pool.idle.pop()
-        except IndexError:
             connection = schema.connect(self.path)
             connection.execute("PRAGMA query_only = 1")
-            return connection
+        except sqlite3.Error as error:
+            self._give_back(None)
+            if self.is_gone:
+                raise LogUnavailable(f"the read model {self.path} was deleted and is being rebuilt; try again") from error
+            raise
+        return connection
+
+    def _give_back(self, connection: sqlite3.Connection | None) -> None:
+        pool = self._pool
+        with pool.changed:
+            pool.in_use -= 1
+            if connection is not None and (pool.closed or pool.renewing):
+                connection.close()
+            elif connection is not None:
+                pool.idle.append(connection)
+            pool.changed.notify_all()
 
     @property
     def applied_seq(self) -> int:
