@@ -88,7 +88,10 @@ class EndAttempt(Struct, frozen=True):
 
 
 class Release(Struct, frozen=True):
-    """Give the job back without a result: `drained` is free, anything else spends an infra retry."""
+    """Give the job back without a result.
+
+    `drained` is free, and so is `host_failed` for a job with few attempts; anything else spends an infra retry.
+    """
 
     agent: str
     ticket: int
@@ -127,6 +130,10 @@ class Expire(Struct, frozen=True):
 
 Command = Submit | Requeue | Start | EndAttempt | Release | Lose | Cancel | Expire
 DRAINED = "drained"
+HOST_FAILED = "host_failed"
+"""The agent's host could not run anything."""
+MAX_FREE_ATTEMPTS = 20
+"""A job that has been started more often than this may be the one that fills the disks: it spends infra retries like any other."""
 FLAKY = "flaky"
 """Reason of a job that passed after a failed attempt."""
 NOT_PASSED_AGAIN = "not_passed_again"
@@ -290,13 +297,17 @@ def _release(command: Release, job: Job, now: datetime) -> Released | Finished |
     if job.cancel_requested:
         return Cancelled(**_carried(job, now, Status.CANCELLED) | {"by": command.agent})
     carried = _carried(job, now, Status.QUEUED) | {"by": command.agent}
-    if command.reason != DRAINED:
+    if not _is_free(command, job):
         spent = _spent(job, Verdict.INFRA_ERROR)
         if spent is None:
             return _no_verdict(job, now, command.reason, command.message, command.agent)
         carried |= spent
     waits = [at for at in (job.retry_at, _later(now, command.retry_in_s)) if at is not None]
     return Released(**carried, reason=command.reason, message=command.message, retry_at=max(waits, default=None))
+
+
+def _is_free(command: Release, job: Job) -> bool:
+    return command.reason == DRAINED or (command.reason == HOST_FAILED and job.attempt <= MAX_FREE_ATTEMPTS)
 
 
 def _lose(command: Lose, job: Job, now: datetime) -> AttemptLost | Finished:

@@ -111,5 +111,9 @@ class PrepareFailed(QgjetError):
     """A target could not be made ready for its partition."""
 
 
+class HostFailed(PrepareFailed):
+    """The agent's host cannot run anything: its disk is full, its work directory is gone, it has no processes or files left. No job is to blame."""
+
+
 class SchemaMismatch(QgjetError):
     """The read model's file belongs to another version; it is rebuilt from the log."""

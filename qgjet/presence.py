@@ -47,6 +47,9 @@ class AgentInfo(Struct, frozen=True, kw_only=True):
     warm: tuple[str, ...] = ()
     """Partitions it keeps prepared, as `org/app version/target`."""
     draining: bool = False
+    problem: str = ""
+    """Why its host cannot run jobs; it takes none then. Empty while it is well."""
+    problem_since: Instant | None = None
     visibility_timeout_s: float = 0.0
     """What its leases go by; 0 for a version that does not adopt a shorter one."""
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from msgspec.structs import replace
 
 from qgjet import private_files, streams
 from qgjet.agents.agent import Agent
+from qgjet.agents.cleanup import own_directory
 from qgjet.agents.target import make_runner
 from qgjet.bus import Bus, connect
 from qgjet.errors import InvalidSettings, NotPermitted
@@ -140,13 +140,17 @@ async def queue_in_force(bus: Bus, settings: Settings) -> QueueSettings:
 
 @contextlib.asynccontextmanager
 async def work_dir(settings: Settings) -> AsyncIterator[Path]:
-    """Where attempts run: `agent.work_dir`, or a directory that goes with the agent."""
+    """Where attempts run: a directory of this process in `agent.work_dir`, or in the one for temporary files. If attempts are kept, `agent.work_dir` itself."""
     if settings.agent.work_dir:
         path = Path(settings.agent.work_dir).expanduser().absolute()
         _make(path)
+    if settings.agent.work_dir and not settings.agent.keep_attempts:
+        with own_directory(path, "agent-") as own:
+            yield own
+    elif settings.agent.work_dir:
         yield path
     else:
-        with _temporary() as path:
+        with own_directory(Path(tempfile.gettempdir()), "qgjet-agent-") as path:
             yield path
 
 
@@ -155,15 +159,6 @@ def _make(path: Path) -> None:
         private_files.make_directory(path)
     except OSError as error:
         raise InvalidSettings("agent.work_dir", f"{path} cannot be made: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _temporary() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="qgjet-agent-"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)  # a job may have made what we may not remove
 
 
 def _described(target: Target) -> str:

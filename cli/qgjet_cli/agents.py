@@ -32,7 +32,7 @@ def _row(agent: dict[str, Any], now: datetime) -> tuple[str, ...]:
     return (
         agent["instance"],
         agent["name"],
-        "draining" if agent["draining"] else "serving",
+        _state(agent),
         f"{len(agent['running'])} of {agent['slots']}",
         ", ".join(f"{one['target']} ({one['slots']})" for one in agent["targets"]),
         agent["app_version_id"],
@@ -40,6 +40,12 @@ def _row(agent: dict[str, Any], now: datetime) -> tuple[str, ...]:
         agent["version"],
         ", ".join(agent["warm"]),
     )
+
+
+def _state(agent: dict[str, Any]) -> str:
+    if problem := agent.get("problem"):
+        return f"backing off: {problem}"
+    return "draining" if agent["draining"] else "serving"
 
 
 def drain(

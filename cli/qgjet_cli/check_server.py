@@ -158,6 +158,7 @@ def _look_at_agents(agents: Sequence[AgentInfo], settings: Settings) -> list[Che
         for agent in agents
         if agent.version != __version__
     ]
+    found += [warn("agents", f"{agent.name} takes no jobs: {agent.problem}", "repair its host; it tries again by itself") for agent in agents if agent.problem]
     if idle:
         found.append(warn("agents", f"none for {', '.join(idle)}" + (f"; alive: {alive}" if alive else ""), "qgjet agent --target " + " --target ".join(idle)))
     return found or [ok("agents", alive or "none, and no targets are declared here")]

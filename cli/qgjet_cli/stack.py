@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from qgjet import private_files, streams
 from qgjet.agents.agent import Agent
+from qgjet.agents.cleanup import own_directory
 from qgjet.bus import connect
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.errors import InvalidSettings, LogUnavailable, QgjetError
@@ -203,8 +204,8 @@ def _kept(server: NatsServer) -> Iterator[None]:
 def _data_directory(asked: Path | None) -> Iterator[Path]:
     """A directory that nobody else uses at the same time."""
     if asked is None:
-        with tempfile.TemporaryDirectory(prefix="qgjet-", ignore_cleanup_errors=True) as name:
-            yield Path(name)
+        with own_directory(Path(tempfile.gettempdir()), "qgjet-run-") as own:
+            yield own
         return
     path = asked.expanduser().absolute()
     try:

@@ -20,6 +20,7 @@ import qgjet
 from qgjet import private_files
 from qgjet.agents.catalog import Catalog
 from qgjet.agents.execution import Executor, Result
+from qgjet.agents.host import Host
 from qgjet.agents.runner import Runner
 from qgjet.agents.slot import AgentSlot
 from qgjet.bus import STOP_TIMEOUT_S
@@ -87,6 +88,8 @@ class Agent:
         self._pause_timer: asyncio.TimerHandle | None = None
         self._rang: set[Lane] = set()
         self._complaints = Repeated(log)
+        self._host = Host(work_dir, event_log.clock)
+        self._host_timer: asyncio.TimerHandle | None = None
         self._since: Instant = event_log.clock()
         self._draining = asyncio.Event()
         self._slots_changed = asyncio.Event()
@@ -101,7 +104,8 @@ class Agent:
     async def run(self) -> None:
         """Serve until drained; returns with every session released and the agent withdrawn."""
         self._log.bus.on_reconnect.append(self._on_reconnect)
-        private_files.make_directory(self._work_dir)
+        with contextlib.suppress(OSError):  # `Host` sees to it before each job
+            private_files.make_directory(self._work_dir)
         try:
             async with asyncio.TaskGroup() as keepers:
                 tasks = [keepers.create_task(keeper()) for keeper in (self._refresh, self._announce, self._listen, self._cool_down, self._follow_controls)]
@@ -143,10 +147,26 @@ class Agent:
     def _dispatch(self) -> None:
         """Give lanes with work to free slots until one of both runs out."""
         while self._work is not None and not self.draining and self._busy < self._limit and self._log.bus.is_connected:
+            if not self._catalog.waiting() or self._is_backing_off():
+                return
             chosen = choose(self._open_lanes(), self._bench(), self._turns)
             if chosen is None:
                 return
             self._assign(self._free_slot(chosen.lane.partition), chosen.lane)
+
+    def _is_backing_off(self) -> bool:
+        """Whether this host cannot run jobs for now; the dispatch goes on by itself after that. Other agents are notified meanwhile."""
+        delay_s = self._host.backs_off_s()
+        if delay_s and self._host_timer is None:
+            self._announce_now.set()
+            self._slots_changed.set()
+            self._host_timer = asyncio.get_running_loop().call_later(delay_s, self._try_host_again)
+        return delay_s > 0
+
+    def _try_host_again(self) -> None:
+        self._host_timer = None
+        self._slots_changed.set()
+        self._refresh_now.set()
 
     def _open_lanes(self) -> list[Waiting]:
         """Lanes that are believed to have work, without those that are paused."""
@@ -234,6 +254,10 @@ class Agent:
         finally:
             self._catalog.running[lane] -= 1
         slot.run_in_a_row += result.ran
+        if result.failed_host:
+            self._host.failed(result.failed_host)
+        elif result.ran and not result.prepare_failed:
+            self._host.ran()
         if result.prepare_failed:
             self._cooling[lane.partition] = asyncio.get_running_loop().time() + COOL_OFF_S
         if result.again_in_s is not None:
@@ -295,7 +319,8 @@ class Agent:
         """Hear the bell of a target exactly while a slot of it is free: a bell that nobody can answer is for somebody else."""
         while True:
             self._slots_changed.clear()
-            wanted = {slot.target for slot in self._slots if not slot.busy} if self._busy < self._limit and not self.draining else set()
+            listens = self._busy < self._limit and not self.draining and self._host_timer is None
+            wanted = {slot.target for slot in self._slots if not slot.busy} if listens else set()
             with contextlib.suppress(LogUnavailable):
                 for target in wanted - self._deaf.keys():
                     self._deaf[target] = await self._queue.listen(target, self._rung)
@@ -339,6 +364,8 @@ class Agent:
             running=tuple(self._executor.running),
             warm=tuple(f"{p.org_id}/{p.app_version_id}/{p.target}" for slot in self._slots if (p := slot.partition)),
             draining=self.draining,
+            problem=self._host.problem,
+            problem_since=self._host.problem_since,
             visibility_timeout_s=self._executor.visibility.shortest_s,
         )
 

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 import random
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from typing import Any, assert_never
 from msgspec.structs import replace
 
 from qgjet.agents.admission import Admission, admit
+from qgjet.agents.cleanup import remove_tree
 from qgjet.agents.lease import Lease
 from qgjet.agents.leftovers import Leftovers
 from qgjet.agents.output import LogFeed
@@ -33,8 +33,8 @@ from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.artifacts import ArtifactStore
 from qgjet.clock import within
 from qgjet.codec import check_writable
-from qgjet.decide import DRAINED, Command, EndAttempt, Lose, Release, Requeue, Start, decide
-from qgjet.errors import InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
+from qgjet.decide import DRAINED, HOST_FAILED, Command, EndAttempt, Lose, Release, Requeue, Start, decide
+from qgjet.errors import HostFailed, InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
 from qgjet.events import Event, Outcome, Status, Verdict
 from qgjet.job import Job, state_of
 from qgjet.log import EventLog
@@ -62,6 +62,8 @@ class Result:
     again_in_s: float | None = None
     """The message comes back after this long."""
     prepare_failed: bool = False
+    failed_host: str = ""
+    """What this host could not do; empty: the job is not to blame it."""
 
 
 @dataclass
@@ -188,6 +190,8 @@ class Executor:
             self.running[job.job_id] = lease.tether
             outcome = await self._run(delivery, session, lease, job)
             return await self._end(delivery, lease, job, outcome)
+        except HostFailed as failure:
+            return await self._release(delivery, lease, job, HOST_FAILED, str(failure))
         except PrepareFailed as failure:
             return await self._release(delivery, lease, job, "prepare_failed", str(failure))
         finally:
@@ -245,7 +249,7 @@ class Executor:
             deadline.cancel()
             await feed.close()
             if left_files and not self.agent_settings.keep_attempts:
-                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+                await asyncio.to_thread(remove_tree, path)
 
     async def _with_artifacts(self, outcome: Outcome, attempt: Attempt, redactor: Redactor, stopped_by: StopReason | None) -> Outcome:
         """Store what the attempt has left, and name it. Whatever happens to that, the verdict stands.
@@ -296,6 +300,8 @@ class Executor:
         stopped = outcome.reason if outcome.verdict is Verdict.INFRA_ERROR else ""
         if stopped == StopReason.DRAINED:
             return await self._release(delivery, lease, job, DRAINED, "")
+        if stopped == Reason.AGENT_IO:
+            return await self._release(delivery, lease, job, HOST_FAILED, outcome.message)
         retry_in_s = self._backoff_s(job)
         end = EndAttempt(agent=self.agent, attempt=job.attempt, outcome=outcome, retry_in_s=retry_in_s, job_id=job.job_id)
         return await self._report(delivery, lease, end, job, retry_in_s=retry_in_s)
@@ -304,7 +310,8 @@ class Executor:
         retry_in_s = 0.0 if reason == DRAINED else self._backoff_s(job)
         release = Release(agent=self.agent, ticket=delivery.seq, attempt=job.attempt, reason=reason, message=message, retry_in_s=retry_in_s)
         result = await self._report(delivery, lease, release, job, retry_in_s=retry_in_s)
-        return Result(ran=result.ran, again_in_s=result.again_in_s, prepare_failed=reason != DRAINED)
+        failed_host = message if reason == HOST_FAILED else ""
+        return Result(ran=result.ran, again_in_s=result.again_in_s, prepare_failed=reason != DRAINED, failed_host=failed_host)
 
     def _backoff_s(self, job: Job) -> float:
         return self.queue_settings.backoff.delay_s(max(job.attempt, 1), self.random.random())

@@ -210,7 +210,7 @@ async def _prepare(place: Place) -> Kept:
     try:
         env_file.touch(mode=0o600)
         kept = Kept(Command(argv=place.target.prepare, cwd=place.project, env=place.env), place.directory / "prepare.log")
-    except (CannotStart, OSError) as error:
+    except CannotStart as error:
         raise PrepareFailed(f"target {place.target.name}: prepare did not run: {error}") from error
     try:
         await _wait_until_prepared(place.target, kept)
@@ -233,7 +233,7 @@ async def _wait_until_prepared(target: Target, kept: Kept) -> None:
         raise PrepareFailed(f"target {target.name}: prepare took longer than {target.prepare_timeout_s:g} s{excerpt(kept.output.tail)}") from None
     try:
         tree.raise_failure()
-    except (CannotStart, OSError) as error:
+    except CannotStart as error:
         raise PrepareFailed(f"target {target.name}: prepare did not run: {error}") from error
     code, signal_name = tree.exit
     if code != 0:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import shutil
 import tempfile
 from pathlib import Path
 
+from qgjet.agents.cleanup import remove_tree
 from qgjet.agents.runner import Runner, Session
-from qgjet.errors import PrepareFailed
+from qgjet.errors import HostFailed, PrepareFailed
 from qgjet.events import Partition
 
 log = logging.getLogger(__name__)
@@ -51,11 +51,13 @@ class AgentSlot:
         return self._session, False
 
     async def _prepare(self, partition: Partition) -> Session:
-        self._directory = Path(tempfile.mkdtemp(prefix=f"session-{next(self._numbers)}-", dir=self._work_dir))
         try:
+            self._directory = Path(tempfile.mkdtemp(prefix=f"session-{next(self._numbers)}-", dir=self._work_dir))
             session = await self._runner.prepare(partition, self._directory)
         except PrepareFailed:
             raise
+        except OSError as error:
+            raise HostFailed(f"{self.target} cannot be prepared: {error.strerror or error}") from error
         except Exception as defect:
             log.exception("%s: the runner failed to prepare", partition)
             raise PrepareFailed(f"the runner of {self.target} failed: {type(defect).__name__}: {defect}") from defect
@@ -90,4 +92,4 @@ class AgentSlot:
             log.exception("a session of %s could not be released properly", self.target)
         finally:
             if directory is not None:
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                await asyncio.to_thread(remove_tree, directory)
