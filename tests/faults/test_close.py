@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from agents import eventually
+from patience import patience
 from qgjet import bus as buses
 from qgjet.bus import Bus, connect
 from qgjet.clock import bounded, end
 from qgjet.embedded import NatsServer
 from qgjet_cli import daemon
 
-MOST_S = 5.0
+MOST_S = patience(5.0)
 
 
 class Deaf:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from agents import eventually
+from patience import patience
 from qgjet import bus as connections
 from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer
@@ -50,7 +51,7 @@ async def test_after_a_failover_an_older_server_is_refused_by_name(server: NatsS
         said = [line for line in caplog.messages if "2.10.0" in line]
         assert len(said) == 1, "said once, however often it is tried"
         await server.start()
-        await bus.wait_connected(10)
+        await bus.wait_connected(patience(10))
         assert (bus.is_connected, bus.why) == (True, "")
 
 

@@ -511,4 +511,4 @@ async def test_who_loses_every_race_gives_up_with_an_error(log: EventLog, monkey
     for other_use in uses.values():
         other_use.close()
     with pytest.raises(Overloaded, match="another writer was first"):
-        await bounded(chosen, 10)
+        await bounded(chosen, patience(10))
