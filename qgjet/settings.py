@@ -12,10 +12,10 @@ import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from qgjet.errors import InvalidSettings
 from qgjet.retry import MAX_RETRIES, Backoff
@@ -41,6 +41,12 @@ _KINDS = {
     "datetime": "a date",
 }
 """Types as msgspec calls them, in words."""
+Limit = Annotated[float, Meta(gt=0)]
+"""A time after which something is ended. 0 would end it at once, and means "no limit" elsewhere."""
+Count = Annotated[int, Meta(ge=0)]
+AtLeastOne = Annotated[int, Meta(ge=1)]
+Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
+Interval = Annotated[float, Meta(ge=MIN_INTERVAL_S)]
 
 
 DEFAULT_VISIBILITY_TIMEOUT_S = 30.0
@@ -101,14 +107,14 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prepare: tuple[str, ...] = ()
     healthy: tuple[str, ...] = ()
     release: tuple[str, ...] = ()
-    slots: int = 1
+    slots: AtLeastOne = 1
     """Jobs of this target that one agent may run side by side."""
-    prepare_timeout_s: float = field(default=300.0, name="prepare_timeout")
-    healthy_timeout_s: float = field(default=10.0, name="healthy_timeout")
-    release_timeout_s: float = field(default=30.0, name="release_timeout")
+    prepare_timeout_s: Limit = field(default=300.0, name="prepare_timeout")
+    healthy_timeout_s: Limit = field(default=10.0, name="healthy_timeout")
+    release_timeout_s: Limit = field(default=30.0, name="release_timeout")
     stop_grace_s: float = field(default=15.0, name="stop_grace")
     """From SIGINT to SIGTERM, for a job that is told to stop. AppWright on BrowserStack waits 10 s for its video first."""
-    test_retries: int = 0
+    test_retries: Count = 0
     """Retries inside the runner (`--retries`), apart from those of the queue."""
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
@@ -126,9 +132,9 @@ class QueueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Fixed when the log is made. `low-first`: priority 0 is the most urgent."""
     replicas: int = 1
     """3 on a cluster."""
-    visibility_timeout_s: float = field(default=DEFAULT_VISIBILITY_TIMEOUT_S, name="visibility_timeout")
+    visibility_timeout_s: Annotated[float, Meta(ge=0.5)] = field(default=DEFAULT_VISIBILITY_TIMEOUT_S, name="visibility_timeout")
     """A job whose agent is silent for this long is given to another one. Stored with the log: the API's value is in force for all."""
-    max_deliver: int = DEFAULT_MAX_DELIVER
+    max_deliver: Annotated[int, Meta(ge=2)] = DEFAULT_MAX_DELIVER
     """Deliveries of one message that the server allows, whatever our code does. Stored with the log, too."""
     retry_base_s: float = field(default=1.0, name="retry_base")
     retry_cap_s: float = field(default=60.0, name="retry_cap")
@@ -164,11 +170,11 @@ class QueueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class JobSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[job]`: what a submission gets that does not say."""
 
-    priority: int = 5
-    max_retries: int = 3
-    infra_retries: int = 3
-    execution_timeout_s: float | None = field(default=None, name="execution_timeout")
-    queue_timeout_s: float | None = field(default=None, name="queue_timeout")
+    priority: Annotated[int, Meta(ge=0, le=9)] = 5
+    max_retries: Retries = 3
+    infra_retries: Retries = 3
+    execution_timeout_s: Limit | None = field(default=None, name="execution_timeout")
+    queue_timeout_s: Limit | None = field(default=None, name="queue_timeout")
 
 
 class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -178,15 +184,15 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Empty: every target declared."""
     app_version_id: str = "all"
     """Serve this version only; `all`: any."""
-    slots: int = 0
+    slots: Count = 0
     """Jobs side by side, over all targets; 0: what the targets allow together."""
-    batch: int = 3
+    batch: AtLeastOne = 3
     """Jobs of one partition before the agent looks for something more urgent."""
-    execution_timeout_s: float = field(default=600.0, name="execution_timeout")
+    execution_timeout_s: Limit = field(default=600.0, name="execution_timeout")
     """Deadline of an attempt, for jobs that bring none."""
-    keep_warm_s: float = field(default=120.0, name="keep_warm")
+    keep_warm_s: Interval = field(default=120.0, name="keep_warm")
     """An idle session is released after this long."""
-    poll_s: float = field(default=15.0, name="poll")
+    poll_s: Interval = field(default=15.0, name="poll")
     """Interval of looking at all partitions, should a bell have been missed."""
     work_dir: str = ""
     """Where attempts run; empty: a temporary directory that goes with the agent."""
@@ -201,13 +207,13 @@ class ArtifactSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     collect: str = "on-failure"
     """Of every attempt its logs and reports, and media (`test-results`) of those that did not pass; `always`: media of all; `never`: nothing."""
-    max_file_bytes: int = field(default=100_000_000, name="max_file")
-    max_attempt_bytes: int = field(default=250_000_000, name="max_attempt")
-    upload_timeout_s: float = field(default=60.0, name="upload_timeout")
+    max_file_bytes: Count = field(default=100_000_000, name="max_file")
+    max_attempt_bytes: Count = field(default=250_000_000, name="max_attempt")
+    upload_timeout_s: Limit = field(default=60.0, name="upload_timeout")
     """Of all files of an attempt together; the result is told after it."""
-    retention_s: float = field(default=DEFAULT_RETENTION_S, name="retention")
+    retention_s: Annotated[float, Meta(ge=1)] = field(default=DEFAULT_RETENTION_S, name="retention")
     """Fixed when the first of all starts, like the next one."""
-    log_retention_s: float = field(default=DEFAULT_LOG_RETENTION_S, name="log_retention")
+    log_retention_s: Annotated[float, Meta(ge=1)] = field(default=DEFAULT_LOG_RETENTION_S, name="log_retention")
     """Of live output. The whole log of an attempt is an artifact."""
 
 
@@ -224,12 +230,12 @@ class ApiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """`[api]`"""
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
     database: str = ".qgjet/read-model.sqlite"
     """This replica's own file; made, and made anew, from the log."""
-    max_lag_events: int = 10_000
+    max_lag_events: Count = 10_000
     """`/readyz` says no while the read model is further behind than this."""
-    max_partitions_per_org: int = 1_000
+    max_partitions_per_org: Count = 1_000
     """App versions times targets with queued or running jobs; a submission that brings more is answered with 429. 0: no limit."""
     janitor: bool = True
     auth: bool = True
@@ -238,9 +244,9 @@ class ApiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Written by `qgjet token`, read again when it has changed."""
     tokens: str = ""
     """More of them, as they stand in the file."""
-    rate_limit: int = 50
+    rate_limit: Count = 50
     """Requests per second of one token, over time; 0: no limit."""
-    rate_burst: int = 200
+    rate_burst: AtLeastOne = 200
     """Requests at once, of a token that was silent before."""
     cors_origins: tuple[str, ...] = ()
     """Other sites whose pages may ask, such as `https://ci.example`."""
@@ -469,32 +475,52 @@ def _convert(data: dict[str, Any], kind: type[S], path: str) -> S:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         where = where.rstrip("`").lstrip(".")
-        raise InvalidSettings((path + where).rstrip(".") or "qgjet.toml", _in_words(what, _field_name(kind, where))) from None
+        raise InvalidSettings((path + where).rstrip(".") or "qgjet.toml", _in_words(what, _field(kind, where))) from None
 
 
-def _field_name(kind: type[Struct], where: str) -> str:
-    """Find the field that the path of a key leads to; empty for a value inside a list or table."""
-    name = ""
+def _field(kind: type[Struct], where: str) -> msgspec.structs.FieldInfo | None:
+    """Find the field that the path of a key leads to; None for a value inside a list or table."""
+    found = None
     for part in where.split("."):
-        one = next((one for one in msgspec.structs.fields(kind) if one.encode_name == part), None)
-        if one is None:
-            return ""
-        name = one.name
-        kind = one.type if _is_struct(one.type) else Struct
-    return name
+        found = next((one for one in msgspec.structs.fields(kind) if one.encode_name == part), None)
+        if found is None:
+            return None
+        kind = found.type if _is_struct(found.type) else Struct
+    return found
 
 
-def _in_words(what: str, name: str) -> str:
+def _in_words(what: str, one: msgspec.structs.FieldInfo | None) -> str:
     """Write msgspec's message about a type the way the rest of the errors is written."""
+    name = one.name if one is not None else ""
     found = re.fullmatch(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`", what)
     if found is None:
-        return what
+        return f"must be {_range(one.type, name)}" if one is not None and _meta(one.type) is not None else what
     expected = _KINDS.get(found[1], found[1])
     if name.endswith("_s"):
         expected = "a duration such as 30s or 10m"
     elif name.endswith("_bytes"):
         expected = "a size such as 100MB"
     return f"must be {expected}, not {_KINDS.get(found[2], found[2])}"
+
+
+def _meta(kind: Any) -> Meta | None:
+    """The range that a type states; None when it states none."""
+    candidates = (kind, *get_args(kind))  # an optional value states it inside
+    return next((one.__metadata__[0] for one in candidates if get_origin(one) is Annotated), None)
+
+
+def _range(kind: Any, name: str) -> str:
+    """Write the whole range, not only the end that a value misses."""
+    meta = _meta(kind)
+    assert meta is not None
+    if meta.gt is not None:
+        return f"more than {meta.gt:g}. For no practical limit, write a long time such as 7d"
+    if meta.le is not None:
+        return f"from {meta.ge} to {meta.le}"
+    low = meta.ge or 0
+    if not name.endswith("_s"):
+        return f"at least {low}"
+    return f"at least {low:g}s" if low >= 1 else f"at least {low * 1000:g}ms"
 
 
 def _seconds(data: dict[str, Any], kind: type[Struct], path: str) -> dict[str, Any]:
@@ -545,33 +571,12 @@ def _check_values(settings: Settings) -> None:
     rules = [
         ("queue.priority_order", settings.queue.priority_order in ("low-first", "high-first"), "must be low-first or high-first"),
         ("queue.replicas", settings.queue.replicas in (1, 3, 5), "must be 1, 3 or 5"),
-        ("queue.visibility_timeout", settings.queue.visibility_timeout_s >= 0.5, "must be at least 500ms"),
-        ("queue.max_deliver", settings.queue.max_deliver >= 2, "must be at least 2"),
         ("queue.retention", _is_event_retention(settings.queue.retention_s), "must be at least 1d, or 0 to keep events for ever"),
-        ("job.priority", 0 <= settings.job.priority <= 9, "must be from 0 to 9"),
-        ("job.max_retries", 0 <= settings.job.max_retries <= MAX_RETRIES, f"must be from 0 to {MAX_RETRIES}"),
-        ("job.infra_retries", 0 <= settings.job.infra_retries <= MAX_RETRIES, f"must be from 0 to {MAX_RETRIES}"),
-        ("agent.batch", settings.agent.batch >= 1, "must be at least 1"),
-        ("agent.slots", settings.agent.slots >= 0, "must not be negative"),
-        ("agent.poll", settings.agent.poll_s >= MIN_INTERVAL_S, "must be at least 100ms"),
-        ("agent.keep_warm", settings.agent.keep_warm_s >= MIN_INTERVAL_S, "must be at least 100ms"),
-        (
-            "agent.execution_timeout",
-            settings.agent.execution_timeout_s > 0,
-            "must be more than 0. For attempts without a practical limit, write a long time such as 7d",
-        ),
         (
             "artifacts.collect",
             (collect := settings.artifacts.collect) in COLLECT,
             f"must be {', '.join(COLLECT[:-1])} or {COLLECT[-1]}{_hint(collect, COLLECT)}",
         ),
-        ("artifacts.max_file", settings.artifacts.max_file_bytes >= 0, "must not be negative"),
-        ("artifacts.max_attempt", settings.artifacts.max_attempt_bytes >= 0, "must not be negative"),
-        ("artifacts.retention", settings.artifacts.retention_s >= 1, "must be at least 1s"),
-        ("artifacts.log_retention", settings.artifacts.log_retention_s >= 1, "must be at least 1s"),
-        ("api.port", 0 <= settings.api.port <= 65_535, "must be from 0 to 65535"),
-        ("api.rate_limit", settings.api.rate_limit >= 0, "must not be negative; 0 is no limit"),
-        ("api.rate_burst", settings.api.rate_burst >= 1, "must be at least 1"),
         *(("api.cors_origins", _is_origin(one), f"{one!r} is not an origin such as https://ci.example") for one in settings.api.cors_origins),
         (
             "QGJET_API_TOKEN (api_token)",
@@ -582,7 +587,6 @@ def _check_values(settings: Settings) -> None:
     ]
     for name, target in settings.targets.items():
         rules.append((f"targets.{name}.runner", target.runner in RUNNERS, f"{target.runner!r} is none of {', '.join(RUNNERS)}{_hint(target.runner, RUNNERS)}"))
-        rules.append((f"targets.{name}.slots", target.slots >= 1, "must be at least 1"))
         rules.append((f"targets.{name}.command", target.runner != "command" or bool(target.command), "is needed by the command runner"))
         rules += _time_rules(target, f"targets.{name}.")
     check_heads("verdicts.infra", settings.verdicts.infra)

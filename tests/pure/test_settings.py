@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 import pytest
@@ -67,10 +67,15 @@ def variable(key: str) -> str:
     return "QGJET_" + key.upper().replace(".", "_").replace("-", "_")
 
 
+def plain(kind: Any) -> Any:
+    """The type without its range and its inner types."""
+    return plain(get_args(kind)[0]) if get_origin(kind) is Annotated else get_origin(kind) or kind
+
+
 def accepted(key: str) -> tuple[str, str, Any]:
     """A value other than the default: as TOML, as the text of a variable, and as it is then read."""
     one = KEYS[key]
-    kind = get_origin(one.type) or one.type
+    kind = plain(one.type)
     if kind is str:
         text = NAMED.get(key, "other")
         return json.dumps(text), text, text
@@ -117,6 +122,29 @@ def refusal(text: str = "", environ: dict[str, str] | None = None, flags: dict[s
     with pytest.raises(InvalidSettings) as refused:
         load_settings(text, environ, flags)
     return refused.value
+
+
+def test_every_number_and_duration_states_its_range() -> None:
+    """Where 0 is a meaning of its own or any number is good, the type is plain and the key stands here."""
+    plain_keys = {key for key, one in KEYS.items() if plain(one.type) in (int, float) and get_origin(one.type) is not Annotated}
+    assert plain_keys == {"queue.replicas", "queue.retry_base", "queue.retry_cap", "queue.retention", "targets.pixel-7.stop_grace"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "job.execution_timeout",
+        "job.queue_timeout",
+        "agent.execution_timeout",
+        "artifacts.upload_timeout",
+        "targets.pixel-7.prepare_timeout",
+        "targets.pixel-7.healthy_timeout",
+        "targets.pixel-7.release_timeout",
+    ],
+)
+def test_a_limit_of_zero_is_refused_for_it_means_no_limit_elsewhere(key: str) -> None:
+    refused = refusal(in_file(key, "0"))
+    assert (refused.field, refused.reason) == (key, "must be more than 0. For no practical limit, write a long time such as 7d")
 
 
 # Where a setting comes from
@@ -313,7 +341,7 @@ def test_a_time_is_a_finite_number_from_zero_on(key: str) -> None:
         ("[job]\nmax_retries = 11", "job.max_retries", "must be from 0 to 10"),
         ("[job]\ninfra_retries = -1", "job.infra_retries", "must be from 0 to 10"),
         ("[agent]\nbatch = 0", "agent.batch", "must be at least 1"),
-        ("[agent]\nslots = -1", "agent.slots", "must not be negative"),
+        ("[agent]\nslots = -1", "agent.slots", "must be at least 0"),
         ("[agent]\nslots = 'many'", "agent.slots", "must be a whole number, not text"),
         ("[agent]\npoll = 'often'", "agent.poll", "'often' is not a duration; write 90, 30s, 10m or 1h"),
         ("[agent]\npoll = true", "agent.poll", "must be a duration such as 30s or 10m, not true or false"),
@@ -323,7 +351,7 @@ def test_a_time_is_a_finite_number_from_zero_on(key: str) -> None:
         (
             "[agent]\nexecution_timeout = 0",
             "agent.execution_timeout",
-            "must be more than 0. For attempts without a practical limit, write a long time such as 7d",
+            "must be more than 0. For no practical limit, write a long time such as 7d",
         ),
         ("[job]\nqueue_timeout = true", "job.queue_timeout", "must be a duration such as 30s or 10m, not true or false"),
         ("[artifacts]\nmax_file = []", "artifacts.max_file", "must be a size such as 100MB, not a list"),
