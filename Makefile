@@ -21,7 +21,7 @@ MODULES := $(SHOP)/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check lint format suite bench soak chaos audit screenshots install dev node assets example nats-cli actionlint chromium lock clean
+.PHONY: help run up test unit check lint format suite bench soak chaos audit screenshots install dev node assets example nats-cli actionlint chromium lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ up: install assets example  ## server, API and agents for the example, until Ctr
 test: check  ## the whole suite, with format, lint, types and import directions before it: what CI runs
 
 check: dev assets example nats-cli actionlint chromium lint suite  ## the same
+
+unit: lint  ## format, lint, types, import directions and the tests without servers or processes: under a minute, after each change
+	$(BIN)/python -m pytest -n $(WORKERS) tests/pure $(ARGS)
 
 lint: dev
 	$(BIN)/ruff format --check .
