@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
 
@@ -505,7 +506,7 @@ async def test_who_loses_every_race_gives_up_with_an_error(log: EventLog, monkey
         "submit": log.submit(other),
         "cancel": log.cancel(job.slot, job.job_id, by="test"),
         "execute": log.execute(job.slot, Cancel("test", ""), await log.load(job.slot), timeout_s=0.2),
-        "suite": suite_log._submit(log, torn, [0], 1, in_time),
+        "suite": suite_log._submit(log, torn, [0], Counter({other.org_id: 1}), in_time),
     }
     chosen = uses.pop(use)
     for other_use in uses.values():
