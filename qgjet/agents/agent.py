@@ -239,7 +239,7 @@ class Agent:
         if self._catalog.has_waiting(lane):
             await self._ring_for_others(lane)
         result = await self._execute(slot, lane, delivery)
-        return not result.prepare_failed
+        return not result.prepare_failed and not result.failed_host
 
     async def _give_back_unseen(self, delivery: Delivery) -> None:
         """At once, unless somebody runs the job: the next delivery would say that its lease is over."""
@@ -256,7 +256,7 @@ class Agent:
         slot.run_in_a_row += result.ran
         if result.failed_host:
             self._host.failed(result.failed_host)
-        elif result.ran and not result.prepare_failed:
+        elif result.ran:
             self._host.ran()
         if result.prepare_failed:
             self._cooling[lane.partition] = asyncio.get_running_loop().time() + COOL_OFF_S

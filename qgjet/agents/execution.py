@@ -310,8 +310,8 @@ class Executor:
         retry_in_s = 0.0 if reason == DRAINED else self._backoff_s(job)
         release = Release(agent=self.agent, ticket=delivery.seq, attempt=job.attempt, reason=reason, message=message, retry_in_s=retry_in_s)
         result = await self._report(delivery, lease, release, job, retry_in_s=retry_in_s)
-        failed_host = message if reason == HOST_FAILED else ""
-        return Result(ran=result.ran, again_in_s=result.again_in_s, prepare_failed=reason != DRAINED, failed_host=failed_host)
+        prepare_failed, failed_host = reason not in (DRAINED, HOST_FAILED), message if reason == HOST_FAILED else ""
+        return Result(ran=result.ran, again_in_s=result.again_in_s, prepare_failed=prepare_failed, failed_host=failed_host)
 
     def _backoff_s(self, job: Job) -> float:
         return self.queue_settings.backoff.delay_s(max(job.attempt, 1), self.random.random())
