@@ -18,10 +18,13 @@ from qgjet.errors import DuplicateJob, Refused, StaleTicket
 from qgjet.events import (
     GREEN,
     NO_VERDICT,
+    OUTSIDE,
+    Attached,
     AttemptEnded,
     AttemptLost,
     Cancelled,
     CancelRequested,
+    Detached,
     Event,
     Finished,
     JobSpec,
@@ -113,9 +116,20 @@ class Lose(Struct, frozen=True):
     """As in EndAttempt."""
 
 
+class Attach(Struct, frozen=True):
+    """Join the job with another submission."""
+
+    spec: JobSpec
+    """What was submitted."""
+    held: JobSpec
+    """The job's own, as it was last submitted or requeued."""
+
+
 class Cancel(Struct, frozen=True):
     by: str
     reason: str = ""
+    suite_id: str = ""
+    """Only for this suite: the job goes on while another one waits for it. Empty: for all."""
 
 
 class Expire(Struct, frozen=True):
@@ -128,7 +142,7 @@ class Expire(Struct, frozen=True):
     even_started: bool = False
 
 
-Command = Submit | Requeue | Start | EndAttempt | Release | Lose | Cancel | Expire
+Command = Submit | Attach | Requeue | Start | EndAttempt | Release | Lose | Cancel | Expire
 DRAINED = "drained"
 HOST_FAILED = "host_failed"
 """The agent's host could not run anything."""
@@ -139,6 +153,8 @@ FLAKY = "flaky"
 NOT_PASSED_AGAIN = "not_passed_again"
 """Reason of a job whose last attempt is passing, though a test case that failed before did not pass in it."""
 MAX_MESSAGE_BYTES = 2000
+MAX_ATTACHED = 100
+"""Suites that an event names; one more counts as a submission outside of any suite, which no suite's cancel touches."""
 
 
 def decide(command: Command, job: Job | None, now: datetime) -> Event:
@@ -153,6 +169,8 @@ def decide(command: Command, job: Job | None, now: datetime) -> Event:
     if not job.live:
         raise StaleTicket(f"job {job.job_id} has ended as {job.status}")
     match command:
+        case Attach():
+            return _attach(command, job, now)
         case Requeue():
             return _requeue(command, job, now)
         case Start():
@@ -192,6 +210,40 @@ def _submit(command: Submit, job: Job | None, now: datetime) -> Submitted:
 def _holds_its_key(job: Job) -> bool:
     """Whether a submission attaches to the job. One that is being cancelled runs no test for it: the submission takes its place."""
     return job.live and not job.cancel_requested
+
+
+def _attach(command: Attach, job: Job, now: datetime) -> Attached | Requeued:
+    """What the submission asks for counts if it is more urgent than what the job has. Raises Refused if it brings nothing new."""
+    spec, held = command.spec, command.held
+    _require(held.job_id == job.job_id, f"the slot belongs to job {job.job_id} now")
+    ids = spec.suite_ids or (OUTSIDE,)
+    known = dict.fromkeys((*job.attached, *(one for one in ids if one not in job.suite_ids)))
+    if not job.suite_ids:
+        known.pop(OUTSIDE, None)  # that is what it was submitted as
+    attached = tuple(known) if len(known) <= MAX_ATTACHED else tuple(dict.fromkeys((*job.attached, OUTSIDE)))
+    limit_s = _shortest(held.execution_timeout_s, job.execution_timeout_s, spec.execution_timeout_s)
+    state = {
+        "attached": attached,
+        "detached": tuple(one for one in job.detached if one not in ids),
+        "execution_timeout_s": limit_s if limit_s != held.execution_timeout_s else None,
+    }
+    queue_limit_s = _shortest(held.queue_timeout_s, spec.queue_timeout_s) if job.status is Status.QUEUED and not job.attempt else held.queue_timeout_s
+    carried = _carried(job, now, job.status) | state | {"by": spec.submitted_by}
+    if job.status is Status.QUEUED and spec.rank < held.rank:
+        urgent = replace(held, rank=spec.rank, priority=spec.priority, tags=spec.tags | held.tags, queue_timeout_s=queue_limit_s)
+        return Requeued(**carried | {"ticket": 0}, spec=urgent, reason="attached", retry_at=job.retry_at)
+    news = state != {name: getattr(job, name) for name in state} or queue_limit_s != held.queue_timeout_s
+    _require(news, f"job {job.job_id} has all that the submission asks for")
+    return Attached(
+        **carried | {"agent": job.agent},
+        tags={key: value for key, value in spec.tags.items() if key not in held.tags},
+        queue_timeout_s=queue_limit_s if queue_limit_s != held.queue_timeout_s else None,
+        retry_at=job.retry_at,
+    )
+
+
+def _shortest(*limits: float | None) -> float | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _requeue(command: Requeue, job: Job, now: datetime) -> Requeued:
@@ -320,9 +372,14 @@ def _lose(command: Lose, job: Job, now: datetime) -> AttemptLost | Finished:
     return AttemptLost(**carried, lost_agent=command.agent, reason=command.reason)
 
 
-def _cancel(command: Cancel, job: Job, now: datetime) -> CancelRequested:
+def _cancel(command: Cancel, job: Job, now: datetime) -> CancelRequested | Detached:
     check_short("reason", command.reason)
     _require(not job.cancel_requested, f"job {job.job_id} is being cancelled already")
+    if command.suite_id:
+        _require(command.suite_id in job.waiters, f"suite {command.suite_id} does not wait for job {job.job_id}")
+        if job.waiters - {command.suite_id}:
+            carried = _carried(job, now, job.status) | {"agent": job.agent, "by": command.by, "detached": (*job.detached, command.suite_id)}
+            return Detached(**carried, suite_id=command.suite_id, reason=command.reason, retry_at=job.retry_at)
     running = job.status is Status.RUNNING
     carried = _carried(job, now, Status.RUNNING if running else Status.CANCELLED)
     return CancelRequested(**carried | {"cancel_requested": True, "agent": job.agent, "by": command.by}, reason=command.reason)
@@ -359,6 +416,9 @@ def _carried(job: Job, now: datetime, status: Status) -> dict[str, Any]:
         "unresolved_omitted": job.unresolved_omitted,
         "first_failure": job.first_failure,
         "suite_ids": job.suite_ids,
+        "attached": job.attached,
+        "detached": job.detached,
+        "execution_timeout_s": job.execution_timeout_s,
         "cancel_requested": job.cancel_requested,
     }
 

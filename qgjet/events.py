@@ -31,6 +31,7 @@ class Status(StrEnum):
     | failed    | finished (any other verdict)                                     | submitted, for a new job in the slot           |
     | cancelled | cancel_requested while queued, cancelled, attempt_ended or attempt_lost after a cancel_requested | submitted, for a new job |
 
+    `attached` and `detached` leave a queued or running job where it is.
     A submission that `replaces` a live job ends that one as cancelled and puts its own into the slot.
     `qgjet.job.TRANSITIONS` is the same table for the machine; a test holds them together.
     """
@@ -66,6 +67,10 @@ GREEN = frozenset({Verdict.PASSED, Verdict.FLAKY, Verdict.SKIPPED})
 """Verdicts of `done` jobs."""
 NO_VERDICT = frozenset({Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR})
 """Verdicts that say nothing about the app."""
+
+
+OUTSIDE = "*"
+"""Stands for submissions outside of any suite, among the ids of suites, of which none has this one."""
 
 
 class Partition(Struct, frozen=True, gc=False, order=True):
@@ -228,6 +233,13 @@ class JobEvent(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, 
     first_failure: FirstFailure | None = None
     """The first of these attempts; None also in events of versions that did not record it."""
     suite_ids: tuple[str, ...] = ()
+    """Suites that the job was created in."""
+    attached: tuple[str, ...] = ()
+    """Suites whose submissions have joined the job since; OUTSIDE for one outside of any suite."""
+    detached: tuple[str, ...] = ()
+    """Suites of both that do not wait for the job any more."""
+    execution_timeout_s: float | None = None
+    """The shortest limit of an attempt that a submission has brought; None: that of the job's spec."""
     agent: str = ""
     """Instance id of the agent that runs the job; empty unless running."""
     cancel_requested: bool = False
@@ -282,13 +294,43 @@ class CancelRequested(JobEvent, frozen=True, kw_only=True, omit_defaults=True, t
     reason: str = ""
 
 
+class Attached(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="attached"):
+    """Another submission has joined the job: what it asks for counts, too."""
+
+    tags: dict[str, str] = {}
+    """Those of the submission that the job did not have."""
+    queue_timeout_s: float | None = None
+    """If it is shorter than the job's, and the job has not been started."""
+    retry_at: Instant | None = None
+
+
+class Detached(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="detached"):
+    """A suite does not wait for the job any more, and others do."""
+
+    suite_id: str
+    reason: str = ""
+    retry_at: Instant | None = None
+
+
 class Cancelled(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="cancelled"):
     outcome: Outcome | None = None
     """What the interrupted attempt left behind, where there was one."""
 
 
-Event = Submitted | Requeued | Started | AttemptEnded | Released | AttemptLost | Finished | CancelRequested | Cancelled
-EVENT_TYPES: tuple[type[JobEvent], ...] = (Submitted, Requeued, Started, AttemptEnded, Released, AttemptLost, Finished, CancelRequested, Cancelled)
+Event = Submitted | Requeued | Started | AttemptEnded | Released | AttemptLost | Finished | CancelRequested | Attached | Detached | Cancelled
+EVENT_TYPES: tuple[type[JobEvent], ...] = (
+    Submitted,
+    Requeued,
+    Started,
+    AttemptEnded,
+    Released,
+    AttemptLost,
+    Finished,
+    CancelRequested,
+    Attached,
+    Detached,
+    Cancelled,
+)
 
 
 def event_type(event: Struct | type[Struct]) -> str:

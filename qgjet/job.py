@@ -15,11 +15,14 @@ from msgspec.structs import replace
 from qgjet.events import (
     GREEN,
     LIVE,
+    OUTSIDE,
     TERMINAL,
+    Attached,
     AttemptEnded,
     AttemptLost,
     Cancelled,
     CancelRequested,
+    Detached,
     Event,
     FailedTest,
     Finished,
@@ -50,6 +53,8 @@ TRANSITIONS: dict[str, dict[Status | None, frozenset[Status]]] = {
     "attempt_lost": {Status.RUNNING: frozenset({Status.QUEUED, Status.CANCELLED})},
     "finished": {Status.QUEUED: frozenset({Status.FAILED}), Status.RUNNING: frozenset({Status.DONE, Status.FAILED})},
     "cancel_requested": {Status.QUEUED: frozenset({Status.CANCELLED}), Status.RUNNING: frozenset({Status.RUNNING})},
+    "attached": {Status.QUEUED: frozenset({Status.QUEUED}), Status.RUNNING: frozenset({Status.RUNNING})},
+    "detached": {Status.QUEUED: frozenset({Status.QUEUED}), Status.RUNNING: frozenset({Status.RUNNING})},
     "cancelled": {Status.RUNNING: frozenset({Status.CANCELLED})},
 }
 """event -> status before (None: empty slot) -> statuses it may lead to. `submitted` over a live job must name it in `replaces`."""
@@ -79,6 +84,14 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     """Test cases that failed in an earlier attempt and have not passed since."""
     unresolved_omitted: int = 0
     first_failure: FirstFailure | None = None
+    attached: tuple[str, ...] = ()
+    detached: tuple[str, ...] = ()
+    execution_timeout_s: float | None = None
+
+    @property
+    def waiters(self) -> frozenset[str]:
+        """Suites that wait for the job, and OUTSIDE if it was submitted outside of any."""
+        return frozenset({*(self.suite_ids or (OUTSIDE,)), *self.attached}) - frozenset(self.detached)
 
     @property
     def live(self) -> bool:
@@ -131,10 +144,13 @@ def state_of(event: Event, seq: int) -> Job:
         suite_ids=event.suite_ids,
         agent=event.agent,
         cancel_requested=event.cancel_requested,
-        retry_at=event.retry_at if isinstance(event, AttemptEnded | Released | Requeued) else None,
+        retry_at=event.retry_at if isinstance(event, AttemptEnded | Released | Requeued | Attached | Detached) else None,
         unresolved=event.unresolved,
         unresolved_omitted=event.unresolved_omitted,
         first_failure=event.first_failure,
+        attached=event.attached,
+        detached=event.detached,
+        execution_timeout_s=event.execution_timeout_s,
     )
 
 
@@ -226,7 +242,7 @@ def _broken_step(job: Job, event: Event) -> str | None:
         (event.failures >= job.failures, "failures are not forgotten"),
         (event.unresolved_omitted >= 0, "it counts below zero"),
         (bool(event.agent) == (event.status is Status.RUNNING), "an agent stands on running jobs, and only there"),
-        (not isinstance(event, CancelRequested) or event.agent == job.agent, "asking to cancel does not change the agent"),
+        (not isinstance(event, CancelRequested | Attached | Detached) or event.agent == job.agent, "asking for something does not change the agent"),
         (event.cancel_requested == cancelling, "a request to cancel stays, and comes from nowhere else"),
         (not ends_attempt or cancelling == (event.status is Status.CANCELLED), "an attempt leads to cancelled if, and only if, that was asked for"),
         (job.status not in TERMINAL, "the job has ended"),

@@ -23,7 +23,7 @@ from qgjet import codec, subjects
 from qgjet.access import matches
 from qgjet.bus import Bus, JetStreamError, read_ack, refusal, translated
 from qgjet.clock import Clock, utc_now, within
-from qgjet.decide import Cancel, Command, OnDuplicate, Submit, decide
+from qgjet.decide import Attach, Cancel, Command, OnDuplicate, Submit, decide
 from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, Overloaded, QgjetError, Refused, StoreFull, UndecodableEvent, WrongVersion
 from qgjet.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.job import Job, contradiction, fold, state_of
@@ -159,8 +159,11 @@ class EventLog:
             except LogUnavailable as problem:
                 await self.pause(deadline, problem)
 
-    async def cancel(self, slot: Slot, job_id: str, *, by: str, reason: str = "") -> Job | None:
-        """Ask for the end of the slot's job, if it is `job_id` and live: gives its state after that, None otherwise. A second call writes nothing."""
+    async def cancel(self, slot: Slot, job_id: str, *, by: str, reason: str = "", suite_id: str = "") -> Job | None:
+        """Ask for the end of the slot's job, if it is `job_id` and live: gives its state after that, None otherwise. A second call writes nothing.
+
+        With `suite_id` only that suite stops waiting: the job goes on, without `cancel_requested`, while others wait for it.
+        """
         deadline = asyncio.get_running_loop().time() + APPEND_TIMEOUT_S
         while True:
             job = await self.load(slot)
@@ -168,7 +171,10 @@ class EventLog:
                 return None
             if job.cancel_requested:
                 return job
-            event = decide(Cancel(by, reason), job, self.clock())
+            try:
+                event = decide(Cancel(by, reason, suite_id), job, self.clock())
+            except Refused:  # the suite does not wait for it
+                return job
             try:
                 return state_of(event, await self.append(slot, event, job.version))
             except WrongVersion as lost:
@@ -195,15 +201,29 @@ class EventLog:
             except DuplicateJob as duplicate:
                 if on_duplicate is OnDuplicate.REJECT or job is None:
                     raise
-                return Accepted(job_id=duplicate.job_id, seq=job.version, attached=True, status=job.status)
-            assert isinstance(event, Submitted)
+                joined = await self.attachment(spec, job)
+                if joined is None:
+                    return Accepted(job_id=duplicate.job_id, seq=job.version, attached=True, status=job.status)
+                event = joined
             try:
                 seq = await self.append(spec.slot, event, version)
             except WrongVersion as lost:
                 give_up_race(deadline, lost)
                 job, version = await self.read(spec.slot)
                 continue
+            if not isinstance(event, Submitted):
+                return Accepted(job_id=event.job_id, seq=seq, attached=True, status=event.status)
             return Accepted(job_id=spec.job_id, seq=seq, replaced=event.replaces)
+
+    async def attachment(self, spec: JobSpec, job: Job) -> Event | None:
+        """The event by which a submission joins an active job; None when it brings nothing new, or the job's own submission cannot be read."""
+        held = await self.get(job.ticket)
+        if held is None or not isinstance(held.event, Submitted | Requeued):
+            return None
+        try:
+            return decide(Attach(spec, held.event.spec), job, self.clock())
+        except Refused:
+            return None
 
     async def _earlier(self, spec: JobSpec, after: int) -> Accepted | None:
         """What the same submission was answered before, if others have used the slot since. One read for each submission of the slot."""

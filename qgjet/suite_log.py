@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from itertools import chain
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -21,11 +22,12 @@ from qgjet import codec, subjects
 from qgjet.bus import JetStreamError, read_ack, refusal
 from qgjet.decide import OnDuplicate, Submit, decide
 from qgjet.errors import DuplicateJob, LogUnavailable, Refused, StoreFull, UndecodableEvent, WrongVersion
-from qgjet.events import JobSpec, Slot, Submitted, event_type
+from qgjet.events import Event, JobSpec, Requeued, Slot, Submitted, event_type
 from qgjet.job import Job
 from qgjet.log import Accepted, EventLog, give_up_race
 from qgjet.suites import MAX_BATCH, MAX_EVENT_BYTES, OPENED, Member, SuiteOpened, decode, encode, member_of, suite_prefix
 
+T = TypeVar("T")
 SUBMIT_TIMEOUT_S = 30.0
 READ_WINDOW = 256
 _LOST_RACE = frozenset({10071, 10164})
@@ -70,6 +72,8 @@ class _Decided(Struct):
     """Attached, or submitted already."""
     created: list[tuple[int, Submitted, int]]
     """(position, event, version that the slot must have)"""
+    joined: list[tuple[Slot, Event, int]]
+    """Events of jobs that it is attached to."""
 
 
 class _Message(Struct, frozen=True):
@@ -148,8 +152,8 @@ def _member_bytes(spec: JobSpec) -> bytes:
 
 async def _take_back(log: EventLog, submission: Submission, answers: dict[int, Accepted]) -> None:
     for position, accepted in answers.items():
-        if not accepted.attached:
-            await log.cancel(submission.specs[position].slot, accepted.job_id, by=submission.by, reason="the rest of its suite was refused")
+        slot, reason = submission.specs[position].slot, "the rest of its suite was refused"
+        await log.cancel(slot, accepted.job_id, by=submission.by, reason=reason, suite_id=submission.suite_id)
 
 
 def _to_come(submission: Submission, later: Sequence[Sequence[int]]) -> Counter[str]:
@@ -219,8 +223,9 @@ def _by_org(submission: Submission, positions: Iterable[int]) -> dict[str, list[
 
 async def _decide(log: EventLog, submission: Submission, stretch: Sequence[int]) -> _Decided:
     slots = list(dict.fromkeys(submission.specs[position].slot for position in stretch))
-    states = dict(zip(slots, await _read_all(log, slots), strict=True))
-    decided = _Decided(accepted={}, created=[])
+    states = dict(zip(slots, await _read_all([log.read(slot) for slot in slots]), strict=True))
+    decided = _Decided(accepted={}, created=[], joined=[])
+    joins: list[tuple[JobSpec, Job, int]] = []
     errors: dict[int, DuplicateJob] = {}
     taken: dict[Slot, str] = {}
     for position in stretch:
@@ -240,30 +245,36 @@ async def _decide(log: EventLog, submission: Submission, stretch: Sequence[int])
                 decided.accepted[position] = Accepted(job_id=job.job_id, seq=job.version, attached=True, status=job.status)
                 if submission.modes[position] is OnDuplicate.REJECT:
                     errors[position] = duplicate
+                else:
+                    joins.append((spec, job, version))
     if errors:
         raise SuiteRefused(errors, len(submission.specs))
+    events = await _read_all([log.attachment(spec, job) for spec, job, _ in joins])
+    decided.joined += [(spec.slot, event, version) for (spec, _, version), event in zip(joins, events, strict=True) if event is not None]
     return decided
 
 
-async def _read_all(log: EventLog, slots: Sequence[Slot]) -> list[tuple[Job | None, int]]:
+async def _read_all(reads: Sequence[Awaitable[T]]) -> list[T]:
     gate = asyncio.Semaphore(READ_WINDOW)
 
-    async def read(slot: Slot) -> tuple[Job | None, int]:
+    async def one(read: Awaitable[T]) -> T:
         async with gate:
-            return await log.read(slot)
+            return await read
 
-    return await asyncio.gather(*map(read, slots))
+    return await asyncio.gather(*map(one, reads))
 
 
 async def _write(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: Counter[str], decided: _Decided) -> dict[int, Accepted]:
     """Append what is decided, with the suite's own events last. Raises WrongVersion when a slot has moved on."""
     opened = _opened(log, submission, stretch, to_come, decided)
-    messages = [_submitted_message(event, expected) for _, event, expected in decided.created]
+    # those of jobs that were there first: the created ones and the suite's own are found by their distance
+    messages = [_job_message(slot, event, expected) for slot, event, expected in decided.joined]
+    messages += [_job_message(event.spec.slot, event, expected) for _, event, expected in decided.created]
     for event in opened:
         last = await log.last_of(f"{suite_prefix(event.org_id, event.suite_id)}.>")
         messages.append(_suite_message(event, last.seq if last else 0))
     last_seq = await _append_all(log, messages)
-    first_seq = last_seq - len(messages) + 1
+    first_seq = last_seq - len(messages) + 1 + len(decided.joined)
     written = {
         position: Accepted(job_id=event.job_id, seq=first_seq + number, replaced=event.replaces) for number, (position, event, _) in enumerate(decided.created)
     }
@@ -308,8 +319,7 @@ async def abandon(log: EventLog, org_id: str, suite_id: str, submission_id: str,
         return False
     for event in events:
         for member in event.jobs:
-            if not member.attached:
-                await log.cancel(event.slot_of(member), member.job_id, by=by, reason="the rest of its suite never came")
+            await log.cancel(event.slot_of(member), member.job_id, by=by, reason="the rest of its suite never came", suite_id=suite_id)
     closing = replace(events[-1], at=log.clock(), by=by, jobs=(), to_come=0, missing=events[-1].to_come)
     with contextlib.suppress(WrongVersion):  # the suite has moved on since it was read: the next round decides again
         await _append_all(log, [_suite_message(closing, last.seq if last else 0)])
@@ -330,9 +340,10 @@ def _suite_message(event: SuiteOpened, expected: int) -> _Message:
     return _Message(f"{prefix}.{OPENED}", encode(event), f"{prefix}.>", expected)
 
 
-def _submitted_message(event: Submitted, expected: int) -> _Message:
-    prefix = subjects.slot_prefix(event.spec.slot)
-    return _Message(subjects.event_subject(prefix, event_type(event), event.spec.rank), codec.encode(event), f"{prefix}.>", expected)
+def _job_message(slot: Slot, event: Event, expected: int) -> _Message:
+    prefix = subjects.slot_prefix(slot)
+    rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
+    return _Message(subjects.event_subject(prefix, event_type(event), rank), codec.encode(event), f"{prefix}.>", expected)
 
 
 async def _append_all(log: EventLog, messages: Sequence[_Message]) -> int:

@@ -75,7 +75,8 @@ async def _cancel(client: ApiClient, known_as: str, reason: str) -> dict[str, An
 
 def _told(answer: dict[str, Any]) -> str:
     if "suite_id" in answer:
-        return f"Suite {answer['suite_id']}: {answer['cancelled']} cancelled, {answer['cancelling']} asked to stop"
+        kept = f", {answer['kept']} go on: others wait for them" if answer.get("kept") else ""
+        return f"Suite {answer['suite_id']}: {answer['cancelled']} cancelled, {answer['cancelling']} asked to stop{kept}"
     if answer.get("error"):
         return f"Job {answer['job_id']} → not cancelled"
     return f"Job {answer['job_id']} → {answer['status']}" + (" · asked to stop" if answer["status"] == "running" else "")

@@ -76,8 +76,12 @@ class Client(Protocol):
     def check(self) -> None:
         """Raises CannotReach when the server has been silent for too long. To be called now and then while following."""
 
-    async def cancel(self, tracks: Sequence[Track], reason: str) -> None:
-        """Ask for the end of jobs; those that have ended already are left alone."""
+    async def cancel(self, tracks: Sequence[Track], reason: str, suite_id: str) -> set[str]:
+        """Ask for the end of jobs, as far as no other suite waits for them; those that have ended already are left alone.
+
+        Returns:
+            IDs of the jobs that go on because others wait for them.
+        """
 
     def artifact(self, job_id: str, attempt: int, name: str) -> AsyncGenerator[bytes, None]:
         """The content of a file that an attempt left, in pieces. Raises ArtifactGone or NotAccepted when there is none."""

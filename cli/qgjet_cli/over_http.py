@@ -105,15 +105,14 @@ class ApiClient:
             parts = {"submission": key, "to_come": to_come} if number or to_come else {}
             answers = await self._submit_chunk(batch, chunk, key if number == 0 else f"{key} {number}", parts)
             if not batch.partial and placed and not all(one.job_id for one in answers):
-                return await self._take_back(placed) + answers
+                return await self._take_back(placed, batch.suite_id) + answers
             placed += answers
         return placed
 
-    async def _take_back(self, placed: Sequence[Placed]) -> list[Placed]:
+    async def _take_back(self, placed: Sequence[Placed], suite_id: str) -> list[Placed]:
         """Cancel what was created in front of a chunk that was refused: a suite is all or nothing, however many requests it takes."""
         for one in placed:
-            if not one.attached:
-                await self.cancel_job(one.job_id, "the rest of its suite was refused")
+            await self.cancel_job(one.job_id, "the rest of its suite was refused", suite_id)
         return [Placed(request=one.request, error="cancelled again: the rest of its suite was refused", exit=Exit.USAGE) for one in placed]
 
     async def _submit_one(self, request: SubmitRequest, key: str) -> Placed:
@@ -228,8 +227,10 @@ class ApiClient:
         """What an attempt prints, until it has ended; outlasts restarts of the server. Raises CannotReach after the patience."""
         return follow_log(self._http, f"/jobs/{_segment('job_id', job_id)}/log", attempt, self._notice)
 
-    async def cancel_job(self, job_id: str, reason: str) -> Json:
-        return await self._http.ask("POST", f"/jobs/{_segment('job_id', job_id)}/cancel", Json, body={"reason": reason})
+    async def cancel_job(self, job_id: str, reason: str, suite_id: str = "") -> Json:
+        """`suite_id`: for this suite only; the answer's `cancel_requested` is false if the job goes on for others."""
+        body = {"reason": reason, "suite_id": suite_id} if suite_id else {"reason": reason}
+        return await self._http.ask("POST", f"/jobs/{_segment('job_id', job_id)}/cancel", Json, body=body)
 
     async def cancel_suite(self, suite_id: str, reason: str) -> Json:
         return await self._http.ask("POST", f"/suites/{_segment('suite', suite_id)}/cancel", Json, body={"reason": reason})
@@ -279,19 +280,20 @@ class ApiClient:
     async def _checked(self, method: str, path: str, kind: type[Struct], body: Any = None) -> Json:
         return checked(self._http, await self._http.ask(method, path, Json, body=body), kind)
 
-    async def cancel(self, tracks: Sequence[Track], reason: str) -> None:
+    async def cancel(self, tracks: Sequence[Track], reason: str, suite_id: str) -> set[str]:
         gate = asyncio.Semaphore(CANCEL_WINDOW)
 
-        async def one(track: Track) -> None:
+        async def goes_on(track: Track) -> bool:
             async with gate:
                 try:
-                    await self.cancel_job(track.job_id, reason)
+                    return not (await self.cancel_job(track.job_id, reason, suite_id))["cancel_requested"]
                 except NotAllowed:
                     raise
                 except NotAccepted:
-                    pass  # it has ended
+                    return False  # it has ended
 
-        await asyncio.gather(*(one(track) for track in tracks))
+        going_on = await asyncio.gather(*map(goes_on, tracks))
+        return {track.job_id for track, goes in zip(tracks, going_on, strict=True) if goes}
 
     async def served(self) -> set[tuple[str, str]] | None:
         try:

@@ -184,8 +184,9 @@ class NatsClient:
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
-    async def cancel(self, tracks: Sequence[Track], reason: str) -> None:
-        await asyncio.gather(*(self._log.cancel(track.slot, track.job_id, by=BY, reason=reason) for track in tracks))
+    async def cancel(self, tracks: Sequence[Track], reason: str, suite_id: str) -> set[str]:
+        jobs = await asyncio.gather(*(self._log.cancel(track.slot, track.job_id, by=BY, reason=reason, suite_id=suite_id) for track in tracks))
+        return {job.job_id for job in jobs if job is not None and not job.cancel_requested}
 
     async def artifact(self, job_id: str, attempt: int, name: str) -> AsyncGenerator[bytes, None]:
         store = ArtifactStore(self._bus)

@@ -255,23 +255,27 @@ def _later(plan: Plan) -> str:
 
 
 async def _stop(plan: Plan, client: Client, board: Board, halt: Halt | None, write: Callable[[], None]) -> None:
-    """Cancel what this command has submitted, and give it a moment to end.
+    """Cancel what no other run waits for, and give it a moment to end.
 
     What is known is written meanwhile: a CI system that cancels a step kills it a few seconds later (GitHub Actions: SIGTERM after 7.5 s, SIGKILL after 10 s).
     """
-    own = [track for track in board.live if not track.attached]
-    if plan.detach or not own:
+    live = board.live
+    if plan.detach or not live:
         output.note(f"Interrupted: {summary(board)}.{_later(plan)}")
         return
-    output.note(f"Interrupted: cancelling {output.counted(len(own), 'job')}. Once more to leave at once.")
-    ending = Board(own)
+    own = sum(not track.attached for track in live)
+    output.note(f"Interrupted: cancelling {output.counted(own, 'job')}. Once more to leave at once." if own else f"Interrupted: {summary(board)}.")
+    ending = Board(live)
     try:
         async with asyncio.timeout(CANCEL_WAIT_S):
             writing = asyncio.create_task(asyncio.to_thread(write))
             try:
-                await client.cancel(own, "interrupted")
+                others = await client.cancel(live, "interrupted", plan.batch.suite_id)
             finally:
                 await writing
+            ending = Board([track for track in live if track.job_id not in others])
+            if kept := sum(track.job_id in others and not track.attached for track in live):
+                output.note(f"{output.counted(kept, 'job')} not cancelled: others wait for them.")
             if halt is not None:
                 halt()
             with view_of(ending) as view:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qgjet.decide import OnDuplicate
-from qgjet.events import Slot
+from qgjet.events import Slot, Status
 from qgjet.settings import Settings
 from qgjet_cli import foreground, options, output
 from qgjet_cli.board import LEGACY_STATUS
@@ -99,18 +99,23 @@ def tell_refused(placed: Sequence[Placed]) -> None:
             output.note(f"Error: {one.request.test} on {one.request.target}: {one.error}")
 
 
-_WISHES = ("priority", "max_retries", "infra_retries", "execution_timeout", "queue_timeout", "tags")
+_SHARED = ("priority", "execution_timeout", "queue_timeout")
+_OWN = ("max_retries", "infra_retries")
+"""What a job keeps as it was submitted, whoever joins it."""
 
 
 def warn_attached(placed: Sequence[Placed]) -> None:
-    """Name the wishes that attached jobs do not follow: each keeps those it was submitted with."""
-    wishes = {name for one in placed if one.attached for name in _WISHES if getattr(one.request, name) not in (None, {})}
-    attached = sum(one.attached for one in placed)
-    if wishes:
-        names = ", ".join(name.replace("_", " ") for name in _WISHES if name in wishes)
+    """State what counts for attached jobs. Their retries are theirs, and one that runs has no use for another priority."""
+    attached = [one for one in placed if one.attached]
+    if any(getattr(one.request, name) is not None for one in attached for name in _SHARED):
+        output.note(f"{output.counted(len(attached), 'job')} attached: the better priority and the shorter timeouts of both submissions count.")
+    names = [name.replace("_", " ") for name in _OWN if any(getattr(one.request, name) is not None for one in attached)]
+    if any(one.request.priority is not None and one.status is Status.RUNNING for one in attached):
+        names.append("priority")
+    if names:
         output.warn(
-            f"{output.counted(attached, 'job')} attached; {names} of this command not followed: "
-            "a live job keeps what it was submitted with. Use --on-duplicate replace to start it with these"
+            f"{output.counted(len(attached), 'job')} attached; {', '.join(names)} of this command not followed: "
+            "an active job keeps its own. Use --on-duplicate replace to start it with these"
         )
 
 

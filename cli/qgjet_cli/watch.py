@@ -33,7 +33,7 @@ async def watch(client: Client, board: Board, view: View, *, max_failures: int =
             if max_failures and board.failures >= max_failures:
                 view.say(f"{board.failures} failed: cancelling the rest")
                 max_failures = 0
-                await client.cancel([track for track in board.live if not track.attached], "too many failures")
+                await client.cancel([track for track in board.live if not track.attached], "too many failures", board.suite_id)
             if not board.live:
                 return
             if pulse.due:

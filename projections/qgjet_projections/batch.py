@@ -20,6 +20,7 @@ from qgjet.events import (
     EVENT_TYPES,
     NO_VERDICT,
     TERMINAL,
+    Attached,
     AttemptEnded,
     Cancelled,
     Event,
@@ -294,6 +295,12 @@ class Batch:
         standing.job = job = _state_of(event, one.seq)
         _carry(row, job)
         row.changed_at = one.stored_at
+        if isinstance(event, Attached):
+            self._merge(row, event.tags, event.queue_timeout_s)
+        elif isinstance(event, Requeued):
+            self._merge(row, event.spec.tags, event.spec.queue_timeout_s)
+        if job.execution_timeout_s is not None:
+            row.execution_timeout_s = job.execution_timeout_s
         _explain(row, event, at, was_running)
         if job.status in TERMINAL:
             row.finished_at = at
@@ -301,6 +308,15 @@ class Batch:
                 self.decisions.append(("die", (row.submitted_seq, row.org_id, row.target)))
         elif was_running and job.status is Status.QUEUED:
             row.queued_at = at
+
+    def _merge(self, row: Row, tags: dict[str, str], queue_timeout_s: float | None) -> None:
+        """What another submission brings that joins the job. What the job has stays."""
+        known = msgspec.json.decode(row.tags, type=dict[str, str])
+        if tags.keys() - known.keys():
+            self.new_tags += [(tag, value, row.submitted_seq) for tag, value in tags.items() if tag not in known]
+            row.tags = _json.encode(tags | known).decode()
+        if queue_timeout_s is not None:
+            row.queue_timeout_s = min(queue_timeout_s, row.queue_timeout_s or queue_timeout_s)
 
     def _remember(self, standing: Standing) -> None:
         row = standing.row

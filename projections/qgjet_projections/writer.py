@@ -33,9 +33,7 @@ _KEYS_PER_STATEMENT = (1, 64, 4_096)
 """Statements are padded to one of these, so that few have to be prepared. Few and large: each one gives the interpreter lock away and has to wait for it."""
 
 _COLUMNS = tuple(field.name for field in fields(Row))
-_FIXED = frozenset(
-    {"submitted_seq", "job_id", "slot", "org_id", "app_version_id", "target", "test", "accepted_at", "created_at", "replaces", "rerun_of", "tags"}
-)
+_FIXED = frozenset({"submitted_seq", "job_id", "slot", "org_id", "app_version_id", "target", "test", "accepted_at", "created_at", "replaces", "rerun_of"})
 _INTO_JOBS = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES"
 _OR_UPDATE = "ON CONFLICT (submitted_seq) DO UPDATE SET " + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS if column not in _FIXED)
 _ROWS_PER_STATEMENT = (128, 16, 1)

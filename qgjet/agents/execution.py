@@ -229,8 +229,9 @@ class Executor:
         name = encode_token(spec.job_id).replace("/", "%2F")
         path = f"{self.work_dir}/job-{name}-{job.attempt}"
         feed = LogFeed(self.event_log.bus, spec.job_id, job.attempt)
-        timeout_s = spec.execution_timeout_s or self.agent_settings.execution_timeout_s
-        deadline = asyncio.get_running_loop().call_later(timeout_s, lease.tether.stop, StopReason.DEADLINE)
+        limits = (spec.execution_timeout_s or self.agent_settings.execution_timeout_s, job.execution_timeout_s)
+        deadline = _Deadline(lease.tether, min(limit for limit in limits if limit is not None))
+        lease.on_limit = deadline.shorten
         left_files = True
         try:
             failed_before = frozenset(one.id for one in job.unresolved)
@@ -371,6 +372,26 @@ class Executor:
             raise full
         if await within(ROOM_S, self.halted):
             raise full
+
+
+class _Deadline:
+    """Stops an attempt that takes longer than its limit, which may become shorter while it runs."""
+
+    def __init__(self, tether: Tether, limit_s: float) -> None:
+        self._tether = tether
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._limit_s = limit_s
+        self._timer = self._loop.call_later(limit_s, tether.stop, StopReason.DEADLINE)
+
+    def shorten(self, limit_s: float) -> None:
+        if limit_s < self._limit_s:
+            self._timer.cancel()
+            self._limit_s = limit_s
+            self._timer = self._loop.call_at(self._began + limit_s, self._tether.stop, StopReason.DEADLINE)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
 
 
 def _stop(tethers: Iterable[Tether]) -> None:

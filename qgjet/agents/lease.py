@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from qgjet.agents.runner import StopReason, Tether
@@ -42,6 +43,8 @@ class Lease:
         self._beat: asyncio.Task[None] | None = None
         self._attempt = 0
         self.tether = Tether(self._confirmed + HOLD * self._visibility_s)
+        self.on_limit: Callable[[float], None] = lambda _: None
+        """Gets the limit of the attempt, in seconds, that another submission has brought; at each heartbeat."""
 
     def running(self, attempt: int) -> None:
         """From now on the slot must say that this agent runs `attempt`."""
@@ -102,6 +105,8 @@ class Lease:
             self.tether.stop(StopReason.LEASE_LOST)
         elif job is not None and job.cancel_requested:
             self.tether.stop(StopReason.CANCELLED)
+        elif job is not None and job.execution_timeout_s is not None:
+            self.on_limit(job.execution_timeout_s)
 
     def _is_ours(self, job: Job | None) -> bool:
         if job is None or job.job_id != self._delivery.spec.job_id or job.ticket != self._delivery.seq:

@@ -218,6 +218,7 @@ async def test_a_key_belongs_to_one_request_whatever_its_test(either: Cli, cli: 
 async def test_the_wishes_that_an_attached_job_does_not_follow_are_named(either: Cli) -> None:
     assert "not followed" not in (await either("submit", "--test", A, "--execution-timeout", "9s")).err
     assert "not followed" not in (await either("submit", "--test", A, "--no-ci-tags")).err
-    attached = await either("submit", "--test", A, "--execution-timeout", "5s", "--priority", "1", "--no-ci-tags", "--json")
+    attached = await either("submit", "--test", A, "--execution-timeout", "5s", "--priority", "1", "--max-retries", "1", "--no-ci-tags", "--json")
     assert attached.json["attached"]
-    assert "Warning: 1 job attached; priority, execution timeout of this command not followed" in attached.err
+    assert "1 job attached: the better priority and the shorter timeouts of both submissions count" in attached.err
+    assert "Warning: 1 job attached; max retries of this command not followed" in attached.err

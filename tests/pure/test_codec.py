@@ -20,10 +20,12 @@ from qgjet.errors import QgjetError, UndecodableEvent
 from qgjet.events import (
     EVENT_TYPES,
     Artifact,
+    Attached,
     AttemptEnded,
     AttemptLost,
     Cancelled,
     CancelRequested,
+    Detached,
     Event,
     Finished,
     JobSpec,
@@ -97,6 +99,7 @@ STATE: dict[str, Any] = {
     "suite_ids": FULL_SPEC.suite_ids,
     "by": "agent-7f",
 }
+WAITED_FOR: dict[str, Any] = {"attached": ("suite-3", "*"), "detached": ("suite-1",), "execution_timeout_s": 30.0}
 STORED: tuple[Event, ...] = (
     Submitted(**STATE | {"ticket": 0, "attempt": 0, "failures": 0, "by": "ci@acme"}, status=Status.QUEUED, spec=FULL_SPEC, replaces="c0ffee00-job"),
     Requeued(**STATE | {"ticket": 0}, status=Status.QUEUED, spec=FULL_SPEC, reason="reprioritised", retry_at=LATER),
@@ -106,6 +109,8 @@ STORED: tuple[Event, ...] = (
     AttemptLost(**STATE, status=Status.CANCELLED, cancel_requested=True, lost_agent="agent-7e", reason="agent_gone"),
     Finished(**STATE, status=Status.FAILED, verdict=Verdict.FAILED, outcome=FULL_OUTCOME),
     CancelRequested(**STATE, status=Status.RUNNING, agent="agent-7f", cancel_requested=True, reason="obsolete"),
+    Attached(**STATE | WAITED_FOR, status=Status.QUEUED, tags={"branch": "main"}, queue_timeout_s=60.0, retry_at=LATER),
+    Detached(**STATE | WAITED_FOR, status=Status.RUNNING, agent="agent-7f", suite_id="suite-1", reason="interrupted"),
     Cancelled(**STATE, status=Status.CANCELLED, cancel_requested=True, outcome=FULL_OUTCOME),
 )
 

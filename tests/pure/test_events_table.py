@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from factories import NOW, spec
 from qgjet.decide import (
     DRAINED,
+    Attach,
     Cancel,
     Command,
     EndAttempt,
@@ -46,6 +47,8 @@ def derived() -> Cells:
     entered: dict[Status, set[str]] = {status: set() for status in Status}
     left: dict[Status, set[str]] = {status: set() for status in Status}
     for event, leads in TRANSITIONS.items():
+        if event in ("attached", "detached"):  # they change who waits for the job, not where it is
+            continue
         for before, afters in leads.items():
             for after in afters:
                 if (event, before) != ("cancel_requested", Status.RUNNING):
@@ -64,6 +67,8 @@ def commands(job: Job | None, number: int) -> list[Command]:
     agent = job.agent or "agent-1"
     return [
         *submissions,
+        Attach(replace(wanted, suite_ids=("suite",)), replace(wanted, job_id=job.job_id)),
+        Cancel("suite", suite_id="suite"),
         Requeue(replace(wanted, job_id=job.job_id), "reprioritised", "operator"),
         Start(job.ticket, agent),
         *(EndAttempt(agent, job.attempt, outcome(verdict)) for verdict in ("passed", "failed", "infra_error", "config_error", "cancelled")),
@@ -96,7 +101,7 @@ def reached() -> set[tuple[str, Status | None, Status]]:
 
 def _shape(job: Job) -> tuple[object, ...]:
     """What decisions depend on, without ids and sequences."""
-    return job.status, job.retries_left, job.infra_retries_left, bool(job.failures), job.cancel_requested, min(job.attempt, 2)
+    return job.status, job.retries_left, job.infra_retries_left, bool(job.failures), job.cancel_requested, min(job.attempt, 2), job.waiters
 
 
 def allowed() -> set[tuple[str, Status | None, Status]]:
@@ -109,7 +114,7 @@ def test_the_documented_table_is_the_one_of_the_machine() -> None:
 
 def test_every_status_and_every_event_stands_in_the_table() -> None:
     assert set(documented()) == set(Status) == LIVE | TERMINAL
-    assert {event for entered, left in documented().values() for event in entered | left} == NAMES
+    assert {event for entered, left in documented().values() for event in entered | left} == NAMES - {"attached", "detached"}
     assert set(TRANSITIONS) == NAMES
 
 

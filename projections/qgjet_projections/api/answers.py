@@ -134,6 +134,7 @@ class CancelAnswer(Struct, frozen=True, kw_only=True):
     status: Status
     """`running`: its agent was asked to stop it."""
     cancel_requested: bool
+    """False: only the named suite does not wait for it any more. Others do, so it goes on."""
     seq: int
 
 
@@ -211,6 +212,8 @@ class SuiteCancelAnswer(Struct, frozen=True, kw_only=True):
     """Ended at once: they were queued."""
     cancelling: int
     """Running: their agents were asked to stop them."""
+    kept: int
+    """They go on: another suite, or a submission outside of any suite, waits for them."""
     seq: int
 
 

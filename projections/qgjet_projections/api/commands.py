@@ -224,7 +224,10 @@ def _specs(service: Service, caller: Caller, jobs: Sequence[SuiteJob], key: str 
 
 
 async def cancel_suite(service: Service, caller: Caller, suite: SuiteView, reason: str) -> list[CancelAnswer]:
-    """Cancel the suite's live jobs, not those that it was attached to; one answer for each that was still live. After an error a second call does the rest."""
+    """Cancel the suite's active jobs, as far as no other suite waits for them; one answer for each that was still active.
+
+    After an error a second call does the rest.
+    """
     await catch_up(service)
     live = await asyncio.to_thread(lambda: list(_live_jobs(service, suite)))
     gate = asyncio.Semaphore(CANCEL_WINDOW)
@@ -232,7 +235,7 @@ async def cancel_suite(service: Service, caller: Caller, suite: SuiteView, reaso
     async def cancel_one(job: JobView) -> CancelAnswer | QgjetError | None:
         async with gate:
             try:
-                return await cancel_live(service.log, _slot(job), job.job_id, caller.by, reason)
+                return await cancel_live(service.log, _slot(job), job.job_id, caller.by, reason, suite.suite_id)
             except QgjetError as error:
                 return error
 
@@ -247,7 +250,7 @@ async def cancel_suite(service: Service, caller: Caller, suite: SuiteView, reaso
 
 def _live_jobs(service: Service, suite: SuiteView) -> Iterable[JobView]:
     for status in (Status.QUEUED, Status.RUNNING):
-        yield from _jobs_of_suite(service, suite, created=True, status=status)
+        yield from _jobs_of_suite(service, suite, status=status)
 
 
 def _jobs_of_suite(service: Service, suite: SuiteView, **wanted: Any) -> Iterator[JobView]:
@@ -258,11 +261,14 @@ def _jobs_of_suite(service: Service, suite: SuiteView, **wanted: Any) -> Iterato
 # -- cancel and rerun ----------------------------------------------------------------------------------------------------
 
 
-async def cancel(service: Service, caller: Caller, job_id: str, reason: str) -> CancelAnswer:
-    """Cancel a job; a second call changes nothing. Raises Refused when it has ended in another way."""
+async def cancel(service: Service, caller: Caller, job_id: str, reason: str, suite_id: str = "") -> CancelAnswer:
+    """Cancel a job, or leave it to the others that wait for it if `suite_id` is given. A second call changes nothing.
+
+    Raises Refused when it has ended in another way.
+    """
     reads = service.read_model.seen_by(caller.orgs)
     job = await known_job(service, reads, job_id)
-    answer = await cancel_live(service.log, _slot(job), job_id, caller.by, reason)
+    answer = await cancel_live(service.log, _slot(job), job_id, caller.by, reason, suite_id)
     if answer is not None:
         return answer
     await catch_up(service)
@@ -272,12 +278,12 @@ async def cancel(service: Service, caller: Caller, job_id: str, reason: str) -> 
     return CancelAnswer(job_id=job_id, status=job.status, cancel_requested=True, seq=job.seq)
 
 
-async def cancel_live(log: EventLog, slot: Slot, job_id: str, by: str, reason: str) -> CancelAnswer | None:
+async def cancel_live(log: EventLog, slot: Slot, job_id: str, by: str, reason: str, suite_id: str = "") -> CancelAnswer | None:
     """None when the job is live no more."""
-    job = await log.cancel(slot, job_id, by=by, reason=reason)
+    job = await log.cancel(slot, job_id, by=by, reason=reason, suite_id=suite_id)
     if job is None:
         return None
-    return CancelAnswer(job_id=job_id, status=job.status, cancel_requested=True, seq=job.version)
+    return CancelAnswer(job_id=job_id, status=job.status, cancel_requested=job.cancel_requested, seq=job.version)
 
 
 async def rerun(service: Service, caller: Caller, job_id: str, *, priority: int | None, suite_id: str) -> Submission:

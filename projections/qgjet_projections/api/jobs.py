@@ -38,6 +38,8 @@ Tags = Annotated[list[str] | None, QueryParameter(name="tag", description="`key:
 
 class CancelRequest(Struct, frozen=True, forbid_unknown_fields=True):
     reason: ShortText = ""
+    suite_id: str = ""
+    """Cancel it for this suite only: it goes on while another one waits for it. Empty: for all."""
 
 
 class RerunRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,7 +115,8 @@ async def job(service: TheService, reads: Reads, job_id: FromPath[str]) -> JobDe
     "/jobs/{job_id:str}/cancel",
     status_code=202,
     summary="Cancel a job",
-    description="200: it is cancelled. 202: it runs, and its agent was asked to stop it. A second call changes nothing.",
+    description="200: it is cancelled, or goes on for another suite than the given one (`cancel_requested` is false then). 202: it runs, and its agent "
+    "was asked to stop it. A second call changes nothing.",
     responses={200: ResponseSpec(CancelAnswer, generate_examples=False, description="Cancelled"), **documented(400, 404, 409, 413, 415, 503)},
     opt=SUBMIT,
     tags=["jobs"],
@@ -121,8 +124,9 @@ async def job(service: TheService, reads: Reads, job_id: FromPath[str]) -> JobDe
 async def cancel(
     service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str], data: JSONBody[CancelRequest | None] = None
 ) -> Response[CancelAnswer]:
-    answer = await commands.cancel(service, caller, job_id, data.reason if data else "")
-    return Response(answer, status_code=200 if answer.status is Status.CANCELLED else 202)
+    asked = data or CancelRequest()
+    answer = await commands.cancel(service, caller, job_id, asked.reason, asked.suite_id)
+    return Response(answer, status_code=202 if answer.cancel_requested and answer.status is not Status.CANCELLED else 200)
 
 
 @post(

@@ -39,7 +39,8 @@ async def suite(service: TheService, reads: Reads, suite_id: FromPath[str], org_
     "/suites/{suite_id:str}/cancel",
     status_code=202,
     summary="Cancel the live jobs of a suite",
-    description="200: none was running, all are ended. 202: running ones were asked to stop. A second call changes nothing.",
+    description="200: none was running, all are ended. 202: running ones were asked to stop. Jobs that another suite waits for go on (`kept`). "
+    "A second call changes nothing.",
     responses={200: ResponseSpec(SuiteCancelAnswer, generate_examples=False, description="All ended"), **documented(400, 404, 413, 415, 503)},
     opt=SUBMIT,
     tags=["suites"],
@@ -49,11 +50,13 @@ async def cancel_suite(
 ) -> Response[SuiteCancelAnswer]:
     found = await commands.known_suite(service, reads, suite_id, org_id)
     ended = await commands.cancel_suite(service, caller, found, data.reason if data else "")
-    cancelling = sum(answer.status is Status.RUNNING for answer in ended)
+    kept = sum(not answer.cancel_requested for answer in ended)
+    cancelling = sum(answer.status is Status.RUNNING and answer.cancel_requested for answer in ended)
     answer = SuiteCancelAnswer(
         suite_id=suite_id,
-        cancelled=len(ended) - cancelling,
+        cancelled=len(ended) - cancelling - kept,
         cancelling=cancelling,
+        kept=kept,
         seq=max((answer.seq for answer in ended), default=found.seq),
     )
     return Response(answer, status_code=202 if cancelling else 200)

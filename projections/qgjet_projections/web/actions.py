@@ -89,7 +89,9 @@ async def cancel_suite(request: AnyRequest, service: TheService, caller: TheCall
     found = await commands.known_suite(service, reads, suite_id, data.get("org_id") or None)
     ended = await commands.cancel_suite(service, caller, found, data.get("reason", ""))
     await decisions.shown(service, max((one.seq for one in ended), default=0))
-    return done(request, f"Cancelled {len(ended)} jobs.", _back(data, f"/ui/suites/{segment(suite_id)}"))
+    kept = sum(not one.cancel_requested for one in ended)
+    others = f" {kept} go on: others wait for them." if kept else ""
+    return done(request, f"Cancelled {len(ended) - kept} jobs.{others}", _back(data, f"/ui/suites/{segment(suite_id)}"))
 
 
 @post("/ui/suites/{suite_id:str}/rerun", opt=SUBMIT, **_POST)
