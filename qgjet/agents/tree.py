@@ -4,7 +4,7 @@ The guardian (`guardian.py`) ends the tree when it is told to, when its hold run
 whatever a command prints. The log file is written on the event loop, so a disk that hangs stops the loop, with it the extensions of the hold, and so the tree.
 
 What can escape: see `guardian.py`, and a tree whose agent and guardian are killed with SIGKILL at the same moment: then the command itself still dies, its
-descendants may not.
+descendants may not. The tree never holds its owner longer than a bound; what is left then is named in the log.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from errno import E2BIG, EACCES, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, EN
 from pathlib import Path
 from typing import IO
 
+import psutil
 from msgspec import Struct
 
-from qgjet.agents import guardian
+from qgjet.agents import cgroup, guardian
 from qgjet.errors import QgjetError
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,7 @@ GUARDIAN_GRACE_S = 5.0
 """How long a guardian may take to end a tree that has to end. Then it counts as frozen and is killed itself."""
 BURIAL_S = 2.0
 """How long the agent tries to kill what a lost guardian left."""
-TREE_VARIABLE = "QGJET_TREE"
-"""Marks every process of a tree, so that the agent finds them when their guardian is dead."""
+_LIBRARIES = os.fsencode(Path(psutil.__file__).parents[1])
 
 _LOADER_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """Some builds of Python do not start without them."""
@@ -113,6 +113,7 @@ class GuardedTree:
         self._loop = asyncio.get_running_loop()
         self._command, self._output = command, output
         self._token = secrets.token_hex(8)
+        self._cgroup = cgroup.make(self._token)
         self._hold_until = hold_until
         self._inbox = b""
         self._pid: int | None = None
@@ -128,11 +129,20 @@ class GuardedTree:
         """The command has ended. Others of the tree may run on, if they are kept."""
         self.gone = asyncio.Event()
         """Nobody is left and all output is taken."""
-        self._process, control, self._report, self._printed = _start_guardian(_order(command, self._token, hold_until, keep))
+        self._process, control, self._report, self._printed = self._start(keep)
         self._control: int | None = control
         self._loop.add_reader(self._report, self._hear)
         self._loop.add_reader(self._printed, self._take)
         self._watch()
+
+    def _start(self, keep: bool) -> tuple[subprocess.Popen[bytes], int, int, int]:
+        try:
+            directory = self._cgroup.directory if self._cgroup else b""
+            return _start_guardian(_order(self._command, self._token, self._hold_until, keep, directory))
+        except BaseException:
+            if self._cgroup:
+                self._cgroup.remove()
+            raise
 
     @property
     def exit(self) -> tuple[int | None, str]:
@@ -227,6 +237,10 @@ class GuardedTree:
                 self.expired = self.expired or fact == "expired"
             case "error":
                 self._failure = _start_error(self._command, int(values[0]), values[1])
+            case "left":
+                logger.warning(
+                    "processes of %s could not be killed in time and run on: %s", self._command.argv[0], " ".join(values) or "too short-lived to name"
+                )
             case "gone":
                 self._buried = True
 
@@ -253,14 +267,22 @@ class GuardedTree:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._pid, signal.SIGKILL)
         give_up = time.monotonic() + BURIAL_S
-        while survivors := _marked(self._token):
-            for pid in survivors:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+        while (survivors := self._kill_survivors()) or (self._cgroup and self._cgroup.populated):
             if time.monotonic() > give_up:
-                logger.error("processes of a lost guardian cannot be killed: %s", survivors)
+                logger.warning("processes of %s, whose guardian was killed, could not be killed in time and run on: %s", self._command.argv[0], survivors)
                 return
             time.sleep(0.001)
+        if self._cgroup:
+            self._cgroup.remove()
+
+    def _kill_survivors(self) -> list[int]:
+        if self._cgroup:
+            self._cgroup.kill()
+        survivors = list(guardian.marked(self._token))
+        for pid in survivors:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        return survivors
 
     def _take_the_rest(self) -> None:
         """Everybody is dead, what is left is in the pipe. Does not wait for its end: somebody out of our reach may hold it open."""
@@ -278,18 +300,19 @@ class GuardedTree:
         os.close(self._printed)
 
 
-def _order(command: Command, token: str, hold_until: float, keep: bool) -> bytes:
+def _order(command: Command, token: str, hold_until: float, keep: bool, cgroup_directory: bytes) -> bytes:
     if not command.argv or not command.argv[0]:
         raise CannotStart("no command is given")
     try:
         argv = [os.fsencode(argument) for argument in command.argv]
-        env = {os.fsencode(name): os.fsencode(value) for name, value in {**command.env, TREE_VARIABLE: token}.items()}
+        env = {os.fsencode(name): os.fsencode(value) for name, value in {**command.env, guardian.TREE_VARIABLE: token}.items()}
         cwd = os.fsencode(command.cwd)
     except UnicodeEncodeError as error:
         raise CannotStart(f"cannot start {command.argv[0]!r}: {error}") from error
     if any(b"\0" in text for text in (*argv, cwd, *env, *env.values())):
         raise CannotStart(f"cannot start {command.argv[0]!r}: a NUL character in its arguments, directory or environment")
-    return marshal.dumps((argv, cwd, env, hold_until, keep))
+    order: guardian.Order = (argv, cwd, env, hold_until, keep, cgroup_directory, _LIBRARIES)
+    return marshal.dumps(order)
 
 
 def _start_guardian(order: bytes) -> tuple[subprocess.Popen[bytes], int, int, int]:
@@ -345,16 +368,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"SIG{number}"
-
-
-def _marked(token: str) -> list[int]:
-    """Living processes of a tree; without /proc none is found."""
-    mark = f"{TREE_VARIABLE}={token}".encode()
-    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if mark in _environment(entry).split(b"\0")]
-
-
-def _environment(entry: Path) -> bytes:
-    try:
-        return (entry / "environ").read_bytes()
-    except OSError:  # gone since the listing, or another user's
-        return b""
