@@ -1,8 +1,10 @@
-"""Time: the only place that reads the wall clock, and waiting with a limit, which goes by the event loop's monotonic time instead."""
+"""Time: the only place that reads the wall clock and the clock of leases, and waiting with a limit, which goes by the event loop's monotonic time instead."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -10,10 +12,20 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Clock = Callable[[], datetime]
 """Gives the current time, aware."""
+LEASE_CLOCK: int = getattr(time, "CLOCK_BOOTTIME" if sys.platform == "linux" else "CLOCK_MONOTONIC_RAW", -1)
+"""Counts the time of a suspend, as the server's visibility timeout does: CLOCK_BOOTTIME on Linux, and CLOCK_MONOTONIC_RAW on macOS, which there is
+`mach_continuous_time`. `time.monotonic()` and the timers of an event loop stand still meanwhile. -1 on Windows, where no agent runs."""
+LEASE_LOOK_S = 1.0
+"""How long a timer that goes by the clock of leases sleeps at most: it is late by as much after a suspend."""
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def lease_time() -> float:
+    """The clock that every lease and hold goes by, in seconds."""
+    return time.clock_gettime(LEASE_CLOCK)
 
 
 async def within(seconds: float, event: asyncio.Event) -> bool:

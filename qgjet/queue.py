@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +20,7 @@ from nats.aio.msg import Msg
 
 from qgjet import subjects
 from qgjet.bus import Bus, JetStreamError, translated
+from qgjet.clock import lease_time
 from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
 from qgjet.events import JobSpec, Requeued, Submitted
 from qgjet.log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
@@ -110,7 +110,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     reply: str
     bus: Bus
     asked_at: float
-    """`time.monotonic()` when the pull was sent: the visibility timeout cannot have begun earlier."""
+    """`lease_time()` when the pull was sent: the visibility timeout cannot have begun earlier."""
 
     @property
     def seq(self) -> int:
@@ -232,7 +232,7 @@ class Queue:
         if lane not in self._ensured:
             await self.ensure(lane)
         for _ in range(MAX_UNREADABLE):
-            asked_at = time.monotonic()
+            asked_at = lease_time()
             message = await self._next(lane, wait_s)
             if message is not None and not message.reply and _status(message) in _NO_CONSUMER:
                 await self.ensure(lane)

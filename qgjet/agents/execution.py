@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 import random
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,7 +30,7 @@ from qgjet.agents.runner import Attempt, Session, StopReason, Tether
 from qgjet.agents.slot import AgentSlot
 from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.artifacts import ArtifactStore
-from qgjet.clock import within
+from qgjet.clock import lease_time, within
 from qgjet.codec import check_writable
 from qgjet.decide import DRAINED, HOST_FAILED, Command, EndAttempt, Lose, Release, Requeue, Start, decide
 from qgjet.errors import HostFailed, InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
@@ -288,7 +287,7 @@ class Executor:
 
     async def _collection_ends(self, tether: Tether, stopped_by: StopReason | None) -> str:
         """Wait until artifacts must not be collected any longer; returns the reason for the notes."""
-        while tether.reason not in _JOB_IS_GONE and time.monotonic() < tether.hold_until:
+        while tether.reason not in _JOB_IS_GONE and lease_time() < tether.hold_until:
             if tether.reason is not stopped_by:
                 return "the job was cancelled" if tether.reason is StopReason.CANCELLED else "the job reached its deadline"
             if await within(_LOOK_S, self.halted):

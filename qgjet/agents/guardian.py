@@ -3,7 +3,7 @@
 A program of its own, run by `process.py` as `python -I -S -E guardian.py <control fd> <report fd>` in a new session. It imports the standard library only
 and as little of that as it can, because every job pays for its start. stdin holds the order, marshalled: see `Order`.
 
-Lines on the control pipe: `until <time.monotonic()>` moves the hard end, `signal <number>` goes to the command's process group. Its end of file is the
+Lines on the control pipe: `until <time>` moves the hard end, `signal <number>` goes to the command's process group. Its end of file is the
 order to kill: the owner is dead, or wants it so.
 Lines on the report pipe: `pid <n>`; `error <errno> directory|program` when the command could not be started; `signalled` when a signal found the command
 alive; `expired` when the hard end passed; `status <wait status>` of the command; `left <pid> <name> ...` when processes could not be killed in
@@ -34,7 +34,8 @@ from itertools import islice
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-LONGEST_NAP_S = 3600.0
+LONGEST_NAP_S = 0.25
+"""Polling stands still while the host is suspended, the clock of the hard end does not: by this much it may be late."""
 MOST_REAPED = 4096
 """At one go."""
 MOST_NAMED = 10
@@ -44,9 +45,9 @@ KILL_LIMIT_S = 4.0
 TREE_VARIABLE = "QGJET_TREE"
 """Marks every process of a tree."""
 
-Order = tuple[list[bytes], bytes, dict[bytes, bytes], float, bool, bytes, bytes]
-"""argv, working directory, environment, hard end (monotonic), keep what the command leaves behind, directory of the tree's cgroup (empty: none), directory
-that psutil is imported from."""
+Order = tuple[list[bytes], bytes, dict[bytes, bytes], float, bool, int, bytes, bytes]
+"""argv, working directory, environment, hard end, keep what the command leaves behind, clock of the hard end, directory of the tree's cgroup (empty: none),
+directory that psutil is imported from."""
 
 
 def main() -> None:
@@ -93,7 +94,7 @@ class Guardian:
         for fd in (control, report):
             os.set_inheritable(fd, False)
         self.control, self.report, self.order = control, report, order
-        *_, self.hold_until, self.keep, cgroup, libraries = order
+        *_, self.hold_until, self.keep, self.clock, cgroup, libraries = order
         self.cgroup = Cgroup(cgroup) if cgroup else None
         sys.path.append(os.fsdecode(libraries))
         self.adopts = _prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -111,15 +112,18 @@ class Guardian:
         poller.register(self.control, select.POLLIN)
         poller.register(self.wake, select.POLLIN)
         while not self.over:
-            nap_s = min(max(self.hold_until - time.monotonic(), 0.0), LONGEST_NAP_S)
+            nap_s = min(max(self.left_s(), 0.0), LONGEST_NAP_S)
             for fd, _ in poller.poll(nap_s * 1000):
                 self.obey() if fd == self.control else self.notice()
-            if not self.over and time.monotonic() >= self.hold_until:
+            if not self.over and self.left_s() <= 0.0:
                 self.reap()  # a command that has ended by itself is reported first: its own result stands
                 self.tell("expired")
                 self.over = True
         self.kill_everybody()
         self.tell("gone")
+
+    def left_s(self) -> float:
+        return self.hold_until - time.clock_gettime(self.clock)
 
     def start(self) -> None:
         # Blocked over the fork, or a signal that comes before exec would run our handler in the child and be lost.
@@ -175,7 +179,7 @@ class Guardian:
 
     def notice(self) -> None:
         """React to signals: the death of a child, or somebody who wants us to end."""
-        asked_to_end = any(number != signal.SIGCHLD for number in os.read(self.wake, 512))
+        asked_to_end = any(number in ENDINGS for number in os.read(self.wake, 512))
         anybody = self.reap()
         ended = self.status is not None and not self.keep
         self.over = self.over or asked_to_end or ended or (self.adopts and not anybody)

@@ -2,19 +2,20 @@
 
 All timers are fractions of the visibility timeout V. A heartbeat every V/3 is a confirmed "in progress" to JetStream plus a look at the slot, which also
 shows a cancel, a replacement or a lost slot. The lease counts from the *sending* of the last confirmed heartbeat. Without one for 2V/3 the process is
-asked to end; at 9V/10 the guardian kills it, with or without the agent: before V, when the job may be given to somebody else.
+asked to end; at 9V/10 the guardian kills it, with or without the agent: before V, when the job may be given to somebody else. All of it goes by
+`lease_time()`, which counts the time of a suspend; a lease that ran out meanwhile is not extended, because another agent may have the job.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from types import TracebackType
 
 from qgjet.agents.runner import StopReason, Tether
 from qgjet.agents.visibility import VisibilityTimeout
+from qgjet.clock import LEASE_LOOK_S, lease_time
 from qgjet.errors import LogUnavailable
 from qgjet.events import Status
 from qgjet.job import Job
@@ -39,6 +40,7 @@ class Lease:
         self._visibility = visibility
         self._visibility_s = visibility.shortest_s
         self._confirmed = delivery.asked_at
+        self._due = self._confirmed
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
         self._attempt = 0
@@ -53,12 +55,12 @@ class Lease:
     @property
     def is_over(self) -> bool:
         """Whether the last confirmed heartbeat is so long ago that the message may have been given to somebody else."""
-        return time.monotonic() - self._confirmed >= self._visibility_s
+        return lease_time() - self._confirmed >= self._visibility_s
 
     async def __aenter__(self) -> Lease:
         self._visibility_s = await self._visibility.lease_s(self._confirmed)
         self.tether.extend(self._confirmed + HOLD * self._visibility_s)
-        age_s = time.monotonic() - self._confirmed
+        age_s = lease_time() - self._confirmed
         if age_s >= GIVE_UP * self._visibility_s:  # the agent was frozen between the delivery and here
             self.tether.stop(StopReason.LEASE_LOST)
         self._schedule(max(0.0, HEARTBEAT - age_s / self._visibility_s))
@@ -72,13 +74,22 @@ class Lease:
             await asyncio.gather(self._beat, return_exceptions=True)
 
     def _schedule(self, fraction: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(fraction * self._visibility_s, self._start_beat)
+        self._due = lease_time() + fraction * self._visibility_s
+        self._beat_when_due()
 
-    def _start_beat(self) -> None:
-        self._beat = asyncio.get_running_loop().create_task(self._heartbeat())
+    def _beat_when_due(self) -> None:
+        loop, left_s = asyncio.get_running_loop(), self._due - lease_time()
+        if left_s > 0:  # in short steps, because timers stand still while the host is suspended
+            self._timer = loop.call_later(min(left_s, LEASE_LOOK_S), self._beat_when_due)
+        else:
+            self._beat = loop.create_task(self._heartbeat())
 
     async def _heartbeat(self) -> None:
-        sent = time.monotonic()
+        sent = lease_time()
+        if sent >= self.tether.hold_until:  # this host was suspended: the process is being killed, and another agent may have the job
+            log.warning("job %s: its lease ran out while this agent stood still, its process is stopped", self._delivery.spec.job_id)
+            self.tether.stop(StopReason.LEASE_LOST)
+            return
         try:
             async with asyncio.timeout(HEARTBEAT * self._visibility_s):
                 visibility_s = await self._visibility.lease_s(sent)
@@ -94,7 +105,7 @@ class Lease:
             self._schedule(HEARTBEAT)
 
     def _missed(self, error: Exception) -> None:
-        if time.monotonic() - self._confirmed >= GIVE_UP * self._visibility_s:
+        if lease_time() - self._confirmed >= GIVE_UP * self._visibility_s:
             log.warning("job %s: no heartbeat was confirmed in time, its process is stopped: %s", self._delivery.spec.job_id, error)
             self.tether.stop(StopReason.LEASE_LOST)
         self._schedule(RETRY)

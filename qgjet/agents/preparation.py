@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import stat
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -30,6 +29,7 @@ from qgjet.agents.process import HOLD_S, ProcessResult, keep_alive, run_within
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
+from qgjet.clock import lease_time
 from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
 from qgjet.events import Outcome, Partition, Verdict
 from qgjet.settings import Target
@@ -180,7 +180,7 @@ class Kept:
         self.output = Output(log_path)
         with ExitStack() as unless_started:
             unless_started.enter_context(self.output)
-            self.tree = GuardedTree(command, hold_until=time.monotonic() + HOLD_S, output=self.output, keep=True)
+            self.tree = GuardedTree(command, hold_until=lease_time() + HOLD_S, output=self.output, keep=True)
             unless_started.pop_all()
         self._let_go = keep_alive(self.tree.extend)
 

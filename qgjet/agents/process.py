@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from qgjet.agents.runner import StopReason, Tether
 from qgjet.agents.tree import LOG_LIMIT_BYTES, Command, GuardedTree, Output
+from qgjet.clock import lease_time
 
 Ladder = Sequence[tuple[int, float]]
 """Signals for the process group, each with the seconds it gets before the next one. SIGKILL for the whole tree follows the last."""
@@ -79,7 +80,7 @@ async def run_process(
 
 async def run_within(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float, log_path: Path) -> ProcessResult:
     """`run_process` for a command that belongs to no job: held while the event loop turns, stopped with DEADLINE after `timeout_s`."""
-    tether = Tether(time.monotonic())
+    tether = Tether(lease_time())
     release = keep_alive(tether.extend)
     deadline = asyncio.get_running_loop().call_later(timeout_s, tether.stop, StopReason.DEADLINE)
     try:
@@ -96,7 +97,7 @@ def keep_alive(extend: Callable[[float], None], *, hold_s: float = HOLD_S, every
 
     def beat() -> None:
         nonlocal timer
-        extend(time.monotonic() + hold_s)
+        extend(lease_time() + hold_s)
         timer = loop.call_later(every_s, beat)
 
     beat()
@@ -109,7 +110,7 @@ async def _stop_when_told(tree: GuardedTree, tether: Tether, ladder: Ladder) -> 
         tree.signal(number)
         graces = [grace_s for _, grace_s in ladder[step:]]
         with suppress(TimeoutError):
-            async with asyncio.timeout(_patience(graces, tether.hold_until - time.monotonic())):
+            async with asyncio.timeout(_patience(graces, tether.hold_until - lease_time())):
                 await tree.gone.wait()
     tree.kill()
 

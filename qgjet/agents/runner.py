@@ -30,7 +30,7 @@ class StopReason(StrEnum):
 class Tether:
     """Ties a process tree to the agent's hold on its job.
 
-    Two ways to end it: `stop(reason)` asks politely and once (the first reason stays), and `hold_until`, a reading of `time.monotonic()`, after which the
+    Two ways to end it: `stop(reason)` asks politely and once (the first reason stays), and `hold_until`, a reading of `lease_time()`, after which the
     tree is killed without question. A holder that freezes or dies stops extending, so its processes end before the job is given to somebody else.
     """
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session, StopReason
+from qgjet.clock import LEASE_LOOK_S, lease_time
 from qgjet.errors import InvalidSettings, PrepareFailed
 from qgjet.events import Outcome, Partition, Verdict
 
@@ -88,8 +89,8 @@ async def _until_stopped(attempt: Attempt, gate: asyncio.Event) -> Outcome | Non
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         waits = [group.create_task(attempt.tether.stopped()), group.create_task(gate.wait())]
-        while not gate.is_set() and attempt.tether.reason is None and (left_s := attempt.tether.hold_until - time.monotonic()) > 0:
-            await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        while not gate.is_set() and attempt.tether.reason is None and (left_s := attempt.tether.hold_until - lease_time()) > 0:
+            await asyncio.wait(waits, timeout=min(left_s, LEASE_LOOK_S), return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
     if gate.is_set() and attempt.tether.reason is None:

@@ -29,6 +29,7 @@ import psutil
 from msgspec import Struct
 
 from qgjet.agents import cgroup, guardian
+from qgjet.clock import LEASE_CLOCK, LEASE_LOOK_S, lease_time
 from qgjet.errors import QgjetError
 
 logger = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ class GuardedTree:
         if self._control is not None:
             os.close(self._control)
             self._control = None
-            self._hold_until = time.monotonic()
+            self._hold_until = lease_time()
             self._watch()
 
     async def end(self) -> None:
@@ -191,11 +192,11 @@ class GuardedTree:
         """Look after the guardian: one that should have ended its tree by now is frozen. Its end shows on the report pipe."""
         if self._watchdog:
             self._watchdog.cancel()
-        late_s = time.monotonic() - self._hold_until - GUARDIAN_GRACE_S
+        late_s = lease_time() - self._hold_until - GUARDIAN_GRACE_S
         if late_s >= 0:
             self._process.kill()
         else:
-            self._watchdog = self._loop.call_later(min(-late_s, guardian.LONGEST_NAP_S), self._watch)
+            self._watchdog = self._loop.call_later(min(-late_s, LEASE_LOOK_S), self._watch)
 
     def _take(self) -> None:
         try:
@@ -311,7 +312,7 @@ def _order(command: Command, token: str, hold_until: float, keep: bool, cgroup_d
         raise CannotStart(f"cannot start {command.argv[0]!r}: {error}") from error
     if any(b"\0" in text for text in (*argv, cwd, *env, *env.values())):
         raise CannotStart(f"cannot start {command.argv[0]!r}: a NUL character in its arguments, directory or environment")
-    order: guardian.Order = (argv, cwd, env, hold_until, keep, cgroup_directory, _LIBRARIES)
+    order: guardian.Order = (argv, cwd, env, hold_until, keep, LEASE_CLOCK, cgroup_directory, _LIBRARIES)
     return marshal.dumps(order)
 
 

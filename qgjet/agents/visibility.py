@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from qgjet import streams
 from qgjet.bus import Bus
+from qgjet.clock import lease_time
 from qgjet.errors import IncompatibleServer
 from qgjet.repeated import Repeated
 from qgjet.settings import QueueSettings
@@ -37,7 +37,7 @@ class VisibilityTimeout:
 
     async def read(self) -> None:
         """Adopt what is in force. Raises LogUnavailable."""
-        asked_at = time.monotonic()
+        asked_at = lease_time()
         config = await streams.stream_config(self._bus, STREAM)
         try:
             deployment = None if config is None else streams.deployment_of(config)
@@ -50,7 +50,7 @@ class VisibilityTimeout:
         self._read_at = asked_at
 
     async def lease_s(self, at: float) -> float:
-        """The timeout for a lease that counts from `at`, a reading of `time.monotonic()`. Raises LogUnavailable."""
+        """The timeout for a lease that counts from `at`, a reading of `lease_time()`. Raises LogUnavailable."""
         if self._read_at < at - streams.VALUE_FRESH_S:
             await self.read()
         return self.shortest_s

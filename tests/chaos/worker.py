@@ -26,7 +26,7 @@ from qgjet.agents.agent import Agent
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import connect
-from qgjet.clock import Clock, utc_now
+from qgjet.clock import Clock, lease_time, utc_now
 from qgjet.errors import LogUnavailable, PrepareFailed
 from qgjet.events import Outcome, Partition, Verdict
 from qgjet.log import EventLog
@@ -67,9 +67,9 @@ class FileLedger:
     @contextlib.contextmanager
     def running(self, attempt: Attempt) -> Iterator[Entry]:
         what = f"{attempt.spec.job_id} {attempt.number}"
-        self._note(f"start {what} {self.agent} {time.monotonic()} {attempt.tether.hold_until}")
+        self._note(f"start {what} {self.agent} {time.monotonic()} {_monotonic(attempt.tether.hold_until)}")
         first, entry = attempt.tether.hold_until, Entry()
-        unfollow = attempt.tether.follow(lambda until: self._note(f"hold {what} {until}") if until != first else None)
+        unfollow = attempt.tether.follow(lambda until: self._note(f"hold {what} {_monotonic(until)}") if until != first else None)
         try:
             yield entry
         finally:
@@ -78,6 +78,11 @@ class FileLedger:
 
     def _note(self, line: str) -> None:
         os.write(self._file, f"{line}\n".encode())
+
+
+def _monotonic(at: float) -> float:
+    """A reading of the clock of leases on the clock of histories."""
+    return at - lease_time() + time.monotonic()
 
 
 class RecordingRunner:
@@ -99,7 +104,7 @@ class RecordingRunner:
         with self._ledger.running(attempt) as entry:
             session = await ScriptedRunner({attempt.spec.test: WORDS[word]}, gate=gate).prepare(attempt.spec.partition, attempt.directory)
             outcome = await session.run(attempt)
-            if time.monotonic() > attempt.tether.hold_until:  # it was frozen: the guardian would have killed it before this line
+            if lease_time() > attempt.tether.hold_until:  # it was frozen: the guardian would have killed it before this line
                 outcome = Outcome(verdict=Verdict.INFRA_ERROR, reason="lease_lost")
             entry.verdict = outcome.verdict
             return outcome

@@ -21,7 +21,7 @@ from faults.watched import Ledger, StubbornRunner, ended, watched
 from qgjet import presence
 from qgjet.agents.lease import HOLD
 from qgjet.bus import Bus, connect
-from qgjet.clock import utc_now
+from qgjet.clock import lease_time, utc_now
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
 from qgjet.events import Verdict
@@ -224,4 +224,4 @@ async def is_known(log: EventLog, instance: str) -> bool:
 
 def sent_at(hold_until: float, visibility_s: float) -> float:
     """When the heartbeat was sent that moved the hard end there, by the wall clock."""
-    return time.time() + hold_until - HOLD * visibility_s - time.monotonic()
+    return time.time() + hold_until - HOLD * visibility_s - lease_time()

@@ -17,6 +17,7 @@ from patience import patience
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Runner, Session, StopReason, Tether
 from qgjet.agents.scripted import ScriptedRunner
+from qgjet.clock import lease_time
 from qgjet.errors import LogUnavailable
 from qgjet.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, Verdict, event_type
 from qgjet.job import Job, broken_rule, evolve
@@ -135,7 +136,7 @@ class StubbornRunner(WatchedRunner):
 
     async def run(self, attempt: Attempt) -> Outcome:
         with self._ledger.running(attempt, self._by):
-            while (left_s := attempt.tether.hold_until - time.monotonic()) > 0:  # noqa: ASYNC110 - what is killed hears of nothing
+            while (left_s := attempt.tether.hold_until - lease_time()) > 0:  # noqa: ASYNC110 - what is killed hears of nothing
                 await asyncio.sleep(left_s)
         return Outcome(verdict=Verdict.INFRA_ERROR, reason=StopReason.LEASE_LOST)
 

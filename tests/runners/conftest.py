@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 import pytest
 
 from factories import spec
+from qgjet.agents import guardian
 from qgjet.agents.runner import Attempt, Tether
-from runners.processes import FakeAgent, Family, Printed
+from qgjet.clock import lease_time
+from runners.processes import Alter, FakeAgent, Family, Printed
 
 SAY = """
 def say(*words):
@@ -53,7 +54,7 @@ def python(tmp_path: Path) -> Callable[[str], list[str]]:
 def make_attempt(tmp_path: Path) -> Callable[..., Attempt]:
     def make(*, number: int = 1, hold_s: float = 60.0, on_output: Callable[[bytes], None] = lambda _: None, **fields: Any) -> Attempt:
         directory = tmp_path / f"attempt-{uuid.uuid4().hex}"
-        tether = Tether(time.monotonic() + hold_s)
+        tether = Tether(lease_time() + hold_s)
         return Attempt(spec=spec(**fields), number=number, path=str(directory), tether=tether, on_output=on_output)
 
     return make
@@ -71,3 +72,17 @@ def fake_agent(tmp_path: Path) -> Iterator[Callable[[str], FakeAgent]]:
     yield start
     for agent in started:
         agent.close()
+
+
+@pytest.fixture
+def alter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Alter:
+    """Changes the guardians of this test by a piece of code, in which `guardian` is their module."""
+
+    def change(source: str) -> None:
+        program = tmp_path / "guardian.py"
+        load = f"import importlib.util\nspec = importlib.util.spec_from_file_location('guardian', {guardian.__file__!r})\n"
+        load += "guardian = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(guardian)\n"
+        program.write_text(f"{load}{source}\nguardian.main()\n")
+        monkeypatch.setattr(guardian, "__file__", str(program))
+
+    return change

@@ -16,6 +16,7 @@ from patience import patience
 
 MARK = "QGJET_TEST_MARK"
 DEADLINE_S = 10.0
+Alter = Callable[[str], None]
 
 
 class Family:

@@ -13,15 +13,14 @@ from typing import Any
 import pytest
 
 from patience import patience
-from qgjet.agents import cgroup, guardian
+from qgjet.agents import cgroup
 from qgjet.agents.process import ProcessResult, run_process
 from qgjet.agents.runner import StopReason
 from qgjet.agents.tree import Command, GuardedTree, Output
-from runners.processes import Family, Printed
+from runners.processes import Alter, Family, Printed
 from runners.test_process import DAEMON, HANG, guardian_of, tether
 
 Script = Callable[[str], list[str]]
-Alter = Callable[[str], None]
 
 BOUND_S = 10.0
 """From the end of a command to a free slot."""
@@ -88,20 +87,6 @@ def alive(tmp_path: Path) -> Iterator[Alive]:
     one = Alive(tmp_path / "alive")
     yield one
     one.close()
-
-
-@pytest.fixture
-def alter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Alter:
-    """Changes the guardians of this test by a piece of code, in which `guardian` is their module."""
-
-    def change(source: str) -> None:
-        program = tmp_path / "guardian.py"
-        load = f"import importlib.util\nspec = importlib.util.spec_from_file_location('guardian', {guardian.__file__!r})\n"
-        load += "guardian = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(guardian)\n"
-        program.write_text(f"{load}{source}\nguardian.main()\n")
-        monkeypatch.setattr(guardian, "__file__", str(program))
-
-    return change
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from qgjet.agents import tree as tree_module
 from qgjet.agents.process import KILL_MARGIN_S, ProcessResult, _patience, run_process, run_within
 from qgjet.agents.runner import StopReason, Tether
 from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
+from qgjet.clock import lease_time
 from runners.processes import FakeAgent, Family, Printed, wait_until
 
 Script = Callable[[str], list[str]]
@@ -43,9 +44,10 @@ import asyncio, sys, time
 from pathlib import Path
 from qgjet.agents.process import keep_alive, run_process
 from qgjet.agents.runner import Tether
+from qgjet.clock import lease_time
 
 async def main():
-    tether = Tether(time.monotonic() + 1)
+    tether = Tether(lease_time() + 1)
     keep_alive(tether.extend, hold_s={hold_s}, every_s=0.1)
     await run_process({argv!r}, cwd=Path("/"), env={env!r}, tether=tether, on_output=lambda data: print(data.decode(), flush=True))
     print("done")
@@ -55,7 +57,7 @@ asyncio.run(main())
 
 
 def tether(hold_s: float = 60.0) -> Tether:
-    return Tether(time.monotonic() + hold_s)
+    return Tether(lease_time() + hold_s)
 
 
 async def run(argv: list[str], family: Family, **options: Any) -> ProcessResult:
@@ -116,12 +118,13 @@ import asyncio, resource, time
 from pathlib import Path
 from qgjet.agents.process import run_process
 from qgjet.agents.runner import Tether
+from qgjet.clock import lease_time
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 async def main():
-    options = dict(cwd=Path("/"), env={family.env!r}, tether=Tether(time.monotonic() + 60), log_path=Path("log"), log_limit=20_000_000)
+    options = dict(cwd=Path("/"), env={family.env!r}, tether=Tether(lease_time() + 60), log_path=Path("log"), log_limit=20_000_000)
     await run_process(["true"], **options)
     before = peak()
     result = await run_process(["head", "-c", "100000000", "/dev/zero"], **options)
@@ -231,13 +234,13 @@ while True: signal.pause()
     def hold_runs_out(data: bytes) -> None:
         printed(data)
         if b"ready" in data:
-            rope.extend(time.monotonic() + 1.1)
+            rope.extend(lease_time() + 1.1)
 
     async with asyncio.TaskGroup() as group:
         task = group.create_task(run(stubborn, family, tether=rope, on_output=hold_runs_out))
         await printed.says("ready")
         rope.stop(StopReason.LEASE_LOST)
-    assert time.monotonic() < rope.hold_until
+    assert lease_time() < rope.hold_until
     assert (task.result().signal, task.result().stopped) == ("SIGKILL", StopReason.LEASE_LOST)
     assert printed.text.split() == ["ready", "SIGINT", "SIGTERM"]
 
@@ -288,7 +291,7 @@ async def test_the_hold_is_the_hard_end(family: Family, python: Script) -> None:
     rope = tether(0.3)
     result = await run(python(HANG), family, tether=rope)
     assert (result.exit_code, result.signal, result.stopped) == (None, "SIGKILL", StopReason.LEASE_LOST)
-    assert time.monotonic() >= rope.hold_until
+    assert lease_time() >= rope.hold_until
 
 
 async def test_an_extension_moves_the_hard_end(family: Family, printed: Printed, python: Script, tmp_path: Path) -> None:
@@ -299,8 +302,8 @@ async def test_an_extension_moves_the_hard_end(family: Family, printed: Printed,
     async with asyncio.TaskGroup() as group:
         task = group.create_task(run(python(f"say('ready'); open({str(gate)!r}).read()"), family, tether=rope, on_output=printed))
         await printed.says("ready")
-        rope.extend(time.monotonic() + 60)
-        await wait_until(lambda: time.monotonic() > first_end + 0.1, "the first end has passed")
+        rope.extend(lease_time() + 60)
+        await wait_until(lambda: lease_time() > first_end + 0.1, "the first end has passed")
         gate.write_text("")
     assert (task.result().exit_code, task.result().stopped) == (0, None)
 
@@ -455,7 +458,7 @@ async def test_a_frozen_guardian_is_found_and_its_tree_ended(family: Family, pri
 
 
 def keep(argv: list[str], family: Family, output: Output, hold_s: float = 60.0) -> GuardedTree:
-    return GuardedTree(Command(argv=argv, cwd=Path("/"), env=family.env), hold_until=time.monotonic() + hold_s, output=output, keep=True)
+    return GuardedTree(Command(argv=argv, cwd=Path("/"), env=family.env), hold_until=lease_time() + hold_s, output=output, keep=True)
 
 
 async def test_a_kept_tree_lives_on_after_its_command_until_it_is_told_to_end(family: Family, python: Script) -> None:
@@ -485,10 +488,11 @@ async def test_a_kept_tree_dies_with_its_agent(family: Family, fake_agent: Calla
 import asyncio, time
 from pathlib import Path
 from qgjet.agents.tree import Command, GuardedTree, Output
+from qgjet.clock import lease_time
 
 async def main():
     command = Command(argv={python(DAEMON)!r}, cwd=Path("/"), env={family.env!r})
-    tree = GuardedTree(command, hold_until=time.monotonic() + 60, output=Output(), keep=True)
+    tree = GuardedTree(command, hold_until=lease_time() + 60, output=Output(), keep=True)
     await tree.ended.wait()
     print("kept")
     await asyncio.Event().wait()

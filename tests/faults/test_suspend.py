@@ -1,0 +1,74 @@
+"""The lease of an agent whose host was suspended: its timers have stood still, the visibility timeout has not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from factories import spec
+from patience import patience
+from qgjet import streams
+from qgjet.agents.lease import Lease
+from qgjet.agents.runner import StopReason
+from qgjet.agents.visibility import VisibilityTimeout
+from qgjet.bus import connect
+from qgjet.embedded import NatsServer
+from qgjet.log import EventLog
+from qgjet.queue import Queue
+from qgjet.settings import Deployment, QueueSettings
+from qgjet.subjects import Lane
+
+Suspend = Callable[[float], None]
+
+LONG = QueueSettings(visibility_timeout_s=600.0)
+SOON_S = 10.0
+"""Far below the first heartbeat, which comes after 200 s."""
+
+
+@pytest.fixture
+async def log(server: NatsServer) -> AsyncIterator[EventLog]:
+    async with connect(server.url, name="test") as bus:
+        await streams.ensure(bus, Deployment(visibility_timeout_s=LONG.visibility_timeout_s))
+        yield EventLog(bus)
+
+
+@pytest.fixture
+def suspend(monkeypatch: pytest.MonkeyPatch) -> Suspend:
+    """Moves the clock of leases ahead. The event loop's does not follow."""
+    real = time.clock_gettime
+
+    def suspend(seconds: float) -> None:
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + seconds)
+
+    return suspend
+
+
+async def held(log: EventLog) -> Lease:
+    job = spec()
+    await log.submit(job)
+    delivery = await Queue(log.bus, LONG).take(Lane(job.partition, job.rank), 1.0)
+    assert delivery is not None
+    return Lease(log, delivery, "agent", VisibilityTimeout(log.bus, LONG))
+
+
+async def test_a_lease_that_ran_out_during_a_suspend_is_not_extended(log: EventLog, suspend: Suspend) -> None:
+    async with await held(log) as lease:
+        until = lease.tether.hold_until
+        suspend(LONG.visibility_timeout_s)
+        assert lease.is_over
+        async with asyncio.timeout(patience(SOON_S)):
+            assert await lease.tether.stopped() is StopReason.LEASE_LOST
+        assert lease.tether.hold_until == until
+
+
+async def test_a_lease_is_confirmed_at_once_after_a_short_suspend(log: EventLog, suspend: Suspend) -> None:
+    async with await held(log) as lease:
+        until, extended = lease.tether.hold_until, asyncio.Event()
+        lease.tether.follow(lambda hold_until: extended.set() if hold_until > until else None)
+        suspend(LONG.visibility_timeout_s / 2)
+        async with asyncio.timeout(patience(SOON_S)):
+            await extended.wait()
+        assert lease.tether.reason is None
