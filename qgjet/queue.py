@@ -286,7 +286,7 @@ class Queue:
                 consumers = page.get("consumers") or []
                 found += [state for state in map(lane_state, consumers) if state is not None]
             offset += max(len(consumers), 1)
-        self._ensured.difference_update(state.lane for state in found if not state.usable)
+        self._ensured &= {state.lane for state in found if state.usable}  # those that are gone are made again, and forgotten here
         return found
 
     async def listen(self, target: str, on_bell: Callable[[Lane], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

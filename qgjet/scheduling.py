@@ -24,6 +24,10 @@ class Waiting(Struct, frozen=True, kw_only=True):
     """Stream sequence: the lower, the longer it waits."""
 
 
+MAX_ORGS = 1_000
+"""Above that, orgs whose turn is over are forgotten; they are treated as new ones, which changes nothing."""
+
+
 class Turns:
     """Whose turn it is between orgs: start-time fair queueing with equal shares.
 
@@ -42,6 +46,8 @@ class Turns:
         """Record that a job of `org_id` was given a slot."""
         self._now = self.of(org_id)
         self._ends[org_id] = self._now + 1
+        if len(self._ends) > MAX_ORGS:
+            self._ends = {org_id: end for org_id, end in self._ends.items() if end > self._now}
 
 
 class Bench(Struct, frozen=True, kw_only=True):

@@ -104,9 +104,7 @@ def _open_standard_descriptors() -> None:
 def main() -> None:
     """Run the command of sys.argv. Ends the process, never with a traceback (QGJET_DEBUG=1 shows it)."""
     _open_standard_descriptors()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that has no arrow gets a question mark
+    output.open_terminals()
     try:
         _register_heavy(sys.argv[1:])
         app()

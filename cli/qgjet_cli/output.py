@@ -10,16 +10,20 @@ import errno
 import io
 import os
 import re
+import signal
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
 from qgjet.errors import InvalidInput
 from qgjet_cli.exits import CannotWrite
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 WIDE = 220
 """Columns of a table that goes to a file or a CI's log, where nothing has to be cut."""
@@ -183,6 +187,33 @@ def _is_full(descriptor: int) -> bool:
         return stat.S_ISREG(found.st_mode) and os.fstatvfs(descriptor).f_bavail == 0
     except OSError:
         return False
+
+
+class _Terminal(io.FileIO):
+    """A terminal that may be closed while the command runs: that stops the command as SIGHUP does, which only the terminal's own session gets."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            signal.raise_signal(signal.SIGHUP)
+            return memoryview(data).nbytes
+
+
+def open_terminals() -> None:
+    """Let stdout and stderr replace what they cannot encode, and notice a terminal that is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not hasattr(stream, "reconfigure"):
+            continue
+        if stream.isatty():
+            raw = _Terminal(stream.fileno(), "w", closefd=False)
+            stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, line_buffering=True)
+            setattr(sys, name, stream)
+        stream.reconfigure(errors="replace")  # a terminal that has no arrow gets a question mark
 
 
 def _discard(file: TextIO) -> None:

@@ -252,7 +252,7 @@ class Agent:
         try:
             result = await self._executor.execute(delivery, slot)
         finally:
-            self._catalog.running[lane] -= 1
+            self._catalog.ended(lane)
         slot.run_in_a_row += result.ran
         if result.failed_host:
             self._host.failed(result.failed_host)
@@ -305,10 +305,17 @@ class Agent:
             complaints.over()
             self._catalog.refresh(states)
             self._dispatch()
-            in_flight = any(self._catalog.serves(state.lane) and state.unacknowledged for state in states)
-            interval = min(self._settings.poll_s, self._executor.visibility.redelivery_s / 2) if in_flight else self._settings.poll_s
+            await self._restore({state.lane for state in states})
+            in_flight = any(self._catalog.serves(state.lane) and state.unacknowledged for state in states) or self._busy
+            interval = min(self._settings.poll_s, self._executor.visibility.redelivery_s / 3) if in_flight else self._settings.poll_s
             await within(interval * self._random.uniform(0.8, 1.2), self._refresh_now)
             self._refresh_now.clear()
+
+    async def _restore(self, lanes: Container[Lane]) -> None:
+        """Make the consumers of running jobs again that were deleted: without one no heartbeat is confirmed, and the job would be lost with its lease."""
+        for lane in [lane for lane, running in self._catalog.running.items() if running and lane not in lanes]:
+            with contextlib.suppress(LogUnavailable):
+                await self._queue.ensure(lane)
 
     async def _wait_for_server(self) -> None:
         await asyncio.sleep(0.5)

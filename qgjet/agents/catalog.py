@@ -76,6 +76,12 @@ class Catalog:
         if belief is not None and not belief.rung:
             del self._beliefs[lane]
 
+    def ended(self, lane: Lane) -> None:
+        """A delivery is answered. Nothing is kept of a lane without one: there is a new lane for every build."""
+        self.running[lane] -= 1
+        if not self.running[lane]:
+            del self.running[lane]
+
     def waiting(self) -> list[Waiting]:
         return [Waiting(lane=lane, since=belief.since) for lane, belief in self._beliefs.items() if belief.waiting > 0]
 

@@ -98,6 +98,10 @@ class Lease:
         except (LogUnavailable, TimeoutError) as error:
             self._missed(error)
             return
+        except Exception as defect:
+            log.exception("job %s: a heartbeat failed", self._delivery.spec.job_id)  # the next one may pass
+            self._missed(defect)
+            return
         self._confirmed, self._visibility_s = sent, visibility_s
         self._judge(job)
         if self.tether.reason is not StopReason.LEASE_LOST:

@@ -13,6 +13,7 @@ from factories import spec
 from qgjet import presence
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt
+from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.decide import Cancel, OnDuplicate
 from qgjet.events import AttemptEnded, Finished, JobSpec, Outcome, Partition, Released, Started, Status, Verdict
 from qgjet.job import Job
@@ -177,6 +178,33 @@ async def test_a_job_of_many_heartbeats_keeps_its_lease(log: EventLog, tmp_path:
 
 async def later_than(moment: float) -> bool:
     return asyncio.get_running_loop().time() > moment
+
+
+async def test_a_heartbeat_that_fails_by_a_defect_is_not_the_last_one(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, gate, beats = spec(infra_retries=0), asyncio.Event(), 0
+    lease_s = VisibilityTimeout.lease_s
+
+    async def fails_now_and_then(visibility: VisibilityTimeout, sent: float) -> float:
+        nonlocal beats
+        beats += 1
+        if beats % 3 == 2:
+            raise RuntimeError("as a defect does")
+        return await lease_s(visibility, sent)
+
+    monkeypatch.setattr(VisibilityTimeout, "lease_s", fails_now_and_then)
+    await submit(log, job)
+    async with running_agent(log, tmp_path, runners=scripted({"*": ("passed",)}, gate=gate)):
+
+        async def many() -> bool:
+            return beats > 12
+
+        await eventually(many, within_s=30)
+        gate.set()
+        final = await ended(log, job.slot)
+    assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)
+    assert "a heartbeat failed" in caplog.text
 
 
 async def test_draining_finishes_what_runs_and_leaves_the_rest(log: EventLog, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pty
 import signal
+import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from msgspec.structs import replace
 
 from agents import eventually
 from cli.commandline import BIN, ORG, TARGET, VERSION, Cli, Work, api_of
+from patience import patience
 from qgjet.decide import EndAttempt, Start
 from qgjet.embedded import NatsServer
 from qgjet.events import Outcome, Slot, Status, Verdict
@@ -154,6 +157,39 @@ async def test_a_second_interrupt_leaves_at_once_and_the_cancellation_stands(cli
     assert ended.code == 130
     assert [line.split()[0] for line in ended.out.splitlines()] == ["TEST", A]
     assert (await job_of(log, A)).cancel_requested
+
+
+async def test_a_terminal_that_is_closed_cancels_as_a_hangup_does(cli: Cli, log: EventLog) -> None:
+    """One that is not the session's own, so that no signal announces it: the next line of progress cannot be written."""
+    master, slave = pty.openpty()
+    environment = cli.environment | {"TERM": "xterm"}
+    argv = [str(BIN / "qgjet"), "run", "--test", A]
+    run = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
+        argv, cwd=cli.cwd, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    )
+    os.close(slave)
+    try:
+
+        async def submitted() -> bool:
+            return await log.load(slot_of(A)) is not None
+
+        await eventually(submitted, within_s=30, what="the submission")
+        job = await job_of(log, A)
+        await log.execute(slot_of(A), Start(job.ticket, "agent"), job)
+        os.close(master)
+        await eventually(cancel_requested(log, A), within_s=30, what="the cancel")
+        await log.execute(slot_of(A), EndAttempt("agent", 1, Outcome(verdict=Verdict.CANCELLED)), await job_of(log, A))
+        assert await asyncio.to_thread(run.wait, patience(30)) == 129
+    finally:
+        run.kill()
+        run.wait()
+
+
+def cancel_requested(log: EventLog, test: str) -> Callable[[], Awaitable[bool]]:
+    async def ask() -> bool:
+        return (await job_of(log, test)).cancel_requested
+
+    return ask
 
 
 async def test_what_is_known_is_written_at_the_first_signal_and_again_at_the_second(cli: Cli, log: EventLog, tmp_path: Path) -> None:

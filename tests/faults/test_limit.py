@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from agents import FAST, agree, eventually, running_agent, scripted, story
+from agents import FAST, agree, ended, eventually, running_agent, scripted, story
 from factories import spec
 from later import in_
 from qgjet import streams, subjects
@@ -179,3 +179,31 @@ async def test_a_duty_that_fails_does_not_keep_the_others_from_their_work(
     assert await lanes(log) == {lane(hasty), lane(stranded)}
     assert "as a defect does" in caplog.text
     assert (await log.load(stranded.slot)).status is Status.QUEUED  # type: ignore[union-attr]
+
+
+async def test_a_running_job_survives_the_deletion_of_its_consumer(log: EventLog, tmp_path: Path) -> None:
+    """By an operator, or by a janitor in the moment in which the job came."""
+    gate, job = asyncio.Event(), spec(infra_retries=0, max_retries=0)
+    queue = Queue(log.bus, FAST)
+    await queue.ensure(lane(job))
+    await log.submit(job)
+    async with running_agent(log, tmp_path, runners=scripted({"*": ("passed",)}, gate=gate)):
+
+        async def runs() -> bool:
+            state = await log.load(job.slot)
+            return state is not None and state.status is Status.RUNNING
+
+        await eventually(runs)
+        await queue.drop(lane(job))
+
+        async def made_again() -> bool:
+            return lane(job) in await lanes(log)
+
+        await eventually(made_again, within_s=20)
+        deadline = asyncio.get_running_loop().time() + 3 * FAST.visibility_timeout_s
+        while asyncio.get_running_loop().time() < deadline:
+            assert await runs(), "its heartbeats are confirmed by the new consumer"
+            await asyncio.sleep(0.1)
+        gate.set()
+        final = await ended(log, job.slot, within_s=20)
+    assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)
