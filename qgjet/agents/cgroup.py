@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+
+import psutil
 
 from qgjet.agents.guardian import Cgroup
 
@@ -19,7 +22,8 @@ def make(name: str) -> Cgroup | None:
     parent = _own_directory()
     if parent is None or not os.access(parent / "cgroup.procs", os.W_OK):
         return None
-    directory = parent / f"{PREFIX}{name}"
+    end_those_of_dead_agents(parent)
+    directory = parent / f"{PREFIX}{os.getpid()}-{name}"
     cgroup = Cgroup(os.fsencode(directory))
     try:
         directory.mkdir()
@@ -29,6 +33,17 @@ def make(name: str) -> Cgroup | None:
         return cgroup
     cgroup.remove()
     return None
+
+
+@cache
+def end_those_of_dead_agents(parent: Path) -> None:
+    """Kill what an agent left that was killed together with its guardian. Once per process and directory."""
+    for directory in parent.glob(f"{PREFIX}*-*"):
+        owner = directory.name.split("-")[1]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            left = Cgroup(os.fsencode(directory))
+            left.kill()
+            left.remove()
 
 
 def _own_directory() -> Path | None:

@@ -4,7 +4,8 @@ The guardian (`guardian.py`) ends the tree when it is told to, when its hold run
 whatever a command prints. The log file is written on the event loop, so a disk that hangs stops the loop, with it the extensions of the hold, and so the tree.
 
 What can escape: see `guardian.py`, and a tree whose agent and guardian are killed with SIGKILL at the same moment: then the command itself still dies, its
-descendants may not. The tree never holds its owner longer than a bound; what is left then is named in the log.
+descendants may not; those in a cgroup end when the next agent runs its first command. The tree never holds its owner longer than a bound; what is left then
+is named in the log.
 """
 
 from __future__ import annotations

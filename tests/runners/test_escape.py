@@ -17,8 +17,8 @@ from qgjet.agents import cgroup
 from qgjet.agents.process import ProcessResult, run_process
 from qgjet.agents.runner import StopReason
 from qgjet.agents.tree import Command, GuardedTree, Output
-from runners.processes import Alter, Family, Printed
-from runners.test_process import DAEMON, HANG, guardian_of, tether
+from runners.processes import Alter, FakeAgent, Family, Printed, wait_until
+from runners.test_process import AGENT, DAEMON, HANG, guardian_of, tether
 
 Script = Callable[[str], list[str]]
 
@@ -145,6 +145,21 @@ async def test_a_cgroup_ends_what_no_walk_finds_and_is_removed(own_cgroup: None,
     assert directory is not None
     assert directory.name.startswith(cgroup.PREFIX)
     assert not directory.exists()
+
+
+async def test_an_agent_ends_what_another_one_left_that_was_killed_with_its_guardian(
+    own_cgroup: None, family: Family, fake_agent: Callable[[str], FakeAgent], python: Script
+) -> None:
+    agent = fake_agent(AGENT.format(argv=python(DAEMON + "say('pid', os.getpid());" + HANG), env=family.env, hold_s=60))
+    supervisor = guardian_of(int((await agent.says(b"pid")).split()[1]))
+    os.kill(agent.pid, signal.SIGSTOP)
+    os.kill(supervisor, signal.SIGKILL)
+    os.kill(agent.pid, signal.SIGKILL)
+    agent.process.wait()
+    await wait_until(lambda: len(family.pids()) == 1, "the kernel has killed the command, and not its daemon")
+    cgroup.end_those_of_dead_agents.cache_clear()
+    await run(["true"], Family())
+    await family.dies()
 
 
 async def test_what_cannot_be_killed_is_named_and_frees_the_slot(
