@@ -21,7 +21,7 @@ MODULES := $(SHOP)/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test unit check lint format suite bench soak chaos audit screenshots install dev node assets example nats-cli actionlint chromium lock clean
+.PHONY: help run up test unit check lint format suite bench soak chaos audit screenshots install dev node assets example nats-cli actionlint chromium adb lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -34,7 +34,7 @@ up: install assets example  ## server, API and agents for the example, until Ctr
 
 test: check  ## the whole suite, with format, lint, types and import directions before it: what CI runs
 
-check: dev assets example nats-cli actionlint chromium lint suite  ## the same
+check: dev assets example nats-cli actionlint chromium adb lint suite  ## the same
 
 unit: lint  ## format, lint, types, import directions and the tests without servers or processes: under a minute, after each change
 	$(BIN)/python -m pytest -n $(WORKERS) tests/pure $(ARGS)
@@ -45,7 +45,7 @@ lint: dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-suite: dev assets example nats-cli actionlint chromium
+suite: dev assets example nats-cli actionlint chromium adb
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 format: dev  ## format, and mend what ruff can mend
@@ -104,6 +104,9 @@ nats-cli:
 
 chromium:
 	@tools/chromium.sh
+
+adb:
+	@tools/adb.sh
 
 actionlint: | $(BIN)/python
 	@tools/actionlint.sh $(BIN)/python

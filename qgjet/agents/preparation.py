@@ -24,6 +24,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from qgjet import private_files
+from qgjet.agents import adb
 from qgjet.agents.environment import DEVICE_VARIABLE, read_variables, session_environment
 from qgjet.agents.process import HOLD_S, ProcessResult, keep_alive, run_within
 from qgjet.agents.redaction import Redactor
@@ -79,6 +80,7 @@ class CommandLineRunner:
             place = _place(self._target, self._project, partition, directory)
         except InvalidInput as error:
             return MisconfiguredSession(self._target.name, error)
+        await adb.ensure_server(place.env)
         try:
             kept = await _prepare(place) if self._target.prepare else None
         except PrepareFailed as failure:
@@ -118,6 +120,7 @@ class CommandLineSession:
         return self.redactor.outcome(outcome)
 
     async def _run(self, attempt: Attempt) -> Outcome:
+        await adb.ensure_server(self._place.env)
         try:
             private_files.make_directory(attempt.directory)
             return await self._execute(self._place, attempt)
