@@ -475,7 +475,7 @@ async def open_bus(url: str, *, name: str, login: NatsSettings | None = None, ti
         await _close(client)
         if ears.refusal is not None:
             raise ears.refusal from None
-        raise LogUnavailable(f"no NATS server at {shown}: {str(error) or type(error).__name__}") from error
+        raise LogUnavailable(f"no NATS server at {shown}: {ears.complaint or str(error) or type(error).__name__}") from error
     ears.bus = bus = Bus(client, shown, user)
     try:
         await bus._open()
@@ -495,6 +495,8 @@ class _Ears:
         self._client, self._url, self._user = client, url, user
         self.bus: Bus | None = None
         self.refusal: NotPermitted | None = None
+        self.complaint = ""
+        """Of the last try before there is a bus: the reason why there is none."""
 
     async def disconnected(self) -> None:
         if self.bus is not None:
@@ -509,7 +511,7 @@ class _Ears:
         if self.bus is not None:
             self.bus._told(error, refusal)
         elif refusal is None:
-            log.warning("%s", _complaint(error))
+            self.complaint = getattr(error, "strerror", None) or str(error) or type(error).__name__
         else:
             self.refusal = refusal
             self._client.options["allow_reconnect"] = False  # looked at next: the first try ends here

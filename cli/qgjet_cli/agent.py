@@ -17,12 +17,13 @@ from qgjet import private_files, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.cleanup import own_directory
 from qgjet.agents.target import make_runner
-from qgjet.bus import Bus, connect
-from qgjet.errors import InvalidSettings, NotPermitted
+from qgjet.bus import Bus, open_bus
+from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.log import EventLog
 from qgjet.settings import DEFAULT_VISIBILITY_TIMEOUT_S, QueueSettings, Settings, Target
 from qgjet.subjects import STREAM
 from qgjet_cli import config, daemon, options
+from qgjet_cli.exits import CannotReach
 from qgjet_cli.output import counted
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,7 @@ def agent(
 
 async def _serve(settings: Settings) -> int:
     chosen = chosen_targets(settings)  # before anything is touched: a typo is answered at once
-    url = settings.nats_url or DEFAULT_NATS_URL
-    async with connect(url, name="qgjet-agent", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S) as bus, work_dir(settings) as directory:
+    async with _connected(settings) as bus, work_dir(settings) as directory:
         settings = replace(settings, queue=await queue_in_force(bus, settings))
         one = make_agent(settings, EventLog(bus), directory)
         log.info("agent %s serves %s on %s", one.instance, ", ".join(map(_described, chosen)), bus.url)
@@ -85,6 +85,20 @@ async def _serve(settings: Settings) -> int:
             await one.run()
         log.info("agent %s has ended", one.instance)
         return stops.exit_code
+
+
+@contextlib.asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Bus]:
+    try:
+        bus = await open_bus(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-agent", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S)
+    except NotPermitted:
+        raise  # there is one, and the error contains what to do
+    except LogUnavailable as error:
+        raise CannotReach(f"{error}. Start one with `qgjet up`, or correct its address: --nats, QGJET_NATS_URL, or nats_url in qgjet.toml.") from error
+    try:
+        yield bus
+    finally:
+        await bus.close()
 
 
 def drain(one: Agent) -> None:

@@ -106,11 +106,14 @@ async def test_an_agent_says_what_is_wrong(project: Path, tmp_path: Path) -> Non
     assert code == 2, text
 
 
-async def test_an_agent_without_a_server_ends_with_4(project: Path) -> None:
+async def test_an_agent_without_a_server_ends_with_4_and_one_line_that_says_what_to_do(project: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     code, text = await qgjet_ends("agent", "--nats", f"nats://127.0.0.1:{port}", cwd=project)
-    assert (code, f"no NATS server at nats://127.0.0.1:{port}" in text) == (4, True), text
+    assert (code, len(text.splitlines())) == (4, 1), text
+    assert f"no NATS server at nats://127.0.0.1:{port}" in text
+    assert "refused" in text
+    assert "Start one with `qgjet up`, or correct its address" in text
 
 
 async def test_an_agent_serves_a_log_whose_priorities_are_ranked_otherwise(server: NatsServer, project: Path) -> None:
