@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import secrets
@@ -21,6 +23,14 @@ LOCK = ".lock"
 _MODE = 0o700
 
 
+async def remove(path: str | Path) -> None:
+    """`remove_tree` beside the event loop; on it where the system has no thread left."""
+    try:
+        await asyncio.to_thread(remove_tree, path)
+    except RuntimeError:
+        remove_tree(path)
+
+
 def remove_tree(path: str | Path) -> None:
     """Remove a file or a directory with all it holds, without following a symlink. Never raises: what cannot be removed is logged, once.
 
@@ -31,8 +41,8 @@ def remove_tree(path: str | Path) -> None:
         left = _remove(Path(path))
     except FileNotFoundError:
         return
-    except OSError as error:
-        log.warning("%s could not be removed: %s", path, error.strerror or error)
+    except (OSError, ValueError) as error:  # a ValueError for a path that holds a null byte
+        log.warning("%s could not be removed: %s", path, getattr(error, "strerror", None) or error)
         return
     if left:
         log.warning("%s could not be removed: %d entries in it stay, the first is %s", path, len(left), os.fsdecode(left[0]))
@@ -53,8 +63,9 @@ def _remove(path: Path) -> list[bytes]:
 def _empty(top: int) -> list[bytes]:
     """Remove everything in a directory; gives the names of what stays."""
     left: list[bytes] = []
-    moved = f"{secrets.token_hex(8)}-".encode()
-    todo, number = deque(_names(top)), 0
+    prefix = f"{secrets.token_hex(8)}-".encode()
+    new_names = (prefix + b"%d" % number for number in itertools.count())
+    todo = deque(_names(top))
     while todo:
         name = todo.popleft()
         try:
@@ -62,17 +73,21 @@ def _empty(top: int) -> list[bytes]:
                 os.unlink(name, dir_fd=top)
                 continue
             with _opened(name, top) as directory:
-                for inner in _names(directory):
-                    if _is_directory(inner, directory):
-                        number += 1
-                        _move(inner, directory, moved + b"%d" % number, top)
-                        todo.append(moved + b"%d" % number)
-                    else:
-                        os.unlink(inner, dir_fd=directory)
+                todo += [moved for inner in _names(directory) if (moved := _take_out(inner, directory, next(new_names), top))]
             os.rmdir(name, dir_fd=top)
         except OSError:
             left.append(name)
     return left
+
+
+def _take_out(name: bytes, directory: int, new_name: bytes, top: int) -> bytes:
+    """Remove a file, or move a directory up to the top and give its new name. What does neither stays, and its directory with it."""
+    with contextlib.suppress(OSError):
+        if _is_directory(name, directory):
+            _move(name, directory, new_name, top)
+            return new_name
+        os.unlink(name, dir_fd=directory)
+    return b""
 
 
 def _names(directory: int) -> list[bytes]:

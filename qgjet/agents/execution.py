@@ -21,7 +21,7 @@ from typing import Any, assert_never
 from msgspec.structs import replace
 
 from qgjet.agents.admission import Admission, admit
-from qgjet.agents.cleanup import remove_tree
+from qgjet.agents.cleanup import remove
 from qgjet.agents.lease import Lease
 from qgjet.agents.leftovers import Leftovers
 from qgjet.agents.output import LogFeed
@@ -249,7 +249,7 @@ class Executor:
             deadline.cancel()
             await feed.close()
             if left_files and not self.agent_settings.keep_attempts:
-                await asyncio.to_thread(remove_tree, path)
+                await remove(path)
 
     async def _with_artifacts(self, outcome: Outcome, attempt: Attempt, redactor: Redactor, stopped_by: StopReason | None) -> Outcome:
         """Store what the attempt has left, and name it. Whatever happens to that, the verdict stands.

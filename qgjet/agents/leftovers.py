@@ -227,7 +227,7 @@ def _walk(directory: Path, name: str) -> list[Found]:
             if looked_at > MAX_LOOKED_AT:
                 return []
             inner = f"{prefix}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
+            if _is_directory(entry):
                 todo += [(entry.path, inner, depth + 1)] if depth < MAX_DEPTH else []
             elif (one := _regular(inner, Path(entry.path))) is not None:
                 found.append(one)
@@ -240,6 +240,13 @@ def _entries(path: str) -> Iterator[os.DirEntry[str]]:
             yield from entries
     except OSError:  # not there, or not ours to read
         return
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:  # some file systems have to look it up, and that may fail
+        return False
 
 
 def _regular(name: str, path: Path) -> Found | None:

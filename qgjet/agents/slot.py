@@ -8,7 +8,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from qgjet.agents.cleanup import remove_tree
+from qgjet.agents.cleanup import remove
 from qgjet.agents.runner import Runner, Session
 from qgjet.errors import HostFailed, PrepareFailed
 from qgjet.events import Partition
@@ -92,4 +92,4 @@ class AgentSlot:
             log.exception("a session of %s could not be released properly", self.target)
         finally:
             if directory is not None:
-                await asyncio.to_thread(remove_tree, directory)
+                await remove(directory)

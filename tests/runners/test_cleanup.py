@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import eventually
-from qgjet.agents.cleanup import own_directory, remove_abandoned, remove_tree
+from qgjet.agents.cleanup import own_directory, remove, remove_abandoned, remove_tree
 
 DEPTH = 3_000
 
@@ -116,6 +117,41 @@ def test_what_cannot_be_removed_is_logged_once_and_the_rest_goes(tmp_path: Path,
     assert [path.name for path in tree.iterdir()] == ["busy"]
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "busy" in caplog.text
+
+
+def test_one_file_that_stays_keeps_only_the_directories_above_it(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = tmp_path / "tree"
+    for name in ("a", "busy", "z"):
+        (tree / "in" / name / "deep").mkdir(parents=True)
+        (tree / "in" / f"{name}.file").touch()
+    unlink = os.unlink
+
+    def refuse(path: bytes, *, dir_fd: int | None = None) -> None:
+        if path == b"busy.file":
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    remove_tree(tree)
+    assert [str(path.relative_to(tree)) for path in tree.rglob("*")] == ["in", "in/busy.file"]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_path_that_no_system_has_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    remove_tree("a\0b")
+    remove_tree("/" + "x" * 5000)
+    assert len(caplog.records) == 2
+
+
+async def test_without_a_thread_left_it_is_removed_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    (tmp_path / "tree" / "in").mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        await remove(tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
 
 
 def test_what_is_not_there_is_no_problem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

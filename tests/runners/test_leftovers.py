@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -27,7 +29,7 @@ from qgjet.artifacts import STREAM, ArtifactStore, ObjectInfo, object_name
 from qgjet.bus import Bus
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
-from qgjet.events import Artifact, JobSpec, Status, Verdict
+from qgjet.events import Artifact, Finished, JobSpec, Status, Verdict
 from qgjet.filenames import is_safe
 from qgjet.log import EventLog
 from qgjet.settings import ArtifactSettings, Target
@@ -69,6 +71,40 @@ def test_nothing_that_leads_out_of_the_directory_counts(tmp_path: Path) -> None:
     assert names(tmp_path / "whole") == []
     (outside / "test-results").symlink_to(outside / "deep")
     assert names(outside) == ["report.json"]
+
+
+HOSTILE = r"""
+import os, socket
+os.makedirs(base := os.path.join(os.environ["QGJET_ATTEMPT_DIR"], "test-results"))
+open(os.path.join(base, "good.png"), "w").write("x")
+open(os.path.join(base, "n" * 255), "w").close()
+open(os.fsencode(base) + b"/\xff\xfe.png", "w").close()
+os.mkfifo(os.path.join(base, "fifo.png"))
+os.mkdir(closed := os.path.join(base, "closed")); open(os.path.join(closed, "a.png"), "w").close(); os.chmod(closed, 0)
+os.chdir(base)
+socket.socket(socket.AF_UNIX).bind("socket.png")
+for _ in range(3000):
+    os.mkdir("d"); os.chdir("d")
+open("deep.png", "w").close()
+"""
+
+
+async def test_whatever_a_job_leaves_the_verdict_stands_and_nothing_stays(log: EventLog, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    command = (sys.executable, "-c", HOSTILE)
+    runner = make_runner(Target(name="emulator", runner="command", dir=str(tmp_path), command=command))
+    work, job = tmp_path / "work", spec(max_retries=0, infra_retries=0)
+    async with running_agent(log, work, runners={"emulator": runner}, artifact_settings=ArtifactSettings(collect="always")):
+        await submit(log, job)
+        assert (await ended(log, job.slot)).verdict is Verdict.PASSED
+
+        async def is_empty() -> bool:
+            return not list(work.glob("job-*"))
+
+        await eventually(is_empty)
+    (final,) = [one.event for one in await log.history(job.slot) if isinstance(one.event, Finished)]
+    stored = {one.name for one in final.outcome.artifacts if one.sha256}
+    assert {"test-results/good.png"} <= stored <= {"test-results/good.png", "test-results/closed/a.png", "output.log"}
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "..", "a/../b", "a/ /b", "C:x", "a\\b", "", "x" * 300, "/etc", "a//b", "\udcff"])
