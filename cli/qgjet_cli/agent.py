@@ -158,14 +158,16 @@ async def work_dir(settings: Settings) -> AsyncIterator[Path]:
     if settings.agent.work_dir:
         path = Path(settings.agent.work_dir).expanduser().absolute()
         _make(path)
-    if settings.agent.work_dir and not settings.agent.keep_attempts:
-        with own_directory(path, "agent-") as own:
-            yield own
-    elif settings.agent.work_dir:
-        yield path
-    else:
-        with own_directory(Path(tempfile.gettempdir()), "qgjet-agent-") as path:
+        if settings.agent.keep_attempts:
             yield path
+            return
+    parent, prefix = (path, "agent-") if settings.agent.work_dir else (Path(tempfile.gettempdir()), "qgjet-agent-")
+    with contextlib.ExitStack() as stack:
+        try:
+            own = stack.enter_context(own_directory(parent, prefix))
+        except OSError as error:
+            raise InvalidSettings("agent.work_dir", f"no directory can be created in {parent}: {error.strerror}. Name another one") from error
+        yield own
 
 
 def _make(path: Path) -> None:

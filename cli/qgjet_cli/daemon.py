@@ -42,6 +42,8 @@ def stopping(on_first: Callable[[], object], on_next: Callable[[], object]) -> I
     stops, loop = Stops(), asyncio.get_running_loop()
 
     def hear(number: signal.Signals) -> None:
+        if number is signal.SIGHUP and number in stops.heard:
+            return  # a terminal hangs up once: it can be noticed by its signal and by a failed write
         stops.heard.append(number)
         stops.first.set()
         (on_first if len(stops.heard) == 1 else on_next)()

@@ -15,7 +15,10 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT = 5037
 START_TIMEOUT_S = 20.0
 CONNECT_TIMEOUT_S = 2.0
+ANOTHER_TRIES = 20
 _LOCAL = frozenset({"", "localhost", "127.0.0.1", "::1"})
+_VARIABLES = frozenset({"HOME", "LANG", "LC_ALL", "PATH", "TMPDIR"})
+"""What the server gets, beside those of adb and Android: it lives on, and the secrets of a target are not for it."""
 _complaints = Repeated(log)
 
 
@@ -27,6 +30,10 @@ async def ensure_server(env: Mapping[str, str]) -> None:
     adb, port = _program(env), local_port(env)
     if adb is None or port is None or await _answers(port):
         return
+    await _start(adb, port, {name: value for name, value in env.items() if name in _VARIABLES or name.startswith(("ADB_", "ANDROID_"))})
+
+
+async def _start(adb: str, port: int, env: Mapping[str, str]) -> None:
     try:
         # its output to nowhere: the server keeps what it inherits, and a pipe would never end
         nowhere = asyncio.subprocess.DEVNULL
@@ -43,8 +50,17 @@ async def ensure_server(env: Mapping[str, str]) -> None:
     except (OSError, TimeoutError) as error:
         _complaints.warn(f"the adb server on port {port} cannot be started: {error or f'not within {START_TIMEOUT_S:g} s'}")
         return
-    if code:
+    if code and not await _comes_up(port):
         _complaints.warn(f"the adb server on port {port} cannot be started: {adb} start-server exited with {code}")
+
+
+async def _comes_up(port: int) -> bool:
+    """Whether the server answers soon: of several that are started at the same moment adb lets one run, and the others fail."""
+    for _ in range(ANOTHER_TRIES):
+        if await _answers(port):
+            return True
+        await asyncio.sleep(0.1)
+    return False
 
 
 def local_port(env: Mapping[str, str]) -> int | None:

@@ -134,7 +134,8 @@ def own_directory(parent: Path, prefix: str) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     lock = _lock(path)
     try:
-        threading.Thread(target=remove_abandoned, args=(parent, prefix), daemon=True, name="cleanup").start()
+        with contextlib.suppress(RuntimeError):  # no thread is left: the next start removes them
+            threading.Thread(target=remove_abandoned, args=(parent, prefix), daemon=True, name="cleanup").start()
         yield path
     finally:
         remove_tree(path)

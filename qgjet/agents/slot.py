@@ -39,7 +39,7 @@ class AgentSlot:
 
         A session of another partition is released first; one that is not healthy any more is prepared anew, once. Raises PrepareFailed.
         """
-        if self._session is not None and self.partition == partition and await self._session.healthy():
+        if self._session is not None and self.partition == partition and self._is_complete() and await self._session.healthy():
             return self._session, True
         await self.release()
         self.partition = partition
@@ -49,6 +49,10 @@ class AgentSlot:
             await self.release()
             raise
         return self._session, False
+
+    def _is_complete(self) -> bool:
+        """Whether the session's directory is still there."""
+        return self._directory is not None and self._directory.is_dir()
 
     async def _prepare(self, partition: Partition) -> Session:
         try:

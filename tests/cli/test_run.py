@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import pty
 import signal
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from agents import eventually
@@ -25,6 +28,7 @@ from qgjet.settings import Settings
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 HANG = ("hang",)
+OWN_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 async def job_of(log: EventLog, test: str) -> Job:
@@ -159,11 +163,15 @@ async def test_a_second_interrupt_leaves_at_once_and_the_cancellation_stands(cli
     assert (await job_of(log, A)).cancel_requested
 
 
-async def test_a_terminal_that_is_closed_cancels_as_a_hangup_does(cli: Cli, log: EventLog) -> None:
-    """One that is not the session's own, so that no signal announces it: the next line of progress cannot be written."""
+@pytest.mark.parametrize("whose", ["its own", "another session's"])
+async def test_a_terminal_that_is_closed_cancels_as_a_hangup_does(whose: str, cli: Cli, log: EventLog, tmp_path: Path) -> None:
+    """Its own is announced by SIGHUP, and then not writable. Another session's is not announced: the next line of progress cannot be written."""
     master, slave = pty.openpty()
     environment = cli.environment | {"TERM": "xterm"}
-    argv = [str(BIN / "qgjet"), "run", "--test", A]
+    report = tmp_path / "report.json"
+    argv = [str(BIN / "qgjet"), "run", "--test", A, "--report-json", str(report)]
+    if whose == "its own":
+        argv = [sys.executable, "-c", OWN_TERMINAL, *argv]
     run = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
         argv, cwd=cli.cwd, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
     )
@@ -183,6 +191,8 @@ async def test_a_terminal_that_is_closed_cancels_as_a_hangup_does(cli: Cli, log:
     finally:
         run.kill()
         run.wait()
+    (ended,) = json.loads(report.read_bytes())["jobs"]
+    assert ended["verdict"] == "cancelled", "it waits for the end of what it has cancelled"
 
 
 def cancel_requested(log: EventLog, test: str) -> Callable[[], Awaitable[bool]]:

@@ -79,6 +79,18 @@ async def test_a_work_directory_that_is_gone_is_made_again(log: EventLog, tmp_pa
             work.rename(tmp_path / f"gone-{number}")
 
 
+async def test_a_session_whose_directory_is_gone_is_prepared_again(log: EventLog, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    async with running_agent(log, work, poll_s=0.2):
+        for number in range(3):
+            job = spec(test=f"{number}.js", infra_retries=0, max_retries=0)
+            await submit(log, job)
+            assert (await ended(log, job.slot, within_s=30)).verdict is Verdict.PASSED
+            for session in work.glob("session-*"):
+                session.rmdir()
+            assert number == 0 or (await story(log, job.slot)) == ["submitted", "started", "finished"]
+
+
 class Unable(ScriptedRunner):
     """Its host has no processes left when a job is to be run."""
 

@@ -61,6 +61,12 @@ async def test_a_host_without_adb_and_a_server_elsewhere_are_left_alone(env: dic
     assert not await answers(env)
 
 
+async def test_slots_that_start_at_the_same_moment_share_one_server(env: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    await asyncio.gather(*(ensure_server(env | {"SECRET": "x"}) for _ in range(4)))
+    assert await answers(env)
+    assert not caplog.records
+
+
 async def test_an_adb_that_cannot_start_its_server_is_a_warning(env: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "adb").write_text("#!/bin/sh\nexit 3\n")
     (tmp_path / "adb").chmod(0o755)
