@@ -1,0 +1,102 @@
+"""A power cut takes the end of the log, with what agents, clients and read models have seen of it: afterwards everything goes on, and every job ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from agents import FAST, agree, eventually, running_agent, scripted, submit
+from factories import spec
+from patience import patience
+from qgjet import streams
+from qgjet.bus import connect
+from qgjet.embedded import NatsServer
+from qgjet.errors import LogUnavailable
+from qgjet.events import JobSpec, Status, Verdict
+from qgjet.log import EventLog
+from qgjet_projections import janitor as janitors
+from qgjet_projections.janitor import Janitor
+from qgjet_projections.projector import Projector
+from qgjet_projections.readmodel import ReadModel
+
+
+def copy_store(server: NatsServer, store: Path, copy: Path) -> None:
+    """What is on the disk at one moment."""
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        shutil.copytree(store, copy)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+async def statuses(log: EventLog, jobs: list[JobSpec]) -> list[Status | None]:
+    states = [await log.load(job.slot) for job in jobs]
+    return [None if state is None else state.status for state in states]
+
+
+@pytest.mark.parametrize("consumers_too", [True, False], ids=["all of it", "not what consumers know"])
+async def test_every_job_ends_after_the_end_of_the_log_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, consumers_too: bool) -> None:
+    monkeypatch.setattr(janitors, "PRESENCE_GRACE_S", 1.0)
+    store, copy, gate = tmp_path / "nats", tmp_path / "copy", asyncio.Event()
+    before, after = ([spec(test=f"{when}-{number}.js") for number in range(4)] for when in ("before", "after"))
+    server = NatsServer(store)
+    await server.start()
+    read_model = ReadModel.open(tmp_path / "read.sqlite")
+    try:
+        async with connect(server.url, name="test") as bus:
+            await streams.ensure(bus)
+            await agree(bus, FAST.deployment)
+            log = EventLog(bus)
+            async with (
+                Projector(log, read_model) as projector,
+                Janitor(log, read_model, FAST),
+                running_agent(log, tmp_path / "work", runners=scripted({"*": ("passed",)}, gate=gate), slots=2, poll_s=0.5),
+            ):
+                for job in before:
+                    await submit(log, job)
+
+                async def two_run() -> bool:
+                    return (await statuses(log, before)).count(Status.RUNNING) == 2
+
+                await eventually(two_run, what="two running jobs")
+                await asyncio.to_thread(copy_store, server, store, copy)
+                gate.set()
+                for job in after:
+                    await submit(log, job)
+
+                async def all_done() -> bool:
+                    with contextlib.suppress(LogUnavailable):
+                        return await statuses(log, [*before, *after]) == [Status.DONE] * 8
+                    return False
+
+                await eventually(all_done, within_s=30, what="the end of all jobs")
+                server.kill()
+                await asyncio.to_thread(restore, store, copy, consumers_too)
+                await server.start()
+                await bus.wait_connected(patience(10))
+                for job in after:  # their clients have had an answer, and submit again what is not there
+                    await submit(log, job)
+                await eventually(all_done, within_s=90, what="the end of all jobs, once more")
+                assert await projector.wait_for((await log.state()).last_seq, 30)
+                assert read_model.counts().finished == {("emulator", Verdict.PASSED): 8}
+    finally:
+        server.stop()
+        read_model.close()
+
+
+def restore(store: Path, copy: Path, consumers_too: bool) -> None:
+    """The older log. JetStream stores what a consumer knows in files of its own, which may have reached the disk when the log's last events had not."""
+    newer = store.with_name("newer")
+    store.rename(newer)
+    shutil.copytree(copy, store)
+    if not consumers_too:
+        for known in newer.rglob("QG_EVENTS/obs"):
+            place = store / known.relative_to(newer)
+            shutil.rmtree(place)
+            shutil.copytree(known, place)
