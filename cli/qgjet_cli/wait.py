@@ -81,6 +81,8 @@ def wait(
                 output.note(f"--timeout {timeout} is over: {summary(board)}")
             except Interrupted:
                 code = interrupts.code
+                reporting.write(_report(board), outputs, code, settings)  # at once: the second signal, or the end of a CI step, may come in the look-up
+                step.write(_report(board))
             except QgjetError as error:
                 if board.tracks:  # the last that was known of them
                     reporting.write(_report(board), outputs, of_error(error), settings)
