@@ -73,10 +73,11 @@ def translated(what: str) -> Iterator[None]:
     """Raise what nats-py raises, and what reading an answer of another form raises, as LogUnavailable. The one place for both."""
     try:
         yield
-    except (nats.errors.Error, OSError, AssertionError, asyncio.InvalidStateError) as error:  # nats-py asserts what a closed connection has lost
-        raise LogUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise LogUnavailable(f"{what}: the answer cannot be read ({type(error).__name__}: {error})") from error
+    # nats-py asserts what a closed connection has lost, and uvloop raises RuntimeError for one
+    except (nats.errors.Error, OSError, AssertionError, asyncio.InvalidStateError, RuntimeError) as error:
+        raise LogUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
 
 
 _pub_ack = msgspec.json.Decoder(PubAck)

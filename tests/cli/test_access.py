@@ -94,7 +94,7 @@ async def test_a_refusal_for_the_token_is_not_tried_again(status: int, kind: typ
         with pytest.raises(kind) as raised:
             await client.job("1")
         with pytest.raises(kind):
-            await client.cancel([], "x") or await client.jobs({}, 1)
+            await client.cancel([], "x", "s") or await client.jobs({}, 1)
     assert (of_error(raised.value), len(asked)) == (code, 2)
 
 

@@ -77,7 +77,7 @@ async def test_all_lanes_get_the_leases_in_force_whatever_the_janitor_was_starte
 
 async def test_a_submission_that_was_never_completed_is_taken_back(log: EventLog, read_model: ReadModel) -> None:
     """Its client died between two batches. What it was attached to goes on."""
-    live, first, other = spec(), spec(test="b.js"), spec(test="c.js")
+    live, first, other = spec(), spec(test="b.js", suite_ids=("s",)), spec(test="c.js", suite_ids=("s",))
     await log.submit(live)
     torn = Submission(suite_id="s", id="torn", specs=[spec(), first], modes=[OnDuplicate.ATTACH] * 2)
     await suite_log._submit(log, torn, [0, 1], Counter({live.org_id: 500}), asyncio.get_running_loop().time() + 10)
