@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,17 @@ Script = Callable[[str], list[str]]
 
 BOUND_S = 10.0
 """From the end of a command to a free slot."""
+LIFETIME_S = 120.0
+"""Of a chain that nothing kills, such as after the end of the tests themselves: on a machine it would run until the next start."""
 CHAINS = """
 def chain():
     open({alive!r}, "w")
     os.open({alive!r}, os.O_WRONLY)
-    while True:
+    while time.monotonic() < {end}:
         if os.fork():
             os._exit(0)
         os.setsid()
+    os._exit(0)
 
 for _ in range({number}):
     if os.fork() == 0:
@@ -109,7 +113,7 @@ async def run(argv: list[str], family: Family, **options: Any) -> ProcessResult:
 
 
 def chains(alive: Alive, number: int = 5) -> str:
-    return CHAINS.format(alive=str(alive.path), number=number)
+    return CHAINS.format(alive=str(alive.path), number=number, end=time.monotonic() + LIFETIME_S)
 
 
 @pytest.mark.parametrize("way", ["with a cgroup", "without"])
