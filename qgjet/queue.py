@@ -65,7 +65,7 @@ class LaneState(Struct, frozen=True, kw_only=True):
 
 
 class _Config(Struct, frozen=True):
-    """What matters in a consumer's configuration. Whoever made it may have left out any of it."""
+    """What matters in a consumer's configuration. The program that made it may have left out any of it."""
 
     ack_policy: str = ""
     deliver_policy: str = ""
@@ -77,7 +77,7 @@ class _Config(Struct, frozen=True):
     max_deliver: int = 0
 
     def serves(self, lane: Lane) -> bool:
-        """Whether a consumer like this delivers all jobs of the lane to whoever pulls, and again when no one acknowledges."""
+        """Whether a consumer like this delivers all jobs of the lane to the agents that pull, and again without an acknowledgement."""
         return (
             (self.ack_policy, self.deliver_policy, self.filter_subject) == ("explicit", "all", subjects.lane_filter(lane))
             and not self.deliver_subject

@@ -101,7 +101,7 @@ def tell_refused(placed: Sequence[Placed]) -> None:
 
 _SHARED = ("priority", "execution_timeout", "queue_timeout")
 _OWN = ("max_retries", "infra_retries")
-"""What a job keeps as it was submitted, whoever joins it."""
+"""What a job keeps as it was submitted, whatever joins it."""
 
 
 def warn_attached(placed: Sequence[Placed]) -> None:

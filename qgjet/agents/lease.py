@@ -2,7 +2,7 @@
 
 All timers are fractions of the visibility timeout V. A heartbeat every V/3 is a confirmed "in progress" to JetStream plus a look at the slot, which also
 shows a cancel, a replacement or a lost slot. The lease counts from the *sending* of the last confirmed heartbeat. Without one for 2V/3 the process is
-asked to end; at 9V/10 the guardian kills it, with or without the agent: before V, when the job may be given to somebody else. All of it goes by
+asked to end; at 9V/10 the guardian kills it, with or without the agent: before V, when the job may be given to another agent. All of it goes by
 `lease_time()`, which counts the time of a suspend; a lease that ran out meanwhile is not extended, because another agent may have the job.
 """
 
