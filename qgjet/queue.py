@@ -41,6 +41,9 @@ TAKE_TIMEOUT_S = 1.0
 _PAGE = 256
 _NO_CONSUMER = frozenset({"409", "503"})
 _NOT_FOUND = 10014
+_NOT_CREATED = 10012
+"""Among others, when the server still removes the files of the consumer that had the name before."""
+REPLACE_TRIES, REPLACE_PAUSE_S = 10, 0.1
 _OTHER_SETTINGS = 10148
 """The consumer is there, and not as asked for."""
 _NANOS = 1_000_000_000
@@ -182,6 +185,14 @@ class Queue:
             )
         log.warning("consumer %s on %s cannot hand out jobs, because another program made or changed it: replaced", name, STREAM)
         await self.drop(lane)
+        for _ in range(REPLACE_TRIES):
+            try:
+                await self._put(lane, "create")
+                return
+            except JetStreamError as error:
+                if error.error.err_code != _NOT_CREATED:
+                    raise
+                await asyncio.sleep(REPLACE_PAUSE_S)
         await self._put(lane, "create")
 
     async def _put(self, lane: Lane, action: str) -> None:

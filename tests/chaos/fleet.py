@@ -22,6 +22,8 @@ TESTS = Path(__file__).resolve().parent.parent
 SCRIPTED, GUARDED = "browserstack", "emulator"
 """Targets: of the recording agents, and of those with real processes."""
 STOP_S = 15.0
+UNREACHABLE = 4
+"""Exit code of an agent that finds no server when it starts: whatever started it starts it again."""
 
 
 class Process:
@@ -166,6 +168,12 @@ class Fleet:
             if not replica.alive and not replica.expected_to_end:
                 self.surprises.append(f"{replica.name} has ended by itself: {_last_words(replica.output)}")
                 self.start_replica(place)
+
+        for place, agent in list(self.guarded.items()):
+            if (code := agent.process.poll()) is not None:
+                if code != UNREACHABLE:
+                    self.surprises.append(f"agent {agent.output.stem} has ended by itself: {_last_words(agent.output)}")
+                self.start_guarded(place)
 
     def everybody(self) -> list[Process]:
         return [*self.workers.values(), *self.replicas.values()]

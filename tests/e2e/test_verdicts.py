@@ -83,7 +83,7 @@ def found(ended: Ended) -> dict[str, tuple[str, str]]:
     return {job["test"].removeprefix("tests/"): (job["verdict"], job["reason"]) for job in ended.document["jobs"]}
 
 
-SEVERITY = ("passed", "flakyfailure", "skipped", "failure", "error")
+SEVERITY = ("passed", "flakyFailure", "skipped", "failure", "error")
 
 
 def junit(lab: Path) -> dict[str, str]:
@@ -91,17 +91,19 @@ def junit(lab: Path) -> dict[str, str]:
     first: dict[str, list[str]] = {}
     for suite in junitparser.JUnitXml.fromfile(str(lab / "junit.xml")):
         for case in suite:
-            first.setdefault(Path(case.classname or "").name, []).append(type(case.result[0]).__name__ if case.result else "passed")
+            kind = type(case.result[0]).__name__ if case.result else "passed"
+            first.setdefault(Path(case.classname or "").name, []).append(kind[0].lower() + kind[1:])
     second: dict[str, list[str]] = {}
     for element in ET.parse(lab / "junit.xml").getroot().iter("testcase"):
         kinds = [child.tag for child in element if child.tag in ("failure", "error", "skipped", "flakyFailure")]
         second.setdefault(Path(element.get("classname", "")).name, []).append(kinds[0] if kinds else "passed")
-    assert _worst(first) == {name: word.lower() for name, word in _worst(second).items()}
+    # the first reader does not know Surefire's flakyFailure
+    assert _worst(first) == {name: "passed" if word == "flakyFailure" and first[name] == ["passed"] else word for name, word in _worst(second).items()}
     return _worst(second)
 
 
 def _worst(found: dict[str, list[str]]) -> dict[str, str]:
-    return {name: max(words, key=lambda word: SEVERITY.index(word.lower())) for name, words in found.items()}
+    return {name: max(words, key=SEVERITY.index) for name, words in found.items()}
 
 
 def test_each_way_a_spec_can_go_has_its_verdict(run: Run, lab: Path) -> None:

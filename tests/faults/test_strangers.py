@@ -19,7 +19,7 @@ from faults.watched import Ledger, legal_history, watched
 from patience import patience
 from qgjet import codec, presence, streams, subjects
 from qgjet.artifacts import ArtifactStore
-from qgjet.bus import Bus, connect
+from qgjet.bus import Bus, JetStreamError, connect
 from qgjet.control_log import ControlReader
 from qgjet.decide import Cancel, Requeue, Submit, decide
 from qgjet.errors import QgjetError
@@ -187,7 +187,14 @@ def test_a_consumer_that_is_described_in_another_way_serves_no_lane(info: dict[s
 
 async def strange_consumer(log: EventLog, name: str, config: dict[str, object]) -> None:
     settings = {"name": name, "durable_name": name, "deliver_policy": "all", "ack_policy": "explicit", **config}
-    await log.bus.api(f"CONSUMER.CREATE.{subjects.STREAM}.{name}", {"stream_name": subjects.STREAM, "config": settings, "action": ""})
+
+    async def created() -> bool:
+        with contextlib.suppress(JetStreamError):  # the server may still remove the files of the one that was deleted
+            await log.bus.api(f"CONSUMER.CREATE.{subjects.STREAM}.{name}", {"stream_name": subjects.STREAM, "config": settings, "action": ""})
+            return True
+        return False
+
+    await eventually(created)
 
 
 # -- bells ------------------------------------------------------------------------------------------------------------------------
