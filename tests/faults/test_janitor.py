@@ -193,17 +193,23 @@ async def test_a_job_that_waits_longer_than_it_may_ends_without_a_verdict(log: E
     assert [await story(log, job.slot) for job in (patient, lasting)] == [["submitted"]] * 2
 
 
-async def test_a_running_job_of_an_agent_that_is_gone_is_lost_and_handed_on(
-    log: EventLog, read_model: ReadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even when its message was answered, so that no redelivery shows the loss."""
-    monkeypatch.setattr(janitors, "PRESENCE_GRACE_S", 0.0)
+async def running_but_answered(log: EventLog, agent: str) -> JobSpec:
+    """A job that the agent has started and whose message it has answered: no redelivery shows its loss."""
     job = spec()
     await submit(log, job)
     delivery = await Queue(log.bus, FAST).take(Lane(job.partition, job.rank), 1.0)
     assert delivery is not None
     await delivery.ack()
-    await log.execute(job.slot, Start(ticket=delivery.seq, agent="ghost"), await log.load(job.slot))
+    await log.execute(job.slot, Start(ticket=delivery.seq, agent=agent), await log.load(job.slot))
+    return job
+
+
+async def test_a_running_job_of_an_agent_that_is_gone_is_lost_and_handed_on(
+    log: EventLog, read_model: ReadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even when its message was answered, so that no redelivery shows the loss."""
+    monkeypatch.setattr(janitors, "PRESENCE_GRACE_S", 0.0)
+    job = await running_but_answered(log, "ghost")
     async with caught_up(log, read_model) as janitor:
         await janitor.round()
         assert await story(log, job.slot) == ["submitted", "started"], "not at first sight"
@@ -316,12 +322,7 @@ async def test_a_running_job_that_its_living_agent_does_not_name_is_lost(
 ) -> None:
     """As after a power cut that took the end of the log: the job's end is gone, its agent lives and has long forgotten it."""
     monkeypatch.setattr(janitors, "PRESENCE_GRACE_S", 0.0)
-    job = spec()
-    await submit(log, job)
-    delivery = await Queue(log.bus, FAST).take(Lane(job.partition, job.rank), 1.0)
-    assert delivery is not None
-    await delivery.ack()
-    await log.execute(job.slot, Start(ticket=delivery.seq, agent="lives"), await log.load(job.slot))
+    job = await running_but_answered(log, "lives")
     info = AgentInfo(instance="lives", name="a", host="h", pid=1, version="1", targets=(), slots=1, since=utc_now(), running=(job.job_id,) * names_it)
     await announce(log.bus, info)
     async with caught_up(log, read_model) as janitor:
