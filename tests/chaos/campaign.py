@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from agents import eventually
 from chaos import nemesis
 from chaos.clients import Clients, at_a_pace
 from chaos.fleet import GUARDED, Fleet
-from chaos.history import Execution, Fault, History, Logged, Replica
+from chaos.history import Execution, Fault, History, Replica
+from chaos.messages import read_log
 from chaos.nemesis import Stage
 from faults.proxy import proxy
 from faults.watched import patiently
 from patience import patience
 from projections.histories import content, rebuilt
-from qgjet import streams, suites
-from qgjet.bus import Bus, JetStreamError, connect
+from qgjet import streams
+from qgjet.bus import connect
 from qgjet.clock import utc_now
 from qgjet.embedded import nats_server
-from qgjet.errors import UndecodableEvent
 from qgjet.events import LIVE, Submitted
-from qgjet.log import EventLog, recorded
+from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.settings import QueueSettings
-from qgjet.subjects import STREAM, lane_consumer, parse_job_subject
+from qgjet.subjects import lane_consumer, parse_job_subject
 from qgjet_projections.readmodel import ReadModel
 from soak.cluster import cluster, free_ports
 
@@ -45,8 +42,6 @@ SPARE_CONSUMERS = 40
 PATIENCE_S = 200.0
 """Without a single event, while jobs are live and everything is healed: they are stuck."""
 SETTLE_S = 900.0
-PAGE = 200
-NO_MESSAGE = 10037
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,43 +252,6 @@ async def _replicas(plan: Plan, fleet: Fleet, log: EventLog) -> list[Replica]:
 
 def _differences(found: dict[str, list[object]], expected: dict[str, list[object]]) -> list[str]:
     return [table for table in expected if found.get(table) != expected[table]]
-
-
-async def read_log(bus: Bus) -> list[Logged]:
-    """All messages, with the times at which the server stored them, on this host's monotonic clock."""
-    last = (await EventLog(bus).state()).last_seq
-    behind = time.time() - time.monotonic()
-    found: list[Logged] = []
-    for first in range(1, last + 1, PAGE):
-        asked = (_message(bus, seq) for seq in range(first, min(first + PAGE, last + 1)))
-        found += [_logged(message, behind) for message in await asyncio.gather(*asked) if message is not None]
-    return found
-
-
-async def _message(bus: Bus, seq: int) -> dict[str, Any] | None:
-    """None only when the server states that there is none: a read without an answer is repeated, or the log would look as if it had a hole."""
-
-    async def ask() -> dict[str, Any] | None:
-        try:
-            message: dict[str, Any] = (await bus.api(f"STREAM.MSG.GET.{STREAM}", {"seq": seq}))["message"]
-            return message
-        except JetStreamError as error:
-            if error.error.err_code == NO_MESSAGE:
-                return None
-            raise
-
-    return await patiently(ask)
-
-
-def _logged(message: dict[str, Any], behind: float) -> Logged:
-    seq, subject, data = message["seq"], message["subject"], base64.b64decode(message.get("data", ""))
-    at = msgspec.convert(message["time"], datetime).timestamp() - behind
-    parsed = parse_job_subject(subject)
-    if parsed is not None:
-        return Logged(seq=seq, at=at, slot=parsed[0], event=recorded(seq, subject, data).event)
-    with contextlib.suppress(UndecodableEvent):
-        return Logged(seq=seq, at=at, opened=suites.decode(data))
-    return Logged(seq=seq, at=at)
 
 
 def _guarded(fleet: Fleet, history: History) -> None:

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from agents import agree, eventually
-from chaos.campaign import read_log
 from chaos.fleet import SCRIPTED, Fleet
+from chaos.messages import read_log
 from factories import spec
 from faults.watched import patiently
 from qgjet import codec, streams, subjects
