@@ -43,7 +43,10 @@ _NO_CONSUMER = frozenset({"409", "503"})
 _NOT_FOUND = 10014
 _NOT_CREATED = 10012
 """Among others, when the server still removes the files of the consumer that had the name before."""
-REPLACE_TRIES, REPLACE_PAUSE_S = 10, 0.1
+_DOES_NOT_EXIST = 10149
+_GOING = (_NOT_CREATED, _NOT_FOUND, _DOES_NOT_EXIST)
+"""Of a consumer that is being deleted. A single nats-server 2.15 removes its files meanwhile, also those of the new one with its name."""
+CREATE_TRIES, CREATE_PAUSE_S = 10, 0.1
 _OTHER_SETTINGS = 10148
 """The consumer is there, and not as asked for."""
 _NANOS = 1_000_000_000
@@ -152,13 +155,17 @@ class Queue:
 
         Raises NoConsumerLeft at the stream's limit.
         """
+        await _patiently(lambda: self._create(lane))
+        self._ensured.add(lane)
+
+    async def _create(self, lane: Lane) -> None:
         try:
             await self._put(lane, "create")
         except JetStreamError as error:
-            if error.error.err_code != _OTHER_SETTINGS:
+            # not created: it may be there, without the files that it had: then it works until the next start of the server, which forgets it
+            if error.error.err_code not in (_OTHER_SETTINGS, _NOT_CREATED):
                 raise
             await self._adopt(lane)
-        self._ensured.add(lane)
 
     async def may_ensure(self, lane: Lane) -> bool:
         """Whether the NATS user may make the lane's consumer. Who only submits may leave it to agents and the janitor."""
@@ -168,32 +175,27 @@ class Queue:
         """Use the consumer that is there. One that waits less than our heartbeats count on would hand our jobs on; one that waits longer does no harm."""
         config = _described(await self.bus.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")).config
         if not config.serves(lane):
-            await self._replace(lane)
+            await self._replace(lane, "another program made or changed it")
         elif config.ack_wait < self._ack_wait_ns:
             await self.renew(lane)
 
     async def renew(self, lane: Lane) -> None:
         """Make the lane's consumer, or give the one that is there the settings in force."""
-        await self._put(lane, "")
+        try:
+            await self._put(lane, "")
+        except JetStreamError as error:
+            if error.error.err_code != _NOT_CREATED:
+                raise
+            await self._replace(lane, "its files are gone")
 
-    async def _replace(self, lane: Lane) -> None:
+    async def _replace(self, lane: Lane, why: str) -> None:
         """Make a new consumer in the place of one that cannot serve. Not by an update: what such a consumer has passed over stays passed over."""
         name = subjects.lane_consumer(lane)
         if not await self.bus.may_publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}"):
-            raise LogUnavailable(
-                f"consumer {name} on {STREAM} cannot hand out jobs: another program made or changed it. The janitor replaces it, or an operator deletes it"
-            )
-        log.warning("consumer %s on %s cannot hand out jobs, because another program made or changed it: replaced", name, STREAM)
+            raise LogUnavailable(f"consumer {name} on {STREAM} cannot hand out jobs as it should: {why}. The janitor replaces it, or an operator deletes it")
+        log.warning("consumer %s on %s is replaced: it cannot hand out jobs as it should, because %s", name, STREAM, why)
         await self.drop(lane)
-        for _ in range(REPLACE_TRIES):
-            try:
-                await self._put(lane, "create")
-                return
-            except JetStreamError as error:
-                if error.error.err_code != _NOT_CREATED:
-                    raise
-                await asyncio.sleep(REPLACE_PAUSE_S)
-        await self._put(lane, "create")
+        await _patiently(lambda: self._put(lane, "create"))
 
     async def _put(self, lane: Lane, action: str) -> None:
         config = self._config(lane, subjects.lane_consumer(lane))
@@ -333,6 +335,18 @@ def _create_subject(lane: Lane) -> str:
 
 def _group(subject_filter: str) -> str:
     return "qg-bell-" + hashlib.sha256(subject_filter.encode()).hexdigest()[:16]
+
+
+async def _patiently(create: Callable[[], Awaitable[None]]) -> None:
+    """Create a consumer, again and again while the one before it is being deleted. Raises what the last try raises."""
+    for _ in range(CREATE_TRIES - 1):
+        try:
+            return await create()
+        except JetStreamError as error:
+            if error.error.err_code not in _GOING:
+                raise
+            await asyncio.sleep(CREATE_PAUSE_S)
+    return await create()
 
 
 def _nak(delay_s: float) -> bytes:

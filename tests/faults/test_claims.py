@@ -20,7 +20,7 @@ from qgjet.errors import DuplicateJob, Refused
 from qgjet.events import Status, Verdict
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Delivery, Queue
-from qgjet.settings import AgentSettings
+from qgjet.settings import AgentSettings, QueueSettings
 from qgjet.subjects import Lane, lane_consumer
 
 
@@ -38,6 +38,27 @@ async def test_of_two_agents_that_hold_the_same_message_one_starts_the_job(log: 
         assert await story(log, job.slot) == ["submitted", "started", "finished"]
     assert len(ledger.runs) == len(jobs)
     assert ledger.overlaps == []
+
+
+async def test_a_consumer_that_many_create_while_it_is_deleted_serves_its_lane(log: EventLog, server: NatsServer) -> None:
+    """A single nats-server 2.15.1 may remove the files of the new consumer together with those of the old one: every later change of it fails, for good."""
+    longer = QueueSettings(visibility_timeout_s=60.0)
+    async with contextlib.AsyncExitStack() as stack:
+        buses = [await stack.enter_async_context(connect(server.url, name=f"creator {number}")) for number in range(6)]
+        for number in range(40):
+            job = spec(app_version_id=f"build-{number}")
+            await log.submit(job)
+            lane = Lane(job.partition, job.rank)
+            await Queue(log.bus, FAST).ensure(lane)
+            await asyncio.gather(Queue(log.bus, FAST).drop(lane), *(Queue(bus, FAST).ensure(lane) for bus in buses))
+            await Queue(log.bus, FAST).ensure(lane)
+            queue = Queue(log.bus, longer)
+            await queue.ensure(lane)
+            assert [state.ack_wait_ns for state in await queue.lanes() if state.lane == lane] == [queue._ack_wait_ns]
+            delivery = await queue.take(lane, 1.0)
+            assert delivery is not None
+            assert delivery.spec.job_id == job.job_id
+            await delivery.extend(5.0)
 
 
 async def taken(log: EventLog, number: int) -> list[Delivery]:

@@ -189,6 +189,8 @@ async def strange_consumer(log: EventLog, name: str, config: dict[str, object]) 
     settings = {"name": name, "durable_name": name, "deliver_policy": "all", "ack_policy": "explicit", **config}
 
     async def created() -> bool:
+        with contextlib.suppress(JetStreamError):
+            await log.bus.api(f"CONSUMER.DELETE.{subjects.STREAM}.{name}")  # that an agent has created meanwhile
         with contextlib.suppress(JetStreamError):  # the server may still remove the files of the one that was deleted
             await log.bus.api(f"CONSUMER.CREATE.{subjects.STREAM}.{name}", {"stream_name": subjects.STREAM, "config": settings, "action": ""})
             return True
