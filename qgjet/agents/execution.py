@@ -77,8 +77,8 @@ class Executor:
     artifact_settings: ArtifactSettings = field(default_factory=ArtifactSettings)
     preparing: set[Tether] = field(default_factory=set)
     """Of what is claimed and not started yet; a job may be delivered twice."""
-    running: dict[str, Tether] = field(default_factory=dict)
-    """Job id -> tether of what runs now."""
+    running: dict[str, Lease] = field(default_factory=dict)
+    """By job id, what runs now."""
     draining: bool = False
     halted: asyncio.Event = field(default_factory=asyncio.Event)
     random: random.Random = field(default_factory=random.Random)
@@ -109,7 +109,7 @@ class Executor:
         """Drain, and stop what runs: it is given back too."""
         self.drain()
         self.halted.set()
-        _stop(self.running.values())
+        _stop(lease.tether for lease in self.running.values())
 
     # -- before the run ----------------------------------------------------------------------------------------------
 
@@ -120,8 +120,9 @@ class Executor:
         while True:
             now = self.event_log.clock()
             job = self._without_a_wrong_wait(job, now)
-            running_here = delivery.spec.job_id in self.running
-            match admit(job, delivery.seq, now, num_delivered=delivery.meta.num_delivered, running_here=running_here):
+            here = self.running.get(delivery.spec.job_id)
+            attempt_here = here.attempt if here is not None else 0
+            match admit(job, delivery.seq, now, num_delivered=delivery.meta.num_delivered, attempt_here=attempt_here):
                 case Admission.CLAIM:
                     assert job is not None
                     try:
@@ -140,6 +141,11 @@ class Executor:
                     assert job is not None
                     assert job.retry_at is not None
                     return await self._give_back(delivery, (job.retry_at - now).total_seconds())
+                case Admission.STOP:
+                    assert here is not None
+                    log.warning("job %s: the log does not know attempt %d, which runs here; it is stopped", delivery.spec.job_id, attempt_here)
+                    here.tether.stop(StopReason.LEASE_LOST)
+                    return await self._give_back(delivery, self.visibility.redelivery_s)
                 case Admission.LEAVE:
                     return await self._give_back(delivery, self.visibility.redelivery_s)
                 case admission:
@@ -186,7 +192,7 @@ class Executor:
             job = await self._append(delivery, start, job)
             lease.running(job.attempt)
             self.preparing.discard(lease.tether)
-            self.running[job.job_id] = lease.tether
+            self.running[job.job_id] = lease
             outcome = await self._run(delivery, session, lease, job)
             return await self._end(delivery, lease, job, outcome)
         except HostFailed as failure:
@@ -195,7 +201,7 @@ class Executor:
             return await self._release(delivery, lease, job, "prepare_failed", str(failure))
         finally:
             self.preparing.discard(lease.tether)
-            if self.running.get(job.job_id) is lease.tether:
+            if self.running.get(job.job_id) is lease:
                 del self.running[job.job_id]
 
     async def _prepared(self, delivery: Delivery, slot: AgentSlot, lease: Lease) -> tuple[Session | None, bool]:

@@ -43,14 +43,15 @@ class Lease:
         self._due = self._confirmed
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
-        self._attempt = 0
+        self.attempt = 0
+        """That runs; 0 before `running`."""
         self.tether = Tether(self._confirmed + HOLD * self._visibility_s)
         self.on_limit: Callable[[float], None] = lambda _: None
         """Gets the limit of the attempt, in seconds, that another submission has brought; at each heartbeat."""
 
     def running(self, attempt: int) -> None:
         """From now on the slot must say that this agent runs `attempt`."""
-        self._attempt = attempt
+        self.attempt = attempt
 
     @property
     def is_over(self) -> bool:
@@ -126,7 +127,7 @@ class Lease:
     def _is_ours(self, job: Job | None) -> bool:
         if job is None or job.job_id != self._delivery.spec.job_id or job.ticket != self._delivery.seq:
             return False
-        if self._attempt:
-            return job.status is Status.RUNNING and (job.agent, job.attempt) == (self._agent, self._attempt)
+        if self.attempt:
+            return job.status is Status.RUNNING and (job.agent, job.attempt) == (self._agent, self.attempt)
         # before `started` is appended; it may have been, with its answer still on the way
         return job.status is Status.QUEUED or job.agent == self._agent

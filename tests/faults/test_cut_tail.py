@@ -12,13 +12,17 @@ import pytest
 
 from agents import FAST, agree, eventually, running_agent, scripted, submit
 from factories import spec
+from faults.watched import Ledger, ended, patiently, watched
 from patience import patience
 from qgjet import streams
+from qgjet.agents.runner import StopReason
 from qgjet.bus import connect
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
 from qgjet.events import JobSpec, Status, Verdict
 from qgjet.log import EventLog
+from qgjet.queue import Queue
+from qgjet.subjects import STREAM, Lane, event_subject, slot_prefix
 from qgjet_projections import janitor as janitors
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
@@ -88,6 +92,30 @@ async def test_every_job_ends_after_the_end_of_the_log_was_lost(tmp_path: Path, 
     finally:
         server.stop()
         read_model.close()
+
+
+async def test_an_attempt_that_the_log_has_forgotten_does_not_run_beside_its_second_start(server: NatsServer, tmp_path: Path) -> None:
+    """The message comes to the agent that runs the job already, whose name and attempt number the second start would have, too."""
+    ledger, gate, job = Ledger(), asyncio.Event(), spec()
+    lane = Lane(job.partition, job.rank)
+    async with connect(server.url, name="test") as bus:
+        await streams.ensure(bus)
+        log = EventLog(bus)
+        async with running_agent(log, tmp_path / "work", runners=watched(ledger, gate=gate), slots=2):
+            await submit(log, job)
+            run = await ledger.started(job.slot)
+            await bus.api(f"STREAM.PURGE.{STREAM}", {"filter": event_subject(slot_prefix(job.slot), "started", None)})
+            assert await statuses(log, [job]) == [Status.QUEUED]
+            queue = Queue(bus, FAST)
+            await queue.drop(lane)
+            await patiently(lambda: queue.ensure(lane))
+            await queue.ring(lane)
+            await ledger.until(lambda: run.ended is not None, what="the end of the forgotten attempt")
+            assert run.tether.reason is StopReason.LEASE_LOST
+            gate.set()
+            assert (await ended(log, job.slot)).verdict is Verdict.PASSED
+    assert not ledger.overlaps
+    assert [one.number for one in ledger.runs] == [1, 1]
 
 
 def restore(store: Path, copy: Path, consumers_too: bool) -> None:
