@@ -16,8 +16,9 @@ from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.log import EventLog
 
-# Started in the background of a script, this process ignores Ctrl-C, and so would every command that a test interrupts.
+# Started in the background of a script, or by nohup, this process ignores Ctrl-C or a hangup, and so would every command that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile(
     "qgjet",
