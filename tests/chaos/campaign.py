@@ -17,7 +17,7 @@ from agents import eventually
 from chaos import nemesis
 from chaos.clients import Clients, at_a_pace
 from chaos.fleet import GUARDED, Fleet
-from chaos.history import Execution, Fault, History, Replica
+from chaos.history import Cut, Execution, Fault, History, Replica, of_test
 from chaos.messages import read_log
 from chaos.nemesis import Stage
 from faults.proxy import proxy
@@ -94,8 +94,19 @@ class Follower:
     events: int = 0
     moved_at: float = field(default_factory=time.monotonic)
     live: dict[object, str] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
 
-    async def follow(self) -> None:
+    def start(self) -> None:
+        """Follow the log from its beginning; again, when it has lost its end."""
+        self.stop()
+        self.live.clear()
+        self.task = asyncio.create_task(self._follow())
+
+    def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    async def _follow(self) -> None:
         async with self.log.tail(1) as batches:
             async for batch in batches:
                 self.events, self.moved_at = self.events + len(batch), time.monotonic()
@@ -118,8 +129,14 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Result:
         log = EventLog(await stack.enter_async_context(connect(stage.fleet.nats_url, name="campaign")))
         follower = Follower(log)
         stage.appended = lambda: follower.events
-        following = asyncio.create_task(follower.follow())
-        stack.callback(following.cancel)
+
+        def was_cut(cut: Cut) -> None:
+            history.cuts.append(cut)
+            follower.start()
+
+        stage.was_cut = was_cut
+        follower.start()
+        stack.callback(follower.stop)
         clients = await _under_faults(plan, stage, stack, history, say)
         healed = time.monotonic()
         say(f"{len(clients.created)} jobs and {len(history.faults)} faults; waiting until everything has ended")
@@ -267,7 +284,7 @@ def _guarded(fleet: Fleet, history: History) -> None:
     for line in lines:
         if line.word != "start":
             continue
-        job_id = ids.get(line.test, f"of {line.test}")
+        job_id = ids.get(line.test, of_test(line.test))
         ended = ends.get((line.test, line.attempt))
         verdict = "" if ended is None else "failed" if "/fail." in line.test else "passed"
         agent = agents.get((job_id, line.attempt), "nobody")

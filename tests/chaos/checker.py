@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from chaos.history import CANCEL, OK, READ, REFUSED, SUBMIT, SUITE, Execution, History, Logged, Op
+from chaos.history import CANCEL, OK, READ, REFUSED, SUBMIT, SUITE, Execution, History, Logged, Op, of_test
 from qgjet.events import (
     AttemptEnded,
     AttemptLost,
@@ -36,6 +37,8 @@ CLOCK_SLACK_S = 0.05
 """The server's wall clock against the agents' monotonic one, on one host."""
 STOP_SLACK_S = 1.0
 """What a busy machine may take to end a process that was told to."""
+NOTICE_S = 5.0
+"""How long it takes an API to connect again and to look at its log."""
 _LAST = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
 _NOBODY_RAN_IT = frozenset({"attempt_lost", "prepare_failed", "queue_timeout", "deliveries_exhausted"})
 _ANSWERS = frozenset({"404", "409", "503"})
@@ -86,6 +89,8 @@ class Told(Struct, kw_only=True):
     by_seq: dict[int, Logged] = {}
     breaches: list[Violation] = []
     """What was found wrong while it was read."""
+    forgotten: frozenset[str] = frozenset()
+    """Jobs, and suites, of which the log has lost events. The log still has to be sound, and they have to end; what clients and agents saw of them is gone."""
 
 
 def check(history: History) -> list[Violation]:
@@ -96,7 +101,9 @@ def check(history: History) -> list[Violation]:
 
 def tell(history: History) -> Told:
     """Read the log from its beginning; jobs, their ends and what may not be."""
-    told = Told(history=history, by_seq={one.seq: one for one in history.log})
+    forgotten = frozenset(_forgotten(history))
+    history = _remembered(history, forgotten)
+    told = Told(history=history, by_seq={one.seq: one for one in history.log}, forgotten=forgotten)
     live: dict[Slot, Story] = {}
     states: dict[Slot, Job] = {}
     for one in history.log:
@@ -112,6 +119,35 @@ def tell(history: History) -> Told:
         if story is not None:
             story.executions.append(execution)
     return told
+
+
+def _forgotten(history: History) -> Iterator[str]:
+    for one in (one for cut in history.cuts for one in cut.lost):
+        if one.event is not None:
+            yield one.event.job_id
+        if isinstance(one.event, Submitted) and one.event.replaces:
+            yield one.event.replaces
+        if one.opened is not None:
+            yield one.opened.suite_id
+
+
+def _remembered(history: History, forgotten: frozenset[str]) -> History:
+    """Without what was said and done about jobs whose events are lost."""
+    lost_tests = {one.slot.test for cut in history.cuts for one in cut.lost if one.slot is not None}
+    unknown = forgotten | {of_test(test) for test in lost_tests}
+    return replace(
+        history,
+        ops=[
+            op for op in history.ops if not forgotten & {op.asked_id, op.suite_id, *(wanted.job_id for wanted in op.wanted)} and not _misnumbered(history, op)
+        ],
+        executions=[run for run in history.executions if run.job_id not in unknown],
+        clashes=[clash for clash in history.clashes if clash.partition(":")[0] not in lost_tests],
+    )
+
+
+def _misnumbered(history: History, op: Op) -> bool:
+    """A read of a replica that may not have noticed yet that the log gives its last sequences a second time."""
+    return op.kind == READ and any(cut.began <= (op.ended or cut.began) and op.began <= cut.ended + NOTICE_S for cut in history.cuts)
 
 
 def _hold_against_the_table(told: Told, states: dict[Slot, Job], one: Logged) -> None:
@@ -291,6 +327,8 @@ def refused_is_not_run(told: Told) -> Iterator[Violation]:
 def verdicts_are_true(told: Told) -> Iterator[Violation]:
     """A verdict is what the last execution came to, by its own record; passed after a failure is flaky."""
     for story in told.stories.values():
+        if story.job_id in told.forgotten:
+            continue
         failures, unresolved = 0, set[str]()
         for one in story.events:
             event = one.event
@@ -370,11 +408,11 @@ def suites_are_whole(told: Told) -> Iterator[Violation]:
         if one.opened is not None:
             named[one.opened.suite_id] |= {member.job_id for member in one.opened.jobs}
     for suite_id, members in named.items():
-        for job_id in sorted(members - told.stories.keys()):
+        for job_id in sorted(members - told.stories.keys() - told.forgotten):
             yield Violation(rule="torn_suite", job_id=job_id, what=f"suite {suite_id} names it, and it was never submitted")
     for story in told.stories.values():
         for suite_id in story.spec.suite_ids:
-            if story.job_id not in named[suite_id]:
+            if story.job_id not in named[suite_id] and suite_id not in told.forgotten:
                 yield Violation(rule="torn_suite", job_id=story.job_id, what=f"submitted for suite {suite_id}, which does not name it")
     for op in told.history.ops:
         if op.kind == SUITE and op.fate == OK and not {wanted.job_id for wanted in op.wanted} <= named[op.suite_id]:

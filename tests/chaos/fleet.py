@@ -76,6 +76,15 @@ class Worker(Process):
         settings.path.mkdir(parents=True)
         argv = [sys.executable, "-m", "chaos.worker", msgspec.json.encode(settings).decode()]
         super().__init__(settings.name, argv, settings.path / "output")
+        self._suspended_s = 0.0
+
+    def resume(self, suspended_s: float) -> None:
+        """After SIGSTOP: go on as on a host that was suspended, where timers have stood still, too."""
+        if self.settings.ledger.exists():
+            self._suspended_s += suspended_s
+            (self.settings.path / "suspended").write_text(str(self._suspended_s))
+            self.send(signal.SIGUSR1)
+        self.send(signal.SIGCONT)
 
     def step_clock(self, seconds: float) -> None:
         (self.settings.path / "clock").write_text(str(seconds))
@@ -213,7 +222,7 @@ def _last_words(output: Path) -> str:
 def _read(worker: Worker, found: list[Execution]) -> int:
     assert not worker.alive, worker.name
     assert worker.died is not None
-    ledger = worker.settings.path / "ledger"
+    ledger = worker.settings.ledger
     under_way: dict[tuple[str, int], tuple[Execution, float]] = {}
     unread = 0
     for line in ledger.read_text().splitlines() if ledger.exists() else ():

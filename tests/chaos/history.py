@@ -63,6 +63,11 @@ class Execution(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What it came to; empty when it was cut short."""
 
 
+def of_test(test: str) -> str:
+    """Stands for the id of a job that the log does not know."""
+    return f"of {test}"
+
+
 class Logged(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A message of the event log."""
 
@@ -83,6 +88,15 @@ class Fault(Struct, frozen=True, kw_only=True, omit_defaults=True):
     note: str = ""
 
 
+class Cut(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A moment at which the log lost its end."""
+
+    began: float
+    ended: float
+    """When the server was back."""
+    lost: list[Logged] = []
+
+
 class Replica(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A read model at the end of the run."""
 
@@ -97,6 +111,7 @@ class History(Struct, kw_only=True):
     executions: list[Execution] = []
     log: list[Logged] = []
     faults: list[Fault] = []
+    cuts: list[Cut] = []
     replicas: list[Replica] = []
     deliverable: list[str] = []
     """Consumers that have something to deliver, or have delivered what is not answered."""

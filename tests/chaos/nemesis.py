@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from pathlib import Path
 
 from chaos.clients import ORGS, RANKS, VERSIONS
 from chaos.fleet import SCRIPTED, Fleet, Process, Replica, Worker
-from chaos.history import Fault
+from chaos.history import Cut, Fault, Logged
+from chaos.messages import read_log
 from faults.proxy import TO_CLIENT, TO_SERVER, Proxy
 from patience import patience
 from qgjet.bus import connect
-from qgjet.embedded import NatsServer
+from qgjet.embedded import NatsServer, nats_server
 from qgjet.errors import LogUnavailable
 from qgjet.events import Partition
 from qgjet.log import EventLog
@@ -49,6 +51,8 @@ class Stage:
     """A small file system that the server's store is on; None: there is none."""
     appended: Callable[[], int] = lambda: 0
     """How many events have been seen in the log."""
+    was_cut: Callable[[Cut], None] = lambda cut: None
+    """Gets what the log has lost, once the server is back."""
 
     @property
     def long_s(self) -> float:
@@ -113,6 +117,16 @@ async def slow_agent(stage: Stage) -> tuple[str, str]:
     await asyncio.sleep(stage.visibility_s)
     worker.slow_down(0.0)
     return worker.name, f"{seconds:.1f} s at a time"
+
+
+async def suspend_agent(stage: Stage) -> tuple[str, str]:
+    """Its host was suspended: the clock of leases has gone on, timers have not."""
+    worker = stage.rng.choice(list(stage.fleet.workers.values()))
+    seconds = stage.long_s
+    worker.send(signal.SIGSTOP)
+    await asyncio.sleep(seconds)
+    worker.resume(seconds)
+    return worker.name, f"for {seconds:.1f} s"
 
 
 async def step_clock(stage: Stage) -> tuple[str, str]:
@@ -291,6 +305,37 @@ async def drop_consumers(stage: Stage) -> tuple[str, str]:
     return "consumers", f"{dropped} lanes"
 
 
+async def cut_tail(stage: Stage) -> tuple[str, str]:
+    """A power cut: what the server has stored of late had not reached the disk, though its clients have had their answers."""
+    server = stage.server
+    assert server is not None
+    assert server.process is not None
+    aside = stage.fleet.directory / f"tail-{stage.rng.getrandbits(32):x}"
+    older, newer = aside / "older", aside / "newer"
+    server.process.send_signal(signal.SIGSTOP)
+    await asyncio.to_thread(shutil.copytree, server.store, older)
+    server.process.send_signal(signal.SIGCONT)
+    await asyncio.sleep(stage.rng.uniform(0.1, 1.0) * stage.visibility_s)
+    began = time.monotonic()
+    server.kill()
+    await asyncio.to_thread(shutil.copytree, server.store, newer)
+    await asyncio.to_thread(shutil.rmtree, server.store)
+    await asyncio.to_thread(shutil.copytree, older, server.store)
+    lost = await _difference(older, newer)
+    await server.start()
+    stage.was_cut(Cut(began=began, ended=time.monotonic(), lost=lost))
+    await asyncio.to_thread(shutil.rmtree, aside)
+    return "log", f"{len(lost)} messages are lost"
+
+
+async def _difference(older: Path, newer: Path) -> list[Logged]:
+    """What one store has of the log, and the other has not."""
+    async with nats_server(older) as server, connect(server.url, name="nemesis") as bus:
+        last = (await EventLog(bus).state()).last_seq
+    async with nats_server(newer) as server, connect(server.url, name="nemesis") as bus:
+        return await read_log(bus, last + 1)
+
+
 async def fill_disk(stage: Stage) -> tuple[str, str]:
     """Nothing can be stored for a while. What the server needs after that, by its own documentation, is a restart."""
     assert stage.disk is not None
@@ -424,6 +469,7 @@ AGENTS: dict[Attack, int] = {
     freeze_agent: 12,
     drain_agent: 5,
     slow_agent: 6,
+    suspend_agent: 6,
     step_clock: 8,
     kill_guarded_agent: 6,
     freeze_guarded_agent: 6,
@@ -438,7 +484,7 @@ AGENTS: dict[Attack, int] = {
     slow_link: 4,
     kill_submitter: 2,
 }
-ONE_SERVER: dict[Attack, int] = {kill_server: 14, freeze_server: 6, stop_server: 4, fill_disk: 3}
+ONE_SERVER: dict[Attack, int] = {kill_server: 14, freeze_server: 6, stop_server: 4, cut_tail: 3, fill_disk: 3}
 CLUSTER: dict[Attack, int] = {
     kill_log_leader: 20,
     kill_lane_leader: 16,

@@ -1,4 +1,4 @@
-"""A small `make chaos`: five hundred jobs, five faults, one server."""
+"""A small `make chaos`: five hundred jobs, ten faults, one server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from chaos.history import Fault, History, Logged, load, save
 from factories import NOW, spec
 from qgjet.events import Started, Status
 
-KINDS = ("kill_agent", "kill_server", "kill_guarded_agent", "kill_api", "freeze_agent", "break_host", "one_way_link", "step_api_clock")
+KINDS = (
+    "kill_agent",
+    "kill_server",
+    "kill_guarded_agent",
+    "kill_api",
+    "freeze_agent",
+    "break_host",
+    "one_way_link",
+    "step_api_clock",
+    "suspend_agent",
+    "cut_tail",
+)
 JOBS = 500
 
 

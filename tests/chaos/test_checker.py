@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from chaos.checker import RULES, check, tell
-from chaos.history import CANCEL, OK, READ, REFUSED, SUBMIT, SUITE, Execution, History, Logged, Op, Replica, Wanted, load, save
+from chaos.history import CANCEL, OK, READ, REFUSED, SUBMIT, SUITE, Cut, Execution, History, Logged, Op, Replica, Wanted, load, save
 from factories import NOW, spec
 from projections.histories import Author
 from qgjet.decide import Cancel, Lose, OnDuplicate, Requeue
@@ -417,6 +417,23 @@ def test_every_rule_is_needed(rule: Callable[..., object]) -> None:
         if list(rule(tell(tale.history))):  # type: ignore[call-overload]
             return
     pytest.fail(f"no planted fault is found by {rule.__name__}")
+
+
+def test_what_a_power_cut_has_taken_is_not_held_against_the_queue() -> None:
+    tale = Tale()
+    end = next(place for place, one in enumerate(tale.history.log) if one.opened is not None)
+    lost = tale.history.log[end:]
+    del tale.history.log[end:]
+    assert {violation.rule for violation in check(tale.history)} >= {"lost_submission", "unclaimed", "torn_suite"}
+    tale.history.cuts = [Cut(began=0.0, ended=1.0, lost=lost)]
+    assert check(tale.history) == []
+
+
+def test_a_job_that_a_power_cut_has_touched_still_has_to_end() -> None:
+    tale = Tale()
+    tale.history.cuts = [Cut(began=0.0, ended=1.0, lost=[one for one in tale.history.log if one.event is not None])]
+    stranded(tale)
+    assert {violation.rule for violation in check(tale.history)} == {"stranded"}
 
 
 # -- any history ---------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 The record is this process's own file, a line per write, so that a `kill -9` loses nothing that has happened: `start <job> <attempt> <agent> <time> <hold>`,
 `hold <job> <attempt> <time>` when the hold on the job is extended, `end <job> <attempt> <time> <verdict>`. Times are CLOCK_MONOTONIC. What a job does is
-the last part of its test's name. SIGTERM drains, once more halts.
+the last part of its test's name. SIGTERM drains, once more halts. SIGUSR1 takes the process's timers back to where a suspended host would have left them.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ WORDS = {"pass": ("passed",), "slow": ("passed",), "fail": ("failed",), "flaky":
 PREPARE_FAILS = 0.005
 LOOK_S = 0.05
 MOST_TAKE_S = 0.6
+true_monotonic = time.monotonic
+"""The clock of histories, whatever is done to this process's own."""
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):
@@ -52,6 +54,11 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     def path(self) -> Path:
         return Path(self.directory)
 
+    @property
+    def ledger(self) -> Path:
+        """There once the process can be suspended."""
+        return self.path / "ledger"
+
 
 class Entry(Struct):
     verdict: str = ""
@@ -67,14 +74,14 @@ class FileLedger:
     @contextlib.contextmanager
     def running(self, attempt: Attempt) -> Iterator[Entry]:
         what = f"{attempt.spec.job_id} {attempt.number}"
-        self._note(f"start {what} {self.agent} {time.monotonic()} {_monotonic(attempt.tether.hold_until)}")
+        self._note(f"start {what} {self.agent} {true_monotonic()} {_monotonic(attempt.tether.hold_until)}")
         first, entry = attempt.tether.hold_until, Entry()
         unfollow = attempt.tether.follow(lambda until: self._note(f"hold {what} {_monotonic(until)}") if until != first else None)
         try:
             yield entry
         finally:
             unfollow()
-            self._note(f"end {what} {time.monotonic()} {entry.verdict or '-'}")
+            self._note(f"end {what} {true_monotonic()} {entry.verdict or '-'}")
 
     def _note(self, line: str) -> None:
         os.write(self._file, f"{line}\n".encode())
@@ -82,7 +89,7 @@ class FileLedger:
 
 def _monotonic(at: float) -> float:
     """A reading of the clock of leases on the clock of histories."""
-    return at - lease_time() + time.monotonic()
+    return at - lease_time() + true_monotonic()
 
 
 class RecordingRunner:
@@ -126,6 +133,18 @@ def _number(path: Path) -> float:
         return 0.0
 
 
+def stand_still(path: Path) -> None:
+    """On SIGUSR1, let the monotonic clock, and with it every timer, be behind by what the file says, in seconds; the clock of leases goes on."""
+    behind_s = 0.0
+
+    def resume(*_: object) -> None:
+        nonlocal behind_s
+        behind_s = _number(path)
+
+    signal.signal(signal.SIGUSR1, resume)
+    time.monotonic = lambda: true_monotonic() - behind_s
+
+
 async def stall(path: Path) -> None:
     """Be as slow as the file says: nothing else in this process gets a turn for so many seconds at a time. Ends the process when its parent is gone."""
     parent = os.getppid()
@@ -136,7 +155,8 @@ async def stall(path: Path) -> None:
 
 
 async def work(settings: WorkerSettings) -> None:
-    ledger = FileLedger(settings.path / "ledger")
+    stand_still(settings.path / "suspended")
+    ledger = FileLedger(settings.ledger)
     async with contextlib.AsyncExitStack() as stack:
         while True:
             try:
