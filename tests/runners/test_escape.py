@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from patience import patience
+from privileges import missing
 from qgjet.agents import cgroup
 from qgjet.agents.process import ProcessResult, run_process
 from qgjet.agents.runner import StopReason
@@ -102,7 +103,7 @@ def no_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cgroup() -> None:
     made = cgroup.make("probe")
     if made is None:
-        pytest.skip("this user cannot make a cgroup here")
+        missing("this user cannot create a cgroup here")
     made.remove()
 
 
@@ -186,8 +187,9 @@ async def test_without_a_subreaper_the_tree_is_found_by_its_mark(no_cgroup: None
     assert not family.pids()
 
 
-@pytest.mark.skipif(not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK), reason="the next process number cannot be chosen here")
 async def test_a_later_process_with_the_number_of_the_command_does_not_change_its_result(family: Family, python: Script, printed: Printed) -> None:
+    if not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK):
+        missing("this user cannot choose the next process ID here")
     with Output(listener=printed) as output:
         tree = GuardedTree(Command(argv=python(PID_REUSED), cwd=Path("/"), env=family.env), hold_until=tether().hold_until, output=output, keep=True)
         async with asyncio.timeout(patience(BOUND_S)):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from patience import patience
+from privileges import missing
 from qgjet.agents.runner import StopReason
 from qgjet.clock import lease_time
 from runners.processes import Alter, Family, Printed
@@ -44,7 +45,7 @@ def hour_ahead() -> Iterator[int]:
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         if not (pid := process.stdout.readline()):
-            pytest.skip("this user cannot make a time namespace here")
+            missing("this user cannot create a time namespace here")
         yield int(pid)
         process.kill()
 
