@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from qgjet import codec, subjects, suites
-from qgjet.clock import utc_now
 from qgjet.decide import Command, EndAttempt, Start, Submit, decide
 from qgjet.events import JobSpec, Outcome, Requeued, Submitted, Verdict, event_type
 from qgjet.job import Job, state_of
 from qgjet.log import Recorded
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.suites import SuiteOpened, member_of, suite_prefix
+from qgjet.support.clock import utc_now
 from qgjet_projections import schema
 from qgjet_projections.writer import Writer
 

@@ -20,13 +20,14 @@ import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from qgjet import __version__, private_files, streams
+from qgjet import __version__, streams
 from qgjet.bus import ApiError, Bus, JetStreamError, translated
-from qgjet.clock import Clock, utc_now
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
 from qgjet.queue import Queue
 from qgjet.settings import QueueSettings
 from qgjet.subjects import ARTIFACTS_BUCKET, LOGS, STREAM, lane_consumer, parse_consumer
+from qgjet.support import private_files
+from qgjet.support.clock import Clock, utc_now
 
 log = logging.getLogger(__name__)
 

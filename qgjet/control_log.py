@@ -9,13 +9,13 @@ from collections.abc import AsyncGenerator
 from nats.aio.msg import Msg
 
 from qgjet.bus import Bus, read_ack, refusal
-from qgjet.clock import within
 from qgjet.controls import ALL_CONTROLS, Control, Pauses, decode, encode, is_about, subject_of
 from qgjet.errors import LogUnavailable, UndecodableEvent
-from qgjet.repeated import Repeated
-from qgjet.short_text import check_short
 from qgjet.stored import Stored, messages
 from qgjet.subjects import STREAM
+from qgjet.support.clock import within
+from qgjet.support.log_limiter import Repeated
+from qgjet.support.text import check_short
 
 log = logging.getLogger(__name__)
 

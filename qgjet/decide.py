@@ -38,7 +38,7 @@ from qgjet.events import (
 )
 from qgjet.job import Job, status_of
 from qgjet.retry import SPENDS_INFRA_RETRY, SPENDS_USER_RETRY
-from qgjet.short_text import check_short
+from qgjet.support.text import check_short
 
 
 class OnDuplicate(StrEnum):

@@ -17,8 +17,8 @@ from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
-from qgjet import private_files
 from qgjet.errors import IncompatibleServer, LogUnavailable
+from qgjet.support import private_files
 
 START_TIMEOUT_S = 15.0
 ROLES = ("submitter", "agent", "projector", "api", "janitor", "operator")

@@ -22,13 +22,13 @@ from nats.aio.subscription import Subscription
 from qgjet import codec, subjects
 from qgjet.access import matches
 from qgjet.bus import Bus, JetStreamError, read_ack, refusal, translated
-from qgjet.clock import Clock, utc_now, within
 from qgjet.decide import Attach, Cancel, Command, OnDuplicate, Submit, decide
 from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, Overloaded, QgjetError, Refused, StoreFull, UndecodableEvent, WrongVersion
 from qgjet.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.job import Job, contradiction, fold, state_of
-from qgjet.repeated import Repeated
 from qgjet.stored import messages, microseconds
+from qgjet.support.clock import Clock, utc_now, within
+from qgjet.support.log_limiter import Repeated
 
 log = logging.getLogger(__name__)
 

@@ -20,13 +20,13 @@ from nats.aio.msg import Msg
 
 from qgjet import subjects
 from qgjet.bus import Bus, JetStreamError, translated
-from qgjet.clock import lease_time
 from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
 from qgjet.events import JobSpec, Requeued, Submitted
 from qgjet.log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
-from qgjet.repeated import Repeated
 from qgjet.settings import QueueSettings
 from qgjet.subjects import STREAM, Lane
+from qgjet.support.clock import lease_time
+from qgjet.support.log_limiter import Repeated
 
 log = logging.getLogger(__name__)
 

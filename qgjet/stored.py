@@ -10,8 +10,8 @@ import msgspec
 from nats.aio.msg import Msg
 
 from qgjet.bus import Bus
-from qgjet.clock import within
 from qgjet.errors import LogUnavailable, NotPermitted
+from qgjet.support.clock import within
 
 TIMEOUT_S = 5.0
 _END = frozenset({"204", "404"})

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from qgjet import private_files, tokens
+from qgjet import tokens
 from qgjet.errors import InvalidInput, InvalidSettings
+from qgjet.support import private_files
 from qgjet.tokens import Token
 
 log = logging.getLogger(__name__)

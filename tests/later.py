@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from qgjet.bus import Bus
-from qgjet.clock import utc_now
 from qgjet.log import EventLog, StreamState
+from qgjet.support.clock import utc_now
 
 
 class LaterLog(EventLog):

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from msgspec.structs import replace
 
-from qgjet import private_files, streams
+from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.cleanup import own_directory
 from qgjet.agents.target import make_runner
@@ -22,6 +22,7 @@ from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.log import EventLog
 from qgjet.settings import DEFAULT_VISIBILITY_TIMEOUT_S, QueueSettings, Settings, Target
 from qgjet.subjects import STREAM
+from qgjet.support import private_files
 from qgjet_cli import config, daemon, options
 from qgjet_cli.exits import CannotReach
 from qgjet_cli.output import counted

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from qgjet.clock import utc_now
+from qgjet.support.clock import utc_now
 from qgjet_cli import options, output
 from qgjet_cli.question import ask
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-from qgjet.clock import end
+from qgjet.support.clock import end
 
 T = TypeVar("T")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from qgjet.clock import utc_now
 from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput
 from qgjet.settings import Deployment, JobSettings, Settings, duration
 from qgjet.submission import SubmitRequest, check_suite_id, make_spec
+from qgjet.support.clock import utc_now
 from qgjet_cli import ci, config
 from qgjet_cli.client import Batch
 from qgjet_cli.selection import expand

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from qgjet.clock import utc_now
+from qgjet.support.clock import utc_now
 from qgjet_cli import foreground, options, output
 from qgjet_cli.client import open_api
 from qgjet_cli.exits import Exit

@@ -24,13 +24,13 @@ from msgspec import Struct
 
 from qgjet import streams
 from qgjet.bus import STOP_TIMEOUT_S
-from qgjet.clock import end
 from qgjet.errors import LogUnavailable
 from qgjet.events import TERMINAL, Submitted
 from qgjet.log import EventLog
-from qgjet.repeated import Repeated
 from qgjet.subjects import STREAM
 from qgjet.suites import suite_prefix
+from qgjet.support.clock import end
+from qgjet.support.log_limiter import Repeated
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.views import EndedSuite, SlotHistory

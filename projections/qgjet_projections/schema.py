@@ -14,8 +14,8 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from qgjet import private_files
 from qgjet.errors import SchemaMismatch
+from qgjet.support import private_files
 
 log = logging.getLogger(__name__)
 

@@ -15,15 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from qgjet import presence, private_files, streams
+from qgjet import presence, streams
 from qgjet.bus import Bus, connect
-from qgjet.clock import Clock, end, utc_now, within
 from qgjet.controls import Pauses
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
-from qgjet.repeated import Repeated
 from qgjet.settings import Deployment, Settings, without_password
+from qgjet.support import private_files
+from qgjet.support.clock import Clock, end, utc_now, within
+from qgjet.support.log_limiter import Repeated
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Lag, Projector
 from qgjet_projections.readmodel import ReadModel

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from qgjet.repeated import Repeated
+from qgjet.support.log_limiter import Repeated
 
 log = logging.getLogger(__name__)
 

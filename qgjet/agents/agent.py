@@ -17,14 +17,12 @@ from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 import qgjet
-from qgjet import private_files
 from qgjet.agents.catalog import Catalog
 from qgjet.agents.execution import Executor, Result
 from qgjet.agents.host import Host
 from qgjet.agents.runner import Runner
 from qgjet.agents.slot import AgentSlot
 from qgjet.bus import STOP_TIMEOUT_S
-from qgjet.clock import end, within
 from qgjet.control_log import follow
 from qgjet.controls import Control, DrainRequested, Pauses
 from qgjet.errors import LogUnavailable, NoConsumerLeft
@@ -32,10 +30,12 @@ from qgjet.events import Instant, Partition
 from qgjet.log import EventLog
 from qgjet.presence import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
 from qgjet.queue import Delivery, Queue
-from qgjet.repeated import Repeated
 from qgjet.scheduling import Bench, Turns, Waiting, choose
 from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import Lane
+from qgjet.support import private_files
+from qgjet.support.clock import end, within
+from qgjet.support.log_limiter import Repeated
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,6 @@ from qgjet.agents.runner import Attempt, Session, StopReason, Tether
 from qgjet.agents.slot import AgentSlot
 from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.artifacts import ArtifactStore
-from qgjet.clock import lease_time, within
 from qgjet.codec import check_writable
 from qgjet.decide import DRAINED, HOST_FAILED, Command, EndAttempt, Lose, Release, Requeue, Start, decide
 from qgjet.errors import HostFailed, InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
@@ -38,9 +37,10 @@ from qgjet.events import Event, Outcome, Status, Verdict
 from qgjet.job import Job, state_of
 from qgjet.log import EventLog
 from qgjet.queue import Delivery
-from qgjet.repeated import Repeated
 from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import encode_token
+from qgjet.support.clock import lease_time, within
+from qgjet.support.log_limiter import Repeated
 from qgjet.verdict.reasons import Reason
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from qgjet import private_files
-from qgjet.clock import Clock
 from qgjet.errors import HostFailed
-from qgjet.repeated import Repeated
+from qgjet.support import private_files
+from qgjet.support.clock import Clock
+from qgjet.support.log_limiter import Repeated
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from qgjet.agents.runner import StopReason, Tether
 from qgjet.agents.tree import LOG_LIMIT_BYTES, Command, GuardedTree, Output
-from qgjet.clock import lease_time
+from qgjet.support.clock import lease_time
 
 Ladder = Sequence[tuple[int, float]]
 """Signals for the process group, each with the seconds it gets before the next one. SIGKILL for the whole tree follows the last."""

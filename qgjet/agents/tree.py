@@ -30,8 +30,8 @@ import psutil
 from msgspec import Struct
 
 from qgjet.agents import cgroup, guardian
-from qgjet.clock import LEASE_CLOCK, LEASE_LOOK_S, lease_time
 from qgjet.errors import QgjetError
+from qgjet.support.clock import LEASE_CLOCK, LEASE_LOOK_S, lease_time
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import logging
 
 from qgjet import streams
 from qgjet.bus import Bus
-from qgjet.clock import lease_time
 from qgjet.errors import IncompatibleServer
-from qgjet.repeated import Repeated
 from qgjet.settings import QueueSettings
 from qgjet.subjects import STREAM
+from qgjet.support.clock import lease_time
+from qgjet.support.log_limiter import Repeated
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from factories import NOW
 from qgjet import presence
 from qgjet.bus import Bus
-from qgjet.clock import utc_now
 from qgjet.control_log import ControlReader
 from qgjet.controls import DrainRequested
 from qgjet.decide import Requeue
@@ -24,6 +23,7 @@ from qgjet.events import Slot, Submitted
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.settings import Settings
+from qgjet.support.clock import utc_now
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from qgjet.clock import utc_now
 from qgjet.events import Verdict
+from qgjet.support.clock import utc_now
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]

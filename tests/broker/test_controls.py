@@ -17,7 +17,6 @@ from qgjet import control_log, stored, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import connect
-from qgjet.clock import utc_now
 from qgjet.control_log import ControlReader
 from qgjet.controls import Control, DrainRequested, Kind, Paused, Resumed, encode, subject_of
 from qgjet.embedded import NatsServer
@@ -27,6 +26,7 @@ from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.settings import AgentSettings
 from qgjet.subjects import CONTROL_PREFIX
+from qgjet.support.clock import utc_now
 
 EMULATOR = {"kind": Kind.TARGET, "name": "emulator"}
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import FunctionType
 
-from qgjet import clock
+from qgjet.support import clock
 
 
 def shift_clock(path: Path) -> None:

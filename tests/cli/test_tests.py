@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from cli.test_reads import A, B, C, all_ended, submitted
-from qgjet.clock import utc_now
 from qgjet.log import EventLog
+from qgjet.support.clock import utc_now
 
 
 async def test_tests_are_listed_in_the_order_that_is_asked_for(over_api: Cli, work: Work, log: EventLog) -> None:

@@ -15,8 +15,8 @@ import pytest
 from cli.commandline import Inside
 from patience import patience
 from qgjet import token_file, tokens
-from qgjet.clock import utc_now
 from qgjet.errors import InvalidSettings
+from qgjet.support.clock import utc_now
 from qgjet.token_file import Keyring
 
 

@@ -10,12 +10,12 @@ import pytest
 from agents import FAST, eventually, running_agent, scripted, story, submit
 from factories import spec
 from faults.watched import ended
-from qgjet.clock import Clock, utc_now
 from qgjet.decide import Start
 from qgjet.events import Slot, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.subjects import Lane
+from qgjet.support.clock import Clock, utc_now
 
 
 def ahead(hours: int = 1) -> Clock:

@@ -12,8 +12,8 @@ from agents import eventually
 from patience import patience
 from qgjet import bus as buses
 from qgjet.bus import Bus, connect
-from qgjet.clock import bounded, end
 from qgjet.embedded import NatsServer
+from qgjet.support.clock import bounded, end
 from qgjet_cli import daemon
 
 MOST_S = patience(5.0)

@@ -18,7 +18,6 @@ from faults.watched import Ledger, legal_history, watched
 from later import in_
 from patience import patience
 from qgjet import codec, suite_log
-from qgjet.clock import utc_now
 from qgjet.decide import OnDuplicate, Requeue, Start, Submit, decide
 from qgjet.events import Finished, JobSpec, Status, Verdict
 from qgjet.log import EventLog
@@ -27,6 +26,7 @@ from qgjet.queue import Queue
 from qgjet.settings import QueueSettings
 from qgjet.subjects import Lane
 from qgjet.suite_log import Submission, submit_suite
+from qgjet.support.clock import utc_now
 from qgjet_projections import janitor as janitors
 from qgjet_projections.api.answers import suite_verdict
 from qgjet_projections.janitor import Janitor

@@ -14,13 +14,13 @@ from agents import FAST, agree, ended, eventually, running_agent, scripted, stor
 from factories import spec
 from later import in_
 from qgjet import streams, subjects
-from qgjet.clock import utc_now
 from qgjet.decide import Cancel, Start
 from qgjet.errors import NoConsumerLeft
 from qgjet.events import JobSpec, Status, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.subjects import Lane
+from qgjet.support.clock import utc_now
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel

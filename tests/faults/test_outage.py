@@ -19,9 +19,9 @@ from qgjet import bus as buses
 from qgjet.bus import Bus, connect
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
-from qgjet.repeated import MOST, Repeated
 from qgjet.settings import ApiSettings, Settings
 from qgjet.subjects import slot_prefix
+from qgjet.support.log_limiter import MOST, Repeated
 from qgjet_projections import service as services
 from qgjet_projections.service import open_service
 from qgjet_projections.writer import Writer
@@ -40,7 +40,7 @@ async def test_a_server_that_is_away_costs_a_few_lines_and_little_time(server: N
 
 def test_a_complaint_that_repeats_itself_is_said_once_and_then_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("qgjet.repeated.time.monotonic", lambda: now)
+    monkeypatch.setattr("qgjet.support.log_limiter.time.monotonic", lambda: now)
     complaints = Repeated(logging.getLogger("qgjet.test"), again_s=60)
     for second in range(3_600):
         now = 100.0 + second
@@ -55,7 +55,7 @@ def test_a_complaint_that_repeats_itself_is_said_once_and_then_now_and_then(capl
 
 def test_complaints_of_many_kinds_are_bounded_together(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("qgjet.repeated.time.monotonic", lambda: now)
+    monkeypatch.setattr("qgjet.support.log_limiter.time.monotonic", lambda: now)
     complaints = Repeated(logging.getLogger("qgjet.test"), again_s=60)
     for number in range(100_000):
         now = 100.0 + number / 1_000

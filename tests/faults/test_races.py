@@ -24,7 +24,6 @@ from qgjet.agents.execution import Executor
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.slot import AgentSlot
 from qgjet.bus import connect
-from qgjet.clock import bounded
 from qgjet.decide import Cancel, Lose, OnDuplicate
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable, Overloaded, WrongVersion
@@ -35,6 +34,7 @@ from qgjet.queue import Delivery, Queue
 from qgjet.settings import AgentSettings, QueueSettings
 from qgjet.subjects import Lane, lane_consumer
 from qgjet.suite_log import Submission
+from qgjet.support.clock import bounded
 
 VISIBILITY_S = FAST.visibility_timeout_s
 BRIEF = QueueSettings(visibility_timeout_s=1.5)

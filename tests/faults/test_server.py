@@ -21,7 +21,6 @@ from faults.watched import Ledger, StubbornRunner, ended, watched
 from qgjet import presence
 from qgjet.agents.lease import HOLD
 from qgjet.bus import Bus, connect
-from qgjet.clock import lease_time, utc_now
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
 from qgjet.events import Verdict
@@ -29,6 +28,7 @@ from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.settings import QueueSettings
 from qgjet.subjects import Lane, lane_consumer
+from qgjet.support.clock import lease_time, utc_now
 
 VISIBILITY_S = FAST.visibility_timeout_s
 BRIEF = QueueSettings(visibility_timeout_s=1.0)

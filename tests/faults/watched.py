@@ -17,11 +17,11 @@ from patience import patience
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Runner, Session, StopReason, Tether
 from qgjet.agents.scripted import ScriptedRunner
-from qgjet.clock import lease_time
 from qgjet.errors import LogUnavailable
 from qgjet.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, Verdict, event_type
 from qgjet.job import Job, broken_rule, evolve
 from qgjet.log import EventLog
+from qgjet.support.clock import lease_time
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import pytest
 from factories import spec
 from qgjet.agents import guardian
 from qgjet.agents.runner import Attempt, Tether
-from qgjet.clock import lease_time
+from qgjet.support.clock import lease_time
 from runners.processes import Alter, FakeAgent, Family, Printed
 
 SAY = """

@@ -20,7 +20,7 @@ from qgjet.agents import tree as tree_module
 from qgjet.agents.process import KILL_MARGIN_S, ProcessResult, _patience, run_process, run_within
 from qgjet.agents.runner import StopReason, Tether
 from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
-from qgjet.clock import lease_time
+from qgjet.support.clock import lease_time
 from runners.processes import FakeAgent, Family, Printed, wait_until
 
 Script = Callable[[str], list[str]]
@@ -44,7 +44,7 @@ import asyncio, sys, time
 from pathlib import Path
 from qgjet.agents.process import keep_alive, run_process
 from qgjet.agents.runner import Tether
-from qgjet.clock import lease_time
+from qgjet.support.clock import lease_time
 
 async def main():
     tether = Tether(lease_time() + 1)
@@ -118,7 +118,7 @@ import asyncio, resource, time
 from pathlib import Path
 from qgjet.agents.process import run_process
 from qgjet.agents.runner import Tether
-from qgjet.clock import lease_time
+from qgjet.support.clock import lease_time
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -488,7 +488,7 @@ async def test_a_kept_tree_dies_with_its_agent(family: Family, fake_agent: Calla
 import asyncio, time
 from pathlib import Path
 from qgjet.agents.tree import Command, GuardedTree, Output
-from qgjet.clock import lease_time
+from qgjet.support.clock import lease_time
 
 async def main():
     command = Command(argv={python(DAEMON)!r}, cwd=Path("/"), env={family.env!r})

@@ -15,7 +15,7 @@ import pytest
 from patience import patience
 from privileges import missing
 from qgjet.agents.runner import StopReason
-from qgjet.clock import lease_time
+from qgjet.support.clock import lease_time
 from runners.processes import Alter, Family, Printed
 from runners.test_process import HANG, guardian_of, run, tether
 
@@ -82,7 +82,7 @@ async def test_an_agent_that_wakes_up_finds_a_frozen_guardian(family: Family, pr
 
 
 def test_the_clock_of_leases_counts_the_time_of_a_suspend(hour_ahead: int) -> None:
-    source = "import time; from qgjet.clock import lease_time; print(lease_time(), time.monotonic())"
+    source = "import time; from qgjet.support.clock import lease_time; print(lease_time(), time.monotonic())"
     printed = subprocess.run(
         ["nsenter", f"--time=/proc/{hour_ahead}/ns/time", "--", sys.executable, "-c", source], check=True, capture_output=True, text=True
     ).stdout

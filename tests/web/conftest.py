@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from qgjet.clock import utc_now
 from qgjet.errors import LogUnavailable
+from qgjet.support.clock import utc_now
 from web.scene import Scene, play
 from web.stack import Stack, chromium, stack_in
 from web.visits import Visits

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from playwright.async_api import Browser
 
-from qgjet.clock import utc_now
+from qgjet.support.clock import utc_now
 from web.scene import Scene, play
 from web.stack import Stack, chromium, stack_in
 from web.visits import until

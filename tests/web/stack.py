@@ -22,11 +22,11 @@ from agents import eventually
 from patience import patience
 from qgjet import streams, token_file, tokens
 from qgjet.bus import Bus, connect
-from qgjet.clock import utc_now
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.log import EventLog
 from qgjet.settings import ApiSettings, QueueSettings, Settings
 from qgjet.subjects import STREAM
+from qgjet.support.clock import utc_now
 from qgjet_projections.api import serve
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "chromium")

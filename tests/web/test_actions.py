@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from agents import running_agent, scripted
-from qgjet.clock import utc_now
+from qgjet.support.clock import utc_now
 from web.stack import Stack
 from web.visits import Visits, act, column, live, said
 

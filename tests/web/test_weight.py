@@ -13,12 +13,12 @@ import pytest
 import pytest_asyncio
 
 from qgjet import presence
-from qgjet.clock import utc_now
 from qgjet.decide import EndAttempt, OnDuplicate, Start
 from qgjet.events import JobSpec, Outcome, TestError, TestResult, Try, Verdict
 from qgjet.job import state_of
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.suite_log import Submission, submit_suite
+from qgjet.support.clock import utc_now
 from qgjet_projections.web.suites import ROWS
 from web.stack import Stack, stack_in
 from web.visits import Visits, column, findings, live

@@ -23,9 +23,9 @@ from litestar.types import ASGIApp, Receive, Send
 from litestar.types import Scope as RequestScope
 
 from qgjet import tokens
-from qgjet.clock import Clock, utc_now
 from qgjet.errors import InvalidSettings
 from qgjet.settings import ApiSettings
+from qgjet.support.clock import Clock, utc_now
 from qgjet.token_file import Keyring
 from qgjet.tokens import Scope, Token
 from qgjet_projections.api.limits import Buckets, Places

@@ -9,7 +9,7 @@ import msgspec
 from litestar import Request
 from litestar.exceptions import HTTPException
 
-from qgjet.short_text import shortened
+from qgjet.support.text import shortened
 from qgjet_projections.api.problems import FieldError, InvalidBody, pointer
 
 MAX_BODY_BYTES = 1024 * 1024

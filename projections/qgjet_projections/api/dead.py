@@ -13,8 +13,8 @@ from msgspec import Struct
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, Refused
 from qgjet.events import Instant, Verdict
-from qgjet.short_text import ShortText
 from qgjet.subjects import log_subject
+from qgjet.support.text import ShortText
 from qgjet_projections.api import decisions
 from qgjet_projections.api.access import OPERATE, READ, TheCaller
 from qgjet_projections.api.answers import DeadDetail, DeadPage, SettledAnswer, SettledList, dead_answer, dead_detail

@@ -13,7 +13,7 @@ from qgjet import control_log
 from qgjet.controls import Control, Discarded, DrainRequested, Kind, Paused, Resumed
 from qgjet.decide import Requeue
 from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
-from qgjet.short_text import check_short
+from qgjet.support.text import check_short
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import Caller
 from qgjet_projections.api.commands import CATCH_UP_S

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from qgjet.controls import Pauses
 from qgjet.events import Status, Verdict
-from qgjet.short_text import ShortText
+from qgjet.support.text import ShortText
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, SUBMIT, TheCaller
 from qgjet_projections.api.answers import (

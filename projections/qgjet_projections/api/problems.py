@@ -30,7 +30,7 @@ from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
 from qgjet.errors import ArtifactGone, DuplicateJob, IncompatibleServer, InvalidInput, LogUnavailable, Overloaded, QgjetError, Refused, StoreFull, UnknownJob
-from qgjet.short_text import shortened
+from qgjet.support.text import shortened
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from qgjet.controls import Pauses
 from qgjet.errors import InvalidInput
 from qgjet.events import Instant
-from qgjet.short_text import ShortText
+from qgjet.support.text import ShortText
 from qgjet_projections.api import decisions
 from qgjet_projections.api.access import OPERATE, READ, TheCaller
 from qgjet_projections.api.answers import DrainAnswer, PauseAnswer, PauseList, PriorityAnswer

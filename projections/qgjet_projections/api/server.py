@@ -11,9 +11,9 @@ from collections.abc import Callable, Generator
 
 import uvicorn
 
-from qgjet.clock import within
 from qgjet.errors import InvalidSettings
 from qgjet.settings import ApiSettings, Settings
+from qgjet.support.clock import within
 from qgjet_projections.api.access import Access, access_of
 from qgjet_projections.api.app import app_over
 from qgjet_projections.api.connections import BoundedProtocol

@@ -11,9 +11,9 @@ from litestar.params import FromPath
 
 from qgjet.attempts import AttemptRecord
 from qgjet.reporting import ctrf, document, html, junit
-from qgjet.short_text import shortened
 from qgjet.suite_report import JobReport, SuiteReport
 from qgjet.suites import shared_tags
+from qgjet.support.text import shortened
 from qgjet_projections.api import commands, headers
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.answers import MAX_MESSAGE

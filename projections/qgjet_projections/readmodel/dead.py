@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qgjet.short_text import shortened
+from qgjet.support.text import shortened
 from qgjet_projections.batch import Row
 from qgjet_projections.readmodel.reader import COLUMNS, MAX_LIMIT, Reader, check_limit, page_of, read_cursor
 from qgjet_projections.schema import instant, micros

@@ -8,7 +8,7 @@ from typing import Any
 
 from qgjet.controls import Kind, Paused
 from qgjet.events import LIVE, Partition, Status, Verdict
-from qgjet.short_text import shortened
+from qgjet.support.text import shortened
 from qgjet_projections.readmodel.reader import BY_STATUS, Reader
 from qgjet_projections.schema import instant, micros
 from qgjet_projections.views import Counts, PartitionView, WaitingView, maybe_instant

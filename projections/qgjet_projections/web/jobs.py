@@ -14,7 +14,7 @@ from msgspec import Struct
 from qgjet.attempts import AttemptRecord
 from qgjet.errors import InvalidInput
 from qgjet.events import Partition, Status, Verdict
-from qgjet.short_text import shortened
+from qgjet.support.text import shortened
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, TheCaller
 from qgjet_projections.api.answers import job_answer
