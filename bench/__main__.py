@@ -27,12 +27,12 @@ from nats.js import JetStreamContext
 
 from bench import history, work
 from qgjet import codec, presence
+from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.decide import Command, EndAttempt, Start, Submit, decide
 from qgjet.events import Finished, JobSpec, Outcome, Verdict
 from qgjet.job import Job, state_of
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import ApiSettings, QueueSettings, Settings
 from qgjet.subjects import STREAM, Lane
 from qgjet_cli import daemon
 from qgjet_projections.projector import Projector

@@ -18,11 +18,11 @@ from qgjet import codec, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import connect
+from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.decide import Submit, decide
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.events import JobSpec
 from qgjet.log import EventLog
-from qgjet.settings import AgentSettings, QueueSettings
 from qgjet.subjects import STREAM
 from qgjet.support.clock import utc_now
 

@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct, field
 
+from qgjet.config.settings import NatsSettings
 from qgjet.errors import InvalidSettings
-from qgjet.settings import NatsSettings
 from qgjet.subjects import encode_token
 
 WHO_AM_I = "$SYS.REQ.USER.INFO"

@@ -25,8 +25,8 @@ from nats.aio.subscription import DEFAULT_SUB_PENDING_BYTES_LIMIT, DEFAULT_SUB_P
 
 from qgjet import access
 from qgjet.access import Identity, WhoAmI
+from qgjet.config.settings import NatsSettings, without_password
 from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, LogUnavailable, NotPermitted, Overloaded, StoreFull
-from qgjet.settings import NatsSettings, without_password
 from qgjet.support.clock import bounded, end, within
 from qgjet.support.log_limiter import Repeated
 

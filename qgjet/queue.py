@@ -20,10 +20,10 @@ from nats.aio.msg import Msg
 
 from qgjet import subjects
 from qgjet.bus import Bus, JetStreamError, translated
+from qgjet.config.settings import QueueSettings
 from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
 from qgjet.events import JobSpec, Requeued, Submitted
 from qgjet.log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
-from qgjet.settings import QueueSettings
 from qgjet.subjects import STREAM, Lane
 from qgjet.support.clock import lease_time
 from qgjet.support.log_limiter import Repeated

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from qgjet.bus import Bus, JetStreamError, read_ack, translated
+from qgjet.config.settings import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
 from qgjet.errors import IncompatibleServer, NotPermitted, StoreFull
-from qgjet.settings import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
 from qgjet.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM
 
 log = logging.getLogger(__name__)

@@ -17,11 +17,11 @@ import msgspec
 from msgspec import Struct
 
 from qgjet import subjects
+from qgjet.config.settings import Deployment, JobSettings, duration
 from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput
 from qgjet.events import JobSpec, Slot
 from qgjet.retry import MAX_RETRIES
-from qgjet.settings import Deployment, JobSettings, duration
 
 MAX_TAGS = 32
 MAX_TAG_KEY = 64

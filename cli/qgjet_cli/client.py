@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
+from qgjet.config.settings import Settings
 from qgjet.errors import InvalidSettings
 from qgjet.events import Event, Status
-from qgjet.settings import Settings
 from qgjet.submission import SubmitRequest
 from qgjet_cli import config
 from qgjet_cli.board import Track

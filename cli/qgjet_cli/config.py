@@ -11,9 +11,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from qgjet import token_file
+from qgjet.config.settings import PREFIX, ApiSettings, Settings, load_settings
+from qgjet.config.toml_lines import line_of
 from qgjet.errors import InvalidSettings
-from qgjet.settings import PREFIX, ApiSettings, Settings, load_settings
-from qgjet.toml_lines import line_of
 
 FILE = "qgjet.toml"
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from qgjet.config.settings import duration
 from qgjet.errors import InvalidInput
 from qgjet.events import Verdict
-from qgjet.settings import duration
 from qgjet.support.clock import utc_now
 from qgjet_cli import foreground, options, output, status
 from qgjet_cli.client import open_api

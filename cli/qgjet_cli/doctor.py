@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from qgjet.config.settings import Settings
 from qgjet.errors import InvalidSettings
-from qgjet.settings import Settings
 from qgjet_cli import config, daemon, options, output
 from qgjet_cli.check import Check, Health, exit_code, fail, ok, warn, worst
 from qgjet_cli.check_host import look_at_host

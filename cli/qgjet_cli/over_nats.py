@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from qgjet import presence, streams, subjects
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, open_bus
+from qgjet.config.settings import Deployment, Settings, without_password
 from qgjet.decide import OnDuplicate
 from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NoConsumerLeft, NotPermitted, QgjetError, StoreFull
 from qgjet.events import JobSpec, Submitted
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
-from qgjet.settings import Deployment, Settings, without_password
 from qgjet.subjects import STREAM, Lane
 from qgjet.submission import hash_of, idempotent_id, make_spec
 from qgjet.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from qgjet.config.settings import duration
 from qgjet.errors import InvalidInput
-from qgjet.settings import duration
 from qgjet.support.clock import utc_now
 from qgjet_cli import options, output
 from qgjet_cli.question import ask

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from qgjet.config.settings import Deployment, JobSettings, Settings, duration
 from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput
-from qgjet.settings import Deployment, JobSettings, Settings, duration
 from qgjet.submission import SubmitRequest, check_suite_id, make_spec
 from qgjet.support.clock import utc_now
 from qgjet_cli import ci, config

@@ -13,10 +13,10 @@ import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
+from qgjet.config.settings import Settings, Target
 from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.events import Status
-from qgjet.settings import Settings, Target
 from qgjet.suite_report import SuiteReport
 from qgjet_cli import fetch, foreground, github, options, output, reporting, result
 from qgjet_cli.board import Board, Track

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qgjet.settings import Settings
+from qgjet.config.settings import Settings
 from qgjet_cli import config, daemon, options
 from qgjet_cli.agent import Nats
 

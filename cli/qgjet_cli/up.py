@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qgjet.settings import Settings
+from qgjet.config.settings import Settings
 from qgjet_cli import config, daemon, options
 from qgjet_cli.agent import DEFAULT_NATS_URL, Targets, chosen_targets, drain, halt
 from qgjet_cli.stack import ANY_NATS_PORT, LocalStack

@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from qgjet.config.settings import Settings, load_settings
 from qgjet.errors import InvalidSettings
-from qgjet.settings import Settings, load_settings
 from qgjet_projections.api.app import create_app
 
 

@@ -19,9 +19,9 @@ from typing import Self, TypeVar
 from msgspec import Struct
 
 from qgjet.bus import STOP_TIMEOUT_S
+from qgjet.config.settings import DEFAULT_EVENT_RETENTION_S
 from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.log import EventLog, Recorded, StreamState
-from qgjet.settings import DEFAULT_EVENT_RETENTION_S
 from qgjet.subjects import ALL_EVENTS
 from qgjet.support.clock import end
 from qgjet.support.log_limiter import Repeated

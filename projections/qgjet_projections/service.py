@@ -17,11 +17,11 @@ from typing import ParamSpec, TypeVar
 
 from qgjet import presence, streams
 from qgjet.bus import Bus, connect
+from qgjet.config.settings import Deployment, Settings, without_password
 from qgjet.controls import Pauses
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
-from qgjet.settings import Deployment, Settings, without_password
 from qgjet.support import private_files
 from qgjet.support.clock import Clock, end, utc_now, within
 from qgjet.support.log_limiter import Repeated

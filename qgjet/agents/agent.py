@@ -23,6 +23,7 @@ from qgjet.agents.host import Host
 from qgjet.agents.runner import Runner
 from qgjet.agents.slot import AgentSlot
 from qgjet.bus import STOP_TIMEOUT_S
+from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.control_log import follow
 from qgjet.controls import Control, DrainRequested, Pauses
 from qgjet.errors import LogUnavailable, NoConsumerLeft
@@ -31,7 +32,6 @@ from qgjet.log import EventLog
 from qgjet.presence import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
 from qgjet.queue import Delivery, Queue
 from qgjet.scheduling import Bench, Turns, Waiting, choose
-from qgjet.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.subjects import Lane
 from qgjet.support import private_files
 from qgjet.support.clock import end, within

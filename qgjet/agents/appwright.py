@@ -18,8 +18,8 @@ from qgjet.agents.preparation import CommandLineRunner, Place, config_error, rep
 from qgjet.agents.process import ProcessResult, run_process, stop_ladder
 from qgjet.agents.runner import Attempt
 from qgjet.agents.template import check_test_path
+from qgjet.config.settings import Target
 from qgjet.events import Outcome
-from qgjet.settings import Target
 from qgjet.verdict.evidence import Evidence
 from qgjet.verdict.patterns import Patterns
 from qgjet.verdict.reasons import Reason

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from qgjet.agents.runner import Attempt
 from qgjet.agents.template import check_text, fill_path
+from qgjet.config.settings import Target
 from qgjet.errors import PrepareFailed
 from qgjet.events import Partition
-from qgjet.settings import Target
 
 BASE_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 DEVICE_VARIABLE = "QGJET_DEVICE"

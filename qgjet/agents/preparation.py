@@ -29,9 +29,9 @@ from qgjet.agents.process import HOLD_S, ProcessResult, keep_alive, run_within
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
+from qgjet.config.settings import Target
 from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
 from qgjet.events import Outcome, Partition, Verdict
-from qgjet.settings import Target
 from qgjet.support import private_files
 from qgjet.support.clock import lease_time
 from qgjet.verdict.patterns import Patterns, default_patterns

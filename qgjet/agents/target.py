@@ -7,8 +7,8 @@ from qgjet.agents.command import command_runner
 from qgjet.agents.runner import Runner
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.agents.template import JOB_WORDS, PARTITION_WORDS, check_command, check_words, words_in
+from qgjet.config.settings import Target, VerdictSettings
 from qgjet.errors import InvalidSettings
-from qgjet.settings import Target, VerdictSettings
 from qgjet.verdict.patterns import patterns_with
 
 __all__ = ["Target", "make_runner"]

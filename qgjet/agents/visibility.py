@@ -6,8 +6,8 @@ import logging
 
 from qgjet import streams
 from qgjet.bus import Bus
+from qgjet.config.settings import QueueSettings
 from qgjet.errors import IncompatibleServer
-from qgjet.settings import QueueSettings
 from qgjet.subjects import STREAM
 from qgjet.support.clock import lease_time
 from qgjet.support.log_limiter import Repeated

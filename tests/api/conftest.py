@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from patience import patience
+from qgjet.config.settings import ApiSettings, Settings
 from qgjet.decide import EndAttempt, Release, Start
 from qgjet.embedded import NatsServer
 from qgjet.events import Outcome, Slot, Verdict
 from qgjet.log import EventLog
-from qgjet.settings import ApiSettings, Settings
 from qgjet_projections.api import serve
 
 Json = dict[str, Any]

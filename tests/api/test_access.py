@@ -20,11 +20,11 @@ from factories import NOW
 from patience import patience
 from qgjet import presence, token_file, tokens
 from qgjet.bus import Bus
+from qgjet.config.settings import ApiSettings, Settings
 from qgjet.embedded import NatsServer
 from qgjet.errors import InvalidSettings
 from qgjet.events import Verdict
 from qgjet.presence import AgentInfo, TargetSlots
-from qgjet.settings import ApiSettings, Settings
 from qgjet.support.clock import utc_now
 from qgjet.tokens import Scope
 from qgjet_projections.api import access, create_app, events, serve

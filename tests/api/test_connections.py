@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from agents import eventually
 from api.test_access import RunApi, bearing, make_token
-from qgjet.settings import Settings
+from qgjet.config.settings import Settings
 from qgjet_projections.api import access, connections
 
 HALF = b"GET /livez HTTP/1.1\r\nHost: 127."

@@ -14,10 +14,10 @@ import pytest
 
 from factories import spec
 from patience import patience
+from qgjet.config.settings import Settings
 from qgjet.embedded import NatsServer
 from qgjet.events import Verdict
 from qgjet.log import EventLog
-from qgjet.settings import Settings
 from qgjet_projections.api import events as sse
 
 Json = dict[str, Any]

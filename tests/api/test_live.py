@@ -19,9 +19,9 @@ from factories import NOW
 from patience import patience
 from qgjet import presence, token_file, tokens
 from qgjet.bus import Bus
+from qgjet.config.settings import Settings
 from qgjet.events import Verdict
 from qgjet.presence import AgentInfo, TargetSlots
-from qgjet.settings import Settings
 from qgjet.support.clock import utc_now
 from qgjet.tokens import Scope
 from qgjet_projections import service

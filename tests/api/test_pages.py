@@ -19,9 +19,9 @@ from litestar.response import Redirect
 from litestar.testing import TestClient
 
 from factories import spec
+from qgjet.config.settings import Settings
 from qgjet.events import Verdict
 from qgjet.log import EventLog
-from qgjet.settings import Settings
 from qgjet_projections.web.page import SAID, done, own_path, query, segment
 from strategies import hostile_text
 

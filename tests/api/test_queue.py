@@ -16,13 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from factories import NOW
 from qgjet import presence
 from qgjet.bus import Bus
+from qgjet.config.settings import Settings
 from qgjet.control_log import ControlReader
 from qgjet.controls import DrainRequested
 from qgjet.decide import Requeue
 from qgjet.events import Slot, Submitted
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
-from qgjet.settings import Settings
 from qgjet.support.clock import utc_now
 
 Json = dict[str, Any]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from factories import NOW
 from qgjet import subjects
+from qgjet.config.settings import Deployment, JobSettings
 from qgjet.errors import InvalidInput
 from qgjet.events import JobSpec
-from qgjet.settings import Deployment, JobSettings
 from qgjet.submission import MAX_SUITE_JOBS, SubmitRequest, SuiteRequest, hash_of, idempotent_id, jobs_of, make_spec
 
 

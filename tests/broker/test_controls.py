@@ -17,6 +17,7 @@ from qgjet import control_log, stored, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import connect
+from qgjet.config.settings import AgentSettings
 from qgjet.control_log import ControlReader
 from qgjet.controls import Control, DrainRequested, Kind, Paused, Resumed, encode, subject_of
 from qgjet.embedded import NatsServer
@@ -24,7 +25,6 @@ from qgjet.errors import LogUnavailable
 from qgjet.events import JobSpec, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import AgentSettings
 from qgjet.subjects import CONTROL_PREFIX
 from qgjet.support.clock import utc_now
 

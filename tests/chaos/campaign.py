@@ -26,11 +26,11 @@ from patience import patience
 from projections.histories import content, rebuilt
 from qgjet import streams
 from qgjet.bus import connect
+from qgjet.config.settings import QueueSettings
 from qgjet.embedded import nats_server
 from qgjet.events import LIVE, Submitted
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import QueueSettings
 from qgjet.subjects import lane_consumer, parse_job_subject
 from qgjet.support.clock import utc_now
 from qgjet_projections.readmodel import ReadModel

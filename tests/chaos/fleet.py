@@ -16,7 +16,7 @@ import msgspec
 from chaos.history import Execution
 from chaos.worker import WorkerSettings
 from faults.crew import AgentProcess, Yard
-from qgjet.settings import QueueSettings
+from qgjet.config.settings import QueueSettings
 
 TESTS = Path(__file__).resolve().parent.parent
 SCRIPTED, GUARDED = "browserstack", "emulator"

@@ -17,13 +17,13 @@ from factories import spec
 from faults.watched import patiently
 from qgjet import codec, streams, subjects
 from qgjet.bus import connect
+from qgjet.config.settings import QueueSettings
 from qgjet.decide import EndAttempt, Start, Submit, decide
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.errors import LogUnavailable
 from qgjet.events import Outcome, Requeued, Started, Submitted, Verdict, event_type
 from qgjet.job import Job, state_of
 from qgjet.log import EventLog
-from qgjet.settings import QueueSettings
 from qgjet.support.clock import utc_now
 from qgjet_projections.readmodel import ReadModel
 from soak.cluster import cluster, free_ports

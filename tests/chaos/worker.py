@@ -26,10 +26,10 @@ from qgjet.agents.agent import Agent
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import connect
+from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.errors import LogUnavailable, PrepareFailed
 from qgjet.events import Outcome, Partition, Verdict
 from qgjet.log import EventLog
-from qgjet.settings import AgentSettings, QueueSettings
 from qgjet.support.clock import Clock, lease_time, utc_now
 
 WORDS = {"pass": ("passed",), "slow": ("passed",), "fail": ("failed",), "flaky": ("failed", "passed"), "hang": ("hang",), "crash": ("crash", "passed")}

@@ -14,7 +14,7 @@ from typing import Any
 
 from patience import patience
 from qgjet.agents.agent import Agent
-from qgjet.settings import Settings
+from qgjet.config.settings import Settings
 from qgjet_projections.api import serve
 from surroundings import is_ours
 

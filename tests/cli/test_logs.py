@@ -19,9 +19,9 @@ from cli.commandline import BIN, TARGET, Cli, api_of
 from factories import spec
 from qgjet.agents.agent import Agent
 from qgjet.agents.target import make_runner
+from qgjet.config.settings import ArtifactSettings, Settings, Target
 from qgjet.events import JobSpec
 from qgjet.log import EventLog
-from qgjet.settings import ArtifactSettings, Settings, Target
 from qgjet_cli.logs import harmless
 
 Shell = Callable[..., contextlib.AbstractAsyncContextManager[Agent]]

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from cli.commandline import ORG, TARGET, VERSION, Cli, Inside, Work, api_of
+from qgjet.config.settings import Settings
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
 from qgjet.reporting import document
-from qgjet.settings import Settings
 from qgjet_cli.reporting import api_base
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")

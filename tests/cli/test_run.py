@@ -19,12 +19,12 @@ from msgspec.structs import replace
 from agents import eventually
 from cli.commandline import BIN, ORG, TARGET, VERSION, Cli, Work, api_of
 from patience import patience
+from qgjet.config.settings import Settings
 from qgjet.decide import EndAttempt, Start
 from qgjet.embedded import NatsServer
 from qgjet.events import Outcome, Slot, Status, Verdict
 from qgjet.job import Job
 from qgjet.log import EventLog
-from qgjet.settings import Settings
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 HANG = ("hang",)

@@ -9,10 +9,10 @@ from typing import Any
 from agents import ended as of_agent
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from qgjet.bus import Bus
+from qgjet.config.settings import QueueSettings
 from qgjet.events import Slot, Submitted, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import QueueSettings
 from qgjet.subjects import STREAM, Lane, lane_consumer
 
 A, B = "tests/a.spec.js", "tests/b.spec.js"

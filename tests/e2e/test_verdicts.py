@@ -20,11 +20,11 @@ import pytest
 from agents import agree, eventually
 from e2e.conftest import Ended
 from patience import patience
+from qgjet.config.settings import QueueSettings
 from qgjet.embedded import NatsServer
 from qgjet.events import Slot, Status
 from qgjet.job import Job
 from qgjet.log import EventLog
-from qgjet.settings import QueueSettings
 from surroundings import is_ours
 
 pytestmark = pytest.mark.timeout(150)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents import eventually
-from qgjet.settings import QueueSettings
+from qgjet.config.settings import QueueSettings
 
 SOON = QueueSettings(visibility_timeout_s=2.0, retry_base_s=0.02, retry_cap_s=0.05)
 """Visibility for jobs that are processes: on a busy machine one takes a while to start and to die."""

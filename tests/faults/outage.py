@@ -11,10 +11,10 @@ from pathlib import Path
 
 from agents import FAST, ended, eventually, running_agent, submit
 from factories import spec
+from qgjet.config.settings import ApiSettings, Settings
 from qgjet.embedded import NatsServer
 from qgjet.events import Verdict
 from qgjet.log import EventLog
-from qgjet.settings import ApiSettings, Settings
 from qgjet_projections.service import Service, open_service
 
 

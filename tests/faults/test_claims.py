@@ -14,13 +14,13 @@ from faults.watched import Ledger, WatchedRunner, legal_history, watched
 from qgjet.agents.execution import Executor
 from qgjet.agents.slot import AgentSlot
 from qgjet.bus import connect
+from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.decide import Cancel, OnDuplicate
 from qgjet.embedded import NatsServer
 from qgjet.errors import DuplicateJob, Refused
 from qgjet.events import Status, Verdict
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Delivery, Queue
-from qgjet.settings import AgentSettings, QueueSettings
 from qgjet.subjects import Lane, lane_consumer
 
 

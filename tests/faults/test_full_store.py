@@ -18,6 +18,7 @@ from patience import patience
 from qgjet import control_log, streams
 from qgjet.artifacts import ArtifactStore
 from qgjet.bus import Bus, connect
+from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.controls import Kind, Paused
 from qgjet.decide import OnDuplicate, Submit
 from qgjet.embedded import NatsServer, config_file
@@ -25,7 +26,6 @@ from qgjet.errors import InvalidInput, LogUnavailable, Overloaded, StoreFull
 from qgjet.events import Slot, Status, Verdict
 from qgjet.job import Job
 from qgjet.log import EventLog
-from qgjet.settings import ApiSettings, QueueSettings, Settings
 from qgjet.subjects import STREAM
 from qgjet.suite_log import Submission, submit_suite
 from qgjet_cli.check import Health

@@ -18,12 +18,12 @@ from faults.watched import Ledger, legal_history, watched
 from later import in_
 from patience import patience
 from qgjet import codec, suite_log
+from qgjet.config.settings import QueueSettings
 from qgjet.decide import OnDuplicate, Requeue, Start, Submit, decide
 from qgjet.events import Finished, JobSpec, Status, Verdict
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, announce
 from qgjet.queue import Queue
-from qgjet.settings import QueueSettings
 from qgjet.subjects import Lane
 from qgjet.suite_log import Submission, submit_suite
 from qgjet.support.clock import utc_now

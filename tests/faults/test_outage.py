@@ -17,9 +17,9 @@ from faults.outage import at_work, away, cpu_s, listening, works
 from patience import patience
 from qgjet import bus as buses
 from qgjet.bus import Bus, connect
+from qgjet.config.settings import ApiSettings, Settings
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
-from qgjet.settings import ApiSettings, Settings
 from qgjet.subjects import slot_prefix
 from qgjet.support.log_limiter import MOST, Repeated
 from qgjet_projections import service as services

@@ -21,12 +21,12 @@ from faults.watched import Ledger, StubbornRunner, ended, watched
 from qgjet import presence
 from qgjet.agents.lease import HOLD
 from qgjet.bus import Bus, connect
+from qgjet.config.settings import QueueSettings
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
 from qgjet.events import Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import QueueSettings
 from qgjet.subjects import Lane, lane_consumer
 from qgjet.support.clock import lease_time, utc_now
 

@@ -15,10 +15,10 @@ from qgjet.agents.lease import Lease
 from qgjet.agents.runner import StopReason
 from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.bus import connect
+from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import Deployment, QueueSettings
 from qgjet.subjects import Lane
 
 Suspend = Callable[[float], None]

@@ -17,11 +17,11 @@ from factories import spec
 from ops.commands import qgjet, qgjet_ends
 from qgjet import presence
 from qgjet.bus import Bus
+from qgjet.config.settings import QueueSettings
 from qgjet.embedded import NatsServer
 from qgjet.events import JobSpec, Status
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import QueueSettings
 from qgjet.subjects import Lane
 
 WAITING = """

@@ -19,8 +19,7 @@ import yaml
 from ops.commands import ROOT, environment
 from ops.parsing import parse
 from qgjet.agents.target import make_runner
-from qgjet.embedded import random_passwords, server_binary
-from qgjet.settings import (
+from qgjet.config.settings import (
     AgentSettings,
     ApiSettings,
     ArtifactSettings,
@@ -35,6 +34,7 @@ from qgjet.settings import (
     load_settings,
     size,
 )
+from qgjet.embedded import random_passwords, server_binary
 from qgjet_cli.exits import Exit
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,11 +14,11 @@ from agents import eventually, running_agent
 from factories import spec
 from ops.commands import qgjet_ends
 from qgjet.bus import Bus, connect
+from qgjet.config.settings import QueueSettings, Settings, Target, load_settings
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
 from qgjet.presence import agents
 from qgjet.queue import Queue
-from qgjet.settings import QueueSettings, Settings, Target, load_settings
 from qgjet.subjects import STREAM, Lane
 from qgjet_cli.agent import retries_of
 from qgjet_cli.check import Check, Health, exit_code, worst

@@ -14,12 +14,12 @@ import pytest
 from factories import spec
 from ops.commands import ROOT, environment
 from patience import patience
+from qgjet.config.settings import QueueSettings
 from qgjet.decide import Start
 from qgjet.embedded import NatsServer
 from qgjet.events import JobSpec
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import QueueSettings
 from qgjet.subjects import Lane
 
 

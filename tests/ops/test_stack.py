@@ -17,11 +17,11 @@ from factories import spec
 from ops.commands import DEADLINE_S, environment
 from patience import patience
 from qgjet.bus import connect
+from qgjet.config.settings import Settings, load_settings
 from qgjet.embedded import NatsServer
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
 from qgjet.events import Status
 from qgjet.log import EventLog
-from qgjet.settings import Settings, load_settings
 from qgjet_cli.stack import LocalStack
 
 SCRIPTED = """
@@ -187,7 +187,7 @@ async def test_settings_for_a_cluster_do_not_get_in_the_way() -> None:
 
 OWNER = """
 import asyncio, os, sys
-from qgjet.settings import load_settings
+from qgjet.config.settings import load_settings
 from qgjet_cli import stack
 
 if "elsewhere" in sys.argv:  # as where the kernel does not help

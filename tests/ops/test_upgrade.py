@@ -16,10 +16,10 @@ from ops.commands import ROOT
 from qgjet import backup
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import connect
+from qgjet.config.settings import QueueSettings, load_settings
 from qgjet.embedded import NatsServer
 from qgjet.events import Verdict
 from qgjet.log import EventLog
-from qgjet.settings import QueueSettings, load_settings
 from qgjet_projections import schema
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel

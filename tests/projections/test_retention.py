@@ -19,11 +19,11 @@ from later import LaterLog, in_
 from patience import patience
 from qgjet import streams, subjects
 from qgjet.bus import Bus
+from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.decide import Cancel, OnDuplicate
 from qgjet.errors import WrongVersion
 from qgjet.events import Status, Verdict
 from qgjet.log import EventLog
-from qgjet.settings import ApiSettings, QueueSettings, Settings
 from qgjet.suite_log import Submission, submit_suite
 from qgjet.support.clock import Clock, utc_now
 from qgjet_projections import retention as retentions

@@ -13,9 +13,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from qgjet.errors import InvalidSettings
-from qgjet.retry import Backoff
-from qgjet.settings import (
+from qgjet.config.settings import (
     AgentSettings,
     ApiSettings,
     ArtifactSettings,
@@ -31,6 +29,8 @@ from qgjet.settings import (
     load_settings,
     size,
 )
+from qgjet.errors import InvalidSettings
+from qgjet.retry import Backoff
 
 TABLES: dict[str, type[msgspec.Struct]] = {
     "nats": NatsSettings,

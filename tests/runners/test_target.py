@@ -9,8 +9,8 @@ import pytest
 from qgjet.agents.preparation import CommandLineRunner
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.agents.target import Target, make_runner
+from qgjet.config.settings import VerdictSettings
 from qgjet.errors import InvalidSettings
-from qgjet.settings import VerdictSettings
 
 
 def test_each_kind_of_target_has_its_runner() -> None:

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from qgjet.config.settings import NatsSettings
 from qgjet.embedded import NatsServer
-from qgjet.settings import NatsSettings
 
 
 @contextlib.asynccontextmanager

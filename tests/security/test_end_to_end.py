@@ -19,11 +19,11 @@ from factories import spec
 from patience import patience
 from qgjet import streams
 from qgjet.bus import connect, open_bus
+from qgjet.config.settings import ApiSettings, Login, NatsSettings, Settings
 from qgjet.embedded import NatsServer
 from qgjet.errors import NotPermitted
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.settings import ApiSettings, Login, NatsSettings, Settings
 from qgjet_cli.check_server import look_at_server
 from qgjet_cli.stack import LocalStack
 from security.guarded import guarded_server, login_of, password_of, variables_of

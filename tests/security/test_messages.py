@@ -187,7 +187,7 @@ def test_a_damaged_subject_is_one_of_ours_or_none(parse: Callable[[str], object]
 
 async def test_what_nobody_can_read_does_not_keep_the_janitor_from_its_round(log: log.EventLog, tmp_path: Path) -> None:
     """A record of an agent and an advisory are written by whoever has access to NATS; the janitor would stumble over them for ever."""
-    from qgjet.settings import QueueSettings
+    from qgjet.config.settings import QueueSettings
     from qgjet_projections.janitor import Janitor
 
     for number, data in enumerate([b'{"name":"\xff"}', b'{"new":' + DEEP.encode() + b"}", b"\x00", b'{"instance":"i"}']):

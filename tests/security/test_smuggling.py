@@ -15,9 +15,9 @@ from factories import spec
 from qgjet.agents.runner import Runner
 from qgjet.agents.target import make_runner
 from qgjet.artifacts import ArtifactStore
+from qgjet.config.settings import ArtifactSettings, Target
 from qgjet.events import Artifact, JobSpec, Outcome, Verdict
 from qgjet.log import EventLog
-from qgjet.settings import ArtifactSettings, Target
 
 MODULES = Path(__file__).parents[2] / "examples" / "shop" / "node_modules"
 RECORD = """

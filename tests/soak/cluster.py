@@ -16,9 +16,9 @@ from agents import eventually
 from faults.proxy import Proxy
 from qgjet import streams
 from qgjet.bus import connect
+from qgjet.config.settings import Deployment
 from qgjet.embedded import NatsServer, config_file
 from qgjet.errors import LogUnavailable
-from qgjet.settings import Deployment
 from qgjet.subjects import STREAM, Lane, lane_consumer
 
 NODES = 3

@@ -11,9 +11,9 @@ import pytest
 
 from api.conftest import FakeAgent, api_of
 from api.test_contract import OTHERS_DRAW, examined, those_who_ask
+from qgjet.config.settings import ApiSettings, Settings
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
-from qgjet.settings import ApiSettings, Settings
 
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 CASES = 2_000

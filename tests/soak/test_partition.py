@@ -13,9 +13,9 @@ from cli.commandline import api_of
 from factories import spec
 from patience import patience
 from qgjet.bus import connect
+from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.errors import LogUnavailable
 from qgjet.log import EventLog
-from qgjet.settings import ApiSettings, QueueSettings, Settings
 from soak.cluster import cluster
 
 pytestmark = pytest.mark.timeout(300)

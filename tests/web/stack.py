@@ -22,9 +22,9 @@ from agents import eventually
 from patience import patience
 from qgjet import streams, token_file, tokens
 from qgjet.bus import Bus, connect
+from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.log import EventLog
-from qgjet.settings import ApiSettings, QueueSettings, Settings
 from qgjet.subjects import STREAM
 from qgjet.support.clock import utc_now
 from qgjet_projections.api import serve

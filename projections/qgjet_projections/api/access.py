@@ -23,8 +23,8 @@ from litestar.types import ASGIApp, Receive, Send
 from litestar.types import Scope as RequestScope
 
 from qgjet import tokens
+from qgjet.config.settings import ApiSettings
 from qgjet.errors import InvalidSettings
-from qgjet.settings import ApiSettings
 from qgjet.support.clock import Clock, utc_now
 from qgjet.token_file import Keyring
 from qgjet.tokens import Scope, Token

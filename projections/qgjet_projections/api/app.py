@@ -16,7 +16,7 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.types import ControllerRouterHandler
 
-from qgjet.settings import ApiSettings, Settings
+from qgjet.config.settings import ApiSettings, Settings
 from qgjet_projections.api import artifacts, dead, events, health, jobs, logs, queue, statistics, submissions, suite_reports, suites
 from qgjet_projections.api.access import Access, access_of, admit, close_streams
 from qgjet_projections.api.bodies import MAX_BODY_BYTES, JsonRequest

@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator
 
 import uvicorn
 
+from qgjet.config.settings import ApiSettings, Settings
 from qgjet.errors import InvalidSettings
-from qgjet.settings import ApiSettings, Settings
 from qgjet.support.clock import within
 from qgjet_projections.api.access import Access, access_of
 from qgjet_projections.api.app import app_over
