@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from qgjet import token_file
+from qgjet.auth import token_file
 from qgjet.config.settings import PREFIX, ApiSettings, Settings, load_settings
 from qgjet.config.toml_lines import line_of
 from qgjet.errors import InvalidSettings

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from qgjet import token_file, tokens
+from qgjet.auth import token_file, tokens
+from qgjet.auth.tokens import Scope, Token
 from qgjet.errors import InvalidInput, InvalidSettings
 from qgjet.support.clock import utc_now
-from qgjet.tokens import Scope, Token
 from qgjet_cli import config, options, output
 from qgjet_cli.request import seconds
 

@@ -18,7 +18,9 @@ from msgspec.structs import replace
 
 from factories import NOW
 from patience import patience
-from qgjet import presence, token_file, tokens
+from qgjet import presence
+from qgjet.auth import token_file, tokens
+from qgjet.auth.tokens import Scope
 from qgjet.bus import Bus
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.embedded import NatsServer
@@ -26,7 +28,6 @@ from qgjet.errors import InvalidSettings
 from qgjet.events import Verdict
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now
-from qgjet.tokens import Scope
 from qgjet_projections.api import access, create_app, events, serve
 from qgjet_projections.api.app import ROUTES
 from qgjet_projections.api.headers import source_hash

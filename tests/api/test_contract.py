@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from api.contract import Headers, examine
 from api.test_access import bearing, make_token
+from qgjet.auth.tokens import Scope
 from qgjet.config.settings import Settings
 from qgjet.events import Verdict
-from qgjet.tokens import Scope
 
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 CASES = 150

@@ -17,13 +17,14 @@ from msgspec.structs import replace
 from api.test_access import bearing, make_token
 from factories import NOW
 from patience import patience
-from qgjet import presence, token_file, tokens
+from qgjet import presence
+from qgjet.auth import token_file, tokens
+from qgjet.auth.tokens import Scope
 from qgjet.bus import Bus
 from qgjet.config.settings import Settings
 from qgjet.events import Verdict
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now
-from qgjet.tokens import Scope
 from qgjet_projections import service
 from qgjet_projections.web import live
 

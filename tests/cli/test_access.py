@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from api.test_access import make_token
 from cli.commandline import Cli, Inside, Work, api_of
 from cli.test_over_http import JSON, answer, in_turn, problem, served
-from qgjet import token_file, tokens
+from qgjet.auth import token_file, tokens
+from qgjet.auth.tokens import Scope
 from qgjet.config.settings import Settings
 from qgjet.support.clock import utc_now
-from qgjet.tokens import Scope
 from qgjet_cli.exits import Exit, NeedsToken, NotAllowed, of_error
 from qgjet_cli.over_http import api_client
 

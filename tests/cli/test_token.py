@@ -14,10 +14,10 @@ import pytest
 
 from cli.commandline import Inside
 from patience import patience
-from qgjet import token_file, tokens
+from qgjet.auth import token_file, tokens
+from qgjet.auth.token_file import Keyring
 from qgjet.errors import InvalidSettings
 from qgjet.support.clock import utc_now
-from qgjet.token_file import Keyring
 
 
 def test_a_token_is_printed_once_and_only_its_hash_is_kept(inside: Inside, project: Path) -> None:

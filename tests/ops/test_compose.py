@@ -16,7 +16,7 @@ from litestar import Litestar
 from agents import eventually
 from ops.commands import ROOT, qgjet, qgjet_ends
 from ops.parsing import parse
-from qgjet import token_file, tokens
+from qgjet.auth import token_file, tokens
 from qgjet.bus import SERVER_CEILING, SERVER_FLOOR, parse_version
 from qgjet.config.settings import ApiSettings, Settings, load_settings
 from qgjet.embedded import NatsServer

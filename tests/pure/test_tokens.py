@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import NOW
-from qgjet import tokens
+from qgjet.auth import tokens
+from qgjet.auth.tokens import Scope, Token
 from qgjet.errors import InvalidInput
-from qgjet.tokens import Scope, Token
 
 SECRETS = st.binary(min_size=32, max_size=32).map(lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="))
 IDS = st.binary(min_size=6, max_size=6)

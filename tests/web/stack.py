@@ -20,7 +20,8 @@ from playwright.async_api import Browser, async_playwright
 
 from agents import eventually
 from patience import patience
-from qgjet import streams, token_file, tokens
+from qgjet import streams
+from qgjet.auth import token_file, tokens
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.embedded import NatsServer, nats_server

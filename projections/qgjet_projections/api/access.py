@@ -22,12 +22,12 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Send
 from litestar.types import Scope as RequestScope
 
-from qgjet import tokens
+from qgjet.auth import tokens
+from qgjet.auth.token_file import Keyring
+from qgjet.auth.tokens import Scope, Token
 from qgjet.config.settings import ApiSettings
 from qgjet.errors import InvalidSettings
 from qgjet.support.clock import Clock, utc_now
-from qgjet.token_file import Keyring
-from qgjet.tokens import Scope, Token
 from qgjet_projections.api.limits import Buckets, Places
 from qgjet_projections.api.problems import ForeignOrg, ForeignPage, NeedsScope, TooManyRequests, Unauthenticated
 

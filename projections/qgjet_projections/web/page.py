@@ -19,7 +19,7 @@ from litestar.response import Redirect
 from litestar.template import TemplateConfig
 
 from qgjet import __version__
-from qgjet.tokens import Scope
+from qgjet.auth.tokens import Scope
 from qgjet_projections.api.access import Caller
 from qgjet_projections.api.headers import CSP, PAGE
 from qgjet_projections.service import Service

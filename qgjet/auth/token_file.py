@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from qgjet import tokens
+from qgjet.auth import tokens
+from qgjet.auth.tokens import Token
 from qgjet.errors import InvalidInput, InvalidSettings
 from qgjet.support import private_files
-from qgjet.tokens import Token
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""API tokens: what they allow, and the file that keeps their hashes."""
