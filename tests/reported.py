@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from factories import NOW
 from qgjet.attempts import AttemptRecord
 from qgjet.events import Artifact, Status, TestError, TestResult, Try, Verdict
-from qgjet.suite_report import JobReport, SuiteReport
+from qgjet.reporting.model import JobReport, SuiteReport
 from strategies import hostile_text, values
 
 FILE = "tests/cart.spec.js"

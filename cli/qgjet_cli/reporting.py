@@ -12,7 +12,7 @@ from msgspec import Struct
 from qgjet.config.settings import Settings, without_password
 from qgjet.errors import InvalidInput
 from qgjet.reporting import ctrf, document, html, junit
-from qgjet.suite_report import SuiteReport
+from qgjet.reporting.model import SuiteReport
 from qgjet_cli import output
 from qgjet_cli.exits import Exit
 

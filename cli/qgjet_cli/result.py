@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from qgjet.decide import FLAKY, NOT_PASSED_AGAIN
 from qgjet.events import Status, Verdict
-from qgjet.suite_report import JobReport, SuiteReport
+from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet_cli import output
 from qgjet_cli.board import LEGACY_STATUS, Board, Failure, Track
 from qgjet_cli.client import Placed

@@ -17,7 +17,7 @@ from qgjet.config.settings import Settings, Target
 from qgjet.decide import OnDuplicate
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.events import Status
-from qgjet.suite_report import SuiteReport
+from qgjet.reporting.model import SuiteReport
 from qgjet_cli import fetch, foreground, github, options, output, reporting, result
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import Batch, Client, Placed, open_client, patience

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.events import GREEN, Verdict
-from qgjet.suite_report import SuiteReport
+from qgjet.reporting.model import SuiteReport
 from qgjet.suites import shared_tags
 from qgjet_cli import ci, fetch, foreground, github, options, output, reporting, result
 from qgjet_cli.board import Board

@@ -18,8 +18,8 @@ from msgspec import Struct
 from qgjet.attempts import CONCLUSIVE, AttemptRecord, NotPassedAgain, failure_text, not_passed_again
 from qgjet.decide import NOT_PASSED_AGAIN
 from qgjet.events import LIVE, TestResult, Verdict
+from qgjet.reporting.model import JobReport
 from qgjet.reporting.text import bounded, located
-from qgjet.suite_report import JobReport
 
 _BAD = frozenset({Verdict.FAILED, Verdict.TIMED_OUT})
 _BAD_TESTS = frozenset({"failed", "timed_out"})

@@ -12,8 +12,8 @@ from qgjet import __version__
 from qgjet.attempts import AttemptRecord
 from qgjet.events import LIVE
 from qgjet.reporting.cases import Case, CaseTry, Result, cases_of
+from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet.reporting.text import artifact_url, json_bytes
-from qgjet.suite_report import JobReport, SuiteReport
 
 SPEC_VERSION = "1.0.0"
 _STATUSES = {Result.PASSED: "passed", Result.FAILED: "failed", Result.SKIPPED: "skipped", Result.ERROR: "other"}

@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from qgjet.attempts import AttemptRecord
 from qgjet.events import Status, Verdict
+from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet.reporting.text import bounded, json_bytes
-from qgjet.suite_report import JobReport, SuiteReport
 
 SCHEMA_VERSION = 1
 

@@ -15,9 +15,9 @@ from qgjet.attempts import AttemptRecord
 from qgjet.events import GREEN, LIVE, Artifact, TestResult, Verdict
 from qgjet.reporting import timeline
 from qgjet.reporting.cases import Case, CaseTry, Result, cases_of, says_something
+from qgjet.reporting.model import WORST_FIRST, JobReport, SuiteReport
 from qgjet.reporting.style import CSS
 from qgjet.reporting.text import artifact_url, bounded, duration, first_line, legal, located
-from qgjet.suite_report import WORST_FIRST, JobReport, SuiteReport
 
 _BASE = re.compile(r"https?://|\.\.?(?:/|$)|/(?!/)")
 """What a link may begin with: not `javascript:`."""

@@ -12,8 +12,8 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from qgjet.attempts import AttemptRecord
 from qgjet.events import Verdict
 from qgjet.reporting.cases import Case, CaseTry, Result, cases_of
+from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet.reporting.text import duration, first_line, legal
-from qgjet.suite_report import JobReport, SuiteReport
 
 DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>\n'
 

@@ -9,8 +9,8 @@ from html import escape
 from msgspec import Struct
 
 from qgjet.attempts import AttemptRecord
+from qgjet.reporting.model import JobReport
 from qgjet.reporting.text import duration, legal
-from qgjet.suite_report import JobReport
 
 ROW, BAR, LABEL, AXIS = 18, 14, 20, 22
 LEAST_PERCENT = 0.4

@@ -16,7 +16,7 @@ from factories import NOW
 from github_runner import Runner, outputs_of
 from qgjet.attempts import AttemptRecord
 from qgjet.events import Status, TestError, TestResult, Try, Verdict
-from qgjet.suite_report import JobReport, SuiteReport
+from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet_cli import github
 from strategies import hostile_text
 

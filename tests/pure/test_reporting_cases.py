@@ -12,7 +12,7 @@ from qgjet.attempts import CONCLUSIVE
 from qgjet.events import Status, Verdict
 from qgjet.reporting import ctrf, junit
 from qgjet.reporting.cases import Result, cases_of
-from qgjet.suite_report import JobReport, SuiteReport
+from qgjet.reporting.model import JobReport, SuiteReport
 from reported import FILE, any_reports, attempt, job, report, tried
 
 

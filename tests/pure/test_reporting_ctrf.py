@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from qgjet.reporting import ctrf
-from qgjet.suite_report import JobReport, SuiteReport
+from qgjet.reporting.model import JobReport, SuiteReport
 from reported import FILE, any_reports, attempt, flaky_by_retry, job, mixed, not_passed_again, report, tried
 
 Json = dict[str, Any]

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 
 from qgjet.reporting import document
-from qgjet.suite_report import SuiteReport
+from qgjet.reporting.model import SuiteReport
 from reported import any_reports, attempt, job, mixed, report
 from strategies import values
 

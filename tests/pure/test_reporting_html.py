@@ -10,7 +10,7 @@ from hypothesis import given
 
 from qgjet.events import Artifact, Status
 from qgjet.reporting import html
-from qgjet.suite_report import SuiteReport
+from qgjet.reporting.model import SuiteReport
 from reported import any_reports, attempt, flaky_by_retry, job, mixed, not_passed_again, report, tried
 
 VOID = {"meta", "link", "br"}

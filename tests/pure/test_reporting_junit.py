@@ -11,7 +11,7 @@ from hypothesis import given
 
 from qgjet.reporting import junit
 from qgjet.reporting.cases import cases_of
-from qgjet.suite_report import SuiteReport
+from qgjet.reporting.model import SuiteReport
 from reported import FILE, any_reports, attempt, flaky_by_retry, job, mixed, not_passed_again, report, tried
 
 ORDER = ["failure", "rerunFailure", "flakyFailure", "skipped", "error", "system-out"]

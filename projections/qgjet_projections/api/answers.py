@@ -15,7 +15,7 @@ from qgjet.events import JobSpec, Partition, Status, Verdict
 from qgjet.job import status_of
 from qgjet.log import Accepted
 from qgjet.presence import AgentInfo
-from qgjet.suite_report import worst
+from qgjet.reporting.model import worst
 from qgjet.support.text import shortened
 from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason, pending_reason
 from qgjet_projections.views import DeadLetter, EventView, JobView, PartitionView, Settlement, SuiteView

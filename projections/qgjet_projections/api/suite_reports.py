@@ -11,7 +11,7 @@ from litestar.params import FromPath
 
 from qgjet.attempts import AttemptRecord
 from qgjet.reporting import ctrf, document, html, junit
-from qgjet.suite_report import JobReport, SuiteReport
+from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet.suites import shared_tags
 from qgjet.support.text import shortened
 from qgjet_projections.api import commands, headers
