@@ -26,14 +26,15 @@ from msgspec import Struct
 from nats.js import JetStreamContext
 
 from bench import history, work
-from qgjet import codec, presence
+from qgjet import presence
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
-from qgjet.decide import Command, EndAttempt, Start, Submit, decide
-from qgjet.events import Finished, JobSpec, Outcome, Verdict
-from qgjet.job import Job, state_of
+from qgjet.domain import codec
+from qgjet.domain.decide import Command, EndAttempt, Start, Submit, decide
+from qgjet.domain.events import Finished, JobSpec, Outcome, Verdict
+from qgjet.domain.job import Job, state_of
+from qgjet.domain.subjects import STREAM, Lane
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import STREAM, Lane
 from qgjet_cli import daemon
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel

@@ -9,13 +9,13 @@ import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from qgjet import codec, subjects, suites
-from qgjet.decide import Command, EndAttempt, Start, Submit, decide
-from qgjet.events import JobSpec, Outcome, Requeued, Submitted, Verdict, event_type
-from qgjet.job import Job, state_of
+from qgjet.domain import codec, subjects, suite
+from qgjet.domain.decide import Command, EndAttempt, Start, Submit, decide
+from qgjet.domain.events import JobSpec, Outcome, Requeued, Submitted, Verdict, event_type
+from qgjet.domain.job import Job, state_of
+from qgjet.domain.suite import SuiteOpened, member_of, suite_prefix
 from qgjet.log import Recorded
 from qgjet.presence import AgentInfo, TargetSlots
-from qgjet.suites import SuiteOpened, member_of, suite_prefix
 from qgjet.support.clock import utc_now
 from qgjet_projections import schema
 from qgjet_projections.writer import Writer
@@ -129,7 +129,7 @@ class _Author:
         self._seq += 1
         (suite_id,), org, members = specs[0].suite_ids, specs[0].org_id, tuple(member_of(spec, spec.job_id) for spec in specs)
         event = SuiteOpened(suite_id=suite_id, org_id=org, at=at, submission=suite_id, jobs=members, tags=specs[0].tags)
-        return Recorded(self._seq, f"{suite_prefix(org, suite_id)}.{suites.OPENED}", None, suites.encode(event))
+        return Recorded(self._seq, f"{suite_prefix(org, suite_id)}.{suite.OPENED}", None, suite.encode(event))
 
     def _say(self, spec: JobSpec, command: Command, at: datetime) -> Recorded:
         self._seq += 1

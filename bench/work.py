@@ -14,16 +14,17 @@ from pathlib import Path
 
 import nats
 
-from qgjet import codec, streams
+from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import connect
 from qgjet.config.settings import AgentSettings, QueueSettings
-from qgjet.decide import Submit, decide
+from qgjet.domain import codec
+from qgjet.domain.decide import Submit, decide
+from qgjet.domain.events import JobSpec
+from qgjet.domain.subjects import STREAM
 from qgjet.embedded import NatsServer, nats_server
-from qgjet.events import JobSpec
 from qgjet.log import EventLog
-from qgjet.subjects import STREAM
 from qgjet.support.clock import utc_now
 
 QUEUE = QueueSettings()

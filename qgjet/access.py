@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct, field
 
 from qgjet.config.settings import NatsSettings
+from qgjet.domain.subjects import encode_token
 from qgjet.errors import InvalidSettings
-from qgjet.subjects import encode_token
 
 WHO_AM_I = "$SYS.REQ.USER.INFO"
 T = TypeVar("T")

@@ -10,10 +10,10 @@ import msgspec
 from msgspec import Struct
 
 from qgjet.bus import STOP_TIMEOUT_S, Bus, read_ack, refusal
+from qgjet.domain.events import Instant
+from qgjet.domain.subjects import AGENTS_BUCKET, encode_token
 from qgjet.errors import LogUnavailable
-from qgjet.events import Instant
 from qgjet.stored import Stored, messages
-from qgjet.subjects import AGENTS_BUCKET, encode_token
 
 log = logging.getLogger(__name__)
 

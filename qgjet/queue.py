@@ -18,13 +18,13 @@ import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from qgjet import subjects
 from qgjet.bus import Bus, JetStreamError, translated
 from qgjet.config.settings import QueueSettings
+from qgjet.domain import subjects
+from qgjet.domain.events import JobSpec, Requeued, Submitted
+from qgjet.domain.subjects import STREAM, Lane
 from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
-from qgjet.events import JobSpec, Requeued, Submitted
 from qgjet.log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
-from qgjet.subjects import STREAM, Lane
 from qgjet.support.clock import lease_time
 from qgjet.support.log_limiter import Repeated
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Container, Iterable, Mapping
 
 from msgspec import Struct
 
-from qgjet.events import Partition
-from qgjet.subjects import Lane
+from qgjet.domain.events import Partition
+from qgjet.domain.subjects import Lane
 
 EVERY_VERSION = "all"
 

@@ -18,14 +18,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet import codec, subjects
 from qgjet.bus import JetStreamError, read_ack, refusal
-from qgjet.decide import OnDuplicate, Submit, decide
+from qgjet.domain import codec, subjects
+from qgjet.domain.decide import OnDuplicate, Submit, decide
+from qgjet.domain.events import Event, JobSpec, Requeued, Slot, Submitted, event_type
+from qgjet.domain.job import Job
+from qgjet.domain.suite import MAX_BATCH, MAX_EVENT_BYTES, OPENED, Member, SuiteOpened, decode, encode, member_of, suite_prefix
 from qgjet.errors import DuplicateJob, LogUnavailable, Refused, StoreFull, UndecodableEvent, WrongVersion
-from qgjet.events import Event, JobSpec, Requeued, Slot, Submitted, event_type
-from qgjet.job import Job
 from qgjet.log import Accepted, EventLog, give_up_race
-from qgjet.suites import MAX_BATCH, MAX_EVENT_BYTES, OPENED, Member, SuiteOpened, decode, encode, member_of, suite_prefix
 
 T = TypeVar("T")
 SUBMIT_TIMEOUT_S = 30.0

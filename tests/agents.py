@@ -15,12 +15,12 @@ from qgjet.agents.runner import Runner
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import Bus
 from qgjet.config.settings import AgentSettings, ArtifactSettings, Deployment, QueueSettings
-from qgjet.decide import OnDuplicate
-from qgjet.events import JobSpec, Slot, event_type
-from qgjet.job import Job
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.events import JobSpec, Slot, event_type
+from qgjet.domain.job import Job
+from qgjet.domain.subjects import Lane
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 
 FAST = QueueSettings(visibility_timeout_s=1.5, retry_base_s=0.02, retry_cap_s=0.05)
 """Short timers: a lost agent is noticed within seconds."""

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from factories import NOW
-from qgjet.attempts import AttemptRecord
-from qgjet.events import Artifact, Status, TestError, TestResult, Try, Verdict
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import Artifact, Status, TestError, TestResult, Try, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
 from strategies import hostile_text, values
 

@@ -15,24 +15,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from factories import NOW, spec
-from qgjet.decide import (
-    DRAINED,
-    Cancel,
-    Command,
-    EndAttempt,
-    Expire,
-    Lose,
-    OnDuplicate,
-    Release,
-    Requeue,
-    Start,
-    Submit,
-    decide,
-)
+from qgjet.domain.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit, decide
+from qgjet.domain.events import EVENT_TYPES, GREEN, TERMINAL, Event, JobSpec, Outcome, Status, TestError, TestResult, Try, Verdict
+from qgjet.domain.job import Job, state_of
+from qgjet.domain.retry import SPENDS_USER_RETRY
 from qgjet.errors import Refused
-from qgjet.events import EVENT_TYPES, GREEN, TERMINAL, Event, JobSpec, Outcome, Status, TestError, TestResult, Try, Verdict
-from qgjet.job import Job, state_of
-from qgjet.retry import SPENDS_USER_RETRY
 
 # Text
 

@@ -19,9 +19,9 @@ from qgjet.agents.cleanup import own_directory
 from qgjet.agents.target import make_runner
 from qgjet.bus import Bus, open_bus
 from qgjet.config.settings import DEFAULT_VISIBILITY_TIMEOUT_S, QueueSettings, Settings, Target
+from qgjet.domain.subjects import STREAM
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.log import EventLog
-from qgjet.subjects import STREAM
 from qgjet.support import private_files
 from qgjet_cli import config, daemon, options
 from qgjet_cli.exits import CannotReach

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from qgjet.events import Artifact
+from qgjet.domain.events import Artifact
 from qgjet_cli import fetch, foreground, options, output
 from qgjet_cli.client import open_api
 from qgjet_cli.exits import Exit

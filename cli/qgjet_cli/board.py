@@ -1,6 +1,6 @@
 """The jobs that a command follows: the fold of their events, and what people want to see of them. Pure.
 
-Events carry state and every append is fenced, so the first event of a job that is seen here seeds its fold; from then on the rules of `qgjet.job` decide, and
+Events carry state and every append is fenced, so the first event of a job that is seen here seeds its fold; from then on the rules of `qgjet.domain.job` decide, and
 an event that breaks one changes nothing.
 """
 
@@ -11,10 +11,10 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from qgjet import attempts
-from qgjet.attempts import AttemptRecord
-from qgjet.events import LIVE, AttemptEnded, AttemptLost, Cancelled, Event, Finished, Outcome, Released, Requeued, Slot, Status, Submitted, Verdict
-from qgjet.job import Job, broken_rule, explanation_of, state_of
+from qgjet.domain import attempts
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import LIVE, AttemptEnded, AttemptLost, Cancelled, Event, Finished, Outcome, Released, Requeued, Slot, Status, Submitted, Verdict
+from qgjet.domain.job import Job, broken_rule, explanation_of, state_of
 
 LEGACY_STATUS = {
     Status.QUEUED: "queued",

@@ -12,12 +12,12 @@ from msgspec import Struct
 from qgjet import __version__, presence, streams
 from qgjet.bus import SERVER_FLOOR, Bus, connect
 from qgjet.config.settings import Deployment, Settings, without_password
+from qgjet.domain.events import Partition
+from qgjet.domain.subjects import AGENTS_BUCKET, STREAM, Lane
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
-from qgjet.events import Partition
 from qgjet.log import EventLog, StreamState
 from qgjet.presence import AgentInfo
 from qgjet.queue import LaneState, Queue
-from qgjet.subjects import AGENTS_BUCKET, STREAM, Lane
 from qgjet_cli import config
 from qgjet_cli.agent import DEFAULT_NATS_URL
 from qgjet_cli.check import Check, dotted, fail, ok, warn

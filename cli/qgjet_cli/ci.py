@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from qgjet.submission import MAX_TAG_VALUE, MAX_TAGS
+from qgjet.domain.submission import MAX_TAG_VALUE, MAX_TAGS
 
 KEYS = ("commit", "branch", "pull_request", "run_url", "run_id", "run_attempt", "repository", "job", "actor", "ci")
 """All tags that are set here, what is missed least last: that is left out first where a job has too many."""

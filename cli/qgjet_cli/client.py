@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from qgjet.config.settings import Settings
+from qgjet.domain.events import Event, Status
+from qgjet.domain.submission import SubmitRequest
 from qgjet.errors import InvalidSettings
-from qgjet.events import Event, Status
-from qgjet.submission import SubmitRequest
 from qgjet_cli import config
 from qgjet_cli.board import Track
 from qgjet_cli.exits import Exit

@@ -9,8 +9,8 @@ import msgspec
 import typer
 
 from qgjet.config.settings import duration
+from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidInput
-from qgjet.events import Verdict
 from qgjet.support.clock import utc_now
 from qgjet_cli import foreground, options, output, status
 from qgjet_cli.client import open_api

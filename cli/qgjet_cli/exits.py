@@ -21,8 +21,8 @@ from collections.abc import Collection, Mapping
 from enum import IntEnum
 from typing import Any
 
+from qgjet.domain.events import NO_VERDICT, Verdict
 from qgjet.errors import IncompatibleServer, InvalidInput, LogUnavailable, QgjetError, Refused, UnknownJob
-from qgjet.events import NO_VERDICT, Verdict
 
 
 class Exit(IntEnum):

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from qgjet.attempts import AttemptRecord
 from qgjet.config.settings import Settings
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import Artifact, Verdict
+from qgjet.domain.filenames import directory_name, is_safe
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError
-from qgjet.events import Artifact, Verdict
-from qgjet.filenames import directory_name, is_safe
 from qgjet_cli import output
 from qgjet_cli.board import Board
 from qgjet_cli.client import Client, open_client

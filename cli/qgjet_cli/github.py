@@ -17,9 +17,9 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet.attempts import CONCLUSIVE, AttemptRecord, not_passed_again
 from qgjet.config.settings import Settings
-from qgjet.events import GREEN, TestError, TestResult, Verdict
+from qgjet.domain.attempts import CONCLUSIVE, AttemptRecord, not_passed_again
+from qgjet.domain.events import GREEN, TestError, TestResult, Verdict
 from qgjet.reporting.model import WORST_FIRST, JobReport, SuiteReport
 from qgjet_cli import ci, output
 from qgjet_cli.request import project_of

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from qgjet import codec
+from qgjet.domain import codec
+from qgjet.domain.events import Event
 from qgjet.errors import UndecodableEvent
-from qgjet.events import Event
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import Events, Notice
 from qgjet_cli.exits import CannotReach

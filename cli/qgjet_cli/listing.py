@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from qgjet.domain.events import Status, Verdict
 from qgjet.errors import InvalidInput
-from qgjet.events import Status, Verdict
 from qgjet.support.clock import utc_now
 from qgjet_cli import foreground, options, output
 from qgjet_cli.client import open_api

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qgjet.events import LIVE
+from qgjet.domain.events import LIVE
 from qgjet_cli import foreground, options, output
 from qgjet_cli.client import LONG_PATIENCE_S, PATIENCE_S, open_api
 from qgjet_cli.exits import Exit

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qgjet.decide import OnDuplicate
+from qgjet.domain.decide import OnDuplicate
 
 Tests = Annotated[
     list[str],

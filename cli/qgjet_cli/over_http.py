@@ -13,10 +13,10 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from qgjet.attempts import AttemptRecord
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import Slot, Status, Verdict
+from qgjet.domain.submission import MAX_SUITE_JOBS, SubmitRequest
 from qgjet.errors import InvalidInput
-from qgjet.events import Slot, Status, Verdict
-from qgjet.submission import MAX_SUITE_JOBS, SubmitRequest
 from qgjet_cli import shapes
 from qgjet_cli.board import Board, Failure, Track
 from qgjet_cli.client import ALL, Batch, Events, Notice, Placed

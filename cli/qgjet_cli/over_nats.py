@@ -8,19 +8,20 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from qgjet import presence, streams, subjects
+from qgjet import presence, streams
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, open_bus
 from qgjet.config.settings import Deployment, Settings, without_password
-from qgjet.decide import OnDuplicate
+from qgjet.domain import subjects
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.events import JobSpec, Submitted
+from qgjet.domain.subjects import STREAM, Lane
+from qgjet.domain.submission import hash_of, idempotent_id, make_spec
+from qgjet.domain.suite import shared_tags
 from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NoConsumerLeft, NotPermitted, QgjetError, StoreFull
-from qgjet.events import JobSpec, Submitted
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import STREAM, Lane
-from qgjet.submission import hash_of, idempotent_id, make_spec
 from qgjet.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
-from qgjet.suites import shared_tags
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import ALL, Batch, Events, Notice, Placed
 from qgjet_cli.exits import CannotReach, of_error

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from qgjet.events import AttemptEnded, AttemptLost, Finished, Released, Started, Status
-from qgjet.job import explanation_of
+from qgjet.domain.events import AttemptEnded, AttemptLost, Finished, Released, Started, Status
+from qgjet.domain.job import explanation_of
 from qgjet_cli import output
 from qgjet_cli.board import Board, Change
 

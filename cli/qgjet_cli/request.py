@@ -10,9 +10,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from qgjet.config.settings import Deployment, JobSettings, Settings, duration
-from qgjet.decide import OnDuplicate
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.submission import SubmitRequest, check_suite_id, make_spec
 from qgjet.errors import InvalidInput
-from qgjet.submission import SubmitRequest, check_suite_id, make_spec
 from qgjet.support.clock import utc_now
 from qgjet_cli import ci, config
 from qgjet_cli.client import Batch

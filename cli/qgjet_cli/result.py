@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from qgjet.decide import FLAKY, NOT_PASSED_AGAIN
-from qgjet.events import Status, Verdict
+from qgjet.domain.decide import FLAKY, NOT_PASSED_AGAIN
+from qgjet.domain.events import Status, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet_cli import output
 from qgjet_cli.board import LEGACY_STATUS, Board, Failure, Track

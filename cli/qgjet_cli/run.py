@@ -14,9 +14,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from qgjet.config.settings import Settings, Target
-from qgjet.decide import OnDuplicate
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.events import Status
 from qgjet.errors import InvalidInput, QgjetError
-from qgjet.events import Status
 from qgjet.reporting.model import SuiteReport
 from qgjet_cli import fetch, foreground, github, options, output, reporting, result
 from qgjet_cli.board import Board, Track

@@ -7,8 +7,8 @@ from typing import ClassVar, TypeVar
 import msgspec
 from msgspec import Struct
 
-from qgjet.attempts import AttemptRecord
-from qgjet.events import Artifact, Instant
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import Artifact, Instant
 from qgjet_cli.http_ask import Http, Json, NotOurs
 
 J = TypeVar("J", Json, list[Json])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qgjet.config.settings import Settings
-from qgjet.decide import OnDuplicate
-from qgjet.events import Slot, Status
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.events import Slot, Status
 from qgjet_cli import foreground, options, output
 from qgjet_cli.board import LEGACY_STATUS
 from qgjet_cli.client import Batch, Placed, open_client

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec.structs import replace
 
+from qgjet.domain.events import GREEN, Verdict
+from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, QgjetError
-from qgjet.events import GREEN, Verdict
 from qgjet.reporting.model import SuiteReport
-from qgjet.suites import shared_tags
 from qgjet_cli import ci, fetch, foreground, github, options, output, reporting, result
 from qgjet_cli.board import Board
 from qgjet_cli.client import open_api, patience

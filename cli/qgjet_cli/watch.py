@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
-from qgjet.events import Slot
+from qgjet.domain.events import Slot
 from qgjet_cli.board import Board
 from qgjet_cli.client import ALL, Client, Events
 from qgjet_cli.progress import Pulse, View, summary

@@ -1,6 +1,6 @@
 """What a stretch of the log does to the rows of the read model. Pure: rows in, rows out; `writer` does the SQL.
 
-The rules are those of `qgjet.job`: an event is checked against the slot's state before it, and a row follows from the event alone, plus the times at which
+The rules are those of `qgjet.domain.job`: an event is checked against the slot's state before it, and a row follows from the event alone, plus the times at which
 things happened. A row is written once per batch, however many events it saw; any division of the log into batches gives the same rows.
 """
 
@@ -13,10 +13,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from qgjet import controls, subjects, suites
-from qgjet.controls import Discarded, Paused, Resumed
-from qgjet.errors import UndecodableEvent
-from qgjet.events import (
+from qgjet.domain import control, subjects, suite
+from qgjet.domain.control import Discarded, Paused, Resumed
+from qgjet.domain.events import (
     EVENT_TYPES,
     NO_VERDICT,
     TERMINAL,
@@ -35,7 +34,8 @@ from qgjet.events import (
     Verdict,
     event_type,
 )
-from qgjet.job import Job, broken_rule, explanation_of, state_of
+from qgjet.domain.job import Job, broken_rule, explanation_of, state_of
+from qgjet.errors import UndecodableEvent
 from qgjet.log import Recorded
 from qgjet_projections.schema import instant, micros
 
@@ -214,27 +214,27 @@ class Batch:
 
     def _open_suite(self, one: Recorded) -> None:
         try:
-            event = suites.decode(one.data)
+            event = suite.decode(one.data)
         except UndecodableEvent:
             self._keep_stranger(one, None, None)
             return
         at = micros(event.at)
-        legal = one.subject == f"{suites.suite_prefix(event.org_id, event.suite_id)}.{suites.OPENED}" and 0 <= event.to_come <= _INT64 and event.missing >= 0
+        legal = one.subject == f"{suite.suite_prefix(event.org_id, event.suite_id)}.{suite.OPENED}" and 0 <= event.to_come <= _INT64 and event.missing >= 0
         if legal:
             tags = _json.encode(event.tags).decode()
             self.openings.append((one.seq, event.suite_id, event.org_id, event.submission, at, one.stored_at, event.to_come, event.missing, tags))
             self.attached += [(event.suite_id, event.org_id, member.job_id, one.seq) for member in event.jobs if member.attached]
-        self.events.append((one.seq, at, suites.OPENED, 0, event.org_id, int(legal), one.data))
+        self.events.append((one.seq, at, suite.OPENED, 0, event.org_id, int(legal), one.data))
 
     def _decide(self, one: Recorded) -> None:
         try:
-            event = controls.decode(one.data)
+            event = control.decode(one.data)
         except UndecodableEvent:
             self._keep_stranger(one, None, None)
             return
         at = micros(event.at)
-        org_id = event.org_id if isinstance(event, Discarded) else event.name if event.kind is controls.Kind.ORG else ""
-        legal = controls.is_about(event, one.subject)
+        org_id = event.org_id if isinstance(event, Discarded) else event.name if event.kind is control.Kind.ORG else ""
+        legal = control.is_about(event, one.subject)
         self.events.append((one.seq, at, event_type(event), 0, org_id, int(legal), one.data))
         if not legal:
             return

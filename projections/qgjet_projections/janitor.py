@@ -17,16 +17,17 @@ from typing import Any, Self, TypeVar
 import msgspec
 from msgspec import Struct
 
-from qgjet import presence, streams, subjects, suite_log
+from qgjet import presence, streams, suite_log
 from qgjet.bus import STOP_TIMEOUT_S, JetStreamError, translated
 from qgjet.config.settings import Deployment, QueueSettings
-from qgjet.decide import Command, Expire, Lose, Requeue
+from qgjet.domain import subjects
+from qgjet.domain.decide import Command, Expire, Lose, Requeue
+from qgjet.domain.events import Requeued, Slot, Submitted, Whole
+from qgjet.domain.subjects import ADVISORIES, STREAM, Lane, parse_job_subject
 from qgjet.errors import InvalidInput, LogUnavailable, NoConsumerLeft, QgjetError, Refused, StoreFull
-from qgjet.events import Requeued, Slot, Submitted, Whole
 from qgjet.log import EventLog, Recorded, StreamState
 from qgjet.presence import Announcement
 from qgjet.queue import LaneState, Queue
-from qgjet.subjects import ADVISORIES, STREAM, Lane, parse_job_subject
 from qgjet.support.clock import end
 from qgjet.support.log_limiter import Repeated
 from qgjet_projections.readmodel import ReadModel

@@ -20,9 +20,9 @@ from msgspec import Struct
 
 from qgjet.bus import STOP_TIMEOUT_S
 from qgjet.config.settings import DEFAULT_EVENT_RETENTION_S
+from qgjet.domain.subjects import ALL_EVENTS
 from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.log import EventLog, Recorded, StreamState
-from qgjet.subjects import ALL_EVENTS
 from qgjet.support.clock import end
 from qgjet.support.log_limiter import Repeated
 from qgjet_projections.readmodel import ReadModel

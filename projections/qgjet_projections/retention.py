@@ -24,11 +24,11 @@ from msgspec import Struct
 
 from qgjet import streams
 from qgjet.bus import STOP_TIMEOUT_S
+from qgjet.domain.events import TERMINAL, Submitted
+from qgjet.domain.subjects import STREAM
+from qgjet.domain.suite import suite_prefix
 from qgjet.errors import LogUnavailable
-from qgjet.events import TERMINAL, Submitted
 from qgjet.log import EventLog
-from qgjet.subjects import STREAM
-from qgjet.suites import suite_prefix
 from qgjet.support.clock import end
 from qgjet.support.log_limiter import Repeated
 from qgjet_projections.projector import Projector

@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 from qgjet import presence, streams
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import Deployment, Settings, without_password
-from qgjet.controls import Pauses
+from qgjet.domain.control import Pauses
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo

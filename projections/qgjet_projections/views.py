@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec import Struct
 
-from qgjet.events import Partition, Slot, Status, Verdict
-from qgjet.subjects import Lane
+from qgjet.domain.events import Partition, Slot, Status, Verdict
+from qgjet.domain.subjects import Lane
 from qgjet_projections.batch import Row
 from qgjet_projections.schema import instant
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from enum import Enum, auto
 
-from qgjet.events import Status
-from qgjet.job import Job
+from qgjet.domain.events import Status
+from qgjet.domain.job import Job
 
 
 class Admission(Enum):

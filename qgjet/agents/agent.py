@@ -25,14 +25,14 @@ from qgjet.agents.slot import AgentSlot
 from qgjet.bus import STOP_TIMEOUT_S
 from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.control_log import follow
-from qgjet.controls import Control, DrainRequested, Pauses
+from qgjet.domain.control import Control, DrainRequested, Pauses
+from qgjet.domain.events import Instant, Partition
+from qgjet.domain.subjects import Lane
 from qgjet.errors import LogUnavailable, NoConsumerLeft
-from qgjet.events import Instant, Partition
 from qgjet.log import EventLog
 from qgjet.presence import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
 from qgjet.queue import Delivery, Queue
 from qgjet.scheduling import Bench, Turns, Waiting, choose
-from qgjet.subjects import Lane
 from qgjet.support import private_files
 from qgjet.support.clock import end, within
 from qgjet.support.log_limiter import Repeated

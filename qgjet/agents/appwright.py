@@ -19,7 +19,7 @@ from qgjet.agents.process import ProcessResult, run_process, stop_ladder
 from qgjet.agents.runner import Attempt
 from qgjet.agents.template import check_test_path
 from qgjet.config.settings import Target
-from qgjet.events import Outcome
+from qgjet.domain.events import Outcome
 from qgjet.verdict.evidence import Evidence
 from qgjet.verdict.patterns import Patterns
 from qgjet.verdict.reasons import Reason

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from qgjet.domain.subjects import Lane
 from qgjet.queue import LaneState
 from qgjet.scheduling import EVERY_VERSION, Waiting
-from qgjet.subjects import Lane
 
 
 class _Belief:

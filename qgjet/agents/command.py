@@ -19,7 +19,7 @@ from qgjet.agents.process import ProcessResult, run_process, stop_ladder
 from qgjet.agents.runner import Attempt
 from qgjet.agents.template import check_test_path, fill_argv, fill_path, lacks_file, words_in
 from qgjet.config.settings import Target
-from qgjet.events import Outcome, Verdict
+from qgjet.domain.events import Outcome, Verdict
 from qgjet.verdict.evidence import CommandEvidence
 from qgjet.verdict.patterns import Patterns
 from qgjet.verdict.reasons import Reason

@@ -30,15 +30,15 @@ from qgjet.agents.runner import Attempt, Session, StopReason, Tether
 from qgjet.agents.slot import AgentSlot
 from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.artifacts import ArtifactStore
-from qgjet.codec import check_writable
 from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
-from qgjet.decide import DRAINED, HOST_FAILED, Command, EndAttempt, Lose, Release, Requeue, Start, decide
+from qgjet.domain.codec import check_writable
+from qgjet.domain.decide import DRAINED, HOST_FAILED, Command, EndAttempt, Lose, Release, Requeue, Start, decide
+from qgjet.domain.events import Event, Outcome, Status, Verdict
+from qgjet.domain.job import Job, state_of
+from qgjet.domain.subjects import encode_token
 from qgjet.errors import HostFailed, InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
-from qgjet.events import Event, Outcome, Status, Verdict
-from qgjet.job import Job, state_of
 from qgjet.log import EventLog
 from qgjet.queue import Delivery
-from qgjet.subjects import encode_token
 from qgjet.support.clock import lease_time, within
 from qgjet.support.log_limiter import Repeated
 from qgjet.verdict.reasons import Reason

@@ -15,9 +15,9 @@ from types import TracebackType
 
 from qgjet.agents.runner import StopReason, Tether
 from qgjet.agents.visibility import VisibilityTimeout
+from qgjet.domain.events import Status
+from qgjet.domain.job import Job
 from qgjet.errors import LogUnavailable
-from qgjet.events import Status
-from qgjet.job import Job
 from qgjet.log import EventLog
 from qgjet.queue import Delivery
 from qgjet.support.clock import LEASE_LOOK_S, lease_time

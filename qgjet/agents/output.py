@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from qgjet import subjects
 from qgjet.bus import Bus
+from qgjet.domain import subjects
 from qgjet.errors import LogUnavailable
 
 MAX_MESSAGE = 64 * 1024

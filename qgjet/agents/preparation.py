@@ -30,8 +30,8 @@ from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
 from qgjet.config.settings import Target
+from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
-from qgjet.events import Outcome, Partition, Verdict
 from qgjet.support import private_files
 from qgjet.support.clock import lease_time
 from qgjet.verdict.patterns import Patterns, default_patterns

@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape
 
 from msgspec.structs import replace
 
-from qgjet.events import Outcome, TestError, TestResult, Try
+from qgjet.domain.events import Outcome, TestError, TestResult, Try
 
 MASK = "***"
 LEAST_CHARACTERS = 4

@@ -15,7 +15,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from qgjet.agents.redaction import Redactor
-from qgjet.events import JobSpec, Outcome, Partition
+from qgjet.domain.events import JobSpec, Outcome, Partition
 
 
 class StopReason(StrEnum):

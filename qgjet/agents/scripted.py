@@ -14,8 +14,8 @@ from pathlib import Path
 
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session, StopReason
+from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import InvalidSettings, PrepareFailed
-from qgjet.events import Outcome, Partition, Verdict
 from qgjet.support.clock import LEASE_LOOK_S, lease_time
 
 PREPARE = "@prepare"

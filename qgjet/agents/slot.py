@@ -10,8 +10,8 @@ from pathlib import Path
 
 from qgjet.agents.cleanup import remove
 from qgjet.agents.runner import Runner, Session
+from qgjet.domain.events import Partition
 from qgjet.errors import HostFailed, PrepareFailed
-from qgjet.events import Partition
 
 log = logging.getLogger(__name__)
 

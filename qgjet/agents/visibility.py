@@ -7,8 +7,8 @@ import logging
 from qgjet import streams
 from qgjet.bus import Bus
 from qgjet.config.settings import QueueSettings
+from qgjet.domain.subjects import STREAM
 from qgjet.errors import IncompatibleServer
-from qgjet.subjects import STREAM
 from qgjet.support.clock import lease_time
 from qgjet.support.log_limiter import Repeated
 

@@ -18,8 +18,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from qgjet.domain.events import Instant
 from qgjet.errors import InvalidInput
-from qgjet.events import Instant
 
 ID_BYTES, SECRET_BYTES = 6, 32
 EVERY_ORG = "*"

@@ -17,8 +17,8 @@ from typing import Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct, field
 
+from qgjet.domain.retry import MAX_RETRIES, Backoff
 from qgjet.errors import InvalidSettings
-from qgjet.retry import MAX_RETRIES, Backoff
 from qgjet.verdict.patterns import check_heads
 
 PREFIX = "QGJET_"

@@ -15,9 +15,9 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from qgjet.attempts import CONCLUSIVE, AttemptRecord, NotPassedAgain, failure_text, not_passed_again
-from qgjet.decide import NOT_PASSED_AGAIN
-from qgjet.events import LIVE, TestResult, Verdict
+from qgjet.domain.attempts import CONCLUSIVE, AttemptRecord, NotPassedAgain, failure_text, not_passed_again
+from qgjet.domain.decide import NOT_PASSED_AGAIN
+from qgjet.domain.events import LIVE, TestResult, Verdict
 from qgjet.reporting.model import JobReport
 from qgjet.reporting.text import bounded, located
 

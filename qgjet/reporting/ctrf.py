@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from qgjet import __version__
-from qgjet.attempts import AttemptRecord
-from qgjet.events import LIVE
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import LIVE
 from qgjet.reporting.cases import Case, CaseTry, Result, cases_of
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet.reporting.text import artifact_url, json_bytes

@@ -10,8 +10,8 @@ from datetime import datetime
 import msgspec
 from msgspec import Struct
 
-from qgjet.attempts import AttemptRecord
-from qgjet.events import Status, Verdict
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import Status, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet.reporting.text import bounded, json_bytes
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from html import escape
 from typing import NamedTuple
 
-from qgjet.attempts import AttemptRecord
-from qgjet.events import GREEN, LIVE, Artifact, TestResult, Verdict
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import GREEN, LIVE, Artifact, TestResult, Verdict
 from qgjet.reporting import timeline
 from qgjet.reporting.cases import Case, CaseTry, Result, cases_of, says_something
 from qgjet.reporting.model import WORST_FIRST, JobReport, SuiteReport

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from qgjet.attempts import AttemptRecord
-from qgjet.events import Verdict
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import Verdict
 from qgjet.reporting.cases import Case, CaseTry, Result, cases_of
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet.reporting.text import duration, first_line, legal

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from qgjet.attempts import AttemptRecord
-from qgjet.events import Status, Verdict
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import Status, Verdict
 
 WORST_FIRST = (
     Verdict.FAILED,

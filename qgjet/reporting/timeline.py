@@ -8,7 +8,7 @@ from html import escape
 
 from msgspec import Struct
 
-from qgjet.attempts import AttemptRecord
+from qgjet.domain.attempts import AttemptRecord
 from qgjet.reporting.model import JobReport
 from qgjet.reporting.text import duration, legal
 

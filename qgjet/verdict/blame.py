@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from qgjet.events import Verdict
+from qgjet.domain.events import Verdict
 from qgjet.verdict.classification import heads_of
 from qgjet.verdict.evidence import ABOUT_THE_APP, FAILING, Blame, ErrorKind, Phase, ReportedError, TryEvidence
 from qgjet.verdict.patterns import Patterns, Sign, Swallowed

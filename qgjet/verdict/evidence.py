@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from msgspec import Struct, field
 
-from qgjet.events import TestResult
+from qgjet.domain.events import TestResult
 from qgjet.verdict.patterns import Patterns, Sign, Swallowed, default_patterns
 
 FAILING = frozenset({"failed", "timed_out"})

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet.events import TestError, TestResult, Try, Verdict
+from qgjet.domain.events import TestError, TestResult, Try, Verdict
 from qgjet.verdict.blame import blame_of_case, cause_of_case, settled
 from qgjet.verdict.classification import classify
 from qgjet.verdict.collector import CaseCollector

@@ -15,8 +15,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidSettings
-from qgjet.events import Verdict
 from qgjet.verdict.reasons import Reason
 
 _FILE = "error_patterns.toml"

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 from msgspec import Struct
 
-from qgjet.events import TestError, TestResult, Try
+from qgjet.domain.events import TestError, TestResult, Try
 from qgjet.verdict.blame import blame_of_case, blame_of_failed_tries, cause_of_case, settled
 from qgjet.verdict.classification import classify, without_source
 from qgjet.verdict.collector import CaseCollector

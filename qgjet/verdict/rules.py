@@ -5,7 +5,7 @@ file, exit code 0, every test come to its end, and one that really passed or all
 applies decides; `docs/verdicts.md` explains them and lists the reasons.
 
 The readers (`playwright`, `junit`) turn a report into cases; `blame` decides for each try whether the app is at fault. Retries are the concern of
-`qgjet.retry`.
+`qgjet.domain.retry`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
-from qgjet.events import Outcome, TestResult, Verdict
+from qgjet.domain.events import Outcome, TestResult, Verdict
 from qgjet.verdict.evidence import ASSERTIONS, CommandEvidence, ErrorKind, Evidence, Phase, ReportedCase, ReportedError, ReportUnreadable, RunnerReport
 from qgjet.verdict.junit import read_junit
 from qgjet.verdict.playwright import read_playwright

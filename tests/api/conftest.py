@@ -14,9 +14,9 @@ import pytest
 
 from patience import patience
 from qgjet.config.settings import ApiSettings, Settings
-from qgjet.decide import EndAttempt, Release, Start
+from qgjet.domain.decide import EndAttempt, Release, Start
+from qgjet.domain.events import Outcome, Slot, Verdict
 from qgjet.embedded import NatsServer
-from qgjet.events import Outcome, Slot, Verdict
 from qgjet.log import EventLog
 from qgjet_projections.api import serve
 

@@ -11,12 +11,12 @@ import pytest
 from msgspec.structs import replace
 
 from factories import NOW
-from qgjet import controls
 from qgjet.control_log import append
-from qgjet.controls import Kind, Paused
-from qgjet.decide import Cancel, decide
+from qgjet.domain import control
+from qgjet.domain.control import Kind, Paused
+from qgjet.domain.decide import Cancel, decide
+from qgjet.domain.events import CancelRequested, Slot, Verdict
 from qgjet.errors import InvalidInput
-from qgjet.events import CancelRequested, Slot, Verdict
 from qgjet.log import EventLog
 from qgjet_projections.readmodel.event import MAX_PAGE_BYTES
 
@@ -77,7 +77,7 @@ async def test_longer_texts_of_older_versions_are_shortened_in_answers(api: http
         assert isinstance(event, CancelRequested)
         await log.append(slot, replace(event, reason=HUGE), job.version)
     paused = Paused(kind=Kind.TARGET, name="emulator", at=NOW, by="ana", reason=HUGE)
-    last = (await log.bus.client.jetstream().publish(controls.subject_of(paused), controls.encode(paused))).seq
+    last = (await log.bus.client.jetstream().publish(control.subject_of(paused), control.encode(paused))).seq
 
     found = (await api.get("/jobs", params={"min_seq": last})).json()["jobs"]
     assert {job["reason"] for job in found} == {HUGE[:499] + "…"}

@@ -17,7 +17,7 @@ from api.contract import Headers, examine
 from api.test_access import bearing, make_token
 from qgjet.auth.tokens import Scope
 from qgjet.config.settings import Settings
-from qgjet.events import Verdict
+from qgjet.domain.events import Verdict
 
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 CASES = 150

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from qgjet.control_log import ControlReader
-from qgjet.controls import Discarded
-from qgjet.events import Verdict
+from qgjet.domain.control import Discarded
+from qgjet.domain.events import Verdict
+from qgjet.domain.subjects import log_subject
 from qgjet.log import EventLog
-from qgjet.subjects import log_subject
 from qgjet_projections.api import decisions
 
 Json = dict[str, Any]

@@ -15,8 +15,8 @@ import pytest
 from factories import spec
 from patience import patience
 from qgjet.config.settings import Settings
+from qgjet.domain.events import Verdict
 from qgjet.embedded import NatsServer
-from qgjet.events import Verdict
 from qgjet.log import EventLog
 from qgjet_projections.api import events as sse
 

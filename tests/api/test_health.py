@@ -16,15 +16,16 @@ from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from factories import NOW
-from qgjet import presence, streams, subjects
+from qgjet import presence, streams
 from qgjet.bus import Bus
 from qgjet.config.settings import ApiSettings, Settings
+from qgjet.domain import subjects
+from qgjet.domain.events import Partition, Verdict
+from qgjet.domain.subjects import Lane
 from qgjet.embedded import NatsServer
-from qgjet.events import Partition, Verdict
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 from qgjet_cli.check import Health
 from qgjet_cli.check_server import look_at_server
 from qgjet_projections.readmodel import ReadModel

@@ -11,10 +11,10 @@ import httpx
 from factories import NOW
 from qgjet import presence
 from qgjet.bus import Bus
-from qgjet.events import Verdict
+from qgjet.domain.events import Verdict
+from qgjet.domain.subjects import log_subject
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
-from qgjet.subjects import log_subject
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]

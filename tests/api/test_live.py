@@ -22,7 +22,7 @@ from qgjet.auth import token_file, tokens
 from qgjet.auth.tokens import Scope
 from qgjet.bus import Bus
 from qgjet.config.settings import Settings
-from qgjet.events import Verdict
+from qgjet.domain.events import Verdict
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now
 from qgjet_projections import service

@@ -18,9 +18,9 @@ from qgjet import presence
 from qgjet.bus import Bus
 from qgjet.config.settings import Settings
 from qgjet.control_log import ControlReader
-from qgjet.controls import DrainRequested
-from qgjet.decide import Requeue
-from qgjet.events import Slot, Submitted
+from qgjet.domain.control import DrainRequested
+from qgjet.domain.decide import Requeue
+from qgjet.domain.events import Slot, Submitted
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from qgjet.events import Verdict
+from qgjet.domain.events import Verdict
 from qgjet.support.clock import utc_now
 
 Json = dict[str, Any]

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from qgjet import subjects
-from qgjet.events import Verdict
+from qgjet.domain import subjects
+from qgjet.domain.events import Verdict
 from qgjet.log import EventLog
 
 Json = dict[str, Any]

@@ -9,7 +9,7 @@ import junitparser
 import msgspec
 import pytest
 
-from qgjet.events import TestError, Verdict
+from qgjet.domain.events import TestError, Verdict
 from qgjet.reporting import document
 
 Json = dict[str, Any]

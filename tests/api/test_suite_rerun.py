@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from qgjet.events import Verdict
+from qgjet.domain.events import Verdict
 from qgjet_projections.readmodel import ReadModel
 
 Json = dict[str, Any]

@@ -11,8 +11,8 @@ import pytest
 from factories import NOW
 from qgjet import presence
 from qgjet.bus import Bus
-from qgjet.decide import Start
-from qgjet.events import Slot, Verdict
+from qgjet.domain.decide import Start
+from qgjet.domain.events import Slot, Verdict
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
 

@@ -14,12 +14,12 @@ from qgjet import presence
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt
 from qgjet.agents.visibility import VisibilityTimeout
-from qgjet.decide import Cancel, OnDuplicate
-from qgjet.events import AttemptEnded, Finished, JobSpec, Outcome, Partition, Released, Started, Status, Verdict
-from qgjet.job import Job
+from qgjet.domain.decide import Cancel, OnDuplicate
+from qgjet.domain.events import AttemptEnded, Finished, JobSpec, Outcome, Partition, Released, Started, Status, Verdict
+from qgjet.domain.job import Job
+from qgjet.domain.subjects import Lane
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 from strategies import outcome
 
 TEST = "tests/onboarding.spec.js"

@@ -9,12 +9,12 @@ import pytest
 
 from agents import FAST, ended, eventually, running_agent, scripted, story
 from factories import spec
-from qgjet.decide import OnDuplicate
-from qgjet.events import Attached, JobSpec, Requeued, Status, Verdict
-from qgjet.job import Job
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.events import Attached, JobSpec, Requeued, Status, Verdict
+from qgjet.domain.job import Job
+from qgjet.domain.subjects import Lane
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 from qgjet.suite_log import Submission, abandon, submit_suite
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel

@@ -19,13 +19,13 @@ from qgjet.agents.scripted import ScriptedRunner
 from qgjet.bus import connect
 from qgjet.config.settings import AgentSettings
 from qgjet.control_log import ControlReader
-from qgjet.controls import Control, DrainRequested, Kind, Paused, Resumed, encode, subject_of
+from qgjet.domain.control import Control, DrainRequested, Kind, Paused, Resumed, encode, subject_of
+from qgjet.domain.events import JobSpec, Verdict
+from qgjet.domain.subjects import CONTROL_PREFIX
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
-from qgjet.events import JobSpec, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import CONTROL_PREFIX
 from qgjet.support.clock import utc_now
 
 EMULATOR = {"kind": Kind.TARGET, "name": "emulator"}

@@ -6,8 +6,8 @@ import pytest
 
 from factories import spec
 from patience import patience
-from qgjet.decide import Cancel, EndAttempt, OnDuplicate, Start
-from qgjet.events import Outcome, Submitted, Verdict
+from qgjet.domain.decide import Cancel, EndAttempt, OnDuplicate, Start
+from qgjet.domain.events import Outcome, Submitted, Verdict
 from qgjet.log import EventLog
 
 

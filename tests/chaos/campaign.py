@@ -27,11 +27,11 @@ from projections.histories import content, rebuilt
 from qgjet import streams
 from qgjet.bus import connect
 from qgjet.config.settings import QueueSettings
+from qgjet.domain.events import LIVE, Submitted
+from qgjet.domain.subjects import lane_consumer, parse_job_subject
 from qgjet.embedded import nats_server
-from qgjet.events import LIVE, Submitted
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import lane_consumer, parse_job_subject
 from qgjet.support.clock import utc_now
 from qgjet_projections.readmodel import ReadModel
 from soak.cluster import cluster, free_ports

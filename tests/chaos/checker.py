@@ -1,7 +1,7 @@
 """Holds a history against what qgjet promises. Pure: a history in, every violation out.
 
 It knows the events' shapes and next to nothing else of qgjet: attempts, ends and live jobs are counted here anew, not by the code that is on trial. Only that
-each event was legal where it stands is asked of `qgjet.job`, too.
+each event was legal where it stands is asked of `qgjet.domain.job`, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chaos.history import CANCEL, OK, READ, REFUSED, SUBMIT, SUITE, Execution, History, Logged, Op, of_test
-from qgjet.events import (
+from qgjet.domain.events import (
     AttemptEnded,
     AttemptLost,
     CancelRequested,
@@ -30,8 +30,8 @@ from qgjet.events import (
     Verdict,
     event_type,
 )
-from qgjet.job import Job, broken_rule, evolve, state_of
-from qgjet.subjects import Lane, lane_consumer
+from qgjet.domain.job import Job, broken_rule, evolve, state_of
+from qgjet.domain.subjects import Lane, lane_consumer
 
 CLOCK_SLACK_S = 0.05
 """The server's wall clock against the agents' monotonic one, on one host."""

@@ -16,9 +16,9 @@ import httpx
 from chaos.fleet import GUARDED, SCRIPTED
 from chaos.history import CANCEL, OK, READ, REFUSED, SUBMIT, SUITE, UNKNOWN, Op, Wanted
 from patience import patience
-from qgjet.decide import OnDuplicate
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.events import JobSpec, Slot
 from qgjet.errors import LogUnavailable, Refused
-from qgjet.events import JobSpec, Slot
 from qgjet.log import Accepted, EventLog
 from qgjet.suite_log import Submission, submit_suite
 from qgjet.support.clock import utc_now

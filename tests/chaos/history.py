@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from qgjet.events import Event, Slot
-from qgjet.suites import SuiteOpened
+from qgjet.domain.events import Event, Slot
+from qgjet.domain.suite import SuiteOpened
 
 SUBMIT, CANCEL, READ, SUITE = "submit", "cancel", "read", "suite"
 OK, REFUSED, UNKNOWN = "ok", "refused", "unknown"

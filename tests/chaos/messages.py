@@ -13,11 +13,11 @@ import msgspec
 
 from chaos.history import Logged
 from faults.watched import patiently
-from qgjet import suites
 from qgjet.bus import Bus, JetStreamError
+from qgjet.domain import suite
+from qgjet.domain.subjects import STREAM, parse_job_subject
 from qgjet.errors import UndecodableEvent
 from qgjet.log import EventLog, recorded
-from qgjet.subjects import STREAM, parse_job_subject
 
 PAGE = 200
 NO_MESSAGE = 10037
@@ -56,5 +56,5 @@ def _logged(message: dict[str, Any], behind: float) -> Logged:
     if parsed is not None:
         return Logged(seq=seq, at=at, slot=parsed[0], event=recorded(seq, subject, data).event)
     with contextlib.suppress(UndecodableEvent):
-        return Logged(seq=seq, at=at, opened=suites.decode(data))
+        return Logged(seq=seq, at=at, opened=suite.decode(data))
     return Logged(seq=seq, at=at)

@@ -22,13 +22,13 @@ from chaos.messages import read_log
 from faults.proxy import TO_CLIENT, TO_SERVER, Proxy
 from patience import patience
 from qgjet.bus import connect
+from qgjet.domain.events import Partition
+from qgjet.domain.subjects import Lane
+from qgjet.domain.suite import suite_prefix
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.errors import LogUnavailable
-from qgjet.events import Partition
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
-from qgjet.suites import suite_prefix
 from soak.cluster import Cluster
 
 LANES = [Lane(Partition(org, version, SCRIPTED), rank) for org in ORGS for version in VERSIONS for rank in RANKS]

@@ -10,7 +10,7 @@ from statistics import median
 from chaos.campaign import Plan, Result
 from chaos.checker import Violation
 from chaos.history import History
-from qgjet.events import AttemptLost, Finished, Started, Status, Submitted, event_type
+from qgjet.domain.events import AttemptLost, Finished, Started, Status, Submitted, event_type
 
 SHOWN = 30
 """Violations that are printed; the history has them all."""

@@ -11,7 +11,7 @@ from chaos.campaign import Plan, Result, run
 from chaos.checker import check
 from chaos.history import Fault, History, Logged, load, save
 from factories import NOW, spec
-from qgjet.events import Started, Status
+from qgjet.domain.events import Started, Status
 
 KINDS = (
     "kill_agent",

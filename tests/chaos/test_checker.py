@@ -15,10 +15,10 @@ from chaos.checker import RULES, check, tell
 from chaos.history import CANCEL, OK, READ, REFUSED, SUBMIT, SUITE, Cut, Execution, History, Logged, Op, Replica, Wanted, load, save
 from factories import NOW, spec
 from projections.histories import Author
-from qgjet.decide import Cancel, Lose, OnDuplicate, Requeue
-from qgjet.events import AttemptEnded, AttemptLost, CancelRequested, Event, Finished, JobSpec, Outcome, Started, Submitted, Verdict
-from qgjet.subjects import Lane, lane_consumer
-from qgjet.suites import Member, SuiteOpened
+from qgjet.domain.decide import Cancel, Lose, OnDuplicate, Requeue
+from qgjet.domain.events import AttemptEnded, AttemptLost, CancelRequested, Event, Finished, JobSpec, Outcome, Started, Submitted, Verdict
+from qgjet.domain.subjects import Lane, lane_consumer
+from qgjet.domain.suite import Member, SuiteOpened
 from strategies import Story, events_of, stories
 
 V = 3.0

@@ -18,8 +18,8 @@ from qgjet.agents.target import make_runner
 from qgjet.artifacts import STREAM, ArtifactStore, object_name
 from qgjet.bus import Bus
 from qgjet.config.settings import Target
-from qgjet.decide import EndAttempt, Start
-from qgjet.events import Artifact, JobSpec, Outcome, Verdict
+from qgjet.domain.decide import EndAttempt, Start
+from qgjet.domain.events import Artifact, JobSpec, Outcome, Verdict
 from qgjet.log import EventLog
 from qgjet_cli.fetch import Damaged, Wanted, place_of
 

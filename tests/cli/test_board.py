@@ -6,9 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from factories import NOW, spec
-from qgjet.decide import Cancel, Command, EndAttempt, Lose, OnDuplicate, Start, Submit, decide
-from qgjet.events import Event, JobSpec, Outcome, Status, TestResult, Verdict
-from qgjet.job import fold
+from qgjet.domain.decide import Cancel, Command, EndAttempt, Lose, OnDuplicate, Start, Submit, decide
+from qgjet.domain.events import Event, JobSpec, Outcome, Status, TestResult, Verdict
+from qgjet.domain.job import fold
 from qgjet_cli.board import Board, Failure, Track
 from qgjet_cli.progress import described
 from qgjet_cli.result import _row, of_track

@@ -9,7 +9,7 @@ import pytest
 from agents import ended as end_of
 from agents import eventually
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
-from qgjet.events import Slot
+from qgjet.domain.events import Slot
 from qgjet.log import EventLog
 from qgjet_projections.api import decisions
 

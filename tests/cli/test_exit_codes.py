@@ -10,9 +10,9 @@ import pytest
 
 from agents import eventually
 from cli.commandline import ORG, TARGET, VERSION, Cli, Inside, Work
-from qgjet.decide import Cancel
+from qgjet.domain.decide import Cancel
+from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.embedded import NatsServer
-from qgjet.events import Slot, Status, Verdict
 from qgjet.log import EventLog
 from qgjet_cli import exits
 from qgjet_cli.exits import Exit, of_verdicts

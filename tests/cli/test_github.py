@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from cli.commandline import TARGET, Cli, Work
 from factories import NOW
 from github_runner import Runner, outputs_of
-from qgjet.attempts import AttemptRecord
-from qgjet.events import Status, TestError, TestResult, Try, Verdict
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import Status, TestError, TestResult, Try, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet_cli import github
 from strategies import hostile_text

@@ -20,7 +20,7 @@ from factories import spec
 from qgjet.agents.agent import Agent
 from qgjet.agents.target import make_runner
 from qgjet.config.settings import ArtifactSettings, Settings, Target
-from qgjet.events import JobSpec
+from qgjet.domain.events import JobSpec
 from qgjet.log import EventLog
 from qgjet_cli.logs import harmless
 

@@ -16,7 +16,7 @@ import pytest
 
 import qgjet
 from cli.commandline import BIN, Cli, Inside, Work
-from qgjet.events import Slot, Status, Verdict
+from qgjet.domain.events import Slot, Status, Verdict
 from qgjet_cli import output, result
 from qgjet_cli.board import Track
 from qgjet_cli.exits import Exit

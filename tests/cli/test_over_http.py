@@ -12,12 +12,12 @@ import pytest
 
 from factories import NOW, spec
 from patience import patience
-from qgjet import codec
-from qgjet.decide import EndAttempt, Start, Submit, decide
+from qgjet.domain import codec
+from qgjet.domain.decide import EndAttempt, Start, Submit, decide
+from qgjet.domain.events import Outcome, Slot, Verdict
+from qgjet.domain.job import fold
+from qgjet.domain.submission import SubmitRequest
 from qgjet.errors import InvalidSettings
-from qgjet.events import Outcome, Slot, Verdict
-from qgjet.job import fold
-from qgjet.submission import SubmitRequest
 from qgjet_cli import http_ask, http_follow
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import Batch

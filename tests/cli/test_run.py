@@ -20,10 +20,10 @@ from agents import eventually
 from cli.commandline import BIN, ORG, TARGET, VERSION, Cli, Work, api_of
 from patience import patience
 from qgjet.config.settings import Settings
-from qgjet.decide import EndAttempt, Start
+from qgjet.domain.decide import EndAttempt, Start
+from qgjet.domain.events import Outcome, Slot, Status, Verdict
+from qgjet.domain.job import Job
 from qgjet.embedded import NatsServer
-from qgjet.events import Outcome, Slot, Status, Verdict
-from qgjet.job import Job
 from qgjet.log import EventLog
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")

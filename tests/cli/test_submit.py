@@ -10,10 +10,10 @@ from agents import ended as of_agent
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from qgjet.bus import Bus
 from qgjet.config.settings import QueueSettings
-from qgjet.events import Slot, Submitted, Verdict
+from qgjet.domain.events import Slot, Submitted, Verdict
+from qgjet.domain.subjects import STREAM, Lane, lane_consumer
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import STREAM, Lane, lane_consumer
 
 A, B = "tests/a.spec.js", "tests/b.spec.js"
 S1 = ("submit", "--org-id", "qualgent", "--app-version-id", "xyz123", "--test", "tests/onboarding.spec.js", "--target", "emulator", "--priority", "2")

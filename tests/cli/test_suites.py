@@ -11,8 +11,8 @@ from agents import ended as end_of
 from agents import eventually
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from factories import spec
-from qgjet.decide import OnDuplicate
-from qgjet.events import Slot, Status
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.events import Slot, Status
 from qgjet.log import EventLog
 from qgjet.suite_log import Submission, abandon, openings, submit_suite
 

@@ -21,9 +21,9 @@ from agents import agree, eventually
 from e2e.conftest import Ended
 from patience import patience
 from qgjet.config.settings import QueueSettings
+from qgjet.domain.events import Slot, Status
+from qgjet.domain.job import Job
 from qgjet.embedded import NatsServer
-from qgjet.events import Slot, Status
-from qgjet.job import Job
 from qgjet.log import EventLog
 from surroundings import is_ours
 

@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from agents import agree, ended, submit
 from factories import spec
 from faults.crew import SOON, AgentProcess, Yard, crew
-from qgjet.events import Artifact
+from qgjet.domain.events import Artifact
 from qgjet.log import EventLog
 
 JOB = """

@@ -14,7 +14,7 @@ from qgjet.agents import host as hosts
 from qgjet.agents.host import Host
 from qgjet.agents.runner import Attempt
 from qgjet.agents.scripted import ScriptedRunner
-from qgjet.events import Outcome, Partition, Verdict
+from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.log import EventLog
 from qgjet.support.clock import utc_now
 from qgjet.verdict.reasons import Reason

@@ -15,13 +15,13 @@ from qgjet.agents.execution import Executor
 from qgjet.agents.slot import AgentSlot
 from qgjet.bus import connect
 from qgjet.config.settings import AgentSettings, QueueSettings
-from qgjet.decide import Cancel, OnDuplicate
+from qgjet.domain.decide import Cancel, OnDuplicate
+from qgjet.domain.events import Status, Verdict
+from qgjet.domain.subjects import Lane, lane_consumer
 from qgjet.embedded import NatsServer
 from qgjet.errors import DuplicateJob, Refused
-from qgjet.events import Status, Verdict
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Delivery, Queue
-from qgjet.subjects import Lane, lane_consumer
 
 
 async def test_of_two_agents_that_hold_the_same_message_one_starts_the_job(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:

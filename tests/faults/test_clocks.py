@@ -10,11 +10,11 @@ import pytest
 from agents import FAST, eventually, running_agent, scripted, story, submit
 from factories import spec
 from faults.watched import ended
-from qgjet.decide import Start
-from qgjet.events import Slot, Verdict
+from qgjet.domain.decide import Start
+from qgjet.domain.events import Slot, Verdict
+from qgjet.domain.subjects import Lane
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 from qgjet.support.clock import Clock, utc_now
 
 

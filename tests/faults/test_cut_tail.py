@@ -17,12 +17,12 @@ from patience import patience
 from qgjet import streams
 from qgjet.agents.runner import StopReason
 from qgjet.bus import connect
+from qgjet.domain.events import JobSpec, Status, Verdict
+from qgjet.domain.subjects import STREAM, Lane, event_subject, slot_prefix
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
-from qgjet.events import JobSpec, Status, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import STREAM, Lane, event_subject, slot_prefix
 from qgjet_projections import janitor as janitors
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector

@@ -19,14 +19,14 @@ from qgjet import control_log, streams
 from qgjet.artifacts import ArtifactStore
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
-from qgjet.controls import Kind, Paused
-from qgjet.decide import OnDuplicate, Submit
+from qgjet.domain.control import Kind, Paused
+from qgjet.domain.decide import OnDuplicate, Submit
+from qgjet.domain.events import Slot, Status, Verdict
+from qgjet.domain.job import Job
+from qgjet.domain.subjects import STREAM
 from qgjet.embedded import NatsServer, config_file
 from qgjet.errors import InvalidInput, LogUnavailable, Overloaded, StoreFull
-from qgjet.events import Slot, Status, Verdict
-from qgjet.job import Job
 from qgjet.log import EventLog
-from qgjet.subjects import STREAM
 from qgjet.suite_log import Submission, submit_suite
 from qgjet_cli.check import Health
 from qgjet_cli.check_server import look_at_server

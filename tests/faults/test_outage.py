@@ -18,9 +18,9 @@ from patience import patience
 from qgjet import bus as buses
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import ApiSettings, Settings
+from qgjet.domain.subjects import slot_prefix
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
-from qgjet.subjects import slot_prefix
 from qgjet.support.log_limiter import MOST, Repeated
 from qgjet_projections import service as services
 from qgjet_projections.service import open_service

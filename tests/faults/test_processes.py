@@ -9,11 +9,11 @@ from agents import ended, eventually, story
 from factories import spec
 from faults.crew import SOON, Crew, Yard
 from qgjet import presence
-from qgjet.decide import Cancel
-from qgjet.events import JobSpec, Slot, Started, Status, Verdict
+from qgjet.domain.decide import Cancel
+from qgjet.domain.events import JobSpec, Slot, Started, Status, Verdict
+from qgjet.domain.subjects import Lane
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 
 VISIBILITY_S = SOON.visibility_timeout_s
 LATE_S = VISIBILITY_S * 3 + 5.0

@@ -22,12 +22,12 @@ from qgjet import presence
 from qgjet.agents.lease import HOLD
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import QueueSettings
+from qgjet.domain.events import Verdict
+from qgjet.domain.subjects import Lane, lane_consumer
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
-from qgjet.events import Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane, lane_consumer
 from qgjet.support.clock import lease_time, utc_now
 
 VISIBILITY_S = FAST.visibility_timeout_s

@@ -17,17 +17,18 @@ from agents import FAST, ended, eventually, running_agent, story, submit
 from factories import NOW, spec
 from faults.watched import Ledger, legal_history, watched
 from patience import patience
-from qgjet import codec, presence, streams, subjects
+from qgjet import presence, streams
 from qgjet.artifacts import ArtifactStore
 from qgjet.bus import Bus, JetStreamError, connect
 from qgjet.control_log import ControlReader
-from qgjet.decide import Cancel, Requeue, Submit, decide
+from qgjet.domain import codec, subjects
+from qgjet.domain.decide import Cancel, Requeue, Submit, decide
+from qgjet.domain.events import Slot, Status, Verdict
+from qgjet.domain.job import Job
+from qgjet.domain.subjects import Lane
 from qgjet.errors import QgjetError
-from qgjet.events import Slot, Status, Verdict
-from qgjet.job import Job
 from qgjet.log import EventLog
 from qgjet.queue import Queue, lane_state
-from qgjet.subjects import Lane
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel

@@ -16,10 +16,10 @@ from qgjet.agents.runner import StopReason
 from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.bus import connect
 from qgjet.config.settings import Deployment, QueueSettings
+from qgjet.domain.subjects import Lane
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 
 Suspend = Callable[[float], None]
 

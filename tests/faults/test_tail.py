@@ -11,8 +11,8 @@ from agents import eventually
 from factories import spec
 from faults.proxy import Proxy
 from patience import patience
-from qgjet import subjects
 from qgjet.bus import connect
+from qgjet.domain import subjects
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
 from qgjet.log import EventLog, Recorded, Tail

@@ -11,11 +11,11 @@ from agents import agree, ended, eventually, running_agent, story
 from factories import spec
 from faults.watched import Ledger, legal_history, watched
 from qgjet.config.settings import QueueSettings
-from qgjet.decide import Cancel, OnDuplicate, Requeue
-from qgjet.events import JobSpec, Status, Verdict
+from qgjet.domain.decide import Cancel, OnDuplicate, Requeue
+from qgjet.domain.events import JobSpec, Status, Verdict
+from qgjet.domain.subjects import Lane
 from qgjet.log import EventLog
 from qgjet.queue import Delivery, Queue
-from qgjet.subjects import Lane
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.readmodel import ReadModel
 

@@ -14,12 +14,12 @@ from faults.watched import Ledger, patiently, watched
 from qgjet import presence, streams
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import Deployment, QueueSettings
+from qgjet.domain.events import Verdict
+from qgjet.domain.subjects import STREAM, Lane
 from qgjet.embedded import NatsServer
-from qgjet.events import Verdict
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
 from qgjet.queue import Queue
-from qgjet.subjects import STREAM, Lane
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel

@@ -25,12 +25,12 @@ from qgjet import __version__, backup, streams
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import Deployment, QueueSettings
-from qgjet.decide import Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start
+from qgjet.domain.decide import Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start
+from qgjet.domain.events import Artifact, JobSpec, Outcome, TestError, TestResult, Try, Verdict
+from qgjet.domain.subjects import Lane
 from qgjet.embedded import nats_server
-from qgjet.events import Artifact, JobSpec, Outcome, TestError, TestResult, Try, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 from qgjet.suite_log import Submission, submit_suite
 from qgjet_projections import schema
 from qgjet_projections.projector import Projector

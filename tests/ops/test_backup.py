@@ -19,12 +19,12 @@ from qgjet import backup
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import ApiSettings, Deployment, QueueSettings, Settings
+from qgjet.domain.events import Status, Verdict
+from qgjet.domain.subjects import LOGS, STREAM, Lane
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
-from qgjet.events import Status, Verdict
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import LOGS, STREAM, Lane
 from qgjet_cli.exits import Exit
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel

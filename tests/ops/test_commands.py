@@ -18,11 +18,11 @@ from ops.commands import qgjet, qgjet_ends
 from qgjet import presence
 from qgjet.bus import Bus
 from qgjet.config.settings import QueueSettings
+from qgjet.domain.events import JobSpec, Status
+from qgjet.domain.subjects import Lane
 from qgjet.embedded import NatsServer
-from qgjet.events import JobSpec, Status
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 
 WAITING = """
 [targets.emulator]

@@ -15,11 +15,11 @@ from factories import spec
 from ops.commands import qgjet_ends
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import QueueSettings, Settings, Target, load_settings
+from qgjet.domain.subjects import STREAM, Lane
 from qgjet.embedded import NatsServer
 from qgjet.log import EventLog
 from qgjet.presence import agents
 from qgjet.queue import Queue
-from qgjet.subjects import STREAM, Lane
 from qgjet_cli.agent import retries_of
 from qgjet_cli.check import Check, Health, exit_code, worst
 from qgjet_cli.check_host import look_at_target

@@ -15,12 +15,12 @@ from factories import spec
 from ops.commands import ROOT, environment
 from patience import patience
 from qgjet.config.settings import QueueSettings
-from qgjet.decide import Start
+from qgjet.domain.decide import Start
+from qgjet.domain.events import JobSpec
+from qgjet.domain.subjects import Lane
 from qgjet.embedded import NatsServer
-from qgjet.events import JobSpec
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from ops.commands import DEADLINE_S, environment
 from patience import patience
 from qgjet.bus import connect
 from qgjet.config.settings import Settings, load_settings
+from qgjet.domain.events import Status
 from qgjet.embedded import NatsServer
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
-from qgjet.events import Status
 from qgjet.log import EventLog
 from qgjet_cli.stack import LocalStack
 

@@ -17,8 +17,8 @@ from qgjet import backup
 from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.bus import connect
 from qgjet.config.settings import QueueSettings, load_settings
+from qgjet.domain.events import Verdict
 from qgjet.embedded import NatsServer
-from qgjet.events import Verdict
 from qgjet.log import EventLog
 from qgjet_projections import schema
 from qgjet_projections.projector import Projector

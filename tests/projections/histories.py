@@ -12,14 +12,14 @@ from typing import Any
 
 from factories import NOW, spec
 from patience import patience
-from qgjet import codec, controls, subjects, suites
-from qgjet.controls import Control, Discarded, DrainRequested, Kind, Paused, Resumed
-from qgjet.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit, decide
+from qgjet.domain import codec, control, subjects, suite
+from qgjet.domain.control import Control, Discarded, DrainRequested, Kind, Paused, Resumed
+from qgjet.domain.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit, decide
+from qgjet.domain.events import Artifact, Event, JobSpec, Outcome, Requeued, Slot, Started, Submitted, TestError, TestResult, Try, Verdict, event_type
+from qgjet.domain.job import Job, evolve
+from qgjet.domain.suite import Member, SuiteOpened
 from qgjet.errors import Refused
-from qgjet.events import Artifact, Event, JobSpec, Outcome, Requeued, Slot, Started, Submitted, TestError, TestResult, Try, Verdict, event_type
-from qgjet.job import Job, evolve
 from qgjet.log import EventLog, Recorded, recorded
-from qgjet.suites import Member, SuiteOpened
 from qgjet_projections import schema
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
@@ -131,7 +131,7 @@ class Author:
 
     def open_suite(self, suite_id: str, members: tuple[Member, ...], **fields: Any) -> None:
         event = SuiteOpened(**{"suite_id": suite_id, "org_id": "acme", "at": self.now, "submission": "one", "jobs": members, **fields})
-        self.messages.append(recorded(self.seq + 1, f"{suites.suite_prefix('acme', suite_id)}.opened", suites.encode(event)))
+        self.messages.append(recorded(self.seq + 1, f"{suite.suite_prefix('acme', suite_id)}.opened", suite.encode(event)))
 
     def _decision(self) -> None:
         """About what there is and what there is not, and sometimes where it should not be."""
@@ -146,8 +146,8 @@ class Author:
             *[Discarded(kind=Kind.JOB, name=pick(ids), org_id="acme", **said) for _ in range(4)],
         ]
         event = pick(events)
-        subject = controls.subject_of(event) if self._random.random() < 0.95 else "qg.control.target.sofa.paused"
-        self.messages.append(recorded(self.seq + 1, subject, controls.encode(event)))
+        subject = control.subject_of(event) if self._random.random() < 0.95 else "qg.control.target.sofa.paused"
+        self.messages.append(recorded(self.seq + 1, subject, control.encode(event)))
 
     def _broken_rule(self, slot: Slot) -> None:
         """Something that was legal once, somewhere; now it mostly is not."""

@@ -1,4 +1,4 @@
-"""The rows of the read model against the rules of `qgjet.job`, however the log is cut into batches. No server."""
+"""The rows of the read model against the rules of `qgjet.domain.job`, however the log is cut into batches. No server."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 import strategies  # noqa: F401 - its profile
 from factories import NOW, spec
-from qgjet import suites
-from qgjet.decide import Cancel, OnDuplicate
+from qgjet.domain import suite
+from qgjet.domain.decide import Cancel, OnDuplicate
+from qgjet.domain.events import NO_VERDICT, Slot, Status, Submitted, Verdict
+from qgjet.domain.job import evolve
+from qgjet.domain.suite import SuiteOpened
 from qgjet.errors import UndecodableEvent
-from qgjet.events import NO_VERDICT, Slot, Status, Submitted, Verdict
-from qgjet.job import evolve
 from qgjet.log import Recorded
-from qgjet.suites import SuiteOpened
 from qgjet_projections import batch as batches
 from qgjet_projections import schema
 from qgjet_projections.batch import DAY, Row, slot_key
@@ -201,7 +201,7 @@ def openings_in(history: list[Recorded]) -> list[tuple[int, SuiteOpened]]:
     found = []
     for one in history:
         with contextlib.suppress(UndecodableEvent):
-            found += [(one.seq, suites.decode(one.data))] if one.subject.startswith("qg.suite.") else []
+            found += [(one.seq, suite.decode(one.data))] if one.subject.startswith("qg.suite.") else []
     return found
 
 

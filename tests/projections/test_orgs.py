@@ -12,7 +12,7 @@ from histories import Author, apply
 from msgspec.structs import replace
 
 from factories import NOW
-from qgjet.events import Status, Verdict
+from qgjet.domain.events import Status, Verdict
 from qgjet_projections import schema
 from qgjet_projections.readmodel import JobQuery, ReadModel, event
 from qgjet_projections.readmodel.job import _select_jobs

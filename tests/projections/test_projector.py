@@ -20,8 +20,9 @@ from histories import Author, apply, content, rebuilt
 from factories import NOW, spec
 from later import in_
 from patience import patience
-from qgjet import streams, subjects
+from qgjet import streams
 from qgjet.bus import Bus, connect
+from qgjet.domain import subjects
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.log import EventLog, Recorded, StreamState
 from qgjet_projections import projector as projectors

@@ -17,12 +17,12 @@ from histories import Author, apply, apply_with, content
 from msgspec.structs import replace
 
 from factories import NOW
-from qgjet import events
-from qgjet.decide import Cancel, EndAttempt, Lose, Release, Requeue
+from qgjet.domain import events
+from qgjet.domain.decide import Cancel, EndAttempt, Lose, Release, Requeue
+from qgjet.domain.events import Artifact, Outcome, Status, TestError, TestResult, Try, Verdict
+from qgjet.domain.subjects import Lane
 from qgjet.errors import InvalidInput, SchemaMismatch
-from qgjet.events import Artifact, Outcome, Status, TestError, TestResult, Try, Verdict
 from qgjet.log import Recorded
-from qgjet.subjects import Lane
 from qgjet_projections import schema
 from qgjet_projections.readmodel import JobQuery, JobView, Page, ReadModel
 from qgjet_projections.schema import instant, micros

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from factories import NOW
 from qgjet.config.settings import Deployment, JobSettings
-from qgjet.submission import MAX_TAG_KEY, MAX_TAG_VALUE, MAX_TAGS, SubmitRequest, make_spec
+from qgjet.domain.submission import MAX_TAG_KEY, MAX_TAG_VALUE, MAX_TAGS, SubmitRequest, make_spec
 from qgjet_cli import ci
 from strategies import hostile_text
 

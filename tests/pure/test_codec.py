@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from factories import NOW
-from qgjet import events
-from qgjet.codec import decode, encode
-from qgjet.errors import QgjetError, UndecodableEvent
-from qgjet.events import (
+from qgjet.domain import events
+from qgjet.domain.codec import decode, encode
+from qgjet.domain.events import (
     EVENT_TYPES,
     Artifact,
     Attached,
@@ -39,6 +38,7 @@ from qgjet.events import (
     Verdict,
     event_type,
 )
+from qgjet.errors import QgjetError, UndecodableEvent
 from strategies import outcome, stored_events
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import NOW
-from qgjet.controls import Control, Discarded, DrainRequested, Kind, Paused, Pauses, Resumed, decode, encode, is_about, subject_of
+from qgjet.domain.control import Control, Discarded, DrainRequested, Kind, Paused, Pauses, Resumed, decode, encode, is_about, subject_of
+from qgjet.domain.events import Partition
 from qgjet.errors import InvalidInput, UndecodableEvent
-from qgjet.events import Partition
 from strategies import hostile_text, values
 
 STORED = (

@@ -13,24 +13,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from factories import NOW, spec
-from qgjet.attempts import MAX_DETAILED, MAX_UNRESOLVED_BYTES, first_failure_of
-from qgjet.codec import encode
-from qgjet.decide import (
-    DRAINED,
-    Cancel,
-    Command,
-    EndAttempt,
-    Expire,
-    Lose,
-    NotYet,
-    OnDuplicate,
-    Release,
-    Requeue,
-    Start,
-    Submit,
-)
-from qgjet.errors import DuplicateJob, Refused, StaleTicket
-from qgjet.events import (
+from qgjet.domain.attempts import MAX_DETAILED, MAX_UNRESOLVED_BYTES, first_failure_of
+from qgjet.domain.codec import encode
+from qgjet.domain.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, NotYet, OnDuplicate, Release, Requeue, Start, Submit
+from qgjet.domain.events import (
     GREEN,
     NO_VERDICT,
     AttemptEnded,
@@ -53,8 +39,9 @@ from qgjet.events import (
     Try,
     Verdict,
 )
-from qgjet.job import Job, broken_rule, evolve, status_of
-from qgjet.retry import SPENDS_USER_RETRY
+from qgjet.domain.job import Job, broken_rule, evolve, status_of
+from qgjet.domain.retry import SPENDS_USER_RETRY
+from qgjet.errors import DuplicateJob, Refused, StaleTicket
 from strategies import Story, outcome, play, step, stories
 
 WANTED = spec(job_id="job-1", suite_ids=("suite-1",), submitted_by="ci")

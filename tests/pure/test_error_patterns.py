@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidSettings
-from qgjet.events import Verdict
 from qgjet.verdict.classification import classify
 from qgjet.verdict.evidence import CommandEvidence, ErrorKind
 from qgjet.verdict.patterns import Sign, catalogue, default_patterns, patterns_with

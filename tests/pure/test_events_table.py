@@ -7,22 +7,9 @@ import re
 from msgspec.structs import replace
 
 from factories import NOW, spec
-from qgjet.decide import (
-    DRAINED,
-    Attach,
-    Cancel,
-    Command,
-    EndAttempt,
-    Expire,
-    Lose,
-    OnDuplicate,
-    Release,
-    Requeue,
-    Start,
-    Submit,
-)
-from qgjet.events import EVENT_TYPES, LIVE, TERMINAL, Event, Status, event_type
-from qgjet.job import TRANSITIONS, Job
+from qgjet.domain.decide import DRAINED, Attach, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit
+from qgjet.domain.events import EVENT_TYPES, LIVE, TERMINAL, Event, Status, event_type
+from qgjet.domain.job import TRANSITIONS, Job
 from strategies import outcome, step
 
 NAMES = {event_type(kind) for kind in EVENT_TYPES}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from factories import NOW, spec
-from qgjet.decide import Cancel, EndAttempt, Requeue, Start, Submit
-from qgjet.events import (
+from qgjet.domain.decide import Cancel, EndAttempt, Requeue, Start, Submit
+from qgjet.domain.events import (
     TERMINAL,
     AttemptEnded,
     AttemptLost,
@@ -31,7 +31,7 @@ from qgjet.events import (
     Verdict,
     event_type,
 )
-from qgjet.job import TRANSITIONS, Job, broken_rule, evolve, explanation_of, fold, state_of, status_of, verdict_of
+from qgjet.domain.job import TRANSITIONS, Job, broken_rule, evolve, explanation_of, fold, state_of, status_of, verdict_of
 from strategies import Story, any_events, events_of, outcome, play, stories
 
 WANTED = spec(job_id="job-1", suite_ids=("suite-1",))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qgjet.events import Outcome
+from qgjet.domain.events import Outcome
 from qgjet.verdict import xml_stream
 from qgjet.verdict.evidence import CommandEvidence
 from qgjet.verdict.junit import seconds_of

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 
-from qgjet.attempts import CONCLUSIVE
-from qgjet.events import Status, Verdict
+from qgjet.domain.attempts import CONCLUSIVE
+from qgjet.domain.events import Status, Verdict
 from qgjet.reporting import ctrf, junit
 from qgjet.reporting.cases import Result, cases_of
 from qgjet.reporting.model import JobReport, SuiteReport

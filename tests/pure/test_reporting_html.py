@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given
 
-from qgjet.events import Artifact, Status
+from qgjet.domain.events import Artifact, Status
 from qgjet.reporting import html
 from qgjet.reporting.model import SuiteReport
 from reported import any_reports, attempt, flaky_by_retry, job, mixed, not_passed_again, report, tried

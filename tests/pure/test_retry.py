@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgjet.events import Verdict
-from qgjet.retry import SPENDS_INFRA_RETRY, SPENDS_USER_RETRY, Backoff
+from qgjet.domain.events import Verdict
+from qgjet.domain.retry import SPENDS_INFRA_RETRY, SPENDS_USER_RETRY, Backoff
 
 seconds = st.floats(0.001, 1e6)
 backoffs = st.builds(Backoff, base_s=seconds, cap_s=seconds)

@@ -29,8 +29,8 @@ from qgjet.config.settings import (
     load_settings,
     size,
 )
+from qgjet.domain.retry import Backoff
 from qgjet.errors import InvalidSettings
-from qgjet.retry import Backoff
 
 TABLES: dict[str, type[msgspec.Struct]] = {
     "nats": NatsSettings,

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qgjet.errors import InvalidInput
-from qgjet.events import EVENT_TYPES, Partition, Slot, event_type
-from qgjet.subjects import (
+from qgjet.domain.events import EVENT_TYPES, Partition, Slot, event_type
+from qgjet.domain.subjects import (
     ALL_JOBS,
     MAX_PART_BYTES,
     MAX_TEST_BYTES,
@@ -35,6 +34,7 @@ from qgjet.subjects import (
     slot_prefix,
     target_filter,
 )
+from qgjet.errors import InvalidInput
 from strategies import hostile_text
 
 EVENTS = sorted(map(event_type, EVENT_TYPES))

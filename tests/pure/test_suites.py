@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import NOW, spec
+from qgjet.domain.suite import Member, SuiteOpened, decode, encode, member_of, shared_tags, suite_prefix
 from qgjet.errors import InvalidInput, UndecodableEvent
-from qgjet.suites import Member, SuiteOpened, decode, encode, member_of, shared_tags, suite_prefix
 from strategies import values
 
 STORED = """{"type": "opened", "suite_id": "ci-7", "org_id": "acme", "at": "2026-11-20T10:00:00Z", "by": "cli", "submission": "s-1", "request_hash": "ab",

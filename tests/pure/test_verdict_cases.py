@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qgjet.events import Outcome
+from qgjet.domain.events import Outcome
 from qgjet.verdict import json_stream
 from qgjet.verdict.evidence import CommandEvidence, Evidence
 from qgjet.verdict.rules import appwright_outcome, command_outcome

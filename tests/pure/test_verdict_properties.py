@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pure.test_verdicts import PASS, a_report, a_suite, a_test, a_try, an_error, judge, judge_command
-from qgjet.events import GREEN, Verdict
+from qgjet.domain.events import GREEN, Verdict
 from qgjet.verdict.classification import classify
 from qgjet.verdict.patterns import catalogue, default_patterns
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qgjet import events
-from qgjet.events import GREEN, Outcome, Try, Verdict
+from qgjet.domain import events
+from qgjet.domain.events import GREEN, Outcome, Try, Verdict
 from qgjet.verdict.evidence import CommandEvidence, Evidence
 from qgjet.verdict.playwright import MAX_TRIES
 from qgjet.verdict.reasons import Reason

@@ -19,7 +19,7 @@ from qgjet.agents.adb import ensure_server, local_port
 from qgjet.agents.command import command_runner
 from qgjet.agents.runner import Attempt, Tether
 from qgjet.config.settings import Target
-from qgjet.events import Verdict
+from qgjet.domain.events import Verdict
 from qgjet.support.clock import lease_time
 from qgjet.verdict.patterns import default_patterns
 

@@ -14,7 +14,7 @@ import pytest
 from qgjet.agents.appwright import exactly, version_of
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.target import Target, make_runner
-from qgjet.events import Partition, Verdict
+from qgjet.domain.events import Partition, Verdict
 
 MakeAttempt = Callable[..., Attempt]
 CLI = """

@@ -12,7 +12,7 @@ import pytest
 
 from qgjet.agents.runner import Attempt, Session, StopReason
 from qgjet.agents.target import Target, make_runner
-from qgjet.events import Partition, Verdict
+from qgjet.domain.events import Partition, Verdict
 from runners.processes import MARK, Family, Printed
 
 MakeAttempt = Callable[..., Attempt]

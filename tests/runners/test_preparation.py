@@ -18,8 +18,8 @@ from qgjet.agents.environment import BASE_VARIABLES
 from qgjet.agents.preparation import CommandLineSession, UnusableReport, open_report
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.target import Target, make_runner
+from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import PrepareFailed
-from qgjet.events import Outcome, Partition, Verdict
 from runners.processes import MARK, FakeAgent, Family, wait_until
 
 Script = Callable[[str], list[str]]
@@ -191,7 +191,7 @@ async def test_kill_9_of_the_agent_ends_the_session(bench: Bench, fake_agent: Ca
 import asyncio
 from pathlib import Path
 from qgjet.agents.target import Target, make_runner
-from qgjet.events import Partition
+from qgjet.domain.events import Partition
 
 async def main():
     target = Target(name="emulator", runner="command", command=("true",), env={{{MARK!r}: {bench.family.mark!r}}},

@@ -20,11 +20,11 @@ from qgjet.access import matches
 from qgjet.artifacts import ArtifactStore
 from qgjet.bus import Bus, connect, open_bus
 from qgjet.config.settings import NatsSettings, without_password
+from qgjet.domain.subjects import LOGS, Lane
 from qgjet.embedded import NatsServer
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.log import EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import LOGS, Lane
 from security.guarded import guarded_server, login_of, password_of
 
 

@@ -13,10 +13,10 @@ from agents import FAST, ended, eventually, running_agent, submit
 from factories import NOW, spec
 from faults.watched import Ledger, watched
 from patience import patience
-from qgjet import codec, subjects
-from qgjet.decide import Submit, decide
-from qgjet.events import Cancelled, CancelRequested, Event, Finished, JobSpec, Outcome, Started, Status, Verdict, event_type
-from qgjet.job import contradiction
+from qgjet.domain import codec, subjects
+from qgjet.domain.decide import Submit, decide
+from qgjet.domain.events import Cancelled, CancelRequested, Event, Finished, JobSpec, Outcome, Started, Status, Verdict, event_type
+from qgjet.domain.job import contradiction
 from qgjet.log import EventLog
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector

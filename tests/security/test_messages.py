@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from factories import NOW, spec
 from patience import patience
-from qgjet import artifacts, codec, job, log, presence, subjects, suites
-from qgjet.decide import Submit, decide
+from qgjet import artifacts, log, presence
+from qgjet.domain import codec, job, subjects, suite
+from qgjet.domain.decide import Submit, decide
+from qgjet.domain.events import LIVE, Event, Slot
 from qgjet.errors import UndecodableEvent
-from qgjet.events import LIVE, Event, Slot
 from qgjet.log import Recorded, recorded
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet_projections import schema
@@ -44,13 +45,13 @@ AGENT = AgentInfo(
     running=("j",),
     warm=("a/b/c",),
 )
-SUITE = suites.SuiteOpened(
+SUITE = suite.SuiteOpened(
     suite_id="s",
     org_id="acme",
     at=NOW,
     submission="x",
     tags={"a": "b"},
-    jobs=(suites.Member(job_id="j", app_version_id="1", target="t", test="p", attached=True, seq=4),),
+    jobs=(suite.Member(job_id="j", app_version_id="1", target="t", test="p", attached=True, seq=4),),
 )
 OBJECT = artifacts.ObjectInfo(
     name="j/1/a", nuid="n", size=9, chunks=3, digest="SHA-256=YWJj", headers={"Content-Type": ["text/plain"]}, metadata={"qgjet.marks": "1 2 3"},
@@ -122,10 +123,10 @@ def test_what_contradicts_itself_is_never_legal(first: Event, event: Event) -> N
 @given(tampered(builtins(SUITE)))
 def test_a_tampered_suite_is_read_or_undecodable(data: bytes) -> None:
     try:
-        event = suites.decode(data)
+        event = suite.decode(data)
     except UndecodableEvent:
         return
-    assert suites.decode(suites.encode(event)) == event
+    assert suite.decode(suite.encode(event)) == event
 
 
 # -- everything else that lies in NATS ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgjet.events import GREEN, Verdict
+from qgjet.domain.events import GREEN, Verdict
 from qgjet.verdict.evidence import CommandEvidence, Evidence, ReportUnreadable, RunnerReport
 from qgjet.verdict.junit import read_junit
 from qgjet.verdict.patterns import default_patterns

@@ -16,7 +16,7 @@ from qgjet.agents.runner import Runner
 from qgjet.agents.target import make_runner
 from qgjet.artifacts import ArtifactStore
 from qgjet.config.settings import ArtifactSettings, Target
-from qgjet.events import Artifact, JobSpec, Outcome, Verdict
+from qgjet.domain.events import Artifact, JobSpec, Outcome, Verdict
 from qgjet.log import EventLog
 
 MODULES = Path(__file__).parents[2] / "examples" / "shop" / "node_modules"

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from agents import ended, running_agent, submit
 from factories import spec
 from patience import patience
-from qgjet import subjects
+from qgjet.domain import subjects
+from qgjet.domain.events import Status, Verdict
 from qgjet.embedded import NatsServer
-from qgjet.events import Status, Verdict
 from qgjet.log import EventLog
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel

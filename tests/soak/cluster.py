@@ -17,9 +17,9 @@ from faults.proxy import Proxy
 from qgjet import streams
 from qgjet.bus import connect
 from qgjet.config.settings import Deployment
+from qgjet.domain.subjects import STREAM, Lane, lane_consumer
 from qgjet.embedded import NatsServer, config_file
 from qgjet.errors import LogUnavailable
-from qgjet.subjects import STREAM, Lane, lane_consumer
 
 NODES = 3
 CLUSTER = """

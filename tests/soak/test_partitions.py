@@ -13,11 +13,11 @@ from agents import FAST, eventually, running_agent, scripted
 from factories import spec
 from qgjet import streams
 from qgjet.bus import Bus, connect
-from qgjet.decide import OnDuplicate
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.events import Verdict
+from qgjet.domain.subjects import STREAM
 from qgjet.embedded import NatsServer
-from qgjet.events import Verdict
 from qgjet.log import Accepted, EventLog
-from qgjet.subjects import STREAM
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel

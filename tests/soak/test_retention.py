@@ -16,10 +16,10 @@ from patience import patience
 from projections.histories import content
 from qgjet import streams
 from qgjet.bus import Bus, connect
+from qgjet.domain.events import Status
+from qgjet.domain.job import fold
 from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
-from qgjet.events import Status
-from qgjet.job import fold
 from qgjet.log import Accepted, EventLog
 from qgjet_projections import retention as retentions
 from qgjet_projections import schema

@@ -15,14 +15,14 @@ from faults.storm import Storm, drop_consumers, rage
 from faults.watched import legal_history, patiently
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import QueueSettings
-from qgjet.decide import OnDuplicate
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.events import JobSpec, Verdict
+from qgjet.domain.subjects import Lane
+from qgjet.domain.suite import SuiteOpened
 from qgjet.embedded import NatsServer
-from qgjet.events import JobSpec, Verdict
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
-from qgjet.subjects import Lane
 from qgjet.suite_log import Submission, openings, submit_suite
-from qgjet.suites import SuiteOpened
 from soak.cluster import cluster
 
 

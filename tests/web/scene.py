@@ -16,12 +16,12 @@ from msgspec.structs import replace
 
 from qgjet import control_log, presence
 from qgjet.artifacts import ArtifactStore, object_name
-from qgjet.controls import Kind, Paused
-from qgjet.decide import EndAttempt, OnDuplicate, Start
-from qgjet.events import Artifact, JobSpec, Outcome, TestError, TestResult, Try, Verdict
-from qgjet.job import Job, state_of
+from qgjet.domain.control import Kind, Paused
+from qgjet.domain.decide import EndAttempt, OnDuplicate, Start
+from qgjet.domain.events import Artifact, JobSpec, Outcome, TestError, TestResult, Try, Verdict
+from qgjet.domain.job import Job, state_of
+from qgjet.domain.subjects import log_subject
 from qgjet.presence import AgentInfo, TargetSlots
-from qgjet.subjects import log_subject
 from qgjet.suite_log import Submission, submit_suite
 from web.stack import Stack
 

@@ -24,9 +24,9 @@ from qgjet import streams
 from qgjet.auth import token_file, tokens
 from qgjet.bus import Bus, connect
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
+from qgjet.domain.subjects import STREAM
 from qgjet.embedded import NatsServer, nats_server
 from qgjet.log import EventLog
-from qgjet.subjects import STREAM
 from qgjet.support.clock import utc_now
 from qgjet_projections.api import serve
 

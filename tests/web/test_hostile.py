@@ -10,11 +10,11 @@ from playwright.async_api import Page
 from agents import eventually
 from qgjet import presence
 from qgjet.artifacts import ArtifactStore, object_name
-from qgjet.decide import EndAttempt, Start
-from qgjet.events import Artifact, Outcome, Slot, TestError, TestResult, Try, Verdict
-from qgjet.job import state_of
+from qgjet.domain.decide import EndAttempt, Start
+from qgjet.domain.events import Artifact, Outcome, Slot, TestError, TestResult, Try, Verdict
+from qgjet.domain.job import state_of
+from qgjet.domain.subjects import log_subject
 from qgjet.presence import AgentInfo, TargetSlots
-from qgjet.subjects import log_subject
 from qgjet.support.clock import utc_now
 from web.stack import Stack
 from web.visits import Visits, live, until

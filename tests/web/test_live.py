@@ -12,7 +12,7 @@ from playwright.async_api import Page
 from agents import running_agent, scripted
 from cli.commandline import Cli
 from patience import patience
-from qgjet.subjects import log_subject
+from qgjet.domain.subjects import log_subject
 from web.scene import Scene
 from web.stack import Stack
 from web.visits import Visits, column, is_marked, live, mark, until

@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, Response
 
 from agents import running_agent, scripted
 from qgjet.agents.runner import Attempt, Runner, Session
-from qgjet.events import Outcome, Partition
+from qgjet.domain.events import Outcome, Partition
 from web.scene import picture
 from web.stack import Stack
 from web.video import SPREAD, spread, video

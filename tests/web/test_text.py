@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgjet.events import Status, Verdict
+from qgjet.domain.events import Status, Verdict
 from qgjet_projections.web import text
 from strategies import instants
 

@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 
 from qgjet import presence
-from qgjet.decide import EndAttempt, OnDuplicate, Start
-from qgjet.events import JobSpec, Outcome, TestError, TestResult, Try, Verdict
-from qgjet.job import state_of
+from qgjet.domain.decide import EndAttempt, OnDuplicate, Start
+from qgjet.domain.events import JobSpec, Outcome, TestError, TestResult, Try, Verdict
+from qgjet.domain.job import state_of
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.suite_log import Submission, submit_suite
 from qgjet.support.clock import utc_now

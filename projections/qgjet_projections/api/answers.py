@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from qgjet.attempts import AttemptRecord
-from qgjet.controls import Kind
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.control import Kind
+from qgjet.domain.events import JobSpec, Partition, Status, Verdict
+from qgjet.domain.job import status_of
 from qgjet.errors import DuplicateJob, QgjetError, Refused
-from qgjet.events import JobSpec, Partition, Status, Verdict
-from qgjet.job import status_of
 from qgjet.log import Accepted
 from qgjet.presence import AgentInfo
 from qgjet.reporting.model import worst

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from qgjet.events import JobSpec, Partition
+from qgjet.domain.events import JobSpec, Partition
 from qgjet_projections.api.problems import TooManyRequests
 from qgjet_projections.service import Service
 

@@ -10,8 +10,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from qgjet import control_log
-from qgjet.controls import Control, Discarded, DrainRequested, Kind, Paused, Resumed
-from qgjet.decide import Requeue
+from qgjet.domain.control import Control, Discarded, DrainRequested, Kind, Paused, Resumed
+from qgjet.domain.decide import Requeue
 from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
 from qgjet.support.text import check_short
 from qgjet_projections.api import commands

@@ -11,8 +11,8 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import Struct
 
-from qgjet.controls import Pauses
-from qgjet.events import Status, Verdict
+from qgjet.domain.control import Pauses
+from qgjet.domain.events import Status, Verdict
 from qgjet.support.text import ShortText
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, SUBMIT, TheCaller

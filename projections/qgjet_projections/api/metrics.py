@@ -15,8 +15,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from qgjet import __version__, streams
+from qgjet.domain.events import Status
 from qgjet.errors import QgjetError
-from qgjet.events import Status
 from qgjet.log import StreamState
 from qgjet.presence import AgentInfo
 from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from qgjet.controls import Pauses
-from qgjet.events import Partition, Status
+from qgjet.domain.control import Pauses
+from qgjet.domain.events import Partition, Status
 from qgjet.presence import AgentInfo
 from qgjet_projections.views import JobView
 

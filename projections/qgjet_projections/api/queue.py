@@ -9,9 +9,9 @@ from litestar import get, post
 from litestar.params import FromPath, JSONBody
 from msgspec import Struct
 
-from qgjet.controls import Pauses
+from qgjet.domain.control import Pauses
+from qgjet.domain.events import Instant
 from qgjet.errors import InvalidInput
-from qgjet.events import Instant
 from qgjet.support.text import ShortText
 from qgjet_projections.api import decisions
 from qgjet_projections.api.access import OPERATE, READ, TheCaller

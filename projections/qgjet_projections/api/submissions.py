@@ -12,9 +12,9 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body, FromPath, HeaderParameter, JSONBody
 from msgspec import Struct
 
+from qgjet.domain.events import JobSpec
+from qgjet.domain.submission import SubmitRequest, SuiteRequest
 from qgjet.errors import QgjetError
-from qgjet.events import JobSpec
-from qgjet.submission import SubmitRequest, SuiteRequest
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import SUBMIT, TheCaller
 from qgjet_projections.api.answers import Submission, SuiteJobAnswer, SuiteSubmission, suite_job

@@ -9,10 +9,10 @@ from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 
-from qgjet.attempts import AttemptRecord
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.suite import shared_tags
 from qgjet.reporting import ctrf, document, html, junit
 from qgjet.reporting.model import JobReport, SuiteReport
-from qgjet.suites import shared_tags
 from qgjet.support.text import shortened
 from qgjet_projections.api import commands, headers
 from qgjet_projections.api.access import READ

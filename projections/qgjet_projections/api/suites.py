@@ -10,7 +10,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody
 from msgspec.structs import replace
 
-from qgjet.events import Status
+from qgjet.domain.events import Status
 from qgjet.presence import AgentInfo
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, SUBMIT, TheCaller

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from qgjet import codec, subjects
-from qgjet.attempts import AttemptRecord, attempts_of, end_replaced
-from qgjet.events import JobSpec, Requeued, Status, Submitted
-from qgjet.job import status_of
+from qgjet.domain import codec, subjects
+from qgjet.domain.attempts import AttemptRecord, attempts_of, end_replaced
+from qgjet.domain.events import JobSpec, Requeued, Status, Submitted
+from qgjet.domain.job import status_of
 from qgjet_projections.batch import Row
 from qgjet_projections.readmodel.reader import BY_STATUS, COLUMNS, MAX_LIMIT, Reader, check_limit, page_of, read_cursor
 from qgjet_projections.schema import instant, micros

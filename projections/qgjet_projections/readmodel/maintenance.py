@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from qgjet.events import Partition, Slot, Status
-from qgjet.subjects import Lane
+from qgjet.domain.events import Partition, Slot, Status
+from qgjet.domain.subjects import Lane
 from qgjet_projections.batch import Row
 from qgjet_projections.readmodel.reader import BY_STATUS, COLUMNS, Reader
 from qgjet_projections.schema import instant, micros

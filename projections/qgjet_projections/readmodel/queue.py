@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from qgjet.controls import Kind, Paused
-from qgjet.events import LIVE, Partition, Status, Verdict
+from qgjet.domain.control import Kind, Paused
+from qgjet.domain.events import LIVE, Partition, Status, Verdict
 from qgjet.support.text import shortened
 from qgjet_projections.readmodel.reader import BY_STATUS, Reader
 from qgjet_projections.schema import instant, micros

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from qgjet.events import Verdict
+from qgjet.domain.events import Verdict
 from qgjet_projections.batch import DAY, HOUR, TEST_SUMS
 from qgjet_projections.readmodel.reader import Reader, page_of, read_cursor
 from qgjet_projections.schema import instant, micros

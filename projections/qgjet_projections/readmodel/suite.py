@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from qgjet.events import LIVE
+from qgjet.domain.events import LIVE
 from qgjet_projections.readmodel.reader import MAX_LIMIT, Reader, check_limit, page_of, read_cursor
 from qgjet_projections.schema import instant, micros
 from qgjet_projections.views import EndedSuite, Page, SuiteView

@@ -6,7 +6,7 @@ import asyncio
 
 from litestar import Response, get
 
-from qgjet.events import Verdict
+from qgjet.domain.events import Verdict
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.reads import Cursor, Reads, TheService
 from qgjet_projections.views import DeadQuery

@@ -11,9 +11,9 @@ from litestar import Response, get
 from litestar.params import FromPath, QueryParameter
 from msgspec import Struct
 
-from qgjet.attempts import AttemptRecord
+from qgjet.domain.attempts import AttemptRecord
+from qgjet.domain.events import Partition, Status, Verdict
 from qgjet.errors import InvalidInput
-from qgjet.events import Partition, Status, Verdict
 from qgjet.support.text import shortened
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, TheCaller

@@ -12,8 +12,8 @@ from markupsafe import Markup
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet.attempts import AttemptRecord, failure_text, not_passed_again
-from qgjet.events import GREEN, Status, Verdict
+from qgjet.domain.attempts import AttemptRecord, failure_text, not_passed_again
+from qgjet.domain.events import GREEN, Status, Verdict
 from qgjet.reporting import timeline
 from qgjet.reporting.text import first_line
 from qgjet_projections.api import commands

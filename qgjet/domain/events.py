@@ -33,7 +33,7 @@ class Status(StrEnum):
 
     `attached` and `detached` leave a queued or running job where it is.
     A submission that `replaces` a live job ends that one as cancelled and puts its own into the slot.
-    `qgjet.job.TRANSITIONS` is the same table for the machine; a test holds them together.
+    `qgjet.domain.job.TRANSITIONS` is the same table for the machine; a test holds them together.
     """
 
     QUEUED = "queued"

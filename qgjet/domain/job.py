@@ -12,7 +12,7 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet.events import (
+from qgjet.domain.events import (
     GREEN,
     LIVE,
     OUTSIDE,

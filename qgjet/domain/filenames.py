@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qgjet.subjects import encode_token
+from qgjet.domain.subjects import encode_token
 
 MAX_NAME_BYTES = 240
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from qgjet.events import Verdict
+from qgjet.domain.events import Verdict
 
 MAX_RETRIES = 10
 SPENDS_USER_RETRY = frozenset({Verdict.FAILED, Verdict.TIMED_OUT})

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from qgjet.events import (
+from qgjet.domain.events import (
     Artifact,
     AttemptEnded,
     AttemptLost,
@@ -25,7 +25,7 @@ from qgjet.events import (
     Verdict,
     event_type,
 )
-from qgjet.retry import SPENDS_USER_RETRY
+from qgjet.domain.retry import SPENDS_USER_RETRY
 
 CONCLUSIVE = frozenset({Verdict.PASSED, Verdict.FLAKY, Verdict.FAILED, Verdict.TIMED_OUT, Verdict.SKIPPED})
 """Verdicts about the app: only attempts with one of them fail or pass a test case."""

@@ -13,9 +13,8 @@ from typing import Any, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet.attempts import cut, first_failure_of, unresolved_after
-from qgjet.errors import DuplicateJob, Refused, StaleTicket
-from qgjet.events import (
+from qgjet.domain.attempts import cut, first_failure_of, unresolved_after
+from qgjet.domain.events import (
     GREEN,
     NO_VERDICT,
     OUTSIDE,
@@ -36,8 +35,9 @@ from qgjet.events import (
     Submitted,
     Verdict,
 )
-from qgjet.job import Job, status_of
-from qgjet.retry import SPENDS_INFRA_RETRY, SPENDS_USER_RETRY
+from qgjet.domain.job import Job, status_of
+from qgjet.domain.retry import SPENDS_INFRA_RETRY, SPENDS_USER_RETRY
+from qgjet.errors import DuplicateJob, Refused, StaleTicket
 from qgjet.support.text import check_short
 
 

@@ -16,12 +16,12 @@ from datetime import datetime
 import msgspec
 from msgspec import Struct
 
-from qgjet import subjects
 from qgjet.config.settings import Deployment, JobSettings, duration
-from qgjet.decide import OnDuplicate
+from qgjet.domain import subjects
+from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.events import JobSpec, Slot
+from qgjet.domain.retry import MAX_RETRIES
 from qgjet.errors import InvalidInput
-from qgjet.events import JobSpec, Slot
-from qgjet.retry import MAX_RETRIES
 
 MAX_TAGS = 32
 MAX_TAG_KEY = 64

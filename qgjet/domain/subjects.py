@@ -13,8 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
 
+from qgjet.domain.events import Partition, Slot
 from qgjet.errors import InvalidInput
-from qgjet.events import Partition, Slot
 
 STREAM = "QG_EVENTS"
 ADVISORIES = "QG_ADVISORIES"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from qgjet.domain.events import Event, Outcome
 from qgjet.errors import InvalidInput, UndecodableEvent
-from qgjet.events import Event, Outcome
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

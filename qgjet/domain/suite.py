@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from qgjet import subjects
+from qgjet.domain import subjects
+from qgjet.domain.events import Instant, JobSpec, Slot, Whole
 from qgjet.errors import UndecodableEvent
-from qgjet.events import Instant, JobSpec, Slot, Whole
 
 OPENED = "opened"
 MAX_BATCH = 1000

@@ -13,9 +13,9 @@ from enum import StrEnum
 import msgspec
 from msgspec import Struct
 
-from qgjet import subjects
+from qgjet.domain import subjects
+from qgjet.domain.events import Instant, Partition, event_type
 from qgjet.errors import InvalidInput, UndecodableEvent
-from qgjet.events import Instant, Partition, event_type
 
 
 class Kind(StrEnum):
