@@ -17,13 +17,13 @@ import nats
 from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
-from qgjet.bus import connect
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain import codec
 from qgjet.domain.decide import Submit, decide
 from qgjet.domain.events import JobSpec
 from qgjet.domain.subjects import STREAM
-from qgjet.embedded import NatsServer, nats_server
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.log import EventLog
 from qgjet.support.clock import utc_now
 

@@ -20,10 +20,10 @@ import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from qgjet.bus import Bus, JetStreamError, read_ack, refusal, translated
 from qgjet.domain.subjects import ARTIFACTS_BUCKET, encode_token
 from qgjet.errors import ArtifactGone, LogUnavailable, NotPermitted, StoreFull
-from qgjet.stored import messages
+from qgjet.jetstream.connection import Bus, JetStreamError, read_ack, refusal, translated
+from qgjet.jetstream.direct_get import messages
 
 STREAM = f"OBJ_{ARTIFACTS_BUCKET}"
 CHUNK_BYTES = 128 * 1024

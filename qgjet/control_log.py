@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator
 
 from nats.aio.msg import Msg
 
-from qgjet.bus import Bus, read_ack, refusal
 from qgjet.domain.control import ALL_CONTROLS, Control, Pauses, decode, encode, is_about, subject_of
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import LogUnavailable, UndecodableEvent
-from qgjet.stored import Stored, messages
+from qgjet.jetstream.connection import Bus, read_ack, refusal
+from qgjet.jetstream.direct_get import Stored, messages
 from qgjet.support.clock import within
 from qgjet.support.log_limiter import Repeated
 from qgjet.support.text import check_short

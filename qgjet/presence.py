@@ -9,11 +9,11 @@ import logging
 import msgspec
 from msgspec import Struct
 
-from qgjet.bus import STOP_TIMEOUT_S, Bus, read_ack, refusal
 from qgjet.domain.events import Instant
 from qgjet.domain.subjects import AGENTS_BUCKET, encode_token
 from qgjet.errors import LogUnavailable
-from qgjet.stored import Stored, messages
+from qgjet.jetstream.connection import STOP_TIMEOUT_S, Bus, read_ack, refusal
+from qgjet.jetstream.direct_get import Stored, messages
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet.bus import JetStreamError, read_ack, refusal
 from qgjet.domain import codec, subjects
 from qgjet.domain.decide import OnDuplicate, Submit, decide
 from qgjet.domain.events import Event, JobSpec, Requeued, Slot, Submitted, event_type
 from qgjet.domain.job import Job
 from qgjet.domain.suite import MAX_BATCH, MAX_EVENT_BYTES, OPENED, Member, SuiteOpened, decode, encode, member_of, suite_prefix
 from qgjet.errors import DuplicateJob, LogUnavailable, Refused, StoreFull, UndecodableEvent, WrongVersion
+from qgjet.jetstream.connection import JetStreamError, read_ack, refusal
 from qgjet.log import Accepted, EventLog, give_up_race
 
 T = TypeVar("T")

@@ -13,12 +13,12 @@ from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.runner import Runner
 from qgjet.agents.scripted import ScriptedRunner
-from qgjet.bus import Bus
 from qgjet.config.settings import AgentSettings, ArtifactSettings, Deployment, QueueSettings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import JobSpec, Slot, event_type
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
+from qgjet.jetstream.connection import Bus
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
 

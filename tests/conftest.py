@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 
 from patience import patience
 from qgjet import streams
-from qgjet.bus import Bus, connect
-from qgjet.embedded import NatsServer, nats_server
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.log import EventLog
 
 # Started in the background of a script, or by nohup, this process ignores Ctrl-C or a hangup, and so would every command that a test starts.

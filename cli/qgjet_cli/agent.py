@@ -17,10 +17,10 @@ from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.cleanup import own_directory
 from qgjet.agents.target import make_runner
-from qgjet.bus import Bus, open_bus
 from qgjet.config.settings import DEFAULT_VISIBILITY_TIMEOUT_S, QueueSettings, Settings, Target
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
+from qgjet.jetstream.connection import Bus, open_bus
 from qgjet.log import EventLog
 from qgjet.support import private_files
 from qgjet_cli import config, daemon, options

@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 
 from qgjet.agents.target import make_runner
-from qgjet.bus import parse_version
 from qgjet.config.settings import Settings, Target
-from qgjet.embedded import server_binary
 from qgjet.errors import InvalidSettings, QgjetError
+from qgjet.jetstream.connection import parse_version
+from qgjet.jetstream.server import server_binary
 from qgjet_cli.check import Check, Health, dotted, fail, ok, warn
 from qgjet_cli.output import counted
 

@@ -10,11 +10,11 @@ import msgspec
 from msgspec import Struct
 
 from qgjet import __version__, presence, streams
-from qgjet.bus import SERVER_FLOOR, Bus, connect
 from qgjet.config.settings import Deployment, Settings, without_password
 from qgjet.domain.events import Partition
 from qgjet.domain.subjects import AGENTS_BUCKET, STREAM, Lane
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
+from qgjet.jetstream.connection import SERVER_FLOOR, Bus, connect
 from qgjet.log import EventLog, StreamState
 from qgjet.presence import AgentInfo
 from qgjet.queue import LaneState, Queue

@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from qgjet import presence, streams
 from qgjet.artifacts import ArtifactStore, object_name
-from qgjet.bus import Bus, open_bus
 from qgjet.config.settings import Deployment, Settings, without_password
 from qgjet.domain import subjects
 from qgjet.domain.decide import OnDuplicate
@@ -19,6 +18,7 @@ from qgjet.domain.subjects import STREAM, Lane
 from qgjet.domain.submission import hash_of, idempotent_id, make_spec
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NoConsumerLeft, NotPermitted, QgjetError, StoreFull
+from qgjet.jetstream.connection import Bus, open_bus
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
 from qgjet.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite

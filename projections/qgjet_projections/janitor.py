@@ -18,13 +18,13 @@ import msgspec
 from msgspec import Struct
 
 from qgjet import presence, streams, suite_log
-from qgjet.bus import STOP_TIMEOUT_S, JetStreamError, translated
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain import subjects
 from qgjet.domain.decide import Command, Expire, Lose, Requeue
 from qgjet.domain.events import Requeued, Slot, Submitted, Whole
 from qgjet.domain.subjects import ADVISORIES, STREAM, Lane, parse_job_subject
 from qgjet.errors import InvalidInput, LogUnavailable, NoConsumerLeft, QgjetError, Refused, StoreFull
+from qgjet.jetstream.connection import STOP_TIMEOUT_S, JetStreamError, translated
 from qgjet.log import EventLog, Recorded, StreamState
 from qgjet.presence import Announcement
 from qgjet.queue import LaneState, Queue

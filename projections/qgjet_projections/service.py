@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from qgjet import presence, streams
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import Deployment, Settings, without_password
 from qgjet.domain.control import Pauses
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
+from qgjet.jetstream.connection import Bus, connect
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
 from qgjet.support import private_files

@@ -22,13 +22,13 @@ from qgjet.agents.execution import Executor, Result
 from qgjet.agents.host import Host
 from qgjet.agents.runner import Runner
 from qgjet.agents.slot import AgentSlot
-from qgjet.bus import STOP_TIMEOUT_S
 from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.control_log import follow
 from qgjet.domain.control import Control, DrainRequested, Pauses
 from qgjet.domain.events import Instant, Partition
 from qgjet.domain.subjects import Lane
 from qgjet.errors import LogUnavailable, NoConsumerLeft
+from qgjet.jetstream.connection import STOP_TIMEOUT_S
 from qgjet.log import EventLog
 from qgjet.presence import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
 from qgjet.queue import Delivery, Queue

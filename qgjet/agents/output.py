@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from qgjet.bus import Bus
 from qgjet.domain import subjects
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import Bus
 
 MAX_MESSAGE = 64 * 1024
 MAX_BUFFER = 1024 * 1024

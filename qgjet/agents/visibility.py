@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 
 from qgjet import streams
-from qgjet.bus import Bus
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import IncompatibleServer
+from qgjet.jetstream.connection import Bus
 from qgjet.support.clock import lease_time
 from qgjet.support.log_limiter import Repeated
 

@@ -16,7 +16,7 @@ from patience import patience
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain.decide import EndAttempt, Release, Start
 from qgjet.domain.events import Outcome, Slot, Verdict
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet_projections.api import serve
 

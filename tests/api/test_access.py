@@ -21,11 +21,11 @@ from patience import patience
 from qgjet import presence
 from qgjet.auth import token_file, tokens
 from qgjet.auth.tokens import Scope
-from qgjet.bus import Bus
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain.events import Verdict
-from qgjet.embedded import NatsServer
 from qgjet.errors import InvalidSettings
+from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.server import NatsServer
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now
 from qgjet_projections.api import access, create_app, events, serve

@@ -16,7 +16,7 @@ from factories import spec
 from patience import patience
 from qgjet.config.settings import Settings
 from qgjet.domain.events import Verdict
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet_projections.api import events as sse
 

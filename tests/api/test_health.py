@@ -17,12 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from factories import NOW
 from qgjet import presence, streams
-from qgjet.bus import Bus
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain import subjects
 from qgjet.domain.events import Partition, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.queue import Queue

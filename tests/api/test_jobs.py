@@ -10,9 +10,9 @@ import httpx
 
 from factories import NOW
 from qgjet import presence
-from qgjet.bus import Bus
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import log_subject
+from qgjet.jetstream.connection import Bus
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
 

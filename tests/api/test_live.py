@@ -20,9 +20,9 @@ from patience import patience
 from qgjet import presence
 from qgjet.auth import token_file, tokens
 from qgjet.auth.tokens import Scope
-from qgjet.bus import Bus
 from qgjet.config.settings import Settings
 from qgjet.domain.events import Verdict
+from qgjet.jetstream.connection import Bus
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now
 from qgjet_projections import service

@@ -15,12 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from factories import NOW
 from qgjet import presence
-from qgjet.bus import Bus
 from qgjet.config.settings import Settings
 from qgjet.control_log import ControlReader
 from qgjet.domain.control import DrainRequested
 from qgjet.domain.decide import Requeue
 from qgjet.domain.events import Slot, Submitted
+from qgjet.jetstream.connection import Bus
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from patience import patience
 from qgjet import streams
-from qgjet.bus import connect
 from qgjet.config.settings import ApiSettings, Deployment, QueueSettings, Settings
-from qgjet.embedded import NatsServer
 from qgjet.errors import IncompatibleServer, InvalidSettings
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer
 from qgjet_projections.api import serve
 
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]

@@ -10,9 +10,9 @@ import pytest
 
 from factories import NOW
 from qgjet import presence
-from qgjet.bus import Bus
 from qgjet.domain.decide import Start
 from qgjet.domain.events import Slot, Verdict
+from qgjet.jetstream.connection import Bus
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
 

@@ -17,11 +17,11 @@ import pytest
 from agents import eventually
 from qgjet import artifacts, streams
 from qgjet.artifacts import CHUNK_BYTES, MARK_EVERY, ArtifactStore, object_name
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import Deployment
 from qgjet.domain.subjects import LOGS
-from qgjet.embedded import NatsServer
 from qgjet.errors import ArtifactGone, LogUnavailable
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 
 NATS_CLI = Path(__file__).parents[2] / ".tools" / "bin" / "nats"
 

@@ -13,17 +13,18 @@ from agents import FAST, ended, eventually, running_agent, scripted, story, subm
 from factories import spec
 from faults.proxy import proxy
 from patience import patience
-from qgjet import control_log, stored, streams
+from qgjet import control_log, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
-from qgjet.bus import connect
 from qgjet.config.settings import AgentSettings
 from qgjet.control_log import ControlReader
 from qgjet.domain.control import Control, DrainRequested, Kind, Paused, Resumed, encode, subject_of
 from qgjet.domain.events import JobSpec, Verdict
 from qgjet.domain.subjects import CONTROL_PREFIX
-from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream import direct_get
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.support.clock import utc_now
@@ -162,7 +163,7 @@ async def test_a_log_that_does_not_answer_is_not_an_empty_one(server: NatsServer
 
 
 async def test_what_was_read_before_the_connection_broke_comes_with_the_next_call(server: NatsServer, log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(direct_get, "TIMEOUT_S", 0.5)
     await control_log.append(log.bus, paused())
     async with proxy(server) as relay, connect(relay.url, name="test") as bus:
         reader = ControlReader(bus)

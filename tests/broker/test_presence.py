@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from factories import NOW
-from qgjet import presence, stored
+from qgjet import presence
+from qgjet.jetstream import direct_get
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo, TargetSlots
 
@@ -21,9 +22,9 @@ async def test_an_agent_that_moves_while_the_list_is_read_stands_on_it_once(log:
         await presence.announce(log.bus, info(name))
     pages = 0
 
-    async def a_page_later(*args: Any, **more: Any) -> list[stored.Stored]:
+    async def a_page_later(*args: Any, **more: Any) -> list[direct_get.Stored]:
         nonlocal pages
-        found = await stored.messages(*args, **more)
+        found = await direct_get.messages(*args, **more)
         pages += 1
         if pages == 1:
             await presence.announce(log.bus, info("a"))

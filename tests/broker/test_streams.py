@@ -7,11 +7,11 @@ import pytest
 from agents import FAST
 from factories import spec
 from qgjet import streams
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain.subjects import STREAM, Lane
-from qgjet.embedded import NatsServer
 from qgjet.errors import IncompatibleServer
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.queue import ACK_WAIT_SLACK_S, Queue
 
 ASKED = Deployment(priority_order="high-first", visibility_timeout_s=42.5, max_deliver=9)

@@ -11,12 +11,12 @@ import pytest
 
 from agents import ended, eventually, running_agent
 from factories import spec
-from qgjet.bus import connect
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import JobSpec, Status, Verdict
 from qgjet.domain.suite import SuiteOpened
-from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import Accepted, EventLog
 from qgjet.suite_log import KeyReused, Submission, SuiteRefused, claim_key, openings, submit_suite
 

@@ -25,11 +25,11 @@ from faults.watched import patiently
 from patience import patience
 from projections.histories import content, rebuilt
 from qgjet import streams
-from qgjet.bus import connect
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import LIVE, Submitted
 from qgjet.domain.subjects import lane_consumer, parse_job_subject
-from qgjet.embedded import nats_server
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import nats_server
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.support.clock import utc_now

@@ -13,10 +13,10 @@ import msgspec
 
 from chaos.history import Logged
 from faults.watched import patiently
-from qgjet.bus import Bus, JetStreamError
 from qgjet.domain import suite
 from qgjet.domain.subjects import STREAM, parse_job_subject
 from qgjet.errors import UndecodableEvent
+from qgjet.jetstream.connection import Bus, JetStreamError
 from qgjet.log import EventLog, recorded
 
 PAGE = 200

@@ -21,12 +21,12 @@ from chaos.history import Cut, Fault, Logged
 from chaos.messages import read_log
 from faults.proxy import TO_CLIENT, TO_SERVER, Proxy
 from patience import patience
-from qgjet.bus import connect
 from qgjet.domain.events import Partition
 from qgjet.domain.subjects import Lane
 from qgjet.domain.suite import suite_prefix
-from qgjet.embedded import NatsServer, nats_server
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from soak.cluster import Cluster

@@ -16,14 +16,14 @@ from chaos.messages import read_log
 from factories import spec
 from faults.watched import patiently
 from qgjet import streams
-from qgjet.bus import connect
 from qgjet.config.settings import QueueSettings
 from qgjet.domain import codec, subjects
 from qgjet.domain.decide import EndAttempt, Start, Submit, decide
 from qgjet.domain.events import Outcome, Requeued, Started, Submitted, Verdict, event_type
 from qgjet.domain.job import Job, state_of
-from qgjet.embedded import NatsServer, nats_server
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.log import EventLog
 from qgjet.support.clock import utc_now
 from qgjet_projections.readmodel import ReadModel

@@ -25,10 +25,10 @@ from faults.watched import WatchedSession
 from qgjet.agents.agent import Agent
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.scripted import ScriptedRunner
-from qgjet.bus import connect
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import LogUnavailable, PrepareFailed
+from qgjet.jetstream.connection import connect
 from qgjet.log import EventLog
 from qgjet.support.clock import Clock, lease_time, utc_now
 

@@ -14,7 +14,7 @@ import pytest
 from agents import FAST, running_agent, scripted
 from cli.commandline import ORG, TARGET, VERSION, Cli, Ended, Inside, Work, api_of
 from qgjet.config.settings import ApiSettings, Settings
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet_cli.main import main
 from surroundings import is_ours

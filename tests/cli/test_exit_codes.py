@@ -12,7 +12,7 @@ from agents import eventually
 from cli.commandline import ORG, TARGET, VERSION, Cli, Inside, Work
 from qgjet.domain.decide import Cancel
 from qgjet.domain.events import Slot, Status, Verdict
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet_cli import exits
 from qgjet_cli.exits import Exit, of_verdicts

@@ -14,7 +14,7 @@ import pytest
 
 from cli.commandline import ORG, TARGET, VERSION, Cli, Inside, Work, api_of
 from qgjet.config.settings import Settings
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.reporting import document
 from qgjet_cli.reporting import api_base

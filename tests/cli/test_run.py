@@ -23,7 +23,7 @@ from qgjet.config.settings import Settings
 from qgjet.domain.decide import EndAttempt, Start
 from qgjet.domain.events import Outcome, Slot, Status, Verdict
 from qgjet.domain.job import Job
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")

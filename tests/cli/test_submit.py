@@ -8,10 +8,10 @@ from typing import Any
 
 from agents import ended as of_agent
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
-from qgjet.bus import Bus
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Slot, Submitted, Verdict
 from qgjet.domain.subjects import STREAM, Lane, lane_consumer
+from qgjet.jetstream.connection import Bus
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 

@@ -23,7 +23,7 @@ from patience import patience
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Slot, Status
 from qgjet.domain.job import Job
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from surroundings import is_ours
 

@@ -11,8 +11,8 @@ from agents import agree
 from faults.crew import SOON, Crew, Yard, crew
 from faults.proxy import Proxy, proxy
 from faults.watched import Ledger
-from qgjet.bus import Bus
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.server import NatsServer
 from qgjet_projections.readmodel import ReadModel
 
 

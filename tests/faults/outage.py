@@ -13,7 +13,7 @@ from agents import FAST, ended, eventually, running_agent, submit
 from factories import spec
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain.events import Verdict
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet_projections.service import Service, open_service
 

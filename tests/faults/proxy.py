@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from patience import patience
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 
 STORED = b'{"stream":"QG_EVENTS",'
 """How JetStream says that an event is stored."""

@@ -12,11 +12,11 @@ from pathlib import Path
 from agents import running_agent
 from factories import spec
 from faults.watched import Ledger, all_executed_once_at_a_time, patiently, watched
-from qgjet.bus import connect
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.domain.events import JobSpec
 from qgjet.domain.subjects import Lane
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import connect
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
 from qgjet_projections.service import open_service

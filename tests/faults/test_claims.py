@@ -13,13 +13,13 @@ from factories import spec
 from faults.watched import Ledger, WatchedRunner, legal_history, watched
 from qgjet.agents.execution import Executor
 from qgjet.agents.slot import AgentSlot
-from qgjet.bus import connect
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.decide import Cancel, OnDuplicate
 from qgjet.domain.events import Status, Verdict
 from qgjet.domain.subjects import Lane, lane_consumer
-from qgjet.embedded import NatsServer
 from qgjet.errors import DuplicateJob, Refused
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Delivery, Queue
 

@@ -10,9 +10,9 @@ import pytest
 
 from agents import eventually
 from patience import patience
-from qgjet import bus as buses
-from qgjet.bus import Bus, connect
-from qgjet.embedded import NatsServer
+from qgjet.jetstream import connection as buses
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.support.clock import bounded, end
 from qgjet_cli import daemon
 

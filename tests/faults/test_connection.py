@@ -8,10 +8,10 @@ import pytest
 
 from agents import eventually
 from patience import patience
-from qgjet import bus as connections
-from qgjet.bus import Bus, connect
-from qgjet.embedded import NatsServer
 from qgjet.errors import NotPermitted
+from qgjet.jetstream import connection as connections
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 
 
 async def test_a_connection_whose_read_loop_has_died_is_noticed_and_made_anew(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

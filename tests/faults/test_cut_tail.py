@@ -16,11 +16,11 @@ from faults.watched import Ledger, ended, patiently, watched
 from patience import patience
 from qgjet import streams
 from qgjet.agents.runner import StopReason
-from qgjet.bus import connect
 from qgjet.domain.events import JobSpec, Status, Verdict
 from qgjet.domain.subjects import STREAM, Lane, event_subject, slot_prefix
-from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet_projections import janitor as janitors

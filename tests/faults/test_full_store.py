@@ -17,15 +17,15 @@ from factories import spec
 from patience import patience
 from qgjet import control_log, streams
 from qgjet.artifacts import ArtifactStore
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.domain.control import Kind, Paused
 from qgjet.domain.decide import OnDuplicate, Submit
 from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import STREAM
-from qgjet.embedded import NatsServer, config_file
 from qgjet.errors import InvalidInput, LogUnavailable, Overloaded, StoreFull
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer, config_file
 from qgjet.log import EventLog
 from qgjet.suite_log import Submission, submit_suite
 from qgjet_cli.check import Health

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faults.crew import SOON, Yard
 from faults.large import large
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 
 

@@ -11,12 +11,12 @@ from agents import FAST, eventually, running_agent, story, submit
 from factories import NOW, spec
 from faults.proxy import STORED, Proxy, meanwhile
 from faults.watched import Ledger, ended, legal_history, watched
-from qgjet.bus import Bus, connect
 from qgjet.domain.decide import Cancel, Command, EndAttempt, OnDuplicate, Start, Submit, decide
 from qgjet.domain.events import JobSpec, Outcome, Status, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet.embedded import NatsServer
 from qgjet.errors import WrongVersion
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
 

@@ -15,11 +15,11 @@ from cli.commandline import api_of
 from factories import spec
 from faults.outage import at_work, away, cpu_s, listening, works
 from patience import patience
-from qgjet import bus as buses
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain.subjects import slot_prefix
-from qgjet.embedded import NatsServer
+from qgjet.jetstream import connection as buses
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.support.log_limiter import MOST, Repeated
 from qgjet_projections import service as services

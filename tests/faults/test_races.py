@@ -23,14 +23,14 @@ from qgjet.agents.agent import Agent
 from qgjet.agents.execution import Executor
 from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.slot import AgentSlot
-from qgjet.bus import connect
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.decide import Cancel, Lose, OnDuplicate
 from qgjet.domain.events import JobSpec, Outcome, Partition, Slot, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane, lane_consumer
-from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable, Overloaded, WrongVersion
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.queue import Delivery, Queue
 from qgjet.suite_log import Submission

@@ -20,12 +20,12 @@ from faults.storm import Storm, drop_consumers, rage
 from faults.watched import Ledger, StubbornRunner, ended, watched
 from qgjet import presence
 from qgjet.agents.lease import HOLD
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import Lane, lane_consumer
-from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.support.clock import lease_time, utc_now

@@ -19,7 +19,6 @@ from faults.watched import Ledger, legal_history, watched
 from patience import patience
 from qgjet import presence, streams
 from qgjet.artifacts import ArtifactStore
-from qgjet.bus import Bus, JetStreamError, connect
 from qgjet.control_log import ControlReader
 from qgjet.domain import codec, subjects
 from qgjet.domain.decide import Cancel, Requeue, Submit, decide
@@ -27,6 +26,7 @@ from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
 from qgjet.errors import QgjetError
+from qgjet.jetstream.connection import Bus, JetStreamError, connect
 from qgjet.log import EventLog
 from qgjet.queue import Queue, lane_state
 from qgjet_projections.janitor import Janitor

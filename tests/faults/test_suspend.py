@@ -14,10 +14,10 @@ from qgjet import streams
 from qgjet.agents.lease import Lease
 from qgjet.agents.runner import StopReason
 from qgjet.agents.visibility import VisibilityTimeout
-from qgjet.bus import connect
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain.subjects import Lane
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 

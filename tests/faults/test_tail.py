@@ -11,10 +11,10 @@ from agents import eventually
 from factories import spec
 from faults.proxy import Proxy
 from patience import patience
-from qgjet.bus import connect
 from qgjet.domain import subjects
-from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog, Recorded, Tail
 
 EVENTS = 600

@@ -12,11 +12,11 @@ from agents import ended, eventually, running_agent, story
 from factories import NOW, spec
 from faults.watched import Ledger, patiently, watched
 from qgjet import presence, streams
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import STREAM, Lane
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.presence import AgentInfo
 from qgjet.queue import Queue

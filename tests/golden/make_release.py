@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from factories import spec
 from qgjet import __version__, backup, streams
 from qgjet.artifacts import ArtifactStore, object_name
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain.decide import Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start
 from qgjet.domain.events import Artifact, JobSpec, Outcome, TestError, TestResult, Try, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet.embedded import nats_server
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import nats_server
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet.suite_log import Submission, submit_suite

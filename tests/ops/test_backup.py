@@ -17,12 +17,12 @@ from ops.commands import ROOT
 from patience import patience
 from qgjet import backup
 from qgjet.artifacts import ArtifactStore, object_name
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import ApiSettings, Deployment, QueueSettings, Settings
 from qgjet.domain.events import Status, Verdict
 from qgjet.domain.subjects import LOGS, STREAM, Lane
-from qgjet.embedded import NatsServer, nats_server
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet_cli.exits import Exit

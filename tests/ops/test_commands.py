@@ -16,11 +16,11 @@ from agents import eventually
 from factories import spec
 from ops.commands import qgjet, qgjet_ends
 from qgjet import presence
-from qgjet.bus import Bus
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import JobSpec, Status
 from qgjet.domain.subjects import Lane
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 

@@ -17,9 +17,9 @@ from agents import eventually
 from ops.commands import ROOT, qgjet, qgjet_ends
 from ops.parsing import parse
 from qgjet.auth import token_file, tokens
-from qgjet.bus import SERVER_CEILING, SERVER_FLOOR, parse_version
 from qgjet.config.settings import ApiSettings, Settings, load_settings
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.connection import SERVER_CEILING, SERVER_FLOOR, parse_version
+from qgjet.jetstream.server import NatsServer
 from qgjet_cli.main import main
 from qgjet_projections.api.access import access_of
 from qgjet_projections.api.app import create_app

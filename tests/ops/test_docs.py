@@ -34,7 +34,7 @@ from qgjet.config.settings import (
     load_settings,
     size,
 )
-from qgjet.embedded import random_passwords, server_binary
+from qgjet.jetstream.server import random_passwords, server_binary
 from qgjet_cli.exits import Exit
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

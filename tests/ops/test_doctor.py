@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from agents import eventually, running_agent
 from factories import spec
 from ops.commands import qgjet_ends
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import QueueSettings, Settings, Target, load_settings
 from qgjet.domain.subjects import STREAM, Lane
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.presence import agents
 from qgjet.queue import Queue

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qgjet.bus import connect
-from qgjet.embedded import NatsServer, nats_server
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer, nats_server
 
 
 @pytest.mark.parametrize("name", ["sp ace", "it's", '"quoted"', "[ab]", "back\\slash", "{a}", "$HOME", "#1", "1k", "l\nf", "ümläut"])

@@ -18,7 +18,7 @@ from qgjet.config.settings import QueueSettings
 from qgjet.domain.decide import Start
 from qgjet.domain.events import JobSpec
 from qgjet.domain.subjects import Lane
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 

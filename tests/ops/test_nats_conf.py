@@ -12,10 +12,10 @@ import yaml
 
 from agents import eventually
 from ops.commands import ROOT, environment
-from qgjet.bus import connect, open_bus
 from qgjet.config.settings import NatsSettings, Settings, load_settings
-from qgjet.embedded import ROLES, config_file, random_passwords, server_binary
 from qgjet.errors import NotPermitted
+from qgjet.jetstream.connection import connect, open_bus
+from qgjet.jetstream.server import ROLES, config_file, random_passwords, server_binary
 
 CONF = ROOT / "nats.conf"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["nats"]

@@ -15,7 +15,7 @@ from qgjet import backup
 from qgjet.agents.target import make_runner
 from qgjet.config.settings import ApiSettings, Settings, Target
 from qgjet.domain.events import Status
-from qgjet.embedded import NatsServer, nats_server
+from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.log import EventLog
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import open_service

@@ -16,11 +16,11 @@ from agents import eventually
 from factories import spec
 from ops.commands import DEADLINE_S, environment
 from patience import patience
-from qgjet.bus import connect
 from qgjet.config.settings import Settings, load_settings
 from qgjet.domain.events import Status
-from qgjet.embedded import NatsServer
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
+from qgjet.jetstream.connection import connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet_cli.stack import LocalStack
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qgjet.bus import connect
+from qgjet.jetstream.connection import connect
 from qgjet.log import EventLog
 from qgjet_projections import projector
 from qgjet_projections.readmodel import ReadModel

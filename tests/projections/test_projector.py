@@ -21,9 +21,9 @@ from factories import NOW, spec
 from later import in_
 from patience import patience
 from qgjet import streams
-from qgjet.bus import Bus, connect
 from qgjet.domain import subjects
-from qgjet.embedded import NatsServer, nats_server
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.log import EventLog, Recorded, StreamState
 from qgjet_projections import projector as projectors
 from qgjet_projections.projector import Lag, Projector, mismatch, outdated

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from qgjet.config.settings import NatsSettings
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 
 
 @contextlib.asynccontextmanager

@@ -18,10 +18,10 @@ from cli.commandline import Cli, Ended, Running, api_of
 from factories import spec
 from patience import patience
 from qgjet import streams
-from qgjet.bus import connect, open_bus
 from qgjet.config.settings import ApiSettings, Login, NatsSettings, Settings
-from qgjet.embedded import NatsServer
 from qgjet.errors import NotPermitted
+from qgjet.jetstream.connection import connect, open_bus
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet.queue import Queue
 from qgjet_cli.check_server import look_at_server

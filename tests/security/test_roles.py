@@ -10,8 +10,8 @@ import nats
 import pytest
 
 from ops.commands import ROOT
-from qgjet.access import matches
-from qgjet.embedded import ROLES, NatsServer
+from qgjet.jetstream.login import matches
+from qgjet.jetstream.server import ROLES, NatsServer
 from security.guarded import guarded_server, password_of
 
 EVERYBODY = frozenset(ROLES)

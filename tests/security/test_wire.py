@@ -11,7 +11,7 @@ from factories import spec
 from patience import patience
 from qgjet.domain import subjects
 from qgjet.domain.events import Status, Verdict
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel

@@ -12,7 +12,7 @@ import pytest
 from api.conftest import FakeAgent, api_of
 from api.test_contract import OTHERS_DRAW, examined, those_who_ask
 from qgjet.config.settings import ApiSettings, Settings
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from faults.outage import at_work, away, cpu_s, listening, memory_kb, works
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import EventLog
 
 AWAY_S = 150.0

@@ -12,9 +12,9 @@ from agents import eventually
 from cli.commandline import api_of
 from factories import spec
 from patience import patience
-from qgjet.bus import connect
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import connect
 from qgjet.log import EventLog
 from soak.cluster import cluster
 

@@ -15,11 +15,11 @@ from faults.watched import patiently
 from patience import patience
 from projections.histories import content
 from qgjet import streams
-from qgjet.bus import Bus, connect
 from qgjet.domain.events import Status
 from qgjet.domain.job import fold
-from qgjet.embedded import NatsServer
 from qgjet.errors import LogUnavailable
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import Accepted, EventLog
 from qgjet_projections import retention as retentions
 from qgjet_projections import schema

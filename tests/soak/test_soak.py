@@ -13,13 +13,13 @@ from factories import spec
 from faults.crew import SOON, Crew, Yard, crew
 from faults.storm import Storm, drop_consumers, rage
 from faults.watched import legal_history, patiently
-from qgjet.bus import Bus, connect
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import JobSpec, Verdict
 from qgjet.domain.subjects import Lane
 from qgjet.domain.suite import SuiteOpened
-from qgjet.embedded import NatsServer
+from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.server import NatsServer
 from qgjet.log import Accepted, EventLog
 from qgjet.queue import Queue
 from qgjet.suite_log import Submission, openings, submit_suite

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import msgspec
 from nats.aio.msg import Msg
 
-from qgjet.bus import Bus
 from qgjet.errors import LogUnavailable, NotPermitted
+from qgjet.jetstream.connection import Bus
 from qgjet.support.clock import within
 
 TIMEOUT_S = 5.0
