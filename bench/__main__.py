@@ -26,15 +26,15 @@ from msgspec import Struct
 from nats.js import JetStreamContext
 
 from bench import history, work
-from qgjet import presence
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.domain import codec
 from qgjet.domain.decide import Command, EndAttempt, Start, Submit, decide
 from qgjet.domain.events import Finished, JobSpec, Outcome, Verdict
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.subjects import STREAM, Lane
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import agent_registry
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet_cli import daemon
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel
@@ -339,7 +339,7 @@ async def overview() -> list[Figure]:
         seq = history.belongs_to(path, (await log.state()).created)
         await log.bus.api(f"STREAM.PURGE.{STREAM}", {"seq": seq + 1})  # a log that goes on where the read model ends
         for agent in history.agents(path):
-            await presence.announce(log.bus, agent)
+            await agent_registry.announce(log.bus, agent)
         with work.process("pages", server.url, str(path)) as api:
             assert api.stdout is not None
             async with httpx.AsyncClient(base_url=api.stdout.readline().decode().strip(), timeout=60) as client:

@@ -14,8 +14,8 @@ from qgjet.domain.decide import Command, EndAttempt, Start, Submit, decide
 from qgjet.domain.events import JobSpec, Outcome, Requeued, Submitted, Verdict, event_type
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.suite import SuiteOpened, member_of, suite_prefix
-from qgjet.log import Recorded
-from qgjet.presence import AgentInfo, TargetSlots
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
+from qgjet.store.event_log import Recorded
 from qgjet.support.clock import utc_now
 from qgjet_projections import schema
 from qgjet_projections.writer import Writer

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import nats
 
-from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.config.settings import AgentSettings, QueueSettings
@@ -24,7 +23,8 @@ from qgjet.domain.events import JobSpec
 from qgjet.domain.subjects import STREAM
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer, nats_server
-from qgjet.log import EventLog
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now
 
 QUEUE = QueueSettings()

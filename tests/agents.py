@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from patience import patience
-from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.runner import Runner
 from qgjet.agents.scripted import ScriptedRunner
@@ -19,8 +18,9 @@ from qgjet.domain.events import JobSpec, Slot, event_type
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import Bus
-from qgjet.log import Accepted, EventLog
-from qgjet.queue import Queue
+from qgjet.store import streams
+from qgjet.store.event_log import Accepted, EventLog
+from qgjet.store.job_queue import Queue
 
 FAST = QueueSettings(visibility_timeout_s=1.5, retry_base_s=0.02, retry_cap_s=0.05)
 """Short timers: a lost agent is noticed within seconds."""

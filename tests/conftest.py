@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from patience import patience
-from qgjet import streams
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer, nats_server
-from qgjet.log import EventLog
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
 
 # Started in the background of a script, or by nohup, this process ignores Ctrl-C or a hangup, and so would every command that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

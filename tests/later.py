@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from qgjet.jetstream.connection import Bus
-from qgjet.log import EventLog, StreamState
+from qgjet.store.event_log import EventLog, StreamState
 from qgjet.support.clock import utc_now
 
 

@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 from msgspec.structs import replace
 
-from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.cleanup import own_directory
 from qgjet.agents.target import make_runner
@@ -21,7 +20,8 @@ from qgjet.config.settings import DEFAULT_VISIBILITY_TIMEOUT_S, QueueSettings, S
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.jetstream.connection import Bus, open_bus
-from qgjet.log import EventLog
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
 from qgjet_cli import config, daemon, options
 from qgjet_cli.exits import CannotReach

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from qgjet import backup as backups
-from qgjet.backup import Manifest
 from qgjet.domain.subjects import STREAM
 from qgjet.jetstream.connection import connect
+from qgjet.store import backup as backups
+from qgjet.store.backup import Manifest
 from qgjet_cli import config, foreground, options, output
 from qgjet_cli.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.exits import Exit

@@ -1,6 +1,6 @@
 """The jobs that a command follows: the fold of their events, and what people want to see of them. Pure.
 
-Events carry state and every append is fenced, so the first event of a job that is seen here seeds its fold; from then on the rules of `qgjet.domain.job` decide, and
+Events carry state and every append is fenced, so the first event of a job that is seen here seeds its fold; from then on the rules of `domain.job` decide, and
 an event that breaks one changes nothing.
 """
 

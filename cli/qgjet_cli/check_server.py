@@ -9,15 +9,16 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from qgjet import __version__, presence, streams
+from qgjet import __version__
 from qgjet.config.settings import Deployment, Settings, without_password
 from qgjet.domain.events import Partition
 from qgjet.domain.subjects import AGENTS_BUCKET, STREAM, Lane
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.jetstream.connection import SERVER_FLOOR, Bus, connect
-from qgjet.log import EventLog, StreamState
-from qgjet.presence import AgentInfo
-from qgjet.queue import LaneState, Queue
+from qgjet.store import agent_registry, streams
+from qgjet.store.agent_registry import AgentInfo
+from qgjet.store.event_log import EventLog, StreamState
+from qgjet.store.job_queue import LaneState, Queue
 from qgjet_cli import config
 from qgjet_cli.agent import DEFAULT_NATS_URL
 from qgjet_cli.check import Check, dotted, fail, ok, warn
@@ -66,7 +67,7 @@ async def _look_inside(bus: Bus, settings: Settings) -> list[Check]:
                 *found,
                 warn(what, f"the NATS user {bus.user!r} may not look at it", "look as operator, janitor or through the API (`qgjet agents`, `qgjet list`)"),
             ]
-    agents = [] if f"KV_{AGENTS_BUCKET}" in missing else await presence.agents(bus)
+    agents = [] if f"KV_{AGENTS_BUCKET}" in missing else await agent_registry.agents(bus)
     lanes = await Queue(bus, settings.queue).lanes()
     return [
         *found,

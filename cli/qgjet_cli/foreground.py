@@ -17,7 +17,7 @@ from qgjet_cli.exits import Exit
 
 LEAVE_S = 2.0
 """From the second signal on, connections get so long to close."""
-_QUIET = ("nats", "asyncio", "httpx", "httpcore", "uvicorn", "qgjet.jetstream.connection", "qgjet.log")
+_QUIET = ("nats", "asyncio", "httpx", "httpcore", "uvicorn", "qgjet.jetstream.connection", "qgjet.store.event_log")
 """What they have to say about broken connections the commands say themselves, once."""
 
 

@@ -8,8 +8,6 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from qgjet import presence, streams
-from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.config.settings import Deployment, Settings, without_password
 from qgjet.domain import subjects
 from qgjet.domain.decide import OnDuplicate
@@ -19,9 +17,11 @@ from qgjet.domain.submission import hash_of, idempotent_id, make_spec
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NoConsumerLeft, NotPermitted, QgjetError, StoreFull
 from qgjet.jetstream.connection import Bus, open_bus
-from qgjet.log import Accepted, EventLog
-from qgjet.queue import Queue
-from qgjet.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
+from qgjet.store import agent_registry, streams
+from qgjet.store.artifacts import ArtifactStore, object_name
+from qgjet.store.event_log import Accepted, EventLog
+from qgjet.store.job_queue import Queue
+from qgjet.store.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import ALL, Batch, Events, Notice, Placed
 from qgjet_cli.exits import CannotReach, of_error
@@ -199,7 +199,7 @@ class NatsClient:
 
     async def served(self) -> set[tuple[str, str]] | None:
         try:
-            agents = await presence.agents(self._bus)
+            agents = await agent_registry.agents(self._bus)
         except LogUnavailable:
             return None
         return {(target.target, agent.app_version_id or ALL) for agent in agents if not agent.draining for target in agent.targets}

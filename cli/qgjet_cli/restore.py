@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from qgjet import backup as backups
 from qgjet.jetstream.connection import connect
+from qgjet.store import backup as backups
 from qgjet_cli import config, foreground, options, output
 from qgjet_cli.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.backup import show

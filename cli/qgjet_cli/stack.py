@@ -19,14 +19,14 @@ from types import TracebackType
 
 from msgspec.structs import replace
 
-from qgjet import streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.cleanup import own_directory
 from qgjet.config.settings import NatsSettings, Settings
 from qgjet.errors import InvalidSettings, LogUnavailable, QgjetError
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer, nats_server
-from qgjet.log import EventLog
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
 from qgjet_cli.agent import chosen_targets, make_agent, work_dir
 

@@ -1,6 +1,6 @@
 """What a stretch of the log does to the rows of the read model. Pure: rows in, rows out; `writer` does the SQL.
 
-The rules are those of `qgjet.domain.job`: an event is checked against the slot's state before it, and a row follows from the event alone, plus the times at which
+The rules are those of `domain.job`: an event is checked against the slot's state before it, and a row follows from the event alone, plus the times at which
 things happened. A row is written once per batch, however many events it saw; any division of the log into batches gives the same rows.
 """
 
@@ -36,7 +36,7 @@ from qgjet.domain.events import (
 )
 from qgjet.domain.job import Job, broken_rule, explanation_of, state_of
 from qgjet.errors import UndecodableEvent
-from qgjet.log import Recorded
+from qgjet.store.event_log import Recorded
 from qgjet_projections.schema import instant, micros
 
 _INT64 = 2**63 - 1

@@ -17,7 +17,6 @@ from typing import Any, Self, TypeVar
 import msgspec
 from msgspec import Struct
 
-from qgjet import presence, streams, suite_log
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain import subjects
 from qgjet.domain.decide import Command, Expire, Lose, Requeue
@@ -25,9 +24,10 @@ from qgjet.domain.events import Requeued, Slot, Submitted, Whole
 from qgjet.domain.subjects import ADVISORIES, STREAM, Lane, parse_job_subject
 from qgjet.errors import InvalidInput, LogUnavailable, NoConsumerLeft, QgjetError, Refused, StoreFull
 from qgjet.jetstream.connection import STOP_TIMEOUT_S, JetStreamError, translated
-from qgjet.log import EventLog, Recorded, StreamState
-from qgjet.presence import Announcement
-from qgjet.queue import LaneState, Queue
+from qgjet.store import agent_registry, streams, suite_log
+from qgjet.store.agent_registry import Announcement
+from qgjet.store.event_log import EventLog, Recorded, StreamState
+from qgjet.store.job_queue import LaneState, Queue
 from qgjet.support.clock import end
 from qgjet.support.log_limiter import Repeated
 from qgjet_projections.readmodel import ReadModel
@@ -47,7 +47,7 @@ MAX_REMOVALS = 1_000
 """Partition queues removed in one round, so that a backlog of them does not hold up the other duties."""
 REMOVALS_AT_ONCE = 16
 INCOMPLETE_AFTER = timedelta(minutes=2)
-PRESENCE_GRACE_S = 3 * presence.RENEW_EVERY_S
+PRESENCE_GRACE_S = 3 * agent_registry.RENEW_EVERY_S
 """After a restart of the server no agent is present until it has announced itself again."""
 _NO_MESSAGE = 10037
 
@@ -172,7 +172,7 @@ class Janitor:
         if waited_s < streams.adoption_time_s(announced.deployment.visibility_timeout_s):
             return False
         limit_s = announced.deployment.next_visibility_timeout_s
-        holdouts = [one.instance for one in await presence.agents(self._log.bus) if not 0 < one.visibility_timeout_s <= limit_s]
+        holdouts = [one.instance for one in await agent_registry.agents(self._log.bus) if not 0 < one.visibility_timeout_s <= limit_s]
         if holdouts:
             self._complaints.setdefault("holdouts", Repeated(log)).warn(
                 f"the visibility timeout stays at {announced.deployment.visibility_timeout_s:g}s: "
@@ -274,7 +274,7 @@ class Janitor:
         renewed one counts.
         """
         now = asyncio.get_running_loop().time()
-        entries = {one.info.instance: one for one in await presence.announcements(self._log.bus)}
+        entries = {one.info.instance: one for one in await agent_registry.announcements(self._log.bus)}
         missing = {(job.agent, job.seq): job for job in situation.activity.running if not _is_named(job, entries)}
         seen = {key: _Missing(now, entries[key[0]].seq if key[0] in entries else 0) for key in missing}
         self._missing = {key: self._missing.get(key, one) for key, one in seen.items()}

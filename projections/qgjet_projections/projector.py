@@ -22,7 +22,7 @@ from qgjet.config.settings import DEFAULT_EVENT_RETENTION_S
 from qgjet.domain.subjects import ALL_EVENTS
 from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.jetstream.connection import STOP_TIMEOUT_S
-from qgjet.log import EventLog, Recorded, StreamState
+from qgjet.store.event_log import EventLog, Recorded, StreamState
 from qgjet.support.clock import end
 from qgjet.support.log_limiter import Repeated
 from qgjet_projections.readmodel import ReadModel

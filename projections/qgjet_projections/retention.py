@@ -22,13 +22,13 @@ from typing import Self
 
 from msgspec import Struct
 
-from qgjet import streams
 from qgjet.domain.events import TERMINAL, Submitted
 from qgjet.domain.subjects import STREAM
 from qgjet.domain.suite import suite_prefix
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import STOP_TIMEOUT_S
-from qgjet.log import EventLog
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
 from qgjet.support.clock import end
 from qgjet.support.log_limiter import Repeated
 from qgjet_projections.projector import Projector

@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from qgjet import presence, streams
 from qgjet.config.settings import Deployment, Settings, without_password
 from qgjet.domain.control import Pauses
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
 from qgjet.jetstream.connection import Bus, connect
-from qgjet.log import EventLog
-from qgjet.presence import AgentInfo
+from qgjet.store import agent_registry, streams
+from qgjet.store.agent_registry import AgentInfo
+from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
 from qgjet.support.clock import Clock, end, utc_now, within
 from qgjet.support.log_limiter import Repeated
@@ -290,7 +290,7 @@ class Service:
         return self._asking
 
     async def _read_agents(self) -> list[AgentInfo]:
-        self._agents = await presence.agents(self.log.bus)
+        self._agents = await agent_registry.agents(self.log.bus)
         self._answered = True
         self._agents_until = self._loop.time() + AGENTS_FRESH_S
         return self._agents

@@ -20,7 +20,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import fields
 
-from qgjet.log import Recorded
+from qgjet.store.event_log import Recorded
 from qgjet_projections import schema
 from qgjet_projections.batch import TEST_SUMS, Batch, Ended, Row, Standing, slot_key, standing_of, statistics_of
 from qgjet_projections.schema import instant, micros

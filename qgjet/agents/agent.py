@@ -23,16 +23,16 @@ from qgjet.agents.host import Host
 from qgjet.agents.runner import Runner
 from qgjet.agents.slot import AgentSlot
 from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
-from qgjet.control_log import follow
 from qgjet.domain.control import Control, DrainRequested, Pauses
 from qgjet.domain.events import Instant, Partition
 from qgjet.domain.subjects import Lane
 from qgjet.errors import LogUnavailable, NoConsumerLeft
 from qgjet.jetstream.connection import STOP_TIMEOUT_S
-from qgjet.log import EventLog
-from qgjet.presence import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
-from qgjet.queue import Delivery, Queue
 from qgjet.scheduling import Bench, Turns, Waiting, choose
+from qgjet.store.agent_registry import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
+from qgjet.store.control_log import follow
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Delivery, Queue
 from qgjet.support import private_files
 from qgjet.support.clock import end, within
 from qgjet.support.log_limiter import Repeated

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from qgjet.domain.subjects import Lane
-from qgjet.queue import LaneState
 from qgjet.scheduling import EVERY_VERSION, Waiting
+from qgjet.store.job_queue import LaneState
 
 
 class _Belief:

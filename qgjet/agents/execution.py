@@ -29,7 +29,6 @@ from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt, Session, StopReason, Tether
 from qgjet.agents.slot import AgentSlot
 from qgjet.agents.visibility import VisibilityTimeout
-from qgjet.artifacts import ArtifactStore
 from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.domain.codec import check_writable
 from qgjet.domain.decide import DRAINED, HOST_FAILED, Command, EndAttempt, Lose, Release, Requeue, Start, decide
@@ -37,8 +36,9 @@ from qgjet.domain.events import Event, Outcome, Status, Verdict
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.subjects import encode_token
 from qgjet.errors import HostFailed, InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
-from qgjet.log import EventLog
-from qgjet.queue import Delivery
+from qgjet.store.artifacts import ArtifactStore
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Delivery
 from qgjet.support.clock import lease_time, within
 from qgjet.support.log_limiter import Repeated
 from qgjet.verdict.reasons import Reason

@@ -18,8 +18,8 @@ from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.domain.events import Status
 from qgjet.domain.job import Job
 from qgjet.errors import LogUnavailable
-from qgjet.log import EventLog
-from qgjet.queue import Delivery
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Delivery
 from qgjet.support.clock import LEASE_LOOK_S, lease_time
 
 log = logging.getLogger(__name__)

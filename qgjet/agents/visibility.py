@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from qgjet import streams
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import IncompatibleServer
 from qgjet.jetstream.connection import Bus
+from qgjet.store import streams
 from qgjet.support.clock import lease_time
 from qgjet.support.log_limiter import Repeated
 

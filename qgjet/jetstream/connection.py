@@ -25,7 +25,7 @@ from nats.aio.subscription import DEFAULT_SUB_PENDING_BYTES_LIMIT, DEFAULT_SUB_P
 
 from qgjet.config.settings import NatsSettings, without_password
 from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, LogUnavailable, NotPermitted, Overloaded, StoreFull
-from qgjet.jetstream import login
+from qgjet.jetstream import login as logins
 from qgjet.jetstream.login import Identity, WhoAmI
 from qgjet.support.clock import bounded, end, within
 from qgjet.support.log_limiter import Repeated
@@ -306,7 +306,7 @@ class Bus:
         """Who this connection is, and what it may do, by the server's word. One that it does not tell may try everything."""
         if self._identity is None:
             try:
-                self._identity = msgspec.json.decode((await self.request(login.WHO_AM_I, timeout_s=timeout_s)).data, type=WhoAmI).data
+                self._identity = msgspec.json.decode((await self.request(logins.WHO_AM_I, timeout_s=timeout_s)).data, type=WhoAmI).data
             except (NotPermitted, msgspec.MsgspecError):
                 self._identity = Identity(user=self.user)
         return self._identity
@@ -449,10 +449,10 @@ async def open_bus(url: str, *, name: str, login: NatsSettings | None = None, ti
     """Like `connect`, for owners that close it themselves."""
     login = login or NatsSettings()
     servers = _addresses(url)
-    shown, user = without_password(url), login.user_of(login, servers)
+    shown, user = without_password(url), logins.user_of(login, servers)
     client = _Client()
     ears = _Ears(client, shown, user)
-    client.wants_tls = login.wants_tls(login, servers)
+    client.wants_tls = logins.wants_tls(login, servers)
     try:
         await bounded(
             client.connect(
@@ -468,7 +468,7 @@ async def open_bus(url: str, *, name: str, login: NatsSettings | None = None, ti
                 error_cb=ears.told,
                 disconnected_cb=ears.disconnected,
                 reconnected_cb=ears.reconnected,
-                **login.options(login, servers),
+                **logins.options(login, servers),
             ),
             timeout_s,
         )

@@ -39,7 +39,7 @@ def server_binary() -> Path:
 def config_file() -> Path:
     """The shipped nats.conf: from the package when installed, from the repository when run in place."""
     packaged = Path(str(resources.files("qgjet"))) / "nats.conf"
-    return packaged if packaged.exists() else Path(__file__).resolve().parent.parent / "nats.conf"
+    return packaged if packaged.exists() else Path(__file__).resolve().parents[2] / "nats.conf"
 
 
 def random_passwords() -> dict[str, str]:

@@ -17,7 +17,7 @@ from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain.decide import EndAttempt, Release, Start
 from qgjet.domain.events import Outcome, Slot, Verdict
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_projections.api import serve
 
 Json = dict[str, Any]

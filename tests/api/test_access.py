@@ -18,7 +18,6 @@ from msgspec.structs import replace
 
 from factories import NOW
 from patience import patience
-from qgjet import presence
 from qgjet.auth import token_file, tokens
 from qgjet.auth.tokens import Scope
 from qgjet.config.settings import ApiSettings, Settings
@@ -26,7 +25,8 @@ from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidSettings
 from qgjet.jetstream.connection import Bus
 from qgjet.jetstream.server import NatsServer
-from qgjet.presence import AgentInfo, TargetSlots
+from qgjet.store import agent_registry
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now
 from qgjet_projections.api import access, create_app, events, serve
 from qgjet_projections.api.app import ROUTES
@@ -276,7 +276,7 @@ async def test_lists_hold_nothing_of_other_orgs(two: Two, bus: Bus, eventually: 
         instance="i", name="m", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2),), slots=2, since=NOW,
         running=(two.own["live"], two.foreign["live"]), warm=("acme/1/emulator", "globex/1/emulator", "acme/x/1/emulator"),
     )  # fmt: skip
-    await presence.announce(bus, running)
+    await agent_registry.announce(bus, running)
 
     async def ask(path: str, **params: Any) -> Json:
         answer = await two.ask("GET", path, params=params)

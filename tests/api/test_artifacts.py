@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from qgjet.artifacts import CHUNK_BYTES, STREAM, ArtifactStore, object_name
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import log_subject
 from qgjet.jetstream.connection import Bus
+from qgjet.store.artifacts import CHUNK_BYTES, STREAM, ArtifactStore, object_name
 from qgjet_projections.api.artifacts import disposition
 from qgjet_projections.api.logs import Position, Splitter
 

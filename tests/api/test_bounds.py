@@ -11,13 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from factories import NOW
-from qgjet.control_log import append
 from qgjet.domain import control
 from qgjet.domain.control import Kind, Paused
 from qgjet.domain.decide import Cancel, decide
 from qgjet.domain.events import CancelRequested, Slot, Verdict
 from qgjet.errors import InvalidInput
-from qgjet.log import EventLog
+from qgjet.store.control_log import append
+from qgjet.store.event_log import EventLog
 from qgjet_projections.readmodel.event import MAX_PAGE_BYTES
 
 Json = dict[str, Any]

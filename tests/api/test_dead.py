@@ -10,11 +10,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from qgjet.control_log import ControlReader
 from qgjet.domain.control import Discarded
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import log_subject
-from qgjet.log import EventLog
+from qgjet.store.control_log import ControlReader
+from qgjet.store.event_log import EventLog
 from qgjet_projections.api import decisions
 
 Json = dict[str, Any]

@@ -17,7 +17,7 @@ from patience import patience
 from qgjet.config.settings import Settings
 from qgjet.domain.events import Verdict
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_projections.api import events as sse
 
 Json = dict[str, Any]

@@ -16,16 +16,16 @@ from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from factories import NOW
-from qgjet import presence, streams
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain import subjects
 from qgjet.domain.events import Partition, Verdict
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import Bus
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.presence import AgentInfo, TargetSlots
-from qgjet.queue import Queue
+from qgjet.store import agent_registry, streams
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet_cli.check import Health
 from qgjet_cli.check_server import look_at_server
 from qgjet_projections.readmodel import ReadModel
@@ -136,7 +136,7 @@ async def test_what_was_read_survives_a_restart_and_a_lost_file(settings: Settin
 
 
 async def test_metrics_count_jobs_by_status(api: httpx.AsyncClient, submit: Submit, agent: Any, bus: Bus) -> None:
-    await presence.announce(
+    await agent_registry.announce(
         bus,
         AgentInfo(instance="i", name="m", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2, running=1),), slots=2, since=NOW),
     )

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 
 from factories import NOW
-from qgjet import presence
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import log_subject
 from qgjet.jetstream.connection import Bus
-from qgjet.log import EventLog
-from qgjet.presence import AgentInfo, TargetSlots
+from qgjet.store import agent_registry
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
+from qgjet.store.event_log import EventLog
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]
@@ -120,17 +120,17 @@ class TestPendingReason:
         return reason
 
     async def test_no_agent_serves_the_target(self, api: httpx.AsyncClient, submit: Submit, bus: Bus) -> None:
-        await presence.announce(bus, agent_info(targets=(TargetSlots(target="device", slots=1),)))
-        await presence.announce(bus, agent_info(instance="agent-2", draining=True))
-        await presence.announce(bus, agent_info(instance="agent-3", app_version_id="other"))
+        await agent_registry.announce(bus, agent_info(targets=(TargetSlots(target="device", slots=1),)))
+        await agent_registry.announce(bus, agent_info(instance="agent-2", draining=True))
+        await agent_registry.announce(bus, agent_info(instance="agent-3", app_version_id="other"))
         assert await self.reason(api, (await submit())["job_id"]) == "no_agent"
 
     async def test_all_slots_are_taken(self, api: httpx.AsyncClient, submit: Submit, bus: Bus) -> None:
-        await presence.announce(bus, agent_info(targets=(TargetSlots(target="emulator", slots=1, running=1),), running=("x",)))
+        await agent_registry.announce(bus, agent_info(targets=(TargetSlots(target="emulator", slots=1, running=1),), running=("x",)))
         assert await self.reason(api, (await submit())["job_id"]) == "no_slot"
 
     async def test_it_may_start_at_any_moment(self, api: httpx.AsyncClient, submit: Submit, bus: Bus) -> None:
-        await presence.announce(bus, agent_info())
+        await agent_registry.announce(bus, agent_info())
         assert await self.reason(api, (await submit())["job_id"]) is None
 
     async def test_it_waits_for_its_retry(self, api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:

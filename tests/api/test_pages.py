@@ -21,7 +21,7 @@ from litestar.testing import TestClient
 from factories import spec
 from qgjet.config.settings import Settings
 from qgjet.domain.events import Verdict
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_projections.web.page import SAID, done, own_path, query, segment
 from strategies import hostile_text
 

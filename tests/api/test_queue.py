@@ -14,15 +14,15 @@ from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from factories import NOW
-from qgjet import presence
 from qgjet.config.settings import Settings
-from qgjet.control_log import ControlReader
 from qgjet.domain.control import DrainRequested
 from qgjet.domain.decide import Requeue
 from qgjet.domain.events import Slot, Submitted
 from qgjet.jetstream.connection import Bus
-from qgjet.log import EventLog
-from qgjet.presence import AgentInfo, TargetSlots
+from qgjet.store import agent_registry
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
+from qgjet.store.control_log import ControlReader
+from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now
 
 Json = dict[str, Any]
@@ -93,7 +93,7 @@ async def test_what_cannot_be_paused_is_said(api: httpx.AsyncClient) -> None:
 
 
 async def test_reasons_are_counted(api: httpx.AsyncClient, submit: Submit, agent: Any, bus: Bus) -> None:
-    await presence.announce(bus, agent_info(targets=(TargetSlots(target="device", slots=1, running=1),), running=("j",)))
+    await agent_registry.announce(bus, agent_info(targets=(TargetSlots(target="device", slots=1, running=1),), running=("j",)))
     for target, tests in (("emulator", "ab"), ("device", "c"), ("sofa", "d")):
         for test in tests:
             await submit(target=target, test_path=f"tests/{test}.spec.js")
@@ -109,13 +109,13 @@ async def test_reasons_are_counted(api: httpx.AsyncClient, submit: Submit, agent
 
 async def test_an_agent_is_drained_by_its_name_where_that_is_enough(api: httpx.AsyncClient, bus: Bus, eventually: Any) -> None:
     assert (await api.post("/agents/mac/drain")).status_code == 404
-    await presence.announce(bus, agent_info("mac-1"))
+    await agent_registry.announce(bus, agent_info("mac-1"))
     await eventually(lambda: _agents(api, 1))
     drained = await api.post("/agents/mac/drain", json={"reason": "new cables"})
     assert drained.status_code == 202
     (event,) = await ControlReader(bus).new()
     assert (type(event), event.name, event.reason) == (DrainRequested, "mac-1", "new cables")
-    await presence.announce(bus, agent_info("mac-2"))
+    await agent_registry.announce(bus, agent_info("mac-2"))
     await eventually(lambda: _agents(api, 2))
     several = await api.post("/agents/mac/drain")
     assert (several.status_code, "mac-1, mac-2" in several.json()["detail"]) == (400, True)

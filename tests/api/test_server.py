@@ -17,11 +17,11 @@ import pytest
 from msgspec.structs import replace
 
 from patience import patience
-from qgjet import streams
 from qgjet.config.settings import ApiSettings, Deployment, QueueSettings, Settings
 from qgjet.errors import IncompatibleServer, InvalidSettings
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
+from qgjet.store import streams
 from qgjet_projections.api import serve
 
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]

@@ -11,7 +11,7 @@ import pytest
 
 from qgjet.domain import subjects
 from qgjet.domain.events import Verdict
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 
 Json = dict[str, Any]
 

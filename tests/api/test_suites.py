@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from factories import NOW
-from qgjet import presence
 from qgjet.domain.decide import Start
 from qgjet.domain.events import Slot, Verdict
 from qgjet.jetstream.connection import Bus
-from qgjet.log import EventLog
-from qgjet.presence import AgentInfo, TargetSlots
+from qgjet.store import agent_registry
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
+from qgjet.store.event_log import EventLog
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]
@@ -198,4 +198,4 @@ async def test_partitions_show_the_queue(api: httpx.AsyncClient, submit: Submit,
 async def test_agents_are_those_that_are_alive(api: httpx.AsyncClient, bus: Bus) -> None:
     assert (await api.get("/agents")).json() == {"agents": []}
     info = AgentInfo(instance="i", name="mac", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2, running=1),), slots=2, since=NOW)
-    await presence.announce(bus, info)
+    await agent_registry.announce(bus, info)

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
-from qgjet import presence
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.runner import Attempt
 from qgjet.agents.visibility import VisibilityTimeout
@@ -18,8 +17,9 @@ from qgjet.domain.decide import Cancel, OnDuplicate
 from qgjet.domain.events import AttemptEnded, Finished, JobSpec, Outcome, Partition, Released, Started, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import agent_registry
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from strategies import outcome
 
 TEST = "tests/onboarding.spec.js"
@@ -44,7 +44,7 @@ async def test_an_idle_agent_hears_of_a_lane_that_did_not_exist_before(log: Even
 
 
 async def present(log: EventLog, instance: str) -> bool:
-    return instance in {info.instance for info in await presence.agents(log.bus)}
+    return instance in {info.instance for info in await agent_registry.agents(log.bus)}
 
 
 async def test_a_failed_test_is_retried_as_often_as_it_may_be(log: EventLog, tmp_path: Path) -> None:

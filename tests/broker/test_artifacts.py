@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from agents import eventually
-from qgjet import artifacts, streams
-from qgjet.artifacts import CHUNK_BYTES, MARK_EVERY, ArtifactStore, object_name
 from qgjet.config.settings import Deployment
 from qgjet.domain.subjects import LOGS
 from qgjet.errors import ArtifactGone, LogUnavailable
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
+from qgjet.store import artifacts, streams
+from qgjet.store.artifacts import CHUNK_BYTES, MARK_EVERY, ArtifactStore, object_name
 
 NATS_CLI = Path(__file__).parents[2] / ".tools" / "bin" / "nats"
 

@@ -13,9 +13,9 @@ from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Attached, JobSpec, Requeued, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
-from qgjet.log import EventLog
-from qgjet.queue import Queue
-from qgjet.suite_log import Submission, abandon, submit_suite
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
+from qgjet.store.suite_log import Submission, abandon, submit_suite
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel
 

@@ -13,11 +13,9 @@ from agents import FAST, ended, eventually, running_agent, scripted, story, subm
 from factories import spec
 from faults.proxy import proxy
 from patience import patience
-from qgjet import control_log, streams
 from qgjet.agents.agent import Agent
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.config.settings import AgentSettings
-from qgjet.control_log import ControlReader
 from qgjet.domain.control import Control, DrainRequested, Kind, Paused, Resumed, encode, subject_of
 from qgjet.domain.events import JobSpec, Verdict
 from qgjet.domain.subjects import CONTROL_PREFIX
@@ -25,8 +23,10 @@ from qgjet.errors import LogUnavailable
 from qgjet.jetstream import direct_get
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import control_log, streams
+from qgjet.store.control_log import ControlReader
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet.support.clock import utc_now
 
 EMULATOR = {"kind": Kind.TARGET, "name": "emulator"}

@@ -8,7 +8,7 @@ from factories import spec
 from patience import patience
 from qgjet.domain.decide import Cancel, EndAttempt, OnDuplicate, Start
 from qgjet.domain.events import Outcome, Submitted, Verdict
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 
 
 async def test_submit_start_finish_is_a_story_of_three_events(log: EventLog) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from factories import NOW
-from qgjet import presence
 from qgjet.jetstream import direct_get
-from qgjet.log import EventLog
-from qgjet.presence import AgentInfo, TargetSlots
+from qgjet.store import agent_registry
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
+from qgjet.store.event_log import EventLog
 
 
 def info(name: str) -> AgentInfo:
@@ -19,7 +19,7 @@ def info(name: str) -> AgentInfo:
 
 async def test_an_agent_that_moves_while_the_list_is_read_stands_on_it_once(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
-        await presence.announce(log.bus, info(name))
+        await agent_registry.announce(log.bus, info(name))
     pages = 0
 
     async def a_page_later(*args: Any, **more: Any) -> list[direct_get.Stored]:
@@ -27,11 +27,11 @@ async def test_an_agent_that_moves_while_the_list_is_read_stands_on_it_once(log:
         found = await direct_get.messages(*args, **more)
         pages += 1
         if pages == 1:
-            await presence.announce(log.bus, info("a"))
-            await presence.withdraw(log.bus, "b")
+            await agent_registry.announce(log.bus, info("a"))
+            await agent_registry.withdraw(log.bus, "b")
         return found
 
-    monkeypatch.setattr(presence, "_BATCH", 2)
-    monkeypatch.setattr(presence, "messages", a_page_later)
-    assert [one.name for one in await presence.agents(log.bus)] == ["a", "c"]
+    monkeypatch.setattr(agent_registry, "_BATCH", 2)
+    monkeypatch.setattr(agent_registry, "messages", a_page_later)
+    assert [one.name for one in await agent_registry.agents(log.bus)] == ["a", "c"]
     assert pages > 1

@@ -6,13 +6,13 @@ import pytest
 
 from agents import FAST
 from factories import spec
-from qgjet import streams
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.errors import IncompatibleServer
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.queue import ACK_WAIT_SLACK_S, Queue
+from qgjet.store import streams
+from qgjet.store.job_queue import ACK_WAIT_SLACK_S, Queue
 
 ASKED = Deployment(priority_order="high-first", visibility_timeout_s=42.5, max_deliver=9)
 

@@ -17,8 +17,8 @@ from qgjet.domain.suite import SuiteOpened
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import Accepted, EventLog
-from qgjet.suite_log import KeyReused, Submission, SuiteRefused, claim_key, openings, submit_suite
+from qgjet.store.event_log import Accepted, EventLog
+from qgjet.store.suite_log import KeyReused, Submission, SuiteRefused, claim_key, openings, submit_suite
 
 ATTACH, REJECT, REPLACE = OnDuplicate.ATTACH, OnDuplicate.REJECT, OnDuplicate.REPLACE
 

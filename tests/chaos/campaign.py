@@ -24,14 +24,14 @@ from faults.proxy import proxy
 from faults.watched import patiently
 from patience import patience
 from projections.histories import content, rebuilt
-from qgjet import streams
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import LIVE, Submitted
 from qgjet.domain.subjects import lane_consumer, parse_job_subject
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import nats_server
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet.support.clock import utc_now
 from qgjet_projections.readmodel import ReadModel
 from soak.cluster import cluster, free_ports

@@ -19,8 +19,8 @@ from patience import patience
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import JobSpec, Slot
 from qgjet.errors import LogUnavailable, Refused
-from qgjet.log import Accepted, EventLog
-from qgjet.suite_log import Submission, submit_suite
+from qgjet.store.event_log import Accepted, EventLog
+from qgjet.store.suite_log import Submission, submit_suite
 from qgjet.support.clock import utc_now
 
 ORGS = ("acme", "globex")

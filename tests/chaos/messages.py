@@ -17,7 +17,7 @@ from qgjet.domain import suite
 from qgjet.domain.subjects import STREAM, parse_job_subject
 from qgjet.errors import UndecodableEvent
 from qgjet.jetstream.connection import Bus, JetStreamError
-from qgjet.log import EventLog, recorded
+from qgjet.store.event_log import EventLog, recorded
 
 PAGE = 200
 NO_MESSAGE = 10037

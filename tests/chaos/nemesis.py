@@ -27,8 +27,8 @@ from qgjet.domain.suite import suite_prefix
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer, nats_server
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from soak.cluster import Cluster
 
 LANES = [Lane(Partition(org, version, SCRIPTED), rank) for org in ORGS for version in VERSIONS for rank in RANKS]

@@ -15,7 +15,6 @@ from chaos.fleet import SCRIPTED, Fleet
 from chaos.messages import read_log
 from factories import spec
 from faults.watched import patiently
-from qgjet import streams
 from qgjet.config.settings import QueueSettings
 from qgjet.domain import codec, subjects
 from qgjet.domain.decide import EndAttempt, Start, Submit, decide
@@ -24,7 +23,8 @@ from qgjet.domain.job import Job, state_of
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer, nats_server
-from qgjet.log import EventLog
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now
 from qgjet_projections.readmodel import ReadModel
 from soak.cluster import cluster, free_ports

@@ -29,7 +29,7 @@ from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import LogUnavailable, PrepareFailed
 from qgjet.jetstream.connection import connect
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet.support.clock import Clock, lease_time, utc_now
 
 WORDS = {"pass": ("passed",), "slow": ("passed",), "fail": ("failed",), "flaky": ("failed", "passed"), "hang": ("hang",), "crash": ("crash", "passed")}

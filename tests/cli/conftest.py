@@ -15,7 +15,7 @@ from agents import FAST, running_agent, scripted
 from cli.commandline import ORG, TARGET, VERSION, Cli, Ended, Inside, Work, api_of
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_cli.main import main
 from surroundings import is_ours
 

@@ -15,12 +15,12 @@ from agents import ended, running_agent, submit
 from cli.commandline import ORG, TARGET, VERSION, Cli
 from factories import spec
 from qgjet.agents.target import make_runner
-from qgjet.artifacts import STREAM, ArtifactStore, object_name
 from qgjet.config.settings import Target
 from qgjet.domain.decide import EndAttempt, Start
 from qgjet.domain.events import Artifact, JobSpec, Outcome, Verdict
 from qgjet.jetstream.connection import Bus
-from qgjet.log import EventLog
+from qgjet.store.artifacts import STREAM, ArtifactStore, object_name
+from qgjet.store.event_log import EventLog
 from qgjet_cli.fetch import Damaged, Wanted, place_of
 
 SCRIPT = r"""

@@ -10,7 +10,7 @@ from agents import ended as end_of
 from agents import eventually
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from qgjet.domain.events import Slot
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_projections.api import decisions
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")

@@ -13,7 +13,7 @@ from cli.commandline import ORG, TARGET, VERSION, Cli, Inside, Work
 from qgjet.domain.decide import Cancel
 from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_cli import exits
 from qgjet_cli.exits import Exit, of_verdicts
 

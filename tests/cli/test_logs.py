@@ -21,7 +21,7 @@ from qgjet.agents.agent import Agent
 from qgjet.agents.target import make_runner
 from qgjet.config.settings import ArtifactSettings, Settings, Target
 from qgjet.domain.events import JobSpec
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_cli.logs import harmless
 
 Shell = Callable[..., contextlib.AbstractAsyncContextManager[Agent]]

@@ -8,7 +8,7 @@ import signal
 from agents import ended as end_of
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from qgjet.domain.events import Slot
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 

@@ -15,8 +15,8 @@ import pytest
 from cli.commandline import ORG, TARGET, VERSION, Cli, Inside, Work, api_of
 from qgjet.config.settings import Settings
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
 from qgjet.reporting import document
+from qgjet.store.event_log import EventLog
 from qgjet_cli.reporting import api_base
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")

@@ -24,7 +24,7 @@ from qgjet.domain.decide import EndAttempt, Start
 from qgjet.domain.events import Outcome, Slot, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 HANG = ("hang",)

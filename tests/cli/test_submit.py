@@ -12,8 +12,8 @@ from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Slot, Submitted, Verdict
 from qgjet.domain.subjects import STREAM, Lane, lane_consumer
 from qgjet.jetstream.connection import Bus
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 
 A, B = "tests/a.spec.js", "tests/b.spec.js"
 S1 = ("submit", "--org-id", "qualgent", "--app-version-id", "xyz123", "--test", "tests/onboarding.spec.js", "--target", "emulator", "--priority", "2")

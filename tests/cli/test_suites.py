@@ -13,8 +13,8 @@ from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from factories import spec
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Slot, Status
-from qgjet.log import EventLog
-from qgjet.suite_log import Submission, abandon, openings, submit_suite
+from qgjet.store.event_log import EventLog
+from qgjet.store.suite_log import Submission, abandon, openings, submit_suite
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 HANG = ("hang",)

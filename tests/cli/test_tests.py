@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from cli.test_reads import A, B, C, all_ended, submitted
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now
 
 

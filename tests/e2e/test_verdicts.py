@@ -24,7 +24,7 @@ from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Slot, Status
 from qgjet.domain.job import Job
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from surroundings import is_ours
 
 pytestmark = pytest.mark.timeout(150)

@@ -13,7 +13,7 @@ from agents import agree, ended, submit
 from factories import spec
 from faults.crew import SOON, AgentProcess, Yard, crew
 from qgjet.domain.events import Artifact
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 
 JOB = """
 import os, sys

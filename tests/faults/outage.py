@@ -14,7 +14,7 @@ from factories import spec
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain.events import Verdict
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_projections.service import Service, open_service
 
 

@@ -17,8 +17,8 @@ from qgjet.domain.events import JobSpec
 from qgjet.domain.subjects import Lane
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import connect
-from qgjet.log import Accepted, EventLog
-from qgjet.queue import Queue
+from qgjet.store.event_log import Accepted, EventLog
+from qgjet.store.job_queue import Queue
 from qgjet_projections.service import open_service
 
 AGENTS = 3

@@ -9,13 +9,13 @@ import pytest
 
 from agents import ended, eventually, running_agent, scripted, story, submit
 from factories import spec
-from qgjet import presence
 from qgjet.agents import host as hosts
 from qgjet.agents.host import Host
 from qgjet.agents.runner import Attempt
 from qgjet.agents.scripted import ScriptedRunner
 from qgjet.domain.events import Outcome, Partition, Verdict
-from qgjet.log import EventLog
+from qgjet.store import agent_registry
+from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now
 from qgjet.verdict.reasons import Reason
 
@@ -39,7 +39,7 @@ async def test_the_healthy_agent_runs_all_jobs_and_the_broken_one_is_shown(log: 
         await submit(log, jobs[0])
 
         async def shown() -> bool:
-            return any(one.problem and one.problem_since for one in await presence.agents(log.bus) if one.instance == agent.instance)
+            return any(one.problem and one.problem_since for one in await agent_registry.agents(log.bus) if one.instance == agent.instance)
 
         await eventually(shown, within_s=30, what="the problem in the list of agents")
         async with running_agent(log, tmp_path / "healthy", name="healthy"):

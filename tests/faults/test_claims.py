@@ -20,8 +20,8 @@ from qgjet.domain.subjects import Lane, lane_consumer
 from qgjet.errors import DuplicateJob, Refused
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import Accepted, EventLog
-from qgjet.queue import Delivery, Queue
+from qgjet.store.event_log import Accepted, EventLog
+from qgjet.store.job_queue import Delivery, Queue
 
 
 async def test_of_two_agents_that_hold_the_same_message_one_starts_the_job(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:

@@ -13,8 +13,8 @@ from faults.watched import ended
 from qgjet.domain.decide import Start
 from qgjet.domain.events import Slot, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet.support.clock import Clock, utc_now
 
 

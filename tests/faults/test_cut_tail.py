@@ -14,15 +14,15 @@ from agents import FAST, agree, eventually, running_agent, scripted, submit
 from factories import spec
 from faults.watched import Ledger, ended, patiently, watched
 from patience import patience
-from qgjet import streams
 from qgjet.agents.runner import StopReason
 from qgjet.domain.events import JobSpec, Status, Verdict
 from qgjet.domain.subjects import STREAM, Lane, event_subject, slot_prefix
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet_projections import janitor as janitors
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector

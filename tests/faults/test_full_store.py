@@ -15,8 +15,6 @@ from agents import eventually, running_agent, scripted, submit
 from cli.commandline import Cli, api_of
 from factories import spec
 from patience import patience
-from qgjet import control_log, streams
-from qgjet.artifacts import ArtifactStore
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.domain.control import Kind, Paused
 from qgjet.domain.decide import OnDuplicate, Submit
@@ -26,8 +24,10 @@ from qgjet.domain.subjects import STREAM
 from qgjet.errors import InvalidInput, LogUnavailable, Overloaded, StoreFull
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer, config_file
-from qgjet.log import EventLog
-from qgjet.suite_log import Submission, submit_suite
+from qgjet.store import control_log, streams
+from qgjet.store.artifacts import ArtifactStore
+from qgjet.store.event_log import EventLog
+from qgjet.store.suite_log import Submission, submit_suite
 from qgjet_cli.check import Health
 from qgjet_cli.check_server import look_at_server
 from qgjet_cli.exits import Exit

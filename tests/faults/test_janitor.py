@@ -17,16 +17,16 @@ from factories import spec
 from faults.watched import Ledger, legal_history, watched
 from later import in_
 from patience import patience
-from qgjet import suite_log
 from qgjet.config.settings import QueueSettings
 from qgjet.domain import codec
 from qgjet.domain.decide import OnDuplicate, Requeue, Start, Submit, decide
 from qgjet.domain.events import Finished, JobSpec, Status, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet.log import EventLog
-from qgjet.presence import AgentInfo, announce
-from qgjet.queue import Queue
-from qgjet.suite_log import Submission, submit_suite
+from qgjet.store import suite_log
+from qgjet.store.agent_registry import AgentInfo, announce
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
+from qgjet.store.suite_log import Submission, submit_suite
 from qgjet.support.clock import utc_now
 from qgjet_projections import janitor as janitors
 from qgjet_projections.api.answers import suite_verdict

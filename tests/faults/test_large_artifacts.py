@@ -5,7 +5,7 @@ from __future__ import annotations
 from faults.crew import SOON, Yard
 from faults.large import large
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 
 
 async def test_large_files_neither_fill_the_agent_nor_hold_up_its_heartbeats(server: NatsServer, log: EventLog, yard: Yard) -> None:

@@ -13,14 +13,14 @@ from msgspec.structs import replace
 from agents import FAST, agree, ended, eventually, running_agent, scripted, story
 from factories import spec
 from later import in_
-from qgjet import streams
 from qgjet.domain import subjects
 from qgjet.domain.decide import Cancel, Start
 from qgjet.domain.events import JobSpec, Status, Verdict
 from qgjet.domain.subjects import Lane
 from qgjet.errors import NoConsumerLeft
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet.support.clock import utc_now
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector

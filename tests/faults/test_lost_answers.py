@@ -17,8 +17,8 @@ from qgjet.domain.subjects import Lane
 from qgjet.errors import WrongVersion
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import Accepted, EventLog
-from qgjet.queue import Queue
+from qgjet.store.event_log import Accepted, EventLog
+from qgjet.store.job_queue import Queue
 
 
 async def nothing() -> None:

@@ -20,7 +20,7 @@ from qgjet.domain.subjects import slot_prefix
 from qgjet.jetstream import connection as buses
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet.support.log_limiter import MOST, Repeated
 from qgjet_projections import service as services
 from qgjet_projections.service import open_service

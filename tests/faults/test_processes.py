@@ -8,12 +8,12 @@ import time
 from agents import ended, eventually, story
 from factories import spec
 from faults.crew import SOON, Crew, Yard
-from qgjet import presence
 from qgjet.domain.decide import Cancel
 from qgjet.domain.events import JobSpec, Slot, Started, Status, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import agent_registry
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 
 VISIBILITY_S = SOON.visibility_timeout_s
 LATE_S = VISIBILITY_S * 3 + 5.0
@@ -38,7 +38,7 @@ async def drains(log: EventLog) -> None:
     """Wait until an agent says that it drains."""
 
     async def ask() -> bool:
-        return any(info.draining for info in await presence.agents(log.bus))
+        return any(info.draining for info in await agent_registry.agents(log.bus))
 
     await eventually(ask, what="an agent that drains")
 

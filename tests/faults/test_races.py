@@ -16,8 +16,6 @@ from factories import spec
 from faults.proxy import Proxy
 from faults.watched import Ledger, Run, WatchedRunner, WatchedSession, ended, watched
 from patience import patience
-from qgjet import log as event_logs
-from qgjet import presence, suite_log
 from qgjet.agents import execution
 from qgjet.agents.agent import Agent
 from qgjet.agents.execution import Executor
@@ -31,9 +29,11 @@ from qgjet.domain.subjects import Lane, lane_consumer
 from qgjet.errors import LogUnavailable, Overloaded, WrongVersion
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.queue import Delivery, Queue
-from qgjet.suite_log import Submission
+from qgjet.store import agent_registry, suite_log
+from qgjet.store import event_log as event_logs
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Delivery, Queue
+from qgjet.store.suite_log import Submission
 from qgjet.support.clock import bounded
 
 VISIBILITY_S = FAST.visibility_timeout_s
@@ -442,15 +442,15 @@ async def test_agents_that_cannot_all_be_listed_are_not_taken_for_gone(log: Even
     names = [f"agent-{number}" for number in range(1100)]
     info = Agent(log, scripted(), {"emulator": 1}, Path(), AgentSettings(), FAST).info()
     for start in range(0, len(names), 100):
-        await asyncio.gather(*(presence.announce(log.bus, replaced(info, name)) for name in names[start : start + 100]))
+        await asyncio.gather(*(agent_registry.announce(log.bus, replaced(info, name)) for name in names[start : start + 100]))
     found = set(names)
     with contextlib.suppress(LogUnavailable):
-        found = {one.instance for one in await presence.agents(log.bus)}
+        found = {one.instance for one in await agent_registry.agents(log.bus)}
     assert found == set(names)
 
 
-def replaced(info: presence.AgentInfo, instance: str) -> presence.AgentInfo:
-    return presence.AgentInfo(**{name: getattr(info, name) for name in info.__struct_fields__} | {"instance": instance})
+def replaced(info: agent_registry.AgentInfo, instance: str) -> agent_registry.AgentInfo:
+    return agent_registry.AgentInfo(**{name: getattr(info, name) for name in info.__struct_fields__} | {"instance": instance})
 
 
 # -- directories ----------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from factories import spec
 from faults.proxy import Proxy
 from faults.storm import Storm, drop_consumers, rage
 from faults.watched import Ledger, StubbornRunner, ended, watched
-from qgjet import presence
 from qgjet.agents.lease import HOLD
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Verdict
@@ -26,8 +25,9 @@ from qgjet.domain.subjects import Lane, lane_consumer
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import agent_registry
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet.support.clock import lease_time, utc_now
 
 VISIBILITY_S = FAST.visibility_timeout_s
@@ -218,7 +218,7 @@ async def test_agents_are_known_again_after_a_restart_of_the_server(server: Nats
 
 async def is_known(log: EventLog, instance: str) -> bool:
     with contextlib.suppress(LogUnavailable):
-        return instance in {info.instance for info in await presence.agents(log.bus)}
+        return instance in {info.instance for info in await agent_registry.agents(log.bus)}
     return False
 
 

@@ -17,9 +17,6 @@ from agents import FAST, ended, eventually, running_agent, story, submit
 from factories import NOW, spec
 from faults.watched import Ledger, legal_history, watched
 from patience import patience
-from qgjet import presence, streams
-from qgjet.artifacts import ArtifactStore
-from qgjet.control_log import ControlReader
 from qgjet.domain import codec, subjects
 from qgjet.domain.decide import Cancel, Requeue, Submit, decide
 from qgjet.domain.events import Slot, Status, Verdict
@@ -27,8 +24,11 @@ from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
 from qgjet.errors import QgjetError
 from qgjet.jetstream.connection import Bus, JetStreamError, connect
-from qgjet.log import EventLog
-from qgjet.queue import Queue, lane_state
+from qgjet.store import agent_registry, streams
+from qgjet.store.artifacts import ArtifactStore
+from qgjet.store.control_log import ControlReader
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue, lane_state
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
@@ -49,7 +49,7 @@ async def strange(log: EventLog, slot: Slot, data: bytes = NEWER) -> int:
 
 
 async def present(log: EventLog, instance: str) -> bool:
-    return instance in {info.instance for info in await presence.agents(log.bus)}
+    return instance in {info.instance for info in await agent_registry.agents(log.bus)}
 
 
 # -- an event of a newer version ----------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ async def present(log: EventLog, instance: str) -> bool:
 async def test_a_queued_job_with_an_unknown_last_event_is_run_to_its_end(log: EventLog, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     job = spec()
     await submit(log, job)
-    with caplog.at_level(logging.WARNING, "qgjet.log"):
+    with caplog.at_level(logging.WARNING, "qgjet.store.event_log"):
         seq = await strange(log, job.slot)
         live = await log.load(job.slot)
     assert live is not None
@@ -314,7 +314,7 @@ async def test_entries_and_objects_of_another_program_are_passed_over(log: Event
     await write(log, f"$O.{subjects.ARTIFACTS_BUCKET}.M.am9iLzEvZm9yZWlnbg==", data)  # job/1/foreign
     await write(log, f"$O.{subjects.ARTIFACTS_BUCKET}.M.-", data)
     await write(log, "qg.control.foreign.paused", data)
-    assert await presence.agents(log.bus) == []
+    assert await agent_registry.agents(log.bus) == []
     assert [info.name for info in await store.of_attempt("job", 1)] == ["job/1/ours.txt"]
     assert await ControlReader(log.bus).new() == []
 

@@ -15,7 +15,7 @@ from qgjet.domain import subjects
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog, Recorded, Tail
+from qgjet.store.event_log import EventLog, Recorded, Tail
 
 EVENTS = 600
 Break = Callable[[NatsServer, EventLog, Proxy], Awaitable[None]]

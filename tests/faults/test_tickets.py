@@ -14,8 +14,8 @@ from qgjet.config.settings import QueueSettings
 from qgjet.domain.decide import Cancel, OnDuplicate, Requeue
 from qgjet.domain.events import JobSpec, Status, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet.log import EventLog
-from qgjet.queue import Delivery, Queue
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Delivery, Queue
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.readmodel import ReadModel
 

@@ -11,15 +11,15 @@ import pytest
 from agents import ended, eventually, running_agent, story
 from factories import NOW, spec
 from faults.watched import Ledger, patiently, watched
-from qgjet import presence, streams
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.presence import AgentInfo
-from qgjet.queue import Queue
+from qgjet.store import agent_registry, streams
+from qgjet.store.agent_registry import AgentInfo
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
@@ -85,7 +85,7 @@ async def test_consumers_get_a_shorter_timeout_only_when_every_agent_keeps_to_it
         assert (await streams.change_leases(long.bus, SHORT.deployment)).visibility_timeout_s == LONG.visibility_timeout_s
 
         async def has_adopted() -> bool:
-            return [info.visibility_timeout_s for info in await presence.agents(long.bus)] == [SHORT.visibility_timeout_s]
+            return [info.visibility_timeout_s for info in await agent_registry.agents(long.bus)] == [SHORT.visibility_timeout_s]
 
         await eventually(has_adopted)
         assert agent.info().visibility_timeout_s == SHORT.visibility_timeout_s
@@ -113,10 +113,10 @@ async def test_an_agent_of_a_version_that_adopts_nothing_keeps_the_longer_timeou
     janitor = Janitor(long, read_model, LONG)
     await streams.change_leases(long.bus, SHORT.deployment)
     for _ in range(3):
-        await presence.announce(long.bus, old)
+        await agent_registry.announce(long.bus, old)
         await janitor.round()
     assert (await in_force(long.bus)).visibility_timeout_s == LONG.visibility_timeout_s
-    await presence.withdraw(long.bus, old.instance)
+    await agent_registry.withdraw(long.bus, old.instance)
     await janitor.round()
     assert (await in_force(long.bus)).visibility_timeout_s == SHORT.visibility_timeout_s
 
@@ -127,7 +127,7 @@ async def test_agents_announce_themselves_when_the_connection_comes_back(
     monkeypatch.setattr("qgjet.agents.agent.RENEW_EVERY_S", 3600.0)
 
     async def present() -> bool:
-        return bool(await patiently(lambda: presence.agents(long.bus)))
+        return bool(await patiently(lambda: agent_registry.agents(long.bus)))
 
     async with running_agent(long, tmp_path, queue=LONG):
         await eventually(present)

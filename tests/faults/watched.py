@@ -20,7 +20,7 @@ from qgjet.agents.scripted import ScriptedRunner
 from qgjet.domain.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, Verdict, event_type
 from qgjet.domain.job import Job, broken_rule, evolve
 from qgjet.errors import LogUnavailable
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet.support.clock import lease_time
 
 T = TypeVar("T")

@@ -21,17 +21,18 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from factories import spec
-from qgjet import __version__, backup, streams
-from qgjet.artifacts import ArtifactStore, object_name
+from qgjet import __version__
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain.decide import Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start
 from qgjet.domain.events import Artifact, JobSpec, Outcome, TestError, TestResult, Try, Verdict
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import nats_server
-from qgjet.log import EventLog
-from qgjet.queue import Queue
-from qgjet.suite_log import Submission, submit_suite
+from qgjet.store import backup, streams
+from qgjet.store.artifacts import ArtifactStore, object_name
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
+from qgjet.store.suite_log import Submission, submit_suite
 from qgjet_projections import schema
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel

@@ -15,16 +15,16 @@ from cli.commandline import Cli, api_of
 from factories import spec
 from ops.commands import ROOT
 from patience import patience
-from qgjet import backup
-from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.config.settings import ApiSettings, Deployment, QueueSettings, Settings
 from qgjet.domain.events import Status, Verdict
 from qgjet.domain.subjects import LOGS, STREAM, Lane
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer, nats_server
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import backup
+from qgjet.store.artifacts import ArtifactStore, object_name
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet_cli.exits import Exit
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel

@@ -15,14 +15,14 @@ import pytest
 from agents import eventually
 from factories import spec
 from ops.commands import qgjet, qgjet_ends
-from qgjet import presence
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import JobSpec, Status
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import Bus
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import agent_registry
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 
 WAITING = """
 [targets.emulator]
@@ -47,7 +47,7 @@ def project(tmp_path: Path) -> Path:
 async def test_an_agent_serves_every_target_declared(bus: Bus, log: EventLog, server: NatsServer, project: Path) -> None:
     async with qgjet("agent", "--nats", server.url, "--name", "lab-1", cwd=project) as running:
         assert "emulator (1 slot), device (2 slots)" in await running.says("serves")
-        (info,) = await eventually(lambda: presence.agents(bus))
+        (info,) = await eventually(lambda: agent_registry.agents(bus))
         assert {(one.target, one.slots) for one in info.targets} == {("emulator", 1), ("device", 2)}
         assert (info.name, info.slots, info.app_version_id) == ("lab-1", 3, "all")
 
@@ -56,7 +56,7 @@ async def test_an_agent_takes_the_flags_of_old(bus: Bus, server: NatsServer, pro
     flags = ("--target", "emulator", "--app-version-id", "all", "--slots", "1", "--batch", "2", "--execution-timeout", "90s")
     async with qgjet("agent", *flags, cwd=project, QGJET_NATS_URL=server.url) as running:
         await running.says("serves emulator (1 slot) on")
-        (info,) = await eventually(lambda: presence.agents(bus))
+        (info,) = await eventually(lambda: agent_registry.agents(bus))
         assert [one.target for one in info.targets] == ["emulator"]
 
 

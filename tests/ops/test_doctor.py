@@ -17,9 +17,9 @@ from qgjet.config.settings import QueueSettings, Settings, Target, load_settings
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.presence import agents
-from qgjet.queue import Queue
+from qgjet.store.agent_registry import agents
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet_cli.agent import retries_of
 from qgjet_cli.check import Check, Health, exit_code, worst
 from qgjet_cli.check_host import look_at_target

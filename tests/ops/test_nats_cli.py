@@ -19,8 +19,8 @@ from qgjet.domain.decide import Start
 from qgjet.domain.events import JobSpec
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 
 from agents import ended, running_agent, submit
 from factories import spec
-from qgjet import backup
 from qgjet.agents.target import make_runner
 from qgjet.config.settings import ApiSettings, Settings, Target
 from qgjet.domain.events import Status
 from qgjet.jetstream.server import NatsServer, nats_server
-from qgjet.log import EventLog
+from qgjet.store import backup
+from qgjet.store.event_log import EventLog
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import open_service
 

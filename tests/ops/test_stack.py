@@ -21,7 +21,7 @@ from qgjet.domain.events import Status
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_cli.stack import LocalStack
 
 SCRIPTED = """

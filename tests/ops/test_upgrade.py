@@ -13,13 +13,13 @@ import pytest
 from agents import eventually, running_agent
 from golden.make_release import ARTIFACT, SETTINGS, make, read_model_of, told
 from ops.commands import ROOT
-from qgjet import backup
-from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.config.settings import QueueSettings, load_settings
 from qgjet.domain.events import Verdict
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store import backup
+from qgjet.store.artifacts import ArtifactStore, object_name
+from qgjet.store.event_log import EventLog
 from qgjet_projections import schema
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel

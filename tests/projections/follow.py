@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qgjet.jetstream.connection import connect
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_projections import projector
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.writer import Writer

@@ -19,7 +19,7 @@ from qgjet.domain.events import Artifact, Event, JobSpec, Outcome, Requeued, Slo
 from qgjet.domain.job import Job, evolve
 from qgjet.domain.suite import Member, SuiteOpened
 from qgjet.errors import Refused
-from qgjet.log import EventLog, Recorded, recorded
+from qgjet.store.event_log import EventLog, Recorded, recorded
 from qgjet_projections import schema
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel

@@ -24,7 +24,7 @@ from qgjet.domain.events import NO_VERDICT, Slot, Status, Submitted, Verdict
 from qgjet.domain.job import evolve
 from qgjet.domain.suite import SuiteOpened
 from qgjet.errors import UndecodableEvent
-from qgjet.log import Recorded
+from qgjet.store.event_log import Recorded
 from qgjet_projections import batch as batches
 from qgjet_projections import schema
 from qgjet_projections.batch import DAY, Row, slot_key

@@ -20,11 +20,11 @@ from histories import Author, apply, content, rebuilt
 from factories import NOW, spec
 from later import in_
 from patience import patience
-from qgjet import streams
 from qgjet.domain import subjects
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer, nats_server
-from qgjet.log import EventLog, Recorded, StreamState
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog, Recorded, StreamState
 from qgjet_projections import projector as projectors
 from qgjet_projections.projector import Lag, Projector, mismatch, outdated
 from qgjet_projections.readmodel import JobQuery, ReadModel

@@ -22,7 +22,7 @@ from qgjet.domain.decide import Cancel, EndAttempt, Lose, Release, Requeue
 from qgjet.domain.events import Artifact, Outcome, Status, TestError, TestResult, Try, Verdict
 from qgjet.domain.subjects import Lane
 from qgjet.errors import InvalidInput, SchemaMismatch
-from qgjet.log import Recorded
+from qgjet.store.event_log import Recorded
 from qgjet_projections import schema
 from qgjet_projections.readmodel import JobQuery, JobView, Page, ReadModel
 from qgjet_projections.schema import instant, micros

@@ -17,15 +17,15 @@ from agents import eventually
 from factories import spec
 from later import LaterLog, in_
 from patience import patience
-from qgjet import streams
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.domain import subjects
 from qgjet.domain.decide import Cancel, OnDuplicate
 from qgjet.domain.events import Status, Verdict
 from qgjet.errors import WrongVersion
 from qgjet.jetstream.connection import Bus
-from qgjet.log import EventLog
-from qgjet.suite_log import Submission, submit_suite
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
+from qgjet.store.suite_log import Submission, submit_suite
 from qgjet.support.clock import Clock, utc_now
 from qgjet_projections import retention as retentions
 from qgjet_projections import schema

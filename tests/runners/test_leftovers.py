@@ -25,7 +25,6 @@ from qgjet.agents.agent import Agent
 from qgjet.agents.leftovers import Leftovers, content_type, find
 from qgjet.agents.redaction import Redactor
 from qgjet.agents.target import make_runner
-from qgjet.artifacts import STREAM, ArtifactStore, ObjectInfo, object_name
 from qgjet.config.settings import ArtifactSettings, Target
 from qgjet.domain.events import Artifact, Finished, JobSpec, Status, Verdict
 from qgjet.domain.filenames import is_safe
@@ -34,7 +33,8 @@ from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import Bus
 from qgjet.jetstream.direct_get import messages
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.artifacts import STREAM, ArtifactStore, ObjectInfo, object_name
+from qgjet.store.event_log import EventLog
 
 
 def fill(directory: Path, *names: str, size: int = 3) -> None:

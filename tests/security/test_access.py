@@ -15,8 +15,6 @@ from agents import FAST, eventually
 from factories import spec
 from ops.commands import ROOT
 from patience import patience
-from qgjet import presence, streams
-from qgjet.artifacts import ArtifactStore
 from qgjet.config.settings import NatsSettings, without_password
 from qgjet.domain.subjects import LOGS, Lane
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
@@ -24,8 +22,10 @@ from qgjet.jetstream import direct_get
 from qgjet.jetstream.connection import Bus, connect, open_bus
 from qgjet.jetstream.login import matches
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import agent_registry, streams
+from qgjet.store.artifacts import ArtifactStore
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from security.guarded import guarded_server, login_of, password_of
 
 
@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[str, Asked]] = {
     "a request": ("submitter", lambda bus: bus.api("STREAM.NAMES")),
     "an event": ("agent", lambda bus: EventLog(bus).submit(spec())),
     "a pull": ("janitor", lambda bus: Queue(bus, FAST).take(LANE, 5.0)),
-    "the list of agents": ("agent", lambda bus: presence.agents(bus, timeout_s=10)),
+    "the list of agents": ("agent", lambda bus: agent_registry.agents(bus, timeout_s=10)),
     "a batch of messages": ("submitter", lambda bus: direct_get.messages(bus, LOGS, "qg.log.1.1", 0, batch=1, max_bytes=1)),
     "a tail": ("agent", lambda bus: _first(bus)),
     "a file": ("projector", lambda bus: _put(bus)),

@@ -17,13 +17,13 @@ from agents import FAST, eventually
 from cli.commandline import Cli, Ended, Running, api_of
 from factories import spec
 from patience import patience
-from qgjet import streams
 from qgjet.config.settings import ApiSettings, Login, NatsSettings, Settings
 from qgjet.errors import NotPermitted
 from qgjet.jetstream.connection import connect, open_bus
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
-from qgjet.queue import Queue
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
+from qgjet.store.job_queue import Queue
 from qgjet_cli.check_server import look_at_server
 from qgjet_cli.stack import LocalStack
 from security.guarded import guarded_server, login_of, password_of, variables_of

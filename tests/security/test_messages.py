@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from factories import NOW, spec
 from patience import patience
-from qgjet import artifacts, log, presence
 from qgjet.domain import codec, job, subjects, suite
 from qgjet.domain.decide import Submit, decide
 from qgjet.domain.events import LIVE, Event, Slot
 from qgjet.errors import UndecodableEvent
-from qgjet.log import Recorded, recorded
-from qgjet.presence import AgentInfo, TargetSlots
+from qgjet.store import agent_registry, artifacts, event_log
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
+from qgjet.store.event_log import Recorded, recorded
 from qgjet_projections import schema
 from qgjet_projections.janitor import Advisory, read_advisory
 from qgjet_projections.readmodel import JobQuery, ReadModel
@@ -136,8 +136,8 @@ def test_a_tampered_suite_is_read_or_undecodable(data: bytes) -> None:
 @example(b'{"name":"\xff"}')
 @example(b'{"new":' + DEEP.encode() + b"}")
 def test_a_tampered_record_of_an_agent_is_that_of_an_agent_or_of_nobody(data: bytes) -> None:
-    info = presence._read(data)
-    assert info is None or presence._info.decode(msgspec.json.encode(info)) == info
+    info = agent_registry._read(data)
+    assert info is None or agent_registry._info.decode(msgspec.json.encode(info)) == info
 
 
 @given(tampered({"type": "io.nats.jetstream.advisory.v1.max_deliver", "stream_seq": 5, "deliveries": 20, "domain": {}}))
@@ -167,13 +167,13 @@ def test_a_tampered_description_of_an_object_is_one_or_none(data: bytes, start: 
     | st.lists(st.sampled_from(["$JS", "ACK", "QG_EVENTS", "a~b~c~p5", "1", "-1", "9" * 30, "9" * 5000, "x", "", "\u0665"]), max_size=13).map(".".join)
 )
 def test_any_reply_subject_is_that_of_a_delivery_or_none(reply: str) -> None:
-    meta = log.parse_ack_subject(reply)
+    meta = event_log.parse_ack_subject(reply)
     assert meta is None or min(meta.num_delivered, meta.stream_seq, meta.consumer_seq, meta.num_pending) >= 0
 
 
 @given(damaged(b"$JS.ACK.QG_EVENTS.a~b~c~p5.1.22.333.1699999999999999999.7"))
 def test_a_damaged_reply_subject_is_that_of_a_delivery_or_none(reply: bytes) -> None:
-    log.parse_ack_subject(reply.decode("utf-8", "replace"))
+    event_log.parse_ack_subject(reply.decode("utf-8", "replace"))
 
 
 PARSERS: list[Callable[[str], object]] = [subjects.parse_job_subject, subjects.parse_consumer, subjects.parse_bell]
@@ -186,7 +186,7 @@ def test_a_damaged_subject_is_one_of_ours_or_none(parse: Callable[[str], object]
         parse(text)
 
 
-async def test_what_nobody_can_read_does_not_keep_the_janitor_from_its_round(log: log.EventLog, tmp_path: Path) -> None:
+async def test_what_nobody_can_read_does_not_keep_the_janitor_from_its_round(log: event_log.EventLog, tmp_path: Path) -> None:
     """A record of an agent and an advisory are written by whoever has access to NATS; the janitor would stumble over them for ever."""
     from qgjet.config.settings import QueueSettings
     from qgjet_projections.janitor import Janitor
@@ -200,7 +200,7 @@ async def test_what_nobody_can_read_does_not_keep_the_janitor_from_its_round(log
     try:
         async with asyncio.timeout(patience(10)):
             await Janitor(log, read_model, QueueSettings()).round()
-        assert await presence.agents(log.bus) == []
+        assert await agent_registry.agents(log.bus) == []
     finally:
         read_model.close()
 

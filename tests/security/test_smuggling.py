@@ -14,10 +14,10 @@ from agents import ended, eventually, running_agent, story, submit
 from factories import spec
 from qgjet.agents.runner import Runner
 from qgjet.agents.target import make_runner
-from qgjet.artifacts import ArtifactStore
 from qgjet.config.settings import ArtifactSettings, Target
 from qgjet.domain.events import Artifact, JobSpec, Outcome, Verdict
-from qgjet.log import EventLog
+from qgjet.store.artifacts import ArtifactStore
+from qgjet.store.event_log import EventLog
 
 MODULES = Path(__file__).parents[2] / "examples" / "shop" / "node_modules"
 RECORD = """

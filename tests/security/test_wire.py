@@ -12,7 +12,7 @@ from patience import patience
 from qgjet.domain import subjects
 from qgjet.domain.events import Status, Verdict
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
 

@@ -14,12 +14,12 @@ import httpx
 
 from agents import eventually
 from faults.proxy import Proxy
-from qgjet import streams
 from qgjet.config.settings import Deployment
 from qgjet.domain.subjects import STREAM, Lane, lane_consumer
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer, config_file
+from qgjet.store import streams
 
 NODES = 3
 CLUSTER = """

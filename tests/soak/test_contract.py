@@ -13,7 +13,7 @@ from api.conftest import FakeAgent, api_of
 from api.test_contract import OTHERS_DRAW, examined, those_who_ask
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 CASES = 2_000

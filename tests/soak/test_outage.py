@@ -6,7 +6,7 @@ from pathlib import Path
 
 from faults.outage import at_work, away, cpu_s, listening, memory_kb, works
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 
 AWAY_S = 150.0
 

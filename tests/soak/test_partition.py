@@ -15,7 +15,7 @@ from patience import patience
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import connect
-from qgjet.log import EventLog
+from qgjet.store.event_log import EventLog
 from soak.cluster import cluster
 
 pytestmark = pytest.mark.timeout(300)

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from agents import FAST, eventually, running_agent, scripted
 from factories import spec
-from qgjet import streams
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import STREAM
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import Accepted, EventLog
+from qgjet.store import streams
+from qgjet.store.event_log import Accepted, EventLog
 from qgjet_projections.janitor import Janitor
 from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel

@@ -14,13 +14,13 @@ from factories import spec
 from faults.watched import patiently
 from patience import patience
 from projections.histories import content
-from qgjet import streams
 from qgjet.domain.events import Status
 from qgjet.domain.job import fold
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import Accepted, EventLog
+from qgjet.store import streams
+from qgjet.store.event_log import Accepted, EventLog
 from qgjet_projections import retention as retentions
 from qgjet_projections import schema
 from qgjet_projections.projector import Projector

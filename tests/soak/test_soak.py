@@ -20,9 +20,9 @@ from qgjet.domain.subjects import Lane
 from qgjet.domain.suite import SuiteOpened
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.log import Accepted, EventLog
-from qgjet.queue import Queue
-from qgjet.suite_log import Submission, openings, submit_suite
+from qgjet.store.event_log import Accepted, EventLog
+from qgjet.store.job_queue import Queue
+from qgjet.store.suite_log import Submission, openings, submit_suite
 from soak.cluster import cluster
 
 

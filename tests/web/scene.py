@@ -14,15 +14,15 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from qgjet import control_log, presence
-from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.domain.control import Kind, Paused
 from qgjet.domain.decide import EndAttempt, OnDuplicate, Start
 from qgjet.domain.events import Artifact, JobSpec, Outcome, TestError, TestResult, Try, Verdict
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.subjects import log_subject
-from qgjet.presence import AgentInfo, TargetSlots
-from qgjet.suite_log import Submission, submit_suite
+from qgjet.store import agent_registry, control_log
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
+from qgjet.store.artifacts import ArtifactStore, object_name
+from qgjet.store.suite_log import Submission, submit_suite
 from web.stack import Stack
 
 TESTS = {
@@ -225,8 +225,8 @@ class Scene:
         """Until cancelled: without this the bucket forgets them."""
         while True:
             for info in self.agents():
-                await presence.announce(self.stack.bus, info)
-            await asyncio.sleep(presence.RENEW_EVERY_S)
+                await agent_registry.announce(self.stack.bus, info)
+            await asyncio.sleep(agent_registry.RENEW_EVERY_S)
 
 
 async def play(stack: Stack, now: datetime, *, screen: bytes = b"", nights: int = 0, first: int = 0) -> Scene:

@@ -20,13 +20,13 @@ from playwright.async_api import Browser, async_playwright
 
 from agents import eventually
 from patience import patience
-from qgjet import streams
 from qgjet.auth import token_file, tokens
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.domain.subjects import STREAM
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer, nats_server
-from qgjet.log import EventLog
+from qgjet.store import streams
+from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now
 from qgjet_projections.api import serve
 

@@ -8,13 +8,13 @@ import pytest
 from playwright.async_api import Page
 
 from agents import eventually
-from qgjet import presence
-from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.domain.decide import EndAttempt, Start
 from qgjet.domain.events import Artifact, Outcome, Slot, TestError, TestResult, Try, Verdict
 from qgjet.domain.job import state_of
 from qgjet.domain.subjects import log_subject
-from qgjet.presence import AgentInfo, TargetSlots
+from qgjet.store import agent_registry
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
+from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.support.clock import utc_now
 from web.stack import Stack
 from web.visits import Visits, live, until
@@ -52,7 +52,7 @@ async def hostile(stack: Stack) -> str:
     info = AgentInfo(
         instance="<i>1", name=EVIL, host="h", pid=1, version="1", targets=(TargetSlots(target=EVIL, slots=1),), slots=1, since=utc_now(), warm=(EVIL,)
     )
-    await presence.announce(stack.bus, info)
+    await agent_registry.announce(stack.bus, info)
     await stack.submit("tests/<b>waits.spec.ts", org_id=ORG, target=TARGET)
     await stack.caught_up()
     return job_id

@@ -12,12 +12,12 @@ from typing import Literal
 import pytest
 import pytest_asyncio
 
-from qgjet import presence
 from qgjet.domain.decide import EndAttempt, OnDuplicate, Start
 from qgjet.domain.events import JobSpec, Outcome, TestError, TestResult, Try, Verdict
 from qgjet.domain.job import state_of
-from qgjet.presence import AgentInfo, TargetSlots
-from qgjet.suite_log import Submission, submit_suite
+from qgjet.store import agent_registry
+from qgjet.store.agent_registry import AgentInfo, TargetSlots
+from qgjet.store.suite_log import Submission, submit_suite
 from qgjet.support.clock import utc_now
 from qgjet_projections.web.suites import ROWS
 from web.stack import Stack, stack_in
@@ -103,7 +103,7 @@ async def full(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]
         for number in range(AGENTS):
             slots = (TargetSlots(target="emulator", slots=8, running=0),)
             name = f"mac-mini-{number:02d}"
-            await presence.announce(
+            await agent_registry.announce(
                 stack.bus,
                 AgentInfo(
                     instance=name, name=name, host=name, pid=1, version="1.0.0", targets=slots, slots=8, since=utc_now(), warm=("shop/2.14.0-rc.1/emulator",)

@@ -13,9 +13,9 @@ from qgjet.domain.control import Kind
 from qgjet.domain.events import JobSpec, Partition, Status, Verdict
 from qgjet.domain.job import status_of
 from qgjet.errors import DuplicateJob, QgjetError, Refused
-from qgjet.log import Accepted
-from qgjet.presence import AgentInfo
 from qgjet.reporting.model import worst
+from qgjet.store.agent_registry import AgentInfo
+from qgjet.store.event_log import Accepted
 from qgjet.support.text import shortened
 from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason, pending_reason
 from qgjet_projections.views import DeadLetter, EventView, JobView, PartitionView, Settlement, SuiteView

@@ -17,9 +17,9 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 from litestar.response import Stream
 
-from qgjet.artifacts import ArtifactStore, ObjectInfo, object_name
 from qgjet.domain.events import Artifact
 from qgjet.errors import ArtifactGone
+from qgjet.store.artifacts import ArtifactStore, ObjectInfo, object_name
 from qgjet_projections.api import commands, headers
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.answers import ArtifactAnswer, ArtifactList

@@ -13,13 +13,13 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from qgjet import suite_log
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import GREEN, JobSpec, Slot, Status, Verdict
 from qgjet.domain.submission import SubmitRequest, SuiteJob, SuiteRequest, check_suite_id, hash_of, idempotent_id, jobs_of, make_spec
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused, UnknownJob
-from qgjet.log import EventLog
+from qgjet.store import suite_log
+from qgjet.store.event_log import EventLog
 from qgjet_projections.api.access import Caller
 from qgjet_projections.api.answers import CancelAnswer, Submission, submission
 from qgjet_projections.api.capacity import check_partitions

@@ -10,10 +10,10 @@ from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import Struct
 
-from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.domain.events import Instant, Verdict
 from qgjet.domain.subjects import log_subject
 from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, Refused
+from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.support.text import ShortText
 from qgjet_projections.api import decisions
 from qgjet_projections.api.access import OPERATE, READ, TheCaller

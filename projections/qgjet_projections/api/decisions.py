@@ -9,10 +9,10 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet import control_log
 from qgjet.domain.control import Control, Discarded, DrainRequested, Kind, Paused, Resumed
 from qgjet.domain.decide import Requeue
 from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
+from qgjet.store import control_log
 from qgjet.support.text import check_short
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import Caller

@@ -8,9 +8,9 @@ from typing import Any
 from litestar import HttpMethod, Request, Response, get, route
 from litestar.openapi.datastructures import ResponseSpec
 
-from qgjet import streams
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import QgjetError
+from qgjet.store import streams
 from qgjet_projections.api import metrics
 from qgjet_projections.api.access import PUBLIC, READ_EVERY_ORG, UNPROTECTED
 from qgjet_projections.api.answers import Health

@@ -19,13 +19,13 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 
-from qgjet.artifacts import ArtifactStore, object_name
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import TERMINAL, Status
 from qgjet.domain.subjects import LOGS, log_subject
 from qgjet.errors import ArtifactGone, LogUnavailable
 from qgjet.jetstream.connection import Bus
 from qgjet.jetstream.direct_get import messages
+from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, Caller, TheCaller
 from qgjet_projections.api.events import KEEP_ALIVE_S, MEDIA_TYPE, LastEventId

@@ -14,11 +14,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from qgjet import __version__, streams
+from qgjet import __version__
 from qgjet.domain.events import Status
 from qgjet.errors import QgjetError
-from qgjet.log import StreamState
-from qgjet.presence import AgentInfo
+from qgjet.store import streams
+from qgjet.store.agent_registry import AgentInfo
+from qgjet.store.event_log import StreamState
 from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason
 from qgjet_projections.projector import Lag
 from qgjet_projections.service import Service

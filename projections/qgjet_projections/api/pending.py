@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from qgjet.domain.control import Pauses
 from qgjet.domain.events import Partition, Status
-from qgjet.presence import AgentInfo
+from qgjet.store.agent_registry import AgentInfo
 from qgjet_projections.views import JobView
 
 

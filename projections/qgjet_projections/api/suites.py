@@ -11,7 +11,7 @@ from litestar.params import FromPath, JSONBody
 from msgspec.structs import replace
 
 from qgjet.domain.events import Status
-from qgjet.presence import AgentInfo
+from qgjet.store.agent_registry import AgentInfo
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, SUBMIT, TheCaller
 from qgjet_projections.api.answers import AgentList, PartitionList, SuiteCancelAnswer, SuiteDetail, SuitePage, partition_answer, suite_answer, suite_detail

@@ -11,7 +11,7 @@ from litestar import get
 from litestar.params import FromQuery
 from litestar.response import Stream
 
-from qgjet.presence import AgentInfo
+from qgjet.store.agent_registry import AgentInfo
 from qgjet_projections.api.access import READ, Caller, TheCaller
 from qgjet_projections.api.events import KEEP_ALIVE_S, MEDIA_TYPE, After, Filter, LastEventId, start_of
 from qgjet_projections.api.reads import TheService

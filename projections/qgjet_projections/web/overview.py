@@ -12,7 +12,7 @@ from litestar import Response, get
 from markupsafe import Markup
 from msgspec import Struct
 
-from qgjet.presence import AgentInfo
+from qgjet.store.agent_registry import AgentInfo
 from qgjet_projections.api.access import READ, Caller, TheCaller
 from qgjet_projections.api.answers import partition_answer, suite_answer
 from qgjet_projections.api.jobs import surroundings

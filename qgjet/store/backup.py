@@ -20,12 +20,13 @@ import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from qgjet import __version__, streams
+from qgjet import __version__
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.subjects import ARTIFACTS_BUCKET, LOGS, STREAM, lane_consumer, parse_consumer
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
 from qgjet.jetstream.connection import ApiError, Bus, JetStreamError, translated
-from qgjet.queue import Queue
+from qgjet.store import streams
+from qgjet.store.job_queue import Queue
 from qgjet.support import private_files
 from qgjet.support.clock import Clock, utc_now
 

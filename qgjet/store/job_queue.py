@@ -24,7 +24,7 @@ from qgjet.domain.events import JobSpec, Requeued, Submitted
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
 from qgjet.jetstream.connection import Bus, JetStreamError, translated
-from qgjet.log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
+from qgjet.store.event_log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
 from qgjet.support.clock import lease_time
 from qgjet.support.log_limiter import Repeated
 

@@ -25,7 +25,7 @@ from qgjet.domain.job import Job
 from qgjet.domain.suite import MAX_BATCH, MAX_EVENT_BYTES, OPENED, Member, SuiteOpened, decode, encode, member_of, suite_prefix
 from qgjet.errors import DuplicateJob, LogUnavailable, Refused, StoreFull, UndecodableEvent, WrongVersion
 from qgjet.jetstream.connection import JetStreamError, read_ack, refusal
-from qgjet.log import Accepted, EventLog, give_up_race
+from qgjet.store.event_log import Accepted, EventLog, give_up_race
 
 T = TypeVar("T")
 SUBMIT_TIMEOUT_S = 30.0
