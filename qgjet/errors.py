@@ -16,7 +16,7 @@
     ├── IncompatibleServer     the NATS server, or what is set up on it, does not fit this version
     ├── ArtifactGone           an attempt's file that is not stored any more, or not whole
     ├── PrepareFailed          a target could not be made ready; no attempt is spent
-    ├── CannotStart            a command that cannot be started, now or later (qgjet.agents.tree)
+    ├── CannotStart            a command that cannot be started, now or later (qgjet.process.supervised_process)
     ├── UnusableReport         a report that a job left and nobody should read (qgjet.agents.preparation)
     └── SchemaMismatch         the read model was written by another version
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from factories import spec
-from qgjet.agents import guardian
 from qgjet.agents.runner import Attempt, Tether
+from qgjet.process import supervisor
 from qgjet.support.clock import lease_time
 from runners.processes import Alter, FakeAgent, Family, Printed
 
@@ -80,9 +80,9 @@ def alter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Alter:
 
     def change(source: str) -> None:
         program = tmp_path / "guardian.py"
-        load = f"import importlib.util\nspec = importlib.util.spec_from_file_location('guardian', {guardian.__file__!r})\n"
+        load = f"import importlib.util\nspec = importlib.util.spec_from_file_location('guardian', {supervisor.__file__!r})\n"
         load += "guardian = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(guardian)\n"
         program.write_text(f"{load}{source}\nguardian.main()\n")
-        monkeypatch.setattr(guardian, "__file__", str(program))
+        monkeypatch.setattr(supervisor, "__file__", str(program))
 
     return change

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patience import patience
-from qgjet.agents import tree as tree_module
-from qgjet.agents.process import KILL_MARGIN_S, ProcessResult, _patience, run_process, run_within
 from qgjet.agents.runner import StopReason, Tether
-from qgjet.agents.tree import CannotStart, Command, GuardedTree, Output
+from qgjet.process import supervised_process as tree_module
+from qgjet.process.run import KILL_MARGIN_S, ProcessResult, _patience, run_process, run_within
+from qgjet.process.supervised_process import CannotStart, Command, GuardedTree, Output
 from qgjet.support.clock import lease_time
 from runners.processes import FakeAgent, Family, Printed, wait_until
 
@@ -42,7 +42,7 @@ os.wait()
 AGENT = """
 import asyncio, sys, time
 from pathlib import Path
-from qgjet.agents.process import keep_alive, run_process
+from qgjet.process.run import keep_alive, run_process
 from qgjet.agents.runner import Tether
 from qgjet.support.clock import lease_time
 
@@ -116,7 +116,7 @@ async def test_a_hundred_megabytes_of_output_do_not_grow_the_agent(family: Famil
     agent = fake_agent(f"""
 import asyncio, resource, time
 from pathlib import Path
-from qgjet.agents.process import run_process
+from qgjet.process.run import run_process
 from qgjet.agents.runner import Tether
 from qgjet.support.clock import lease_time
 
@@ -487,7 +487,7 @@ async def test_a_kept_tree_dies_with_its_agent(family: Family, fake_agent: Calla
     agent = fake_agent(f"""
 import asyncio, time
 from pathlib import Path
-from qgjet.agents.tree import Command, GuardedTree, Output
+from qgjet.process.supervised_process import Command, GuardedTree, Output
 from qgjet.support.clock import lease_time
 
 async def main():

@@ -29,8 +29,8 @@ from typing import IO
 import psutil
 from msgspec import Struct
 
-from qgjet.agents import cgroup, guardian
 from qgjet.errors import QgjetError
+from qgjet.process import cgroup, supervisor
 from qgjet.support.clock import LEASE_CLOCK, LEASE_LOOK_S, lease_time
 
 logger = logging.getLogger(__name__)
@@ -280,7 +280,7 @@ class GuardedTree:
     def _kill_survivors(self) -> list[int]:
         if self._cgroup:
             self._cgroup.kill()
-        survivors = list(guardian.marked(self._token))
+        survivors = list(supervisor.marked(self._token))
         for pid in survivors:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -307,13 +307,13 @@ def _order(command: Command, token: str, hold_until: float, keep: bool, cgroup_d
         raise CannotStart("no command is given")
     try:
         argv = [os.fsencode(argument) for argument in command.argv]
-        env = {os.fsencode(name): os.fsencode(value) for name, value in {**command.env, guardian.TREE_VARIABLE: token}.items()}
+        env = {os.fsencode(name): os.fsencode(value) for name, value in {**command.env, supervisor.TREE_VARIABLE: token}.items()}
         cwd = os.fsencode(command.cwd)
     except UnicodeEncodeError as error:
         raise CannotStart(f"cannot start {command.argv[0]!r}: {error}") from error
     if any(b"\0" in text for text in (*argv, cwd, *env, *env.values())):
         raise CannotStart(f"cannot start {command.argv[0]!r}: a NUL character in its arguments, directory or environment")
-    order: guardian.Order = (argv, cwd, env, hold_until, keep, LEASE_CLOCK, cgroup_directory, _LIBRARIES)
+    order: supervisor.Order = (argv, cwd, env, hold_until, keep, LEASE_CLOCK, cgroup_directory, _LIBRARIES)
     return marshal.dumps(order)
 
 
@@ -327,7 +327,7 @@ def _start_guardian(order: bytes) -> tuple[subprocess.Popen[bytes], int, int, in
         stdin.write(order)
         stdin.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-E", guardian.__file__, str(their_control), str(their_report)],
+            [sys.executable, "-I", "-S", "-E", supervisor.__file__, str(their_control), str(their_report)],
             stdin=stdin,
             stdout=their_output,
             stderr=their_output,

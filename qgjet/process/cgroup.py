@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from qgjet.agents.guardian import Cgroup
+from qgjet.process.supervisor import Cgroup
 
 PREFIX = "qgjet-"
 

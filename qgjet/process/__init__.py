@@ -1,0 +1,1 @@
+"""Process trees that end with their owner. Knows no job and no NATS."""
