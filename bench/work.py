@@ -15,7 +15,6 @@ from pathlib import Path
 import nats
 
 from qgjet.agents.agent import Agent
-from qgjet.agents.scripted import ScriptedRunner
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain import codec
 from qgjet.domain.decide import Submit, decide
@@ -23,6 +22,7 @@ from qgjet.domain.events import JobSpec
 from qgjet.domain.subjects import STREAM
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer, nats_server
+from qgjet.runners.scripted import ScriptedRunner
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now

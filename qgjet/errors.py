@@ -17,7 +17,7 @@
     ├── ArtifactGone           an attempt's file that is not stored any more, or not whole
     ├── PrepareFailed          a target could not be made ready; no attempt is spent
     ├── CannotStart            a command that cannot be started, now or later (qgjet.process.supervised_process)
-    ├── UnusableReport         a report that a job left and nobody should read (qgjet.agents.preparation)
+    ├── UnusableReport         a report that a job left and nobody should read (qgjet.runners.commandline)
     └── SchemaMismatch         the read model was written by another version
 
 Messages say what happened, to which id, and what to do.

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 from patience import patience
 from qgjet.agents.agent import Agent
-from qgjet.agents.runner import Runner
-from qgjet.agents.scripted import ScriptedRunner
 from qgjet.config.settings import AgentSettings, ArtifactSettings, Deployment, QueueSettings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import JobSpec, Slot, event_type
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import Bus
+from qgjet.runners.base import Runner
+from qgjet.runners.scripted import ScriptedRunner
 from qgjet.store import streams
 from qgjet.store.event_log import Accepted, EventLog
 from qgjet.store.job_queue import Queue

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from qgjet.agents.agent import Agent
 from qgjet.agents.cleanup import own_directory
-from qgjet.agents.target import make_runner
 from qgjet.config.settings import DEFAULT_VISIBILITY_TIMEOUT_S, QueueSettings, Settings, Target
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.jetstream.connection import Bus, open_bus
+from qgjet.runners.registry import make_runner
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support import private_files

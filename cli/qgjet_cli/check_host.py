@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from qgjet.agents.target import make_runner
 from qgjet.config.settings import Settings, Target
 from qgjet.errors import InvalidSettings, QgjetError
 from qgjet.jetstream.connection import parse_version
 from qgjet.jetstream.server import server_binary
+from qgjet.runners.registry import make_runner
 from qgjet_cli.check import Check, Health, dotted, fail, ok, warn
 from qgjet_cli.output import counted
 

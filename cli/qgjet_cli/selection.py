@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from qgjet.agents.template import lacks_file
 from qgjet.domain.submission import check_test
 from qgjet.errors import InvalidInput
+from qgjet.runners.template import lacks_file
 from qgjet_cli.exits import NoTests
 
 MAX_ALTERNATIVES = 1000

@@ -20,7 +20,6 @@ import qgjet
 from qgjet.agents.catalog import Catalog
 from qgjet.agents.execution import Executor, Result
 from qgjet.agents.host import Host
-from qgjet.agents.runner import Runner
 from qgjet.agents.slot import AgentSlot
 from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.domain.control import Control, DrainRequested, Pauses
@@ -28,6 +27,7 @@ from qgjet.domain.events import Instant, Partition
 from qgjet.domain.subjects import Lane
 from qgjet.errors import LogUnavailable, NoConsumerLeft
 from qgjet.jetstream.connection import STOP_TIMEOUT_S
+from qgjet.runners.base import Runner
 from qgjet.scheduling import Bench, Turns, Waiting, choose
 from qgjet.store.agent_registry import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
 from qgjet.store.control_log import follow

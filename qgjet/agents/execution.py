@@ -23,10 +23,7 @@ from msgspec.structs import replace
 from qgjet.agents.admission import Admission, admit
 from qgjet.agents.cleanup import remove
 from qgjet.agents.lease import Lease
-from qgjet.agents.leftovers import Leftovers
 from qgjet.agents.output import LogFeed
-from qgjet.agents.redaction import Redactor
-from qgjet.agents.runner import Attempt, Session, StopReason, Tether
 from qgjet.agents.slot import AgentSlot
 from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
@@ -36,6 +33,9 @@ from qgjet.domain.events import Event, Outcome, Status, Verdict
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.subjects import encode_token
 from qgjet.errors import HostFailed, InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
+from qgjet.runners.artifact_collector import Leftovers
+from qgjet.runners.base import Attempt, Session, StopReason, Tether
+from qgjet.runners.redaction import Redactor
 from qgjet.store.artifacts import ArtifactStore
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Delivery

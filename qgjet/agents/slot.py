@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 from qgjet.agents.cleanup import remove
-from qgjet.agents.runner import Runner, Session
 from qgjet.domain.events import Partition
 from qgjet.errors import HostFailed, PrepareFailed
+from qgjet.runners.base import Runner, Session
 
 log = logging.getLogger(__name__)
 

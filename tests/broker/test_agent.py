@@ -10,13 +10,13 @@ from msgspec.structs import replace
 
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
-from qgjet.agents.redaction import Redactor
-from qgjet.agents.runner import Attempt
 from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.domain.decide import Cancel, OnDuplicate
 from qgjet.domain.events import AttemptEnded, Finished, JobSpec, Outcome, Partition, Released, Started, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
+from qgjet.runners.base import Attempt
+from qgjet.runners.redaction import Redactor
 from qgjet.store import agent_registry
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue

@@ -14,7 +14,6 @@ from factories import spec
 from faults.proxy import proxy
 from patience import patience
 from qgjet.agents.agent import Agent
-from qgjet.agents.scripted import ScriptedRunner
 from qgjet.config.settings import AgentSettings
 from qgjet.domain.control import Control, DrainRequested, Kind, Paused, Resumed, encode, subject_of
 from qgjet.domain.events import JobSpec, Verdict
@@ -23,6 +22,7 @@ from qgjet.errors import LogUnavailable
 from qgjet.jetstream import direct_get
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
+from qgjet.runners.scripted import ScriptedRunner
 from qgjet.store import control_log, streams
 from qgjet.store.control_log import ControlReader
 from qgjet.store.event_log import EventLog

@@ -23,12 +23,12 @@ from msgspec import Struct
 
 from faults.watched import WatchedSession
 from qgjet.agents.agent import Agent
-from qgjet.agents.runner import Attempt, Session
-from qgjet.agents.scripted import ScriptedRunner
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import LogUnavailable, PrepareFailed
 from qgjet.jetstream.connection import connect
+from qgjet.runners.base import Attempt, Session
+from qgjet.runners.scripted import ScriptedRunner
 from qgjet.store.event_log import EventLog
 from qgjet.support.clock import Clock, lease_time, utc_now
 

@@ -14,11 +14,11 @@ import pytest
 from agents import ended, running_agent, submit
 from cli.commandline import ORG, TARGET, VERSION, Cli
 from factories import spec
-from qgjet.agents.target import make_runner
 from qgjet.config.settings import Target
 from qgjet.domain.decide import EndAttempt, Start
 from qgjet.domain.events import Artifact, JobSpec, Outcome, Verdict
 from qgjet.jetstream.connection import Bus
+from qgjet.runners.registry import make_runner
 from qgjet.store.artifacts import STREAM, ArtifactStore, object_name
 from qgjet.store.event_log import EventLog
 from qgjet_cli.fetch import Damaged, Wanted, place_of

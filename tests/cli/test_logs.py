@@ -18,9 +18,9 @@ from agents import ended, eventually, running_agent, submit
 from cli.commandline import BIN, TARGET, Cli, api_of
 from factories import spec
 from qgjet.agents.agent import Agent
-from qgjet.agents.target import make_runner
 from qgjet.config.settings import ArtifactSettings, Settings, Target
 from qgjet.domain.events import JobSpec
+from qgjet.runners.registry import make_runner
 from qgjet.store.event_log import EventLog
 from qgjet_cli.logs import harmless
 

@@ -11,9 +11,9 @@ from agents import ended, eventually, running_agent, scripted, story, submit
 from factories import spec
 from qgjet.agents import host as hosts
 from qgjet.agents.host import Host
-from qgjet.agents.runner import Attempt
-from qgjet.agents.scripted import ScriptedRunner
 from qgjet.domain.events import Outcome, Partition, Verdict
+from qgjet.runners.base import Attempt
+from qgjet.runners.scripted import ScriptedRunner
 from qgjet.store import agent_registry
 from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now

@@ -14,12 +14,12 @@ from agents import FAST, agree, eventually, running_agent, scripted, submit
 from factories import spec
 from faults.watched import Ledger, ended, patiently, watched
 from patience import patience
-from qgjet.agents.runner import StopReason
 from qgjet.domain.events import JobSpec, Status, Verdict
 from qgjet.domain.subjects import STREAM, Lane, event_subject, slot_prefix
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
+from qgjet.runners.base import StopReason
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue

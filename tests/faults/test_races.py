@@ -19,7 +19,6 @@ from patience import patience
 from qgjet.agents import execution
 from qgjet.agents.agent import Agent
 from qgjet.agents.execution import Executor
-from qgjet.agents.runner import Attempt, Session
 from qgjet.agents.slot import AgentSlot
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.decide import Cancel, Lose, OnDuplicate
@@ -29,6 +28,7 @@ from qgjet.domain.subjects import Lane, lane_consumer
 from qgjet.errors import LogUnavailable, Overloaded, WrongVersion
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
+from qgjet.runners.base import Attempt, Session
 from qgjet.store import agent_registry, suite_log
 from qgjet.store import event_log as event_logs
 from qgjet.store.event_log import EventLog

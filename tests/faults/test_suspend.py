@@ -11,12 +11,12 @@ import pytest
 from factories import spec
 from patience import patience
 from qgjet.agents.lease import Lease
-from qgjet.agents.runner import StopReason
 from qgjet.agents.visibility import VisibilityTimeout
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
+from qgjet.runners.base import StopReason
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue

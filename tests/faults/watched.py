@@ -14,12 +14,12 @@ from msgspec import Struct
 
 from agents import eventually
 from patience import patience
-from qgjet.agents.redaction import Redactor
-from qgjet.agents.runner import Attempt, Runner, Session, StopReason, Tether
-from qgjet.agents.scripted import ScriptedRunner
 from qgjet.domain.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, Verdict, event_type
 from qgjet.domain.job import Job, broken_rule, evolve
 from qgjet.errors import LogUnavailable
+from qgjet.runners.base import Attempt, Runner, Session, StopReason, Tether
+from qgjet.runners.redaction import Redactor
+from qgjet.runners.scripted import ScriptedRunner
 from qgjet.store.event_log import EventLog
 from qgjet.support.clock import lease_time
 

@@ -18,7 +18,6 @@ import yaml
 
 from ops.commands import ROOT, environment
 from ops.parsing import parse
-from qgjet.agents.target import make_runner
 from qgjet.config.settings import (
     AgentSettings,
     ApiSettings,
@@ -35,6 +34,7 @@ from qgjet.config.settings import (
     size,
 )
 from qgjet.jetstream.server import random_passwords, server_binary
+from qgjet.runners.registry import make_runner
 from qgjet_cli.exits import Exit
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

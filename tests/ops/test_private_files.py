@@ -11,10 +11,10 @@ import pytest
 
 from agents import ended, running_agent, submit
 from factories import spec
-from qgjet.agents.target import make_runner
 from qgjet.config.settings import ApiSettings, Settings, Target
 from qgjet.domain.events import Status
 from qgjet.jetstream.server import NatsServer, nats_server
+from qgjet.runners.registry import make_runner
 from qgjet.store import backup
 from qgjet.store.event_log import EventLog
 from qgjet_projections.readmodel import ReadModel

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgjet.agents.redaction import LEAST_LINE, PIECE_BYTES, Content, Redactor, _core, _forms, content_of
 from qgjet.domain.events import Outcome, TestError, TestResult, Try, Verdict
+from qgjet.runners.redaction import LEAST_LINE, PIECE_BYTES, Content, Redactor, _core, _forms, content_of
 
 KEY = "-----BEGIN TEST KEY-----\nMIIBVAIBADANBgkqhkiG9w0BAQEFAASC\nqN3x7vJp0Zs8/T2mKf4u+o1Lr6Bd9wQe\nWm8=\n-----END TEST KEY-----\n"
 HARD = "p\"a\\s/s w&rd<é>'%+\n1"

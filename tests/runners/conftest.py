@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from factories import spec
-from qgjet.agents.runner import Attempt, Tether
 from qgjet.process import supervisor
+from qgjet.runners.base import Attempt, Tether
 from qgjet.support.clock import lease_time
 from runners.processes import Alter, FakeAgent, Family, Printed
 

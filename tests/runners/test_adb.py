@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import spec
-from qgjet.agents import adb
-from qgjet.agents.adb import ensure_server, local_port
-from qgjet.agents.command import command_runner
-from qgjet.agents.runner import Attempt, Tether
 from qgjet.config.settings import Target
 from qgjet.domain.events import Verdict
+from qgjet.runners import adb
+from qgjet.runners.adb import ensure_server, local_port
+from qgjet.runners.base import Attempt, Tether
+from qgjet.runners.command import command_runner
 from qgjet.support.clock import lease_time
 from qgjet.verdict.patterns import default_patterns
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from qgjet.agents.appwright import exactly, version_of
-from qgjet.agents.runner import Attempt, Session
-from qgjet.agents.target import Target, make_runner
 from qgjet.domain.events import Partition, Verdict
+from qgjet.runners.appwright import exactly, version_of
+from qgjet.runners.base import Attempt, Session
+from qgjet.runners.registry import Target, make_runner
 
 MakeAttempt = Callable[..., Attempt]
 CLI = """

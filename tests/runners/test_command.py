@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from qgjet.agents.runner import Attempt, Session, StopReason
-from qgjet.agents.target import Target, make_runner
 from qgjet.domain.events import Partition, Verdict
+from qgjet.runners.base import Attempt, Session, StopReason
+from qgjet.runners.registry import Target, make_runner
 from runners.processes import MARK, Family, Printed
 
 MakeAttempt = Callable[..., Attempt]

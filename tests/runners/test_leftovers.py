@@ -20,11 +20,7 @@ import pytest
 from agents import ended, eventually, running_agent, submit
 from factories import spec
 from patience import patience
-from qgjet.agents import leftovers
 from qgjet.agents.agent import Agent
-from qgjet.agents.leftovers import Leftovers, content_type, find
-from qgjet.agents.redaction import Redactor
-from qgjet.agents.target import make_runner
 from qgjet.config.settings import ArtifactSettings, Target
 from qgjet.domain.events import Artifact, Finished, JobSpec, Status, Verdict
 from qgjet.domain.filenames import is_safe
@@ -33,6 +29,10 @@ from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import Bus
 from qgjet.jetstream.direct_get import messages
 from qgjet.jetstream.server import NatsServer
+from qgjet.runners import artifact_collector
+from qgjet.runners.artifact_collector import Leftovers, content_type, find
+from qgjet.runners.redaction import Redactor
+from qgjet.runners.registry import make_runner
 from qgjet.store.artifacts import STREAM, ArtifactStore, ObjectInfo, object_name
 from qgjet.store.event_log import EventLog
 
@@ -114,7 +114,7 @@ def test_a_name_that_another_system_could_not_hold_is_not_safe(name: str) -> Non
 
 
 def test_a_directory_with_too_many_files_gives_no_media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "MAX_LOOKED_AT", 5)
+    monkeypatch.setattr(artifact_collector, "MAX_LOOKED_AT", 5)
     fill(tmp_path, "output.log", *(f"test-results/{n}.png" for n in range(6)))
     assert names(tmp_path) == ["output.log"]
 
@@ -284,7 +284,7 @@ async def test_a_file_beyond_the_limit_is_not_opened(attempt_dir: Path, monkeypa
     with (attempt_dir / "test-results/hole.txt").open("wb") as file:
         file.truncate(size)
     opened: list[str] = []
-    monkeypatch.setattr(leftovers, "_opened", opened.append)
+    monkeypatch.setattr(artifact_collector, "_opened", opened.append)
     collected = Collected(attempt_dir, max_file_bytes=1_000_000)
     async with asyncio.timeout(patience(5)):
         assert await collected.all() == {}

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from patience import patience
-from qgjet.agents.environment import BASE_VARIABLES
-from qgjet.agents.preparation import CommandLineSession, UnusableReport, open_report
-from qgjet.agents.runner import Attempt, Session
-from qgjet.agents.target import Target, make_runner
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import PrepareFailed
+from qgjet.runners.base import Attempt, Session
+from qgjet.runners.commandline import CommandLineSession, UnusableReport, open_report
+from qgjet.runners.environment import BASE_VARIABLES
+from qgjet.runners.registry import Target, make_runner
 from runners.processes import MARK, FakeAgent, Family, wait_until
 
 Script = Callable[[str], list[str]]
@@ -190,7 +190,7 @@ async def test_kill_9_of_the_agent_ends_the_session(bench: Bench, fake_agent: Ca
     agent = fake_agent(f"""
 import asyncio
 from pathlib import Path
-from qgjet.agents.target import Target, make_runner
+from qgjet.runners.registry import Target, make_runner
 from qgjet.domain.events import Partition
 
 async def main():

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patience import patience
-from qgjet.agents.runner import StopReason, Tether
 from qgjet.process import supervised_process as tree_module
 from qgjet.process.run import KILL_MARGIN_S, ProcessResult, _patience, run_process, run_within
 from qgjet.process.supervised_process import CannotStart, Command, GuardedTree, Output
+from qgjet.runners.base import StopReason, Tether
 from qgjet.support.clock import lease_time
 from runners.processes import FakeAgent, Family, Printed, wait_until
 
@@ -43,7 +43,7 @@ AGENT = """
 import asyncio, sys, time
 from pathlib import Path
 from qgjet.process.run import keep_alive, run_process
-from qgjet.agents.runner import Tether
+from qgjet.runners.base import Tether
 from qgjet.support.clock import lease_time
 
 async def main():
@@ -117,7 +117,7 @@ async def test_a_hundred_megabytes_of_output_do_not_grow_the_agent(family: Famil
 import asyncio, resource, time
 from pathlib import Path
 from qgjet.process.run import run_process
-from qgjet.agents.runner import Tether
+from qgjet.runners.base import Tether
 from qgjet.support.clock import lease_time
 
 def peak():

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from qgjet.agents.runner import Attempt, Session, StopReason
-from qgjet.agents.scripted import ScriptedCrash, ScriptedRunner
-from qgjet.agents.target import Target, make_runner
 from qgjet.domain.events import Partition, Verdict
 from qgjet.errors import InvalidSettings, PrepareFailed
+from qgjet.runners.base import Attempt, Session, StopReason
+from qgjet.runners.registry import Target, make_runner
+from qgjet.runners.scripted import ScriptedCrash, ScriptedRunner
 
 MakeAttempt = Callable[..., Attempt]
 PARTITION = Partition("acme", "1.0.0", "emulator")

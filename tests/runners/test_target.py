@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from qgjet.agents.preparation import CommandLineRunner
-from qgjet.agents.scripted import ScriptedRunner
-from qgjet.agents.target import Target, make_runner
 from qgjet.config.settings import VerdictSettings
 from qgjet.errors import InvalidSettings
+from qgjet.runners.commandline import CommandLineRunner
+from qgjet.runners.registry import Target, make_runner
+from qgjet.runners.scripted import ScriptedRunner
 
 
 def test_each_kind_of_target_has_its_runner() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgjet.agents.template import JOB_WORDS, check_command, check_file_name, check_test_path, check_words, fill, fill_argv, fill_path
 from qgjet.errors import InvalidInput, InvalidSettings
+from qgjet.runners.template import JOB_WORDS, check_command, check_file_name, check_test_path, check_words, fill, fill_argv, fill_path
 
 WORDS = st.fixed_dictionaries({word: st.text(max_size=20) for word in sorted(JOB_WORDS)})
 

@@ -12,10 +12,10 @@ import pytest
 
 from agents import ended, eventually, running_agent, story, submit
 from factories import spec
-from qgjet.agents.runner import Runner
-from qgjet.agents.target import make_runner
 from qgjet.config.settings import ArtifactSettings, Target
 from qgjet.domain.events import Artifact, JobSpec, Outcome, Verdict
+from qgjet.runners.base import Runner
+from qgjet.runners.registry import make_runner
 from qgjet.store.artifacts import ArtifactStore
 from qgjet.store.event_log import EventLog
 

@@ -10,8 +10,8 @@ import pytest
 from playwright.async_api import Browser, Page, Response
 
 from agents import running_agent, scripted
-from qgjet.agents.runner import Attempt, Runner, Session
 from qgjet.domain.events import Outcome, Partition
+from qgjet.runners.base import Attempt, Runner, Session
 from web.scene import picture
 from web.stack import Stack
 from web.video import SPREAD, spread, video

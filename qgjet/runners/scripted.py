@@ -12,10 +12,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from qgjet.agents.redaction import Redactor
-from qgjet.agents.runner import Attempt, Session, StopReason
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import InvalidSettings, PrepareFailed
+from qgjet.runners.base import Attempt, Session, StopReason
+from qgjet.runners.redaction import Redactor
 from qgjet.support.clock import LEASE_LOOK_S, lease_time
 
 PREPARE = "@prepare"

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import msgspec
 
-from qgjet.agents.environment import job_environment
-from qgjet.agents.preparation import CommandLineRunner, Place, config_error, report_of
-from qgjet.agents.runner import Attempt
-from qgjet.agents.template import check_test_path
 from qgjet.config.settings import Target
 from qgjet.domain.events import Outcome
 from qgjet.process.run import ProcessResult, run_process, stop_ladder
+from qgjet.runners.base import Attempt
+from qgjet.runners.commandline import CommandLineRunner, Place, config_error, report_of
+from qgjet.runners.environment import job_environment
+from qgjet.runners.template import check_test_path
 from qgjet.verdict.evidence import Evidence
 from qgjet.verdict.patterns import Patterns
 from qgjet.verdict.reasons import Reason

@@ -23,15 +23,15 @@ from typing import BinaryIO
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from qgjet.agents import adb
-from qgjet.agents.environment import DEVICE_VARIABLE, read_variables, session_environment
-from qgjet.agents.redaction import Redactor
-from qgjet.agents.runner import Attempt, Session
 from qgjet.config.settings import Target
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
 from qgjet.process.run import HOLD_S, ProcessResult, keep_alive, run_within
 from qgjet.process.supervised_process import CannotStart, Command, GuardedTree, Output
+from qgjet.runners import adb
+from qgjet.runners.base import Attempt, Session
+from qgjet.runners.environment import DEVICE_VARIABLE, read_variables, session_environment
+from qgjet.runners.redaction import Redactor
 from qgjet.support import private_files
 from qgjet.support.clock import lease_time
 from qgjet.verdict.patterns import Patterns, default_patterns

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from qgjet.agents.redaction import Redactor
 from qgjet.domain.events import JobSpec, Outcome, Partition
+from qgjet.runners.redaction import Redactor
 
 
 class StopReason(StrEnum):

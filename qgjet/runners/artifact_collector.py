@@ -29,11 +29,11 @@ from typing import BinaryIO
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet.agents.redaction import HEAD_BYTES, Content, Redactor, content_of
 from qgjet.config.settings import ArtifactSettings
 from qgjet.domain.events import Artifact, Verdict
 from qgjet.domain.filenames import MAX_NAME_BYTES, is_safe
 from qgjet.errors import QgjetError
+from qgjet.runners.redaction import HEAD_BYTES, Content, Redactor, content_of
 from qgjet.store.artifacts import ArtifactStore, object_name
 
 logger = logging.getLogger(__name__)

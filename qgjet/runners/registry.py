@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from qgjet.agents.appwright import appwright_runner
-from qgjet.agents.command import command_runner
-from qgjet.agents.runner import Runner
-from qgjet.agents.scripted import ScriptedRunner
-from qgjet.agents.template import JOB_WORDS, PARTITION_WORDS, check_command, check_words, words_in
 from qgjet.config.settings import Target, VerdictSettings
 from qgjet.errors import InvalidSettings
+from qgjet.runners.appwright import appwright_runner
+from qgjet.runners.base import Runner
+from qgjet.runners.command import command_runner
+from qgjet.runners.scripted import ScriptedRunner
+from qgjet.runners.template import JOB_WORDS, PARTITION_WORDS, check_command, check_words, words_in
 from qgjet.verdict.patterns import patterns_with
 
 __all__ = ["Target", "make_runner"]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from qgjet.agents.environment import job_environment
-from qgjet.agents.own_report import own_report
-from qgjet.agents.preparation import CommandLineRunner, Place, report_of
-from qgjet.agents.runner import Attempt
-from qgjet.agents.template import check_test_path, fill_argv, fill_path, lacks_file, words_in
 from qgjet.config.settings import Target
 from qgjet.domain.events import Outcome, Verdict
 from qgjet.process.run import ProcessResult, run_process, stop_ladder
+from qgjet.runners.base import Attempt
+from qgjet.runners.commandline import CommandLineRunner, Place, report_of
+from qgjet.runners.environment import job_environment
+from qgjet.runners.own_report import own_report
+from qgjet.runners.template import check_test_path, fill_argv, fill_path, lacks_file, words_in
 from qgjet.verdict.evidence import CommandEvidence
 from qgjet.verdict.patterns import Patterns
 from qgjet.verdict.reasons import Reason

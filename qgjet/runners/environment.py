@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from qgjet.agents.runner import Attempt
-from qgjet.agents.template import check_text, fill_path
 from qgjet.config.settings import Target
 from qgjet.domain.events import Partition
 from qgjet.errors import PrepareFailed
+from qgjet.runners.base import Attempt
+from qgjet.runners.template import check_text, fill_path
 
 BASE_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 DEVICE_VARIABLE = "QGJET_DEVICE"
