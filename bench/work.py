@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nats
 
-from qgjet.agents.agent import Agent
+from qgjet.agent.agent import Agent
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain import codec
 from qgjet.domain.decide import Submit, decide

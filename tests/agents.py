@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from patience import patience
-from qgjet.agents.agent import Agent
+from qgjet.agent.agent import Agent
 from qgjet.config.settings import AgentSettings, ArtifactSettings, Deployment, QueueSettings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import JobSpec, Slot, event_type

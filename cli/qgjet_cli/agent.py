@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 from msgspec.structs import replace
 
-from qgjet.agents.agent import Agent
-from qgjet.agents.cleanup import own_directory
+from qgjet.agent.agent import Agent
+from qgjet.agent.cleanup import own_directory
 from qgjet.config.settings import DEFAULT_VISIBILITY_TIMEOUT_S, QueueSettings, Settings, Target
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted

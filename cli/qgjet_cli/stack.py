@@ -19,8 +19,8 @@ from types import TracebackType
 
 from msgspec.structs import replace
 
-from qgjet.agents.agent import Agent
-from qgjet.agents.cleanup import own_directory
+from qgjet.agent.agent import Agent
+from qgjet.agent.cleanup import own_directory
 from qgjet.config.settings import NatsSettings, Settings
 from qgjet.errors import InvalidSettings, LogUnavailable, QgjetError
 from qgjet.jetstream.connection import connect

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from agents import FAST, ended, eventually, running_agent, scripted, story, submit
 from factories import spec
-from qgjet.agents.visibility import VisibilityTimeout
+from qgjet.agent.visibility import VisibilityTimeout
 from qgjet.domain.decide import Cancel, OnDuplicate
 from qgjet.domain.events import AttemptEnded, Finished, JobSpec, Outcome, Partition, Released, Started, Status, Verdict
 from qgjet.domain.job import Job

@@ -13,7 +13,7 @@ from agents import FAST, ended, eventually, running_agent, scripted, story, subm
 from factories import spec
 from faults.proxy import proxy
 from patience import patience
-from qgjet.agents.agent import Agent
+from qgjet.agent.agent import Agent
 from qgjet.config.settings import AgentSettings
 from qgjet.domain.control import Control, DrainRequested, Kind, Paused, Resumed, encode, subject_of
 from qgjet.domain.events import JobSpec, Verdict

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from faults.watched import WatchedSession
-from qgjet.agents.agent import Agent
+from qgjet.agent.agent import Agent
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import LogUnavailable, PrepareFailed

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from patience import patience
-from qgjet.agents.agent import Agent
+from qgjet.agent.agent import Agent
 from qgjet.config.settings import Settings
 from qgjet_projections.api import serve
 from surroundings import is_ours

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from agents import ended, eventually, running_agent, submit
 from cli.commandline import BIN, TARGET, Cli, api_of
 from factories import spec
-from qgjet.agents.agent import Agent
+from qgjet.agent.agent import Agent
 from qgjet.config.settings import ArtifactSettings, Settings, Target
 from qgjet.domain.events import JobSpec
 from qgjet.runners.registry import make_runner

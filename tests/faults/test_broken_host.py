@@ -9,8 +9,8 @@ import pytest
 
 from agents import ended, eventually, running_agent, scripted, story, submit
 from factories import spec
-from qgjet.agents import host as hosts
-from qgjet.agents.host import Host
+from qgjet.agent import host as hosts
+from qgjet.agent.host import Host
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.runners.base import Attempt
 from qgjet.runners.scripted import ScriptedRunner

@@ -11,8 +11,8 @@ import pytest
 from agents import FAST, ended, eventually, running_agent, story, submit
 from factories import spec
 from faults.watched import Ledger, WatchedRunner, legal_history, watched
-from qgjet.agents.execution import Executor
-from qgjet.agents.slot import AgentSlot
+from qgjet.agent.executor import Executor
+from qgjet.agent.slot import AgentSlot
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.decide import Cancel, OnDuplicate
 from qgjet.domain.events import Status, Verdict

@@ -129,7 +129,7 @@ def state_is(log: EventLog, slot: Slot, status: Status) -> Callable[[], object]:
 @pytest.mark.parametrize("small", ["max_file_store of the server"], indirect=True)
 async def test_agents_keep_results_and_claims_until_there_is_room(small: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For longer than all deliveries of a message would take: one job has ended, the other one cannot start."""
-    monkeypatch.setattr("qgjet.agents.execution.ROOM_S", 0.1)
+    monkeypatch.setattr("qgjet.agent.executor.ROOM_S", 0.1)
     gate = asyncio.Event()
     running, waiting = spec(test="running"), spec(test="waiting")
     async with running_agent(small, tmp_path / "agent", runners=scripted(gate=gate), slots=2, queue=SOON):

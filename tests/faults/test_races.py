@@ -16,10 +16,10 @@ from factories import spec
 from faults.proxy import Proxy
 from faults.watched import Ledger, Run, WatchedRunner, WatchedSession, ended, watched
 from patience import patience
-from qgjet.agents import execution
-from qgjet.agents.agent import Agent
-from qgjet.agents.execution import Executor
-from qgjet.agents.slot import AgentSlot
+from qgjet.agent import executor
+from qgjet.agent.agent import Agent
+from qgjet.agent.executor import Executor
+from qgjet.agent.slot import AgentSlot
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.decide import Cancel, Lose, OnDuplicate
 from qgjet.domain.events import JobSpec, Outcome, Partition, Slot, Status, Verdict
@@ -173,7 +173,7 @@ async def test_a_job_whose_result_could_not_be_written_is_run_again_by_the_same_
     server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There may be no other agent. Its own name on the job is no proof that it still runs it."""
-    monkeypatch.setattr(execution, "RESULT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(executor, "RESULT_TIMEOUT_S", 0.3)
     job = spec()
     gate = asyncio.Event()
     await submit(log, job)
@@ -418,7 +418,7 @@ async def test_a_lost_server_is_not_asked_once_for_every_job_that_waits(
     server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loop that fails waits before it turns again."""
-    monkeypatch.setattr(execution, "RESULT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(executor, "RESULT_TIMEOUT_S", 0.2)
     jobs = [spec(test=f"tests/{number}.spec.js") for number in range(500)]
     gate = asyncio.Event()
     await Queue(log.bus, FAST).ensure(Lane(jobs[0].partition, 5))
@@ -433,7 +433,7 @@ async def test_a_lost_server_is_not_asked_once_for_every_job_that_waits(
             before = len(ledger.runs)
             await server.start()
             await ledger.until(lambda: len(ledger.runs) > before + 10, what="it goes on")
-    said = [record.getMessage() for record in caplog.records if record.name == "qgjet.agents.agent"]
+    said = [record.getMessage() for record in caplog.records if record.name == "qgjet.agent.agent"]
     assert len(said) < 50, f"{len(said)} warnings, such as {said[10]}"
 
 

@@ -18,7 +18,7 @@ from factories import spec
 from faults.proxy import Proxy
 from faults.storm import Storm, drop_consumers, rage
 from faults.watched import Ledger, StubbornRunner, ended, watched
-from qgjet.agents.lease import HOLD
+from qgjet.agent.lease import HOLD
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import Lane, lane_consumer

@@ -10,8 +10,8 @@ import pytest
 
 from factories import spec
 from patience import patience
-from qgjet.agents.lease import Lease
-from qgjet.agents.visibility import VisibilityTimeout
+from qgjet.agent.lease import Lease
+from qgjet.agent.visibility import VisibilityTimeout
 from qgjet.config.settings import Deployment, QueueSettings
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import connect

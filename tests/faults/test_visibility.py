@@ -124,7 +124,7 @@ async def test_an_agent_of_a_version_that_adopts_nothing_keeps_the_longer_timeou
 async def test_agents_announce_themselves_when_the_connection_comes_back(
     server: NatsServer, long: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qgjet.agents.agent.RENEW_EVERY_S", 3600.0)
+    monkeypatch.setattr("qgjet.agent.agent.RENEW_EVERY_S", 3600.0)
 
     async def present() -> bool:
         return bool(await patiently(lambda: agent_registry.agents(long.bus)))

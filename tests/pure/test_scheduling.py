@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qgjet.agent.scheduling import Bench, Turns, Waiting, choose
 from qgjet.domain.events import Partition
 from qgjet.domain.subjects import Lane
-from qgjet.scheduling import Bench, Turns, Waiting, choose
 
 
 def waiting(org: str = "acme", version: str = "1", target: str = "emulator", rank: int = 5, since: int = 1) -> Waiting:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import eventually
-from qgjet.agents.cleanup import own_directory, remove, remove_abandoned, remove_tree
+from qgjet.agent.cleanup import own_directory, remove, remove_abandoned, remove_tree
 
 DEPTH = 3_000
 
@@ -83,7 +83,7 @@ def test_anything_that_can_be_in_a_directory_is_removed(tmp_path: Path) -> None:
 
 UNPRIVILEGED = """
 import os, pathlib, tempfile
-from qgjet.agents.cleanup import remove_tree
+from qgjet.agent.cleanup import remove_tree
 if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)
 tree = pathlib.Path(tempfile.mkdtemp())
 for mode in (0o000, 0o500, 0o300, 0o100):
@@ -179,7 +179,7 @@ def test_any_tree_goes(tmp_path_factory: pytest.TempPathFactory, tree: dict[str,
 
 OWNER = """
 import pathlib, sys
-from qgjet.agents.cleanup import own_directory
+from qgjet.agent.cleanup import own_directory
 with own_directory(pathlib.Path(sys.argv[1]), "agent-") as path:
     (path / "job-1").mkdir()
     print(path, flush=True)

@@ -20,7 +20,7 @@ import pytest
 from agents import ended, eventually, running_agent, submit
 from factories import spec
 from patience import patience
-from qgjet.agents.agent import Agent
+from qgjet.agent.agent import Agent
 from qgjet.config.settings import ArtifactSettings, Target
 from qgjet.domain.events import Artifact, Finished, JobSpec, Status, Verdict
 from qgjet.domain.filenames import is_safe

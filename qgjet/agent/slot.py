@@ -8,7 +8,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from qgjet.agents.cleanup import remove
+from qgjet.agent.cleanup import remove
 from qgjet.domain.events import Partition
 from qgjet.errors import HostFailed, PrepareFailed
 from qgjet.runners.base import Runner, Session

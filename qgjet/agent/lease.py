@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from types import TracebackType
 
-from qgjet.agents.visibility import VisibilityTimeout
+from qgjet.agent.visibility import VisibilityTimeout
 from qgjet.domain.events import Status
 from qgjet.domain.job import Job
 from qgjet.errors import LogUnavailable

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from qgjet.agent.scheduling import EVERY_VERSION, Waiting
 from qgjet.domain.subjects import Lane
-from qgjet.scheduling import EVERY_VERSION, Waiting
 from qgjet.store.job_queue import LaneState
 
 

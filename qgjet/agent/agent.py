@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 import qgjet
-from qgjet.agents.catalog import Catalog
-from qgjet.agents.execution import Executor, Result
-from qgjet.agents.host import Host
-from qgjet.agents.slot import AgentSlot
+from qgjet.agent.executor import Executor, Result
+from qgjet.agent.host import Host
+from qgjet.agent.queue_tracker import Catalog
+from qgjet.agent.scheduling import Bench, Turns, Waiting, choose
+from qgjet.agent.slot import AgentSlot
 from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.domain.control import Control, DrainRequested, Pauses
 from qgjet.domain.events import Instant, Partition
@@ -28,7 +29,6 @@ from qgjet.domain.subjects import Lane
 from qgjet.errors import LogUnavailable, NoConsumerLeft
 from qgjet.jetstream.connection import STOP_TIMEOUT_S
 from qgjet.runners.base import Runner
-from qgjet.scheduling import Bench, Turns, Waiting, choose
 from qgjet.store.agent_registry import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
 from qgjet.store.control_log import follow
 from qgjet.store.event_log import EventLog

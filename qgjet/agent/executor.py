@@ -20,12 +20,12 @@ from typing import Any, assert_never
 
 from msgspec.structs import replace
 
-from qgjet.agents.admission import Admission, admit
-from qgjet.agents.cleanup import remove
-from qgjet.agents.lease import Lease
-from qgjet.agents.output import LogFeed
-from qgjet.agents.slot import AgentSlot
-from qgjet.agents.visibility import VisibilityTimeout
+from qgjet.agent.claims import Admission, admit
+from qgjet.agent.cleanup import remove
+from qgjet.agent.lease import Lease
+from qgjet.agent.log_feed import LogFeed
+from qgjet.agent.slot import AgentSlot
+from qgjet.agent.visibility import VisibilityTimeout
 from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.domain.codec import check_writable
 from qgjet.domain.decide import DRAINED, HOST_FAILED, Command, EndAttempt, Lose, Release, Requeue, Start, decide

@@ -1,1 +1,0 @@
-"""Agents: processes that lease jobs and execute them through runners."""
