@@ -36,8 +36,8 @@ from qgjet.store import agent_registry
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 from qgjet_cli import daemon
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel
+from qgjet_projections.readmodel.projector import Projector
 
 
 class Figure(Struct, frozen=True):

@@ -17,8 +17,8 @@ from qgjet.domain.suite import SuiteOpened, member_of, suite_prefix
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.store.event_log import Recorded
 from qgjet.support.clock import utc_now
-from qgjet_projections import schema
-from qgjet_projections.writer import Writer
+from qgjet_projections.readmodel import schema
+from qgjet_projections.readmodel.writer import Writer
 
 SUITES, JOBS_OF_SUITE, LIVE_SUITES = 2_000, 500, 20
 DAYS = 30

@@ -31,7 +31,7 @@ from qgjet.store.job_queue import LaneState, Queue
 from qgjet.support.clock import end
 from qgjet.support.log_limiter import Repeated
 from qgjet_projections.readmodel import ReadModel
-from qgjet_projections.views import Activity, LiveJob
+from qgjet_projections.readmodel.views import Activity, LiveJob
 
 log = logging.getLogger(__name__)
 

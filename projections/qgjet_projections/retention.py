@@ -31,9 +31,9 @@ from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support.clock import end
 from qgjet.support.log_limiter import Repeated
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
-from qgjet_projections.views import EndedSuite, SlotHistory
+from qgjet_projections.readmodel.projector import Projector
+from qgjet_projections.readmodel.views import EndedSuite, SlotHistory
 
 log = logging.getLogger(__name__)
 

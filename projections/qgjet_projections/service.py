@@ -26,8 +26,8 @@ from qgjet.support import private_files
 from qgjet.support.clock import Clock, end, utc_now, within
 from qgjet.support.log_limiter import Repeated
 from qgjet_projections.janitor import Janitor
-from qgjet_projections.projector import Lag, Projector
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.projector import Lag, Projector
 from qgjet_projections.retention import Retention
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from qgjet.domain.events import CancelRequested, Slot, Verdict
 from qgjet.errors import InvalidInput
 from qgjet.store.control_log import append
 from qgjet.store.event_log import EventLog
-from qgjet_projections.readmodel.event import MAX_PAGE_BYTES
+from qgjet_projections.readmodel.queries.event import MAX_PAGE_BYTES
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]

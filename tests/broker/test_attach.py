@@ -16,8 +16,8 @@ from qgjet.domain.subjects import Lane
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 from qgjet.store.suite_log import Submission, abandon, submit_suite
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import JobQuery, ReadModel
+from qgjet_projections.readmodel.projector import Projector
 
 
 async def joined(log: EventLog, suite_id: str, **fields: object) -> JobSpec:

@@ -25,8 +25,8 @@ from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 from qgjet_projections import janitor as janitors
 from qgjet_projections.janitor import Janitor
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.projector import Projector
 
 
 def copy_store(server: NatsServer, store: Path, copy: Path) -> None:

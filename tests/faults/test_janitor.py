@@ -31,8 +31,8 @@ from qgjet.support.clock import utc_now
 from qgjet_projections import janitor as janitors
 from qgjet_projections.api.answers import suite_verdict
 from qgjet_projections.janitor import Janitor
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.projector import Projector
 
 GIVES_UP_SOON = QueueSettings(visibility_timeout_s=1.0, max_deliver=2)
 ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.QG_EVENTS.somebody"

@@ -23,8 +23,8 @@ from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 from qgjet.support.clock import utc_now
 from qgjet_projections.janitor import Janitor
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.projector import Projector
 
 LIMIT = 6
 VERSIONS = 40

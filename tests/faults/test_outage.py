@@ -23,8 +23,8 @@ from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
 from qgjet.support.log_limiter import MOST, Repeated
 from qgjet_projections import service as services
+from qgjet_projections.readmodel.writer import Writer
 from qgjet_projections.service import open_service
-from qgjet_projections.writer import Writer
 
 
 async def test_a_server_that_is_away_costs_a_few_lines_and_little_time(server: NatsServer, log: EventLog, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ async def test_a_read_model_that_is_slow_is_said_by_name_and_asked_to_wait_for(
         assert gate.wait(patience(30))
         return apply(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("qgjet_projections.projector.LOOK_S", 0.05)
+    monkeypatch.setattr("qgjet_projections.readmodel.projector.LOOK_S", 0.05)
     monkeypatch.setattr("qgjet_projections.api.reads.MIN_SEQ_WAIT_S", 0.2)
     settings = Settings(nats_url=server.url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False, max_lag_events=10))
     async with api_of(settings) as api, httpx.AsyncClient(base_url=api, timeout=patience(20)) as client:

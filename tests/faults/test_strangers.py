@@ -30,8 +30,8 @@ from qgjet.store.control_log import ControlReader
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue, lane_state
 from qgjet_projections.janitor import Janitor
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.projector import Projector
 
 NEWER = b'{"type":"paused","job_id":"j","at":"2030-01-01T00:00:00Z","status":"on_hold","because":"a newer version said so"}'
 DEEP = b'{"type":"submitted","new":' + b"[" * 50_000 + b"]" * 50_000 + b"}"

@@ -21,8 +21,8 @@ from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 from qgjet_projections.janitor import Janitor
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.projector import Projector
 
 LONG = QueueSettings(visibility_timeout_s=9.0, retry_base_s=0.02, retry_cap_s=0.05)
 SHORT = QueueSettings(visibility_timeout_s=1.5, retry_base_s=0.02, retry_cap_s=0.05)

@@ -33,9 +33,8 @@ from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 from qgjet.store.suite_log import Submission, submit_suite
-from qgjet_projections import schema
-from qgjet_projections.projector import Projector
-from qgjet_projections.readmodel import JobQuery, ReadModel
+from qgjet_projections.readmodel import JobQuery, ReadModel, schema
+from qgjet_projections.readmodel.projector import Projector
 
 VISIBILITY_S = 1.0
 ARTIFACT = b"\x89PNG what a test has left"

@@ -20,9 +20,8 @@ from qgjet.jetstream.server import NatsServer
 from qgjet.store import backup
 from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.store.event_log import EventLog
-from qgjet_projections import schema
-from qgjet_projections.projector import Projector
-from qgjet_projections.readmodel import JobQuery, ReadModel
+from qgjet_projections.readmodel import JobQuery, ReadModel, schema
+from qgjet_projections.readmodel.projector import Projector
 
 RELEASES = sorted((ROOT / "tests/golden").glob("release-*"))
 

@@ -15,9 +15,8 @@ from typing import Any
 
 from qgjet.jetstream.connection import connect
 from qgjet.store.event_log import EventLog
-from qgjet_projections import projector
-from qgjet_projections.readmodel import ReadModel
-from qgjet_projections.writer import Writer
+from qgjet_projections.readmodel import ReadModel, projector
+from qgjet_projections.readmodel.writer import Writer
 
 
 async def follow(url: str, path: Path) -> None:

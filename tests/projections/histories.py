@@ -20,10 +20,9 @@ from qgjet.domain.job import Job, evolve
 from qgjet.domain.suite import Member, SuiteOpened
 from qgjet.errors import Refused
 from qgjet.store.event_log import EventLog, Recorded, recorded
-from qgjet_projections import schema
-from qgjet_projections.projector import Projector
-from qgjet_projections.readmodel import ReadModel
-from qgjet_projections.writer import Position, Writer
+from qgjet_projections.readmodel import ReadModel, schema
+from qgjet_projections.readmodel.projector import Projector
+from qgjet_projections.readmodel.writer import Position, Writer
 
 HOSTILE = "'; DROP TABLE jobs; -- \" \x00 \\ % * > . ~ \u2028 \U0001f600 ä"
 _SLOTS = (

@@ -25,13 +25,12 @@ from qgjet.domain.job import evolve
 from qgjet.domain.suite import SuiteOpened
 from qgjet.errors import UndecodableEvent
 from qgjet.store.event_log import Recorded
-from qgjet_projections import batch as batches
-from qgjet_projections import schema
-from qgjet_projections.batch import DAY, Row, slot_key
-from qgjet_projections.readmodel import ReadModel
-from qgjet_projections.schema import instant
-from qgjet_projections.views import TestQuery
-from qgjet_projections.writer import Writer
+from qgjet_projections.readmodel import ReadModel, schema
+from qgjet_projections.readmodel import apply as batches
+from qgjet_projections.readmodel.apply import DAY, Row, slot_key
+from qgjet_projections.readmodel.schema import instant
+from qgjet_projections.readmodel.views import TestQuery
+from qgjet_projections.readmodel.writer import Writer
 
 histories = st.builds(lambda seed, steps: Author(seed).history(steps), st.integers(0, 2**32), st.integers(0, 150))
 
@@ -278,8 +277,8 @@ def test_more_slots_than_are_kept_in_memory_make_no_difference(read_model: ReadM
     history = Author(5).history(300)
     alone = empty(str(tmp_path), "alone")
     apply(alone, history, batch=3)
-    monkeypatch.setattr("qgjet_projections.writer.KNOWN_SLOTS", 1)
-    monkeypatch.setattr("qgjet_projections.writer._KEYS_PER_STATEMENT", (1, 2))
+    monkeypatch.setattr("qgjet_projections.readmodel.writer.KNOWN_SLOTS", 1)
+    monkeypatch.setattr("qgjet_projections.readmodel.writer._KEYS_PER_STATEMENT", (1, 2))
     apply(read_model.path, history, batch=3)
     assert content(read_model.path) == content(alone)
 

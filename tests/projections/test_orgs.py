@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from factories import NOW
 from qgjet.domain.events import Status, Verdict
-from qgjet_projections import schema
-from qgjet_projections.readmodel import JobQuery, ReadModel, event
-from qgjet_projections.readmodel.job import _select_jobs
-from qgjet_projections.views import DeadQuery
+from qgjet_projections.readmodel import JobQuery, ReadModel, schema
+from qgjet_projections.readmodel.queries import event
+from qgjet_projections.readmodel.queries.job import _select_jobs
+from qgjet_projections.readmodel.views import DeadQuery
 
 ORGS = ("acme", "acme.x", "globex", "initech")
 

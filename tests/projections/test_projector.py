@@ -25,10 +25,10 @@ from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog, Recorded, StreamState
-from qgjet_projections import projector as projectors
-from qgjet_projections.projector import Lag, Projector, mismatch, outdated
 from qgjet_projections.readmodel import JobQuery, ReadModel
-from qgjet_projections.writer import Position, Writer, fingerprint
+from qgjet_projections.readmodel import projector as projectors
+from qgjet_projections.readmodel.projector import Lag, Projector, mismatch, outdated
+from qgjet_projections.readmodel.writer import Position, Writer, fingerprint
 
 FOLLOW = Path(__file__).parent / "follow.py"
 

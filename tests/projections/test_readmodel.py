@@ -23,10 +23,9 @@ from qgjet.domain.events import Artifact, Outcome, Status, TestError, TestResult
 from qgjet.domain.subjects import Lane
 from qgjet.errors import InvalidInput, SchemaMismatch
 from qgjet.store.event_log import Recorded
-from qgjet_projections import schema
-from qgjet_projections.readmodel import JobQuery, JobView, Page, ReadModel
-from qgjet_projections.schema import instant, micros
-from qgjet_projections.writer import Writer
+from qgjet_projections.readmodel import JobQuery, JobView, Page, ReadModel, schema
+from qgjet_projections.readmodel.schema import instant, micros
+from qgjet_projections.readmodel.writer import Writer
 
 
 @pytest.fixture
@@ -244,7 +243,7 @@ def test_a_limit_out_of_bounds_is_refused(read_model: ReadModel, limit: int) -> 
 
 @pytest.mark.parametrize("near", [0, 1_000])
 def test_events_follow_a_sequence_for_all_an_org_a_suite_or_a_job(read_model: ReadModel, author: Author, near: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qgjet_projections.readmodel.event._NEAR", near)
+    monkeypatch.setattr("qgjet_projections.readmodel.queries.event._NEAR", near)
     mine = author.run(job_id="mine", suite_ids=("s",))
     author.run(job_id="other", org_id="other", suite_ids=("s",))
     author.run(job_id="none", test="none")
@@ -374,7 +373,7 @@ def test_durations_are_found_without_looking_through_everything(read_model: Read
         author.run(test=f"{number}", duration_s=1.0)
     author.run(test="a", target="device", duration_s=1.0)
     apply(read_model.path, author.messages)
-    monkeypatch.setattr("qgjet_projections.readmodel.job._RECENT_JOBS", 20)
+    monkeypatch.setattr("qgjet_projections.readmodel.queries.job._RECENT_JOBS", 20)
     steps = 0
 
     def step() -> None:

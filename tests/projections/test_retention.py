@@ -28,9 +28,8 @@ from qgjet.store.event_log import EventLog
 from qgjet.store.suite_log import Submission, submit_suite
 from qgjet.support.clock import Clock, utc_now
 from qgjet_projections import retention as retentions
-from qgjet_projections import schema
-from qgjet_projections.projector import Projector
-from qgjet_projections.readmodel import JobQuery, ReadModel
+from qgjet_projections.readmodel import JobQuery, ReadModel, schema
+from qgjet_projections.readmodel.projector import Projector
 from qgjet_projections.retention import Purged, Retention, purge
 from qgjet_projections.service import open_service
 
@@ -235,7 +234,7 @@ async def test_an_api_forgets_by_the_retention_of_its_settings(bus: Bus, log: Ev
 
 async def test_pruning_asks_for_so_much_at_a_time_and_goes_on_there(bus: Bus, log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two thousand old jobs that the log still has, and behind them one that it has forgotten."""
-    monkeypatch.setattr("qgjet_projections.projector.PRUNE_LOOKS", 1_000)
+    monkeypatch.setattr("qgjet_projections.readmodel.projector.PRUNE_LOOKS", 1_000)
     author = Author(now=AHEAD)
     stays = [author.submit(test=f"{number}") for number in range(2_000)]
     for one in stays:

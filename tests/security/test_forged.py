@@ -19,8 +19,8 @@ from qgjet.domain.events import Cancelled, CancelRequested, Event, Finished, Job
 from qgjet.domain.job import contradiction
 from qgjet.store.event_log import EventLog
 from qgjet_projections.janitor import Janitor
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.projector import Projector
 
 
 @pytest.fixture

@@ -23,10 +23,9 @@ from qgjet.errors import UndecodableEvent
 from qgjet.store import agent_registry, artifacts, event_log
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.store.event_log import Recorded, recorded
-from qgjet_projections import schema
 from qgjet_projections.janitor import Advisory, read_advisory
-from qgjet_projections.readmodel import JobQuery, ReadModel
-from qgjet_projections.writer import Writer
+from qgjet_projections.readmodel import JobQuery, ReadModel, schema
+from qgjet_projections.readmodel.writer import Writer
 from security.mutations import DEEP, damaged, tampered
 from strategies import Story, any_events, hostile_text, stories
 

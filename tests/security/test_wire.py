@@ -13,8 +13,8 @@ from qgjet.domain import subjects
 from qgjet.domain.events import Status, Verdict
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
-from qgjet_projections.projector import Projector
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.projector import Projector
 
 
 def pub(subject: bytes, header: bytes = b"") -> bytes:

@@ -22,9 +22,8 @@ from qgjet.jetstream.server import NatsServer
 from qgjet.store import streams
 from qgjet.store.event_log import Accepted, EventLog
 from qgjet_projections import retention as retentions
-from qgjet_projections import schema
-from qgjet_projections.projector import Projector
-from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel import ReadModel, schema
+from qgjet_projections.readmodel.projector import Projector
 from qgjet_projections.retention import Retention
 from soak.cluster import cluster
 

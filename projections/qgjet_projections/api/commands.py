@@ -25,8 +25,8 @@ from qgjet_projections.api.answers import CancelAnswer, Submission, submission
 from qgjet_projections.api.capacity import check_partitions
 from qgjet_projections.api.problems import FieldError, IdempotencyMismatch, InvalidBody, NotCaughtUp, UnknownSuite, pointer_of
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.views import JobQuery, JobView, SuiteView
 from qgjet_projections.service import Service
-from qgjet_projections.views import JobQuery, JobView, SuiteView
 
 CATCH_UP_S = 2.0
 CANCEL_WINDOW = 64

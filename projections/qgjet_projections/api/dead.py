@@ -22,8 +22,8 @@ from qgjet_projections.api.jobs import CancelRequest
 from qgjet_projections.api.logs import WHOLE, read
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
+from qgjet_projections.readmodel.views import DeadQuery
 from qgjet_projections.service import Service
-from qgjet_projections.views import DeadQuery
 
 OUTPUT_LINES = 20
 OUTPUT_BYTES = 16 * 1024

@@ -19,8 +19,8 @@ from qgjet_projections.api.access import Caller
 from qgjet_projections.api.commands import CATCH_UP_S
 from qgjet_projections.api.problems import ForeignOrg, UnknownAgent
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.views import DeadLetter, DeadQuery, JobView
 from qgjet_projections.service import Service
-from qgjet_projections.views import DeadLetter, DeadQuery, JobView
 
 WINDOW = 32
 MOST_AT_ONCE = 500

@@ -23,8 +23,8 @@ from qgjet_projections.api.answers import EventPage, event_answer
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.views import EventView
 from qgjet_projections.service import Service
-from qgjet_projections.views import EventView
 
 KEEP_ALIVE_S = 15.0
 PAGE = 200

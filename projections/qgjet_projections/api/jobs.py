@@ -30,8 +30,8 @@ from qgjet_projections.api.answers import (
 from qgjet_projections.api.pending import Surroundings
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
+from qgjet_projections.readmodel.views import JobQuery, JobView
 from qgjet_projections.service import Service
-from qgjet_projections.views import JobQuery, JobView
 
 Tags = Annotated[list[str] | None, QueryParameter(name="tag", description="`key:value`; several must all hold.")]
 

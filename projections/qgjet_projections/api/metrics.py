@@ -21,9 +21,9 @@ from qgjet.store import streams
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import StreamState
 from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason
-from qgjet_projections.projector import Lag
+from qgjet_projections.readmodel.projector import Lag
+from qgjet_projections.readmodel.views import Counts, WaitingView
 from qgjet_projections.service import Service
-from qgjet_projections.views import Counts, WaitingView
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

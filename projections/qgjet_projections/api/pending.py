@@ -11,7 +11,7 @@ from msgspec import Struct
 from qgjet.domain.control import Pauses
 from qgjet.domain.events import Partition, Status
 from qgjet.store.agent_registry import AgentInfo
-from qgjet_projections.views import JobView
+from qgjet_projections.readmodel.views import JobView
 
 
 class PendingReason(StrEnum):

@@ -16,7 +16,7 @@ from qgjet_projections.api.access import READ
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, OrgId, Reads, TheService
 from qgjet_projections.readmodel import MAX_LIMIT
-from qgjet_projections.views import HourView, JobQuery, JobView, Order, TestDay, TestQuery, TestView, rates_of
+from qgjet_projections.readmodel.views import HourView, JobQuery, JobView, Order, TestDay, TestQuery, TestView, rates_of
 
 Hours = Annotated[int, QueryParameter(ge=1, le=24 * 90, description="How far back.")]
 Days = Annotated[int, QueryParameter(ge=1, le=366, description="How far back: whole days, UTC, today among them.")]

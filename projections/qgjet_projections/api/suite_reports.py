@@ -20,8 +20,8 @@ from qgjet_projections.api.answers import MAX_MESSAGE
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.views import JobQuery, JobView, SuiteView
 from qgjet_projections.service import Service
-from qgjet_projections.views import JobQuery, JobView, SuiteView
 
 XML, JSON, HTML = "application/xml", "application/json", "text/html"
 API_ROOT = "../.."

@@ -19,7 +19,7 @@ from qgjet_projections.api.jobs import CancelRequest, job_answers, surroundings
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
 from qgjet_projections.readmodel import ReadModel
-from qgjet_projections.views import JobQuery
+from qgjet_projections.readmodel.views import JobQuery
 
 
 @get("/suites", summary="List suites, newest first", responses=documented(400, 503), opt=READ, tags=["suites"])

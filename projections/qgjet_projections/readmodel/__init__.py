@@ -6,15 +6,15 @@ moment: its statements share a snapshot. Nothing here is an authority; the file 
 
 from __future__ import annotations
 
-from qgjet_projections.readmodel.dead import DeadLetterReads
-from qgjet_projections.readmodel.event import EventReads
-from qgjet_projections.readmodel.job import JobReads
-from qgjet_projections.readmodel.maintenance import MaintenanceReads
-from qgjet_projections.readmodel.queue import QueueReads
-from qgjet_projections.readmodel.reader import MAX_LIMIT
-from qgjet_projections.readmodel.statistics import StatisticsReads
-from qgjet_projections.readmodel.suite import SuiteReads
-from qgjet_projections.views import Counts, DeadLetter, DeadQuery, Duration, EventView, JobQuery, JobView, LiveJob, Page, PartitionView, SuiteView
+from qgjet_projections.readmodel.queries.dead import DeadLetterReads
+from qgjet_projections.readmodel.queries.event import EventReads
+from qgjet_projections.readmodel.queries.job import JobReads
+from qgjet_projections.readmodel.queries.maintenance import MaintenanceReads
+from qgjet_projections.readmodel.queries.queue import QueueReads
+from qgjet_projections.readmodel.queries.reader import MAX_LIMIT
+from qgjet_projections.readmodel.queries.statistics import StatisticsReads
+from qgjet_projections.readmodel.queries.suite import SuiteReads
+from qgjet_projections.readmodel.views import Counts, DeadLetter, DeadQuery, Duration, EventView, JobQuery, JobView, LiveJob, Page, PartitionView, SuiteView
 
 __all__ = [
     "MAX_LIMIT",

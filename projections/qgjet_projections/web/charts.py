@@ -11,7 +11,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from qgjet.reporting.text import legal
-from qgjet_projections.views import rates_of
+from qgjet_projections.readmodel.views import rates_of
 from qgjet_projections.web import text
 
 WIDTH, HEIGHT, FOOT, HEAD, LEFT = 640, 150, 24, 12, 88

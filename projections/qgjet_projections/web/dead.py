@@ -9,7 +9,7 @@ from litestar import Response, get
 from qgjet.domain.events import Verdict
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.reads import Cursor, Reads, TheService
-from qgjet_projections.views import DeadQuery
+from qgjet_projections.readmodel.views import DeadQuery
 from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query
 

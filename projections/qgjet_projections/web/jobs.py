@@ -22,7 +22,7 @@ from qgjet_projections.api.jobs import job_answers, surroundings, tags_of
 from qgjet_projections.api.pending import PendingReason
 from qgjet_projections.api.reads import Cursor, Reads, TheService
 from qgjet_projections.readmodel import ReadModel
-from qgjet_projections.views import EventView, JobQuery, JobView
+from qgjet_projections.readmodel.views import EventView, JobQuery, JobView
 from qgjet_projections.web import text
 from qgjet_projections.web.live import agents_seen
 from qgjet_projections.web.page import AnyRequest, page, query, segment

@@ -20,8 +20,8 @@ from qgjet_projections.api.pending import PendingReason, Surroundings
 from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.suites import visible
 from qgjet_projections.readmodel import ReadModel
+from qgjet_projections.readmodel.views import HourView, PartitionView, rates_of
 from qgjet_projections.service import Service
-from qgjet_projections.views import HourView, PartitionView, rates_of
 from qgjet_projections.web import charts
 from qgjet_projections.web.live import agents_seen
 from qgjet_projections.web.page import AnyRequest, page, query, since

@@ -23,7 +23,7 @@ from qgjet_projections.api.jobs import job_answers
 from qgjet_projections.api.reads import Cursor, OrgId, Reads, TheService
 from qgjet_projections.api.suite_reports import job_report
 from qgjet_projections.readmodel import ReadModel
-from qgjet_projections.views import JobQuery, JobView, SuiteView
+from qgjet_projections.readmodel.views import JobQuery, JobView, SuiteView
 from qgjet_projections.web import charts, text
 from qgjet_projections.web.jobs import given
 from qgjet_projections.web.page import AnyRequest, offset, page, query, segment

@@ -16,7 +16,7 @@ from qgjet_projections.api.jobs import job_answers
 from qgjet_projections.api.reads import Cursor, Reads, TheService
 from qgjet_projections.api.statistics import since_day, versions_of
 from qgjet_projections.readmodel import MAX_LIMIT
-from qgjet_projections.views import JobQuery, Order, TestDay, TestQuery
+from qgjet_projections.readmodel.views import JobQuery, Order, TestDay, TestQuery
 from qgjet_projections.web import charts, text
 from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query

@@ -37,7 +37,7 @@ from qgjet.domain.events import (
 from qgjet.domain.job import Job, broken_rule, explanation_of, state_of
 from qgjet.errors import UndecodableEvent
 from qgjet.store.event_log import Recorded
-from qgjet_projections.schema import instant, micros
+from qgjet_projections.readmodel.schema import instant, micros
 
 _INT64 = 2**63 - 1
 HOUR = 3_600_000_000

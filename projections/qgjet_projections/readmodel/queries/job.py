@@ -15,10 +15,10 @@ from qgjet.domain import codec, subjects
 from qgjet.domain.attempts import AttemptRecord, attempts_of, end_replaced
 from qgjet.domain.events import JobSpec, Requeued, Status, Submitted
 from qgjet.domain.job import status_of
-from qgjet_projections.batch import Row
-from qgjet_projections.readmodel.reader import BY_STATUS, COLUMNS, MAX_LIMIT, Reader, check_limit, page_of, read_cursor
-from qgjet_projections.schema import instant, micros
-from qgjet_projections.views import Duration, JobQuery, JobView, Page, SlotHistory, job_view
+from qgjet_projections.readmodel.apply import Row
+from qgjet_projections.readmodel.queries.reader import BY_STATUS, COLUMNS, MAX_LIMIT, Reader, check_limit, page_of, read_cursor
+from qgjet_projections.readmodel.schema import instant, micros
+from qgjet_projections.readmodel.views import Duration, JobQuery, JobView, Page, SlotHistory, job_view
 
 _RECENT_JOBS, _RECENT_RUNS = 50_000, 10_000
 """How far back durations are looked for; without the first one a target with few runs would be looked for in everything."""

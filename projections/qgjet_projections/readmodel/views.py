@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from qgjet.domain.events import Partition, Slot, Status, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet_projections.batch import Row
-from qgjet_projections.schema import instant
+from qgjet_projections.readmodel.apply import Row
+from qgjet_projections.readmodel.schema import instant
 
 T = TypeVar("T")
 

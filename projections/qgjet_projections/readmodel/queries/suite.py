@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from qgjet.domain.events import LIVE
-from qgjet_projections.readmodel.reader import MAX_LIMIT, Reader, check_limit, page_of, read_cursor
-from qgjet_projections.schema import instant, micros
-from qgjet_projections.views import EndedSuite, Page, SuiteView
+from qgjet_projections.readmodel.queries.reader import MAX_LIMIT, Reader, check_limit, page_of, read_cursor
+from qgjet_projections.readmodel.schema import instant, micros
+from qgjet_projections.readmodel.views import EndedSuite, Page, SuiteView
 
 
 class SuiteReads(Reader):

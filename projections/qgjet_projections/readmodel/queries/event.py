@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from qgjet_projections.readmodel.reader import Reader, check_limit
-from qgjet_projections.views import EventView, maybe_instant
+from qgjet_projections.readmodel.queries.reader import Reader, check_limit
+from qgjet_projections.readmodel.views import EventView, maybe_instant
 
 MAX_EVENTS = 1_000
 MAX_PAGE_BYTES = 4 * 1024 * 1024

@@ -9,10 +9,10 @@ from datetime import datetime
 
 from qgjet.domain.events import Partition, Slot, Status
 from qgjet.domain.subjects import Lane
-from qgjet_projections.batch import Row
-from qgjet_projections.readmodel.reader import BY_STATUS, COLUMNS, Reader
-from qgjet_projections.schema import instant, micros
-from qgjet_projections.views import Activity, LiveJob, maybe_instant
+from qgjet_projections.readmodel.apply import Row
+from qgjet_projections.readmodel.queries.reader import BY_STATUS, COLUMNS, Reader
+from qgjet_projections.readmodel.schema import instant, micros
+from qgjet_projections.readmodel.views import Activity, LiveJob, maybe_instant
 
 MAX_DUE = 1_000
 """Jobs in one answer. The next question finds the others: what was acted on is not due any more."""

@@ -21,9 +21,9 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from qgjet.store.event_log import Recorded
-from qgjet_projections import schema
-from qgjet_projections.batch import TEST_SUMS, Batch, Ended, Row, Standing, slot_key, standing_of, statistics_of
-from qgjet_projections.schema import instant, micros
+from qgjet_projections.readmodel import schema
+from qgjet_projections.readmodel.apply import TEST_SUMS, Batch, Ended, Row, Standing, slot_key, standing_of, statistics_of
+from qgjet_projections.readmodel.schema import instant, micros
 
 KNOWN_SLOTS = 5_000
 """Slots whose latest job is kept in memory between batches, some 1.5 kB each: those under way, mostly. Others are loaded with one statement per batch."""

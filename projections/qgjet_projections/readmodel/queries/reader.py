@@ -14,9 +14,9 @@ from typing import Any, Self
 import msgspec
 
 from qgjet.errors import InvalidInput, LogUnavailable
-from qgjet_projections import schema
-from qgjet_projections.batch import Row
-from qgjet_projections.views import Page, T
+from qgjet_projections.readmodel import schema
+from qgjet_projections.readmodel.apply import Row
+from qgjet_projections.readmodel.views import Page, T
 
 MAX_LIMIT = 500
 RENEW_S = 10.0

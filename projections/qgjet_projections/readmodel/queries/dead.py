@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from qgjet.support.text import shortened
-from qgjet_projections.batch import Row
-from qgjet_projections.readmodel.reader import COLUMNS, MAX_LIMIT, Reader, check_limit, page_of, read_cursor
-from qgjet_projections.schema import instant, micros
-from qgjet_projections.views import DeadLetter, DeadQuery, Page, Settlement, job_view
+from qgjet_projections.readmodel.apply import Row
+from qgjet_projections.readmodel.queries.reader import COLUMNS, MAX_LIMIT, Reader, check_limit, page_of, read_cursor
+from qgjet_projections.readmodel.schema import instant, micros
+from qgjet_projections.readmodel.views import DeadLetter, DeadQuery, Page, Settlement, job_view
 
 _OF_DEAD = "settled, settled_at, settled_by, note"
 _DEAD_COLUMNS = 4

@@ -26,7 +26,7 @@ from qgjet.store.event_log import EventLog, Recorded, StreamState
 from qgjet.support.clock import end
 from qgjet.support.log_limiter import Repeated
 from qgjet_projections.readmodel import ReadModel
-from qgjet_projections.writer import Position, Writer, fingerprint
+from qgjet_projections.readmodel.writer import Position, Writer, fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 from qgjet.domain.events import Verdict
-from qgjet_projections.batch import DAY, HOUR, TEST_SUMS
-from qgjet_projections.readmodel.reader import Reader, page_of, read_cursor
-from qgjet_projections.schema import instant, micros
-from qgjet_projections.views import HourView, Order, Page, TestDay, TestQuery, TestView, rates_of
+from qgjet_projections.readmodel.apply import DAY, HOUR, TEST_SUMS
+from qgjet_projections.readmodel.queries.reader import Reader, page_of, read_cursor
+from qgjet_projections.readmodel.schema import instant, micros
+from qgjet_projections.readmodel.views import HourView, Order, Page, TestDay, TestQuery, TestView, rates_of
 
 _SUMS = ", ".join(TEST_SUMS)
 _RUNS = "nullif(passed + flaky + failed + timed_out, 0)"
