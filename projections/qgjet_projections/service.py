@@ -25,10 +25,10 @@ from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
 from qgjet.support.clock import Clock, end, utc_now, within
 from qgjet.support.log_limiter import Repeated
-from qgjet_projections.janitor import Janitor
+from qgjet_projections.maintenance.janitor import Janitor
+from qgjet_projections.maintenance.retention import Retention
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.projector import Lag, Projector
-from qgjet_projections.retention import Retention
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from qgjet.runners.base import StopReason
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
-from qgjet_projections import janitor as janitors
-from qgjet_projections.janitor import Janitor
+from qgjet_projections.maintenance import janitor as janitors
+from qgjet_projections.maintenance.janitor import Janitor
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.projector import Projector
 

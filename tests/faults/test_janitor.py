@@ -28,9 +28,9 @@ from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 from qgjet.store.suite_log import Submission, submit_suite
 from qgjet.support.clock import utc_now
-from qgjet_projections import janitor as janitors
 from qgjet_projections.api.answers import suite_verdict
-from qgjet_projections.janitor import Janitor
+from qgjet_projections.maintenance import janitor as janitors
+from qgjet_projections.maintenance.janitor import Janitor
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.projector import Projector
 

@@ -29,7 +29,7 @@ from qgjet.store.artifacts import ArtifactStore
 from qgjet.store.control_log import ControlReader
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue, lane_state
-from qgjet_projections.janitor import Janitor
+from qgjet_projections.maintenance.janitor import Janitor
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.projector import Projector
 

@@ -16,7 +16,7 @@ from qgjet.domain.events import JobSpec, Status, Verdict
 from qgjet.domain.subjects import Lane
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Delivery, Queue
-from qgjet_projections.janitor import Janitor
+from qgjet_projections.maintenance.janitor import Janitor
 from qgjet_projections.readmodel import ReadModel
 
 BRIEF = QueueSettings(visibility_timeout_s=1.0, retry_base_s=0.02, retry_cap_s=0.05)

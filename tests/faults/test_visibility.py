@@ -20,7 +20,7 @@ from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
-from qgjet_projections.janitor import Janitor
+from qgjet_projections.maintenance.janitor import Janitor
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.projector import Projector
 

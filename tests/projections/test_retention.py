@@ -27,10 +27,10 @@ from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.store.suite_log import Submission, submit_suite
 from qgjet.support.clock import Clock, utc_now
-from qgjet_projections import retention as retentions
+from qgjet_projections.maintenance import retention as retentions
+from qgjet_projections.maintenance.retention import Purged, Retention, purge
 from qgjet_projections.readmodel import JobQuery, ReadModel, schema
 from qgjet_projections.readmodel.projector import Projector
-from qgjet_projections.retention import Purged, Retention, purge
 from qgjet_projections.service import open_service
 
 DAY = timedelta(days=1)

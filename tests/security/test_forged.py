@@ -18,7 +18,7 @@ from qgjet.domain.decide import Submit, decide
 from qgjet.domain.events import Cancelled, CancelRequested, Event, Finished, JobSpec, Outcome, Started, Status, Verdict, event_type
 from qgjet.domain.job import contradiction
 from qgjet.store.event_log import EventLog
-from qgjet_projections.janitor import Janitor
+from qgjet_projections.maintenance.janitor import Janitor
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.projector import Projector
 

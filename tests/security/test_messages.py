@@ -23,7 +23,7 @@ from qgjet.errors import UndecodableEvent
 from qgjet.store import agent_registry, artifacts, event_log
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.store.event_log import Recorded, recorded
-from qgjet_projections.janitor import Advisory, read_advisory
+from qgjet_projections.maintenance.janitor import Advisory, read_advisory
 from qgjet_projections.readmodel import JobQuery, ReadModel, schema
 from qgjet_projections.readmodel.writer import Writer
 from security.mutations import DEEP, damaged, tampered
@@ -188,7 +188,7 @@ def test_a_damaged_subject_is_one_of_ours_or_none(parse: Callable[[str], object]
 async def test_what_nobody_can_read_does_not_keep_the_janitor_from_its_round(log: event_log.EventLog, tmp_path: Path) -> None:
     """A record of an agent and an advisory are written by whoever has access to NATS; the janitor would stumble over them for ever."""
     from qgjet.config.settings import QueueSettings
-    from qgjet_projections.janitor import Janitor
+    from qgjet_projections.maintenance.janitor import Janitor
 
     for number, data in enumerate([b'{"name":"\xff"}', b'{"new":' + DEEP.encode() + b"}", b"\x00", b'{"instance":"i"}']):
         await log.bus.publish(f"$KV.{subjects.AGENTS_BUCKET}.strange-{number}", data)

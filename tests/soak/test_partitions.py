@@ -18,7 +18,7 @@ from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import streams
 from qgjet.store.event_log import Accepted, EventLog
-from qgjet_projections.janitor import Janitor
+from qgjet_projections.maintenance.janitor import Janitor
 from qgjet_projections.readmodel import JobQuery, ReadModel
 from qgjet_projections.readmodel.projector import Projector
 from soak.cluster import cluster

@@ -21,10 +21,10 @@ from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import streams
 from qgjet.store.event_log import Accepted, EventLog
-from qgjet_projections import retention as retentions
+from qgjet_projections.maintenance import retention as retentions
+from qgjet_projections.maintenance.retention import Retention
 from qgjet_projections.readmodel import ReadModel, schema
 from qgjet_projections.readmodel.projector import Projector
-from qgjet_projections.retention import Retention
 from soak.cluster import cluster
 
 SLOTS = 60
