@@ -28,9 +28,10 @@ from qgjet.jetstream.server import NatsServer
 from qgjet.store import agent_registry
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now
-from qgjet_projections.api import access, create_app, events, serve
+from qgjet_projections.api import access, create_app, serve
 from qgjet_projections.api.app import ROUTES
 from qgjet_projections.api.headers import source_hash
+from qgjet_projections.api.routes import events
 
 Json = dict[str, Any]
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]

@@ -16,8 +16,8 @@ from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import log_subject
 from qgjet.jetstream.connection import Bus
 from qgjet.store.artifacts import CHUNK_BYTES, STREAM, ArtifactStore, object_name
-from qgjet_projections.api.artifacts import disposition
-from qgjet_projections.api.logs import Position, Splitter
+from qgjet_projections.api.routes.artifacts import disposition
+from qgjet_projections.api.routes.logs import Position, Splitter
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]

@@ -18,7 +18,7 @@ from qgjet.config.settings import Settings
 from qgjet.domain.events import Verdict
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
-from qgjet_projections.api import events as sse
+from qgjet_projections.api.routes import events as sse
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]

@@ -91,7 +91,7 @@ async def test_a_lost_server_is_noticed_reads_go_on_and_writing_comes_back(
     await eventually(await status_of("/readyz", 503))
     assert (await api.get("/healthz")).status_code == 200  # for 5 s
     assert (await api.get(f"/status/{job_id}")).json()["status"] == "queued"
-    monkeypatch.setattr("qgjet_projections.api.health.UNHEALTHY_AFTER_S", 0.1)
+    monkeypatch.setattr("qgjet_projections.api.routes.health.UNHEALTHY_AFTER_S", 0.1)
     await eventually(await status_of("/healthz", 503))
     await server.start()
     await eventually(await status_of("/readyz", 200))

@@ -17,13 +17,13 @@ from litestar.datastructures import State
 from litestar.types import ControllerRouterHandler
 
 from qgjet.config.settings import ApiSettings, Settings
-from qgjet_projections.api import artifacts, dead, events, health, jobs, logs, queue, statistics, submissions, suite_reports, suites
 from qgjet_projections.api.access import Access, access_of, admit, close_streams
 from qgjet_projections.api.bodies import MAX_BODY_BYTES, JsonRequest
-from qgjet_projections.api.docs import openapi_config
 from qgjet_projections.api.headers import protect
 from qgjet_projections.api.problems import HANDLERS
 from qgjet_projections.api.reads import APPLIED_SEQ, LAG, PROVIDERS, mark_lag
+from qgjet_projections.api.routes import artifacts, dead, events, health, jobs, logs, queue, statistics, submissions, suite_reports, suites
+from qgjet_projections.api.routes.docs import openapi_config
 from qgjet_projections.service import Service, open_service
 from qgjet_projections.web.page import template_config
 from qgjet_projections.web.routes import dashboard

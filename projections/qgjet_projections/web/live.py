@@ -13,9 +13,9 @@ from litestar.response import Stream
 
 from qgjet.store.agent_registry import AgentInfo
 from qgjet_projections.api.access import READ, Caller, TheCaller
-from qgjet_projections.api.events import KEEP_ALIVE_S, MEDIA_TYPE, After, Filter, LastEventId, start_of
 from qgjet_projections.api.reads import TheService
-from qgjet_projections.api.suites import visible
+from qgjet_projections.api.routes.events import KEEP_ALIVE_S, MEDIA_TYPE, After, Filter, LastEventId, start_of
+from qgjet_projections.api.routes.suites import visible
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
 

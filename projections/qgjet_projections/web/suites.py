@@ -19,9 +19,9 @@ from qgjet.reporting.text import first_line
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.answers import suite_answer
-from qgjet_projections.api.jobs import job_answers
 from qgjet_projections.api.reads import Cursor, OrgId, Reads, TheService
-from qgjet_projections.api.suite_reports import job_report
+from qgjet_projections.api.routes.jobs import job_answers
+from qgjet_projections.api.routes.suite_reports import job_report
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import JobQuery, JobView, SuiteView
 from qgjet_projections.web import charts, text

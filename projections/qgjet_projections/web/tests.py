@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from qgjet.errors import InvalidInput
 from qgjet_projections.api.access import READ
-from qgjet_projections.api.jobs import job_answers
 from qgjet_projections.api.reads import Cursor, Reads, TheService
-from qgjet_projections.api.statistics import since_day, versions_of
+from qgjet_projections.api.routes.jobs import job_answers
+from qgjet_projections.api.routes.statistics import since_day, versions_of
 from qgjet_projections.readmodel import MAX_LIMIT
 from qgjet_projections.readmodel.views import JobQuery, Order, TestDay, TestQuery
 from qgjet_projections.web import charts, text

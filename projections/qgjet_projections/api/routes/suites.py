@@ -15,9 +15,9 @@ from qgjet.store.agent_registry import AgentInfo
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, SUBMIT, TheCaller
 from qgjet_projections.api.answers import AgentList, PartitionList, SuiteCancelAnswer, SuiteDetail, SuitePage, partition_answer, suite_answer, suite_detail
-from qgjet_projections.api.jobs import CancelRequest, job_answers, surroundings
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
+from qgjet_projections.api.routes.jobs import CancelRequest, job_answers, surroundings
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import JobQuery
 

@@ -18,10 +18,10 @@ from qgjet.support.text import ShortText
 from qgjet_projections.api import decisions
 from qgjet_projections.api.access import OPERATE, READ, TheCaller
 from qgjet_projections.api.answers import DeadDetail, DeadPage, SettledAnswer, SettledList, dead_answer, dead_detail
-from qgjet_projections.api.jobs import CancelRequest
-from qgjet_projections.api.logs import WHOLE, read
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
+from qgjet_projections.api.routes.jobs import CancelRequest
+from qgjet_projections.api.routes.logs import WHOLE, read
 from qgjet_projections.readmodel.views import DeadQuery
 from qgjet_projections.service import Service
 

@@ -28,9 +28,9 @@ from qgjet.jetstream.direct_get import messages
 from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, Caller, TheCaller
-from qgjet_projections.api.events import KEEP_ALIVE_S, MEDIA_TYPE, LastEventId
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Reads, TheService
+from qgjet_projections.api.routes.events import KEEP_ALIVE_S, MEDIA_TYPE, LastEventId
 from qgjet_projections.service import Service
 
 BATCH = 256

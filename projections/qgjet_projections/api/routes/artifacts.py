@@ -23,9 +23,9 @@ from qgjet.store.artifacts import ArtifactStore, ObjectInfo, object_name
 from qgjet_projections.api import commands, headers
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.answers import ArtifactAnswer, ArtifactList
-from qgjet_projections.api.logs import chain
 from qgjet_projections.api.problems import UnknownArtifact, documented
 from qgjet_projections.api.reads import Reads, TheService
+from qgjet_projections.api.routes.logs import chain
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
 
