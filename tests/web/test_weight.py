@@ -19,7 +19,7 @@ from qgjet.store import agent_registry
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.store.suite_log import Submission, submit_suite
 from qgjet.support.clock import utc_now
-from qgjet_projections.web.suites import ROWS
+from qgjet_projections.web.pages.suites import ROWS
 from web.stack import Stack, stack_in
 from web.visits import Visits, column, findings, live
 

@@ -15,8 +15,8 @@ from qgjet_projections.api import commands, decisions
 from qgjet_projections.api.access import OPERATE, SUBMIT, TheCaller
 from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.routes.queue import LONGEST_PAUSE_S
-from qgjet_projections.web.dead import FILTERS, query_of
 from qgjet_projections.web.page import AnyRequest, done, query, segment
+from qgjet_projections.web.pages.dead import FILTERS, query_of
 
 Form = Annotated[dict[str, str], Body(media_type=RequestEncodingType.URL_ENCODED)]
 _POST: dict[str, Any] = {"status_code": 303, "include_in_schema": False}

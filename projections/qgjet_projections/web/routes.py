@@ -9,8 +9,9 @@ from litestar.response import Redirect
 from litestar_htmx import HTMXRequest
 
 from qgjet_projections.api.access import READ
-from qgjet_projections.web import actions, assets, dead, jobs, live, overview, session, suites, tests
+from qgjet_projections.web import actions, assets, live, session
 from qgjet_projections.web.errors import PAGE_HANDLERS
+from qgjet_projections.web.pages import dead, jobs, overview, suites, tests
 
 
 @get("/ui", opt=READ, include_in_schema=False, sync_to_thread=False)

@@ -18,8 +18,8 @@ from qgjet_projections.api.routes.statistics import since_day, versions_of
 from qgjet_projections.readmodel import MAX_LIMIT
 from qgjet_projections.readmodel.views import JobQuery, Order, TestDay, TestQuery
 from qgjet_projections.web import charts, text
-from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query
+from qgjet_projections.web.pages.jobs import chosen, given
 
 DEFAULT_DAYS, MOST_DAYS = 14, 366
 TESTS = 70

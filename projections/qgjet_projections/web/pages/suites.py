@@ -25,8 +25,8 @@ from qgjet_projections.api.routes.suite_reports import job_report
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import JobQuery, JobView, SuiteView
 from qgjet_projections.web import charts, text
-from qgjet_projections.web.jobs import given
 from qgjet_projections.web.page import AnyRequest, offset, page, query, segment
+from qgjet_projections.web.pages.jobs import given
 
 PAGE = 30
 MOST_JOBS = 5_000

@@ -10,8 +10,8 @@ from qgjet.domain.events import Verdict
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.reads import Cursor, Reads, TheService
 from qgjet_projections.readmodel.views import DeadQuery
-from qgjet_projections.web.jobs import chosen, given
 from qgjet_projections.web.page import AnyRequest, page, query
+from qgjet_projections.web.pages.jobs import chosen, given
 
 PAGE = 30
 FILTERS = ("target", "org_id", "app_version_id", "test", "reason", "verdict")
