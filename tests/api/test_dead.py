@@ -15,7 +15,7 @@ from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import log_subject
 from qgjet.store.control_log import ControlReader
 from qgjet.store.event_log import EventLog
-from qgjet_projections.api import decisions
+from qgjet_projections.usecases import decisions
 
 Json = dict[str, Any]
 Submit = Callable[..., Awaitable[Json]]

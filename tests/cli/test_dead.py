@@ -11,7 +11,7 @@ from agents import eventually
 from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from qgjet.domain.events import Slot
 from qgjet.store.event_log import EventLog
-from qgjet_projections.api import decisions
+from qgjet_projections.usecases import decisions
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 

@@ -17,8 +17,8 @@ from qgjet.reporting.model import worst
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import Accepted
 from qgjet.support.text import shortened
-from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason, pending_reason
 from qgjet_projections.readmodel.views import DeadLetter, EventView, JobView, PartitionView, Settlement, SuiteView
+from qgjet_projections.usecases.pending import PendingReason, Surroundings, partition_reason, pending_reason
 
 MAX_MESSAGE = 2048
 """Characters of a message. Agents write no longer ones."""

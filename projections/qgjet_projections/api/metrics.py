@@ -20,10 +20,10 @@ from qgjet.errors import QgjetError
 from qgjet.store import streams
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import StreamState
-from qgjet_projections.api.pending import PendingReason, Surroundings, partition_reason
 from qgjet_projections.readmodel.projector import Lag
 from qgjet_projections.readmodel.views import Counts, WaitingView
 from qgjet_projections.service import Service
+from qgjet_projections.usecases.pending import PendingReason, Surroundings, partition_reason
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -11,10 +11,10 @@ from litestar.params import Body, FromPath
 from litestar.response import Redirect
 
 from qgjet.errors import InvalidInput, QgjetError
-from qgjet_projections.api import commands, decisions
 from qgjet_projections.api.access import OPERATE, SUBMIT, TheCaller
 from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.routes.queue import LONGEST_PAUSE_S
+from qgjet_projections.usecases import commands, decisions
 from qgjet_projections.web.page import AnyRequest, done, query, segment
 from qgjet_projections.web.pages.dead import FILTERS, query_of
 

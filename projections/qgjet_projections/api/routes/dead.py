@@ -15,7 +15,6 @@ from qgjet.domain.subjects import log_subject
 from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, Refused
 from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.support.text import ShortText
-from qgjet_projections.api import decisions
 from qgjet_projections.api.access import OPERATE, READ, TheCaller
 from qgjet_projections.api.answers import DeadDetail, DeadPage, SettledAnswer, SettledList, dead_answer, dead_detail
 from qgjet_projections.api.problems import documented
@@ -24,6 +23,7 @@ from qgjet_projections.api.routes.jobs import CancelRequest
 from qgjet_projections.api.routes.logs import WHOLE, read
 from qgjet_projections.readmodel.views import DeadQuery
 from qgjet_projections.service import Service
+from qgjet_projections.usecases import decisions
 
 OUTPUT_LINES = 20
 OUTPUT_BYTES = 16 * 1024

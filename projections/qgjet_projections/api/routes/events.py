@@ -17,7 +17,6 @@ from litestar.params import FromPath, FromQuery, HeaderParameter, QueryParameter
 from litestar.response import Stream
 from msgspec import Struct
 
-from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, Caller, TheCaller
 from qgjet_projections.api.answers import EventPage, event_answer
 from qgjet_projections.api.problems import documented
@@ -25,6 +24,7 @@ from qgjet_projections.api.reads import OrgId, Reads, TheService
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import EventView
 from qgjet_projections.service import Service
+from qgjet_projections.usecases import commands
 
 KEEP_ALIVE_S = 15.0
 PAGE = 200

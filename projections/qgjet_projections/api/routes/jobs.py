@@ -14,7 +14,6 @@ from msgspec import Struct
 from qgjet.domain.control import Pauses
 from qgjet.domain.events import Status, Verdict
 from qgjet.support.text import ShortText
-from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, SUBMIT, TheCaller
 from qgjet_projections.api.answers import (
     CancelAnswer,
@@ -27,11 +26,12 @@ from qgjet_projections.api.answers import (
     job_detail,
     status_answer,
 )
-from qgjet_projections.api.pending import Surroundings
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
 from qgjet_projections.readmodel.views import JobQuery, JobView
 from qgjet_projections.service import Service
+from qgjet_projections.usecases import commands
+from qgjet_projections.usecases.pending import Surroundings
 
 Tags = Annotated[list[str] | None, QueryParameter(name="tag", description="`key:value`; several must all hold.")]
 

@@ -26,12 +26,12 @@ from qgjet.errors import ArtifactGone, LogUnavailable
 from qgjet.jetstream.connection import Bus
 from qgjet.jetstream.direct_get import messages
 from qgjet.store.artifacts import ArtifactStore, object_name
-from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, Caller, TheCaller
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.routes.events import KEEP_ALIVE_S, MEDIA_TYPE, LastEventId
 from qgjet_projections.service import Service
+from qgjet_projections.usecases import commands
 
 BATCH = 256
 BATCH_BYTES = 4 * 1024 * 1024

@@ -13,13 +13,13 @@ from qgjet.domain.control import Pauses
 from qgjet.domain.events import Instant
 from qgjet.errors import InvalidInput
 from qgjet.support.text import ShortText
-from qgjet_projections.api import decisions
 from qgjet_projections.api.access import OPERATE, READ, TheCaller
 from qgjet_projections.api.answers import DrainAnswer, PauseAnswer, PauseList, PriorityAnswer
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.routes.jobs import CancelRequest
 from qgjet_projections.service import Service
+from qgjet_projections.usecases import decisions
 
 LONGEST_PAUSE_S = 366 * 86_400.0
 

@@ -15,11 +15,11 @@ from msgspec import Struct
 from qgjet.domain.events import JobSpec
 from qgjet.domain.submission import SubmitRequest, SuiteRequest
 from qgjet.errors import QgjetError
-from qgjet_projections.api import commands
 from qgjet_projections.api.access import SUBMIT, TheCaller
 from qgjet_projections.api.answers import Submission, SuiteJobAnswer, SuiteSubmission, suite_job
 from qgjet_projections.api.problems import NothingAccepted, documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
+from qgjet_projections.usecases import commands
 
 MAX_KEY = 255
 REPLAYED = {"Idempotency-Replayed": "true"}

@@ -14,7 +14,7 @@ from qgjet.domain.suite import shared_tags
 from qgjet.reporting import ctrf, document, html, junit
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet.support.text import shortened
-from qgjet_projections.api import commands, headers
+from qgjet_projections.api import headers
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.answers import MAX_MESSAGE
 from qgjet_projections.api.problems import documented
@@ -22,6 +22,7 @@ from qgjet_projections.api.reads import OrgId, Reads, TheService
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import JobQuery, JobView, SuiteView
 from qgjet_projections.service import Service
+from qgjet_projections.usecases import commands
 
 XML, JSON, HTML = "application/xml", "application/json", "text/html"
 API_ROOT = "../.."

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from qgjet.domain.events import Status
 from qgjet.store.agent_registry import AgentInfo
-from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, SUBMIT, TheCaller
 from qgjet_projections.api.answers import AgentList, PartitionList, SuiteCancelAnswer, SuiteDetail, SuitePage, partition_answer, suite_answer, suite_detail
 from qgjet_projections.api.problems import documented
@@ -20,6 +19,7 @@ from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
 from qgjet_projections.api.routes.jobs import CancelRequest, job_answers, surroundings
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import JobQuery
+from qgjet_projections.usecases import commands
 
 
 @get("/suites", summary="List suites, newest first", responses=documented(400, 503), opt=READ, tags=["suites"])

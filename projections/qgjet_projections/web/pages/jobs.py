@@ -15,14 +15,14 @@ from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Partition, Status, Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.text import shortened
-from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ, TheCaller
 from qgjet_projections.api.answers import job_answer
-from qgjet_projections.api.pending import PendingReason
 from qgjet_projections.api.reads import Cursor, Reads, TheService
 from qgjet_projections.api.routes.jobs import job_answers, surroundings, tags_of
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import EventView, JobQuery, JobView
+from qgjet_projections.usecases import commands
+from qgjet_projections.usecases.pending import PendingReason
 from qgjet_projections.web import text
 from qgjet_projections.web.live import agents_seen
 from qgjet_projections.web.page import AnyRequest, page, query, segment

@@ -15,13 +15,13 @@ from msgspec import Struct
 from qgjet.store.agent_registry import AgentInfo
 from qgjet_projections.api.access import READ, Caller, TheCaller
 from qgjet_projections.api.answers import partition_answer, suite_answer
-from qgjet_projections.api.pending import PendingReason, Surroundings
 from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.routes.jobs import surroundings
 from qgjet_projections.api.routes.suites import visible
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import HourView, PartitionView, rates_of
 from qgjet_projections.service import Service
+from qgjet_projections.usecases.pending import PendingReason, Surroundings
 from qgjet_projections.web import charts
 from qgjet_projections.web.live import agents_seen
 from qgjet_projections.web.page import AnyRequest, page, query, since

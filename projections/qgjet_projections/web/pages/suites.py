@@ -16,7 +16,6 @@ from qgjet.domain.attempts import AttemptRecord, failure_text, not_passed_again
 from qgjet.domain.events import GREEN, Status, Verdict
 from qgjet.reporting import timeline
 from qgjet.reporting.text import first_line
-from qgjet_projections.api import commands
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.answers import suite_answer
 from qgjet_projections.api.reads import Cursor, OrgId, Reads, TheService
@@ -24,6 +23,7 @@ from qgjet_projections.api.routes.jobs import job_answers
 from qgjet_projections.api.routes.suite_reports import job_report
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import JobQuery, JobView, SuiteView
+from qgjet_projections.usecases import commands
 from qgjet_projections.web import charts, text
 from qgjet_projections.web.page import AnyRequest, offset, page, query, segment
 from qgjet_projections.web.pages.jobs import given

@@ -1,0 +1,1 @@
+"""What the API and the dashboard do to the queue. Knows no HTTP."""
