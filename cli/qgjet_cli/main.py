@@ -12,7 +12,8 @@ import typer
 
 import qgjet
 from qgjet.errors import QgjetError
-from qgjet_cli import agents, artifacts, cancel, dead, listing, logs, output, queue, rerun, run, status, submit, suites, tests, token, wait
+from qgjet_cli import output
+from qgjet_cli.commands import agents, artifacts, cancel, dead, listing, logs, queue, rerun, run, status, submit, suites, tests, token, wait
 from qgjet_cli.exits import HELP, Exit, of_error
 
 app = typer.Typer(
@@ -79,7 +80,7 @@ _HEAVY = {
 def _register_heavy(argv: Sequence[str]) -> None:
     called = next((word for word in argv if not word.startswith("-")), "")
     for name, summary in _HEAVY.items():
-        command = getattr(import_module(f"qgjet_cli.{name}"), name) if name == called else _not_called
+        command = getattr(import_module(f"qgjet_cli.commands.{name}"), name) if name == called else _not_called
         app.command(name, short_help=summary)(command)
 
 

@@ -28,7 +28,7 @@ from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
-from qgjet_cli.agent import chosen_targets, make_agent, work_dir
+from qgjet_cli.commands.agent import chosen_targets, make_agent, work_dir
 
 ANY_NATS_PORT = -1
 WATCH_S = 0.2

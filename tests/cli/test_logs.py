@@ -22,7 +22,7 @@ from qgjet.config.settings import ArtifactSettings, Settings, Target
 from qgjet.domain.events import JobSpec
 from qgjet.runners.registry import make_runner
 from qgjet.store.event_log import EventLog
-from qgjet_cli.logs import harmless
+from qgjet_cli.commands.logs import harmless
 
 Shell = Callable[..., contextlib.AbstractAsyncContextManager[Agent]]
 

@@ -53,7 +53,7 @@ def test_an_unexpected_error_is_one_line_and_no_verdict(inside: Inside, monkeypa
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by\nzero")
 
-    monkeypatch.setattr("qgjet_cli.listing.settings_of", broken)
+    monkeypatch.setattr("qgjet_cli.commands.listing.settings_of", broken)
     ended = inside("list")
     assert (ended.code, ended.out) == (3, "")
     assert ended.err == "Error: this is a defect of qgjet, please report it: ZeroDivisionError: by zero (QGJET_DEBUG=1 shows where)\n"
@@ -63,7 +63,7 @@ def test_ctrl_c_before_anything_is_reached_is_130(inside: Inside, monkeypatch: p
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qgjet_cli.listing.settings_of", interrupted)
+    monkeypatch.setattr("qgjet_cli.commands.listing.settings_of", interrupted)
     assert inside("list").code == Exit.INTERRUPTED
 
 

@@ -21,12 +21,12 @@ from qgjet.reporting.model import SuiteReport
 from qgjet_cli import fetch, foreground, github, options, output, reporting, result
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import Batch, Client, Placed, open_client, patience
+from qgjet_cli.commands.submit import slot_of, slots_of, tell_refused, told, warn_attached
 from qgjet_cli.exits import Exit, of_error
 from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.progress import summary, view_of
 from qgjet_cli.reporting import Outputs
 from qgjet_cli.request import Asked, batch_of, seconds, settings_of, targets_of
-from qgjet_cli.submit import slot_of, slots_of, tell_refused, told, warn_attached
 from qgjet_cli.watch import unserved, watch
 
 CANCEL_WAIT_S = 15.0

@@ -11,7 +11,7 @@ import typer
 
 from qgjet.config.settings import Settings
 from qgjet_cli import config, daemon, options
-from qgjet_cli.agent import Nats
+from qgjet_cli.commands.agent import Nats
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from qgjet.config.settings import duration
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
 from qgjet_cli import options, output
-from qgjet_cli.question import ask
+from qgjet_cli.commands.question import ask
 
 if TYPE_CHECKING:
     from qgjet_cli.over_http import ApiClient

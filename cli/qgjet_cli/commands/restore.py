@@ -10,8 +10,8 @@ import typer
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
 from qgjet_cli import config, foreground, options, output
-from qgjet_cli.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
-from qgjet_cli.backup import show
+from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
+from qgjet_cli.commands.backup import show
 from qgjet_cli.exits import Exit
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from qgjet.config.settings import Settings
 from qgjet_cli import config, daemon, options
-from qgjet_cli.agent import DEFAULT_NATS_URL, Targets, chosen_targets, drain, halt
+from qgjet_cli.commands.agent import DEFAULT_NATS_URL, Targets, chosen_targets, drain, halt
 from qgjet_cli.stack import ANY_NATS_PORT, LocalStack
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def up(
     """
     settings = config.load_for_api(config_file, {"agent.targets": targets or None, "api.port": port})
     daemon.log_to_stderr(logging.WARNING)
-    for name in (__name__, "qgjet_cli.agent"):
+    for name in (__name__, "qgjet_cli.commands.agent"):
         logging.getLogger(name).setLevel(logging.INFO)
     raise typer.Exit(daemon.run(_up(settings, data_dir, with_agent=not no_agent, nats_port=nats_port)))
 

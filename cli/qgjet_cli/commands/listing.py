@@ -13,10 +13,10 @@ from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
 from qgjet_cli import foreground, options, output
 from qgjet_cli.client import open_api
+from qgjet_cli.commands.status import priority_order
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
 from qgjet_cli.request import settings_of, tags_of
-from qgjet_cli.status import priority_order
 
 
 def list_jobs(

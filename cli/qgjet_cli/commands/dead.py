@@ -12,11 +12,12 @@ from qgjet.config.settings import duration
 from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli import foreground, options, output, status
+from qgjet_cli import foreground, options, output
 from qgjet_cli.client import open_api
+from qgjet_cli.commands import status
+from qgjet_cli.commands.question import ask
 from qgjet_cli.exits import Exit, NotAccepted
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.question import ask
 from qgjet_cli.request import settings_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import typer
 
 from qgjet.errors import InvalidInput
 from qgjet_cli import options, output
-from qgjet_cli.question import ask
+from qgjet_cli.commands.question import ask
 
 COLUMNS = ("attempt", "verdict", "time", "device", "agent", "reason")
 

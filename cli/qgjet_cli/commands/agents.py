@@ -10,7 +10,7 @@ import typer
 
 from qgjet.support.clock import utc_now
 from qgjet_cli import options, output
-from qgjet_cli.question import ask
+from qgjet_cli.commands.question import ask
 
 COLUMNS = ("agent", "name", "state", "busy", "targets", "versions", "age", "version", "warm")
 

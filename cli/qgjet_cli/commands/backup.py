@@ -12,7 +12,7 @@ from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
 from qgjet.store.backup import Manifest
 from qgjet_cli import config, foreground, options, output
-from qgjet_cli.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
+from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.exits import Exit
 from qgjet_cli.output import counted
 

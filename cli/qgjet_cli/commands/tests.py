@@ -11,9 +11,9 @@ import typer
 from qgjet.reporting.text import percent
 from qgjet_cli import foreground, options, output
 from qgjet_cli.client import open_api
+from qgjet_cli.commands.question import ask
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.question import ask
 from qgjet_cli.request import settings_of
 
 COLUMNS = ("target", "org", "runs", "passed", "flaky", "time", "test")

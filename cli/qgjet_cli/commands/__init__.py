@@ -1,0 +1,1 @@
+"""Commands of `qgjet`, one module for each noun or verb."""
