@@ -16,9 +16,9 @@ from qgjet.config.settings import Settings
 from qgjet.domain.events import Event, Status
 from qgjet.domain.submission import SubmitRequest
 from qgjet.errors import InvalidSettings
-from qgjet_cli import config
 from qgjet_cli.board import Track
 from qgjet_cli.exits import Exit
+from qgjet_cli.options import config
 
 if TYPE_CHECKING:
     from qgjet_cli.board import Board

@@ -24,7 +24,7 @@ from qgjet_cli import output
 from qgjet_cli.board import Board
 from qgjet_cli.client import Client, open_client
 from qgjet_cli.exits import CannotReach
-from qgjet_cli.options import Keep
+from qgjet_cli.options.flags import Keep
 
 AT_A_TIME = 4
 TRIES = 3

@@ -22,7 +22,7 @@ from qgjet.domain.attempts import CONCLUSIVE, AttemptRecord, not_passed_again
 from qgjet.domain.events import GREEN, TestError, TestResult, Verdict
 from qgjet.reporting.model import WORST_FIRST, JobReport, SuiteReport
 from qgjet_cli import ci, output
-from qgjet_cli.request import project_of
+from qgjet_cli.options.request import project_of
 
 MAX_ANNOTATIONS = 10
 """Of a level and step; GitHub shows no more of them."""

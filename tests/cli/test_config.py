@@ -9,7 +9,7 @@ import pytest
 
 from cli.commandline import Inside
 from qgjet.errors import InvalidSettings
-from qgjet_cli import config
+from qgjet_cli.options import config
 
 
 def test_the_nearest_file_up_to_the_root_of_the_repository_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from qgjet.errors import InvalidInput
 from qgjet_cli.exits import NoTests
-from qgjet_cli.selection import alternatives, expand, is_pattern
+from qgjet_cli.options.selection import alternatives, expand, is_pattern
 
 FILES = (
     "top.spec.js",

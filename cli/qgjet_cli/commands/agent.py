@@ -23,8 +23,9 @@ from qgjet.runners.registry import make_runner
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
-from qgjet_cli import config, daemon, options
+from qgjet_cli import daemon
 from qgjet_cli.exits import CannotReach
+from qgjet_cli.options import config, flags
 from qgjet_cli.output import counted
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def agent(
     ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="For people. [default: the host's name]")] = None,
     nats: Nats = None,
-    config_file: options.Config = None,
+    config_file: flags.Config = None,
 ) -> None:
     """Execute jobs. The first Ctrl-C or SIGTERM finishes what runs and takes nothing new; the second stops what runs and gives it back."""
     flags = {

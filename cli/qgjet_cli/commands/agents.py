@@ -9,13 +9,14 @@ import msgspec
 import typer
 
 from qgjet.support.clock import utc_now
-from qgjet_cli import options, output
+from qgjet_cli import output
 from qgjet_cli.commands.question import ask
+from qgjet_cli.options import flags
 
 COLUMNS = ("agent", "name", "state", "busy", "targets", "versions", "age", "version", "warm")
 
 
-def agents(json: options.Json = False, api: options.Api = None, config: options.Config = None) -> None:
+def agents(json: flags.Json = False, api: flags.Api = None, config: flags.Config = None) -> None:
     """List the agents that are alive. With --json: a list of them."""
     ask(lambda client: client.agents(), _show, what="listing agents", json=json, api=api, config=config)
 
@@ -51,9 +52,9 @@ def _state(agent: dict[str, Any]) -> str:
 def drain(
     agent: Annotated[str, typer.Argument(metavar="AGENT", help="Its id, or its name where only one has it: see `qgjet agents`.", show_default=False)],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For people; kept in the event log.", show_default=False)] = "",
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Ask an agent to finish what it runs, to take nothing new, and to end."""
     told = f"Agent {agent} → asked to drain"

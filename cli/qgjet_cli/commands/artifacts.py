@@ -9,12 +9,13 @@ import msgspec
 import typer
 
 from qgjet.domain.events import Artifact
-from qgjet_cli import fetch, foreground, options, output
+from qgjet_cli import fetch, foreground, output
 from qgjet_cli.client import open_api
 from qgjet_cli.exits import Exit
 from qgjet_cli.fetch import Wanted
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import settings_of
 
 COLUMNS = ("attempt", "name", "type", "size", "note")
 
@@ -25,9 +26,9 @@ def artifacts(
     download: Annotated[
         Path | None, typer.Option("--download", metavar="DIR", help="Fetch them into DIR/<job>/<attempt>/.", show_default=False, file_okay=False)
     ] = None,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """List or fetch the files of a job: logs, reports, screenshots, videos. Needs the API."""
     settings = settings_of(config, None, api)

@@ -11,9 +11,10 @@ from qgjet.domain.subjects import STREAM
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
 from qgjet.store.backup import Manifest
-from qgjet_cli import config, foreground, options, output
+from qgjet_cli import foreground, output
 from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.exits import Exit
+from qgjet_cli.options import config, flags
 from qgjet_cli.output import counted
 
 
@@ -21,8 +22,8 @@ def backup(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new directory.", show_default=False)],
     events_only: Annotated[bool, typer.Option("--events-only", help="Leave out artifacts and the live output of tests.")] = False,
     nats: Nats = None,
-    config_file: options.Config = None,
-    as_json: options.Json = False,
+    config_file: flags.Config = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Save the event log, the artifacts and the logs into DIR. Online: jobs go on, and what comes meanwhile may be in it or not.
 

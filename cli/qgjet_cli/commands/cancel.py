@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qgjet.errors import InvalidInput
-from qgjet_cli import foreground, options, output
+from qgjet_cli import foreground, output
 from qgjet_cli.client import open_api
 from qgjet_cli.exits import Exit, NeedsToken, NotAccepted
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import settings_of
 
 if TYPE_CHECKING:
     from qgjet_cli.over_http import ApiClient
@@ -23,9 +24,9 @@ def cancel(
     ] = None,
     suite: Annotated[str | None, typer.Option("--suite", metavar="SUITE_ID", help="The same as SUITE_ID.")] = None,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For people; kept with the job.", show_default=False)] = "",
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Cancel jobs and suites. A queued job ends at once, a running one when its agent has stopped it. Cancelling twice is harmless.
 

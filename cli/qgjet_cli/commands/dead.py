@@ -12,13 +12,14 @@ from qgjet.config.settings import duration
 from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli import foreground, options, output
+from qgjet_cli import foreground, output
 from qgjet_cli.client import open_api
 from qgjet_cli.commands import status
 from qgjet_cli.commands.question import ask
 from qgjet_cli.exits import Exit, NotAccepted
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import settings_of
 
 if TYPE_CHECKING:
     from qgjet_cli.over_http import ApiClient
@@ -49,9 +50,9 @@ def list_dead(
     older_than: Older = None,
     settled: Annotated[bool, typer.Option("--settled", help="Those that were redriven or discarded.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """List dead letters, last submitted first. With --json: a list of them."""
     filters = _filters(org_id, app_version_id, target, test, verdict, cause, older_than) | ({"settled": "true"} if settled else {})
@@ -105,9 +106,9 @@ def _row(letter: dict[str, Any], now: datetime) -> tuple[str, ...]:
 @app.command("show")
 def show(
     job_id: Annotated[str, typer.Argument(metavar="JOB_ID", help="The dead letter.", show_default=False)],
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Show why a job ended without a verdict: cause, attempts, last output."""
     ask(lambda client: client.dead_letter(job_id), _show, what="reading a dead letter", json=json, api=api, config=config)
@@ -135,9 +136,9 @@ def redrive(
     cause: Cause = None,
     older_than: Older = None,
     all_: All = False,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Run dead letters again, as new jobs that name the old ones. With --json: a list with what became of each.
 
@@ -159,9 +160,9 @@ def discard(
     cause: Cause = None,
     older_than: Older = None,
     all_: All = False,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Say that nobody has to look at dead letters any more. The jobs stay as they ended."""
     filters = _filters(org_id, app_version_id, target, test, verdict, cause, older_than)
@@ -176,8 +177,8 @@ def _settle(
     *,
     everything: bool,
     json: bool,
-    api: options.Api,
-    config: options.Config,
+    api: flags.Api,
+    config: flags.Config,
 ) -> None:
     if bool(job_ids) + bool(filters) + everything != 1:
         raise InvalidInput("job_id", "give jobs, or flags that say which, or --all")

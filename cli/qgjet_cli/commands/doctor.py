@@ -13,17 +13,18 @@ import typer
 
 from qgjet.config.settings import Settings
 from qgjet.errors import InvalidSettings
-from qgjet_cli import config, daemon, options, output
+from qgjet_cli import daemon, output
 from qgjet_cli.check import Check, Health, exit_code, fail, ok, warn, worst
 from qgjet_cli.check_host import look_at_host
 from qgjet_cli.check_server import look_at_api, look_at_server
+from qgjet_cli.options import config, flags
 
 
 def doctor(
     nats: Annotated[str | None, typer.Option("--nats", metavar="URL", help="The NATS server. [QGJET_NATS_URL, or nats_url in qgjet.toml]")] = None,
     api: Annotated[str | None, typer.Option("--api", metavar="URL", help="The API. [QGJET_API_URL, or api_url in qgjet.toml]")] = None,
-    config_file: options.Config = None,
-    as_json: options.Json = False,
+    config_file: flags.Config = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Look at settings, targets, disk, NATS server, queue, agents and API, and say how to mend what is wrong.
 

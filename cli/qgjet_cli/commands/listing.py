@@ -11,12 +11,13 @@ import typer
 from qgjet.domain.events import Status, Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli import foreground, options, output
+from qgjet_cli import foreground, output
 from qgjet_cli.client import open_api
 from qgjet_cli.commands.status import priority_order
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of, tags_of
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import settings_of, tags_of
 
 
 def list_jobs(
@@ -29,9 +30,9 @@ def list_jobs(
     suite_id: Annotated[str | None, typer.Option("--suite-id", metavar="TEXT", help="Of this suite only.")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="With this tag only; repeatable.", show_default=False)] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """List jobs, last submitted first. With --json: a list of them."""
     filters = {

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qgjet.domain.events import LIVE
-from qgjet_cli import foreground, options, output
+from qgjet_cli import foreground, output
 from qgjet_cli.client import LONG_PATIENCE_S, PATIENCE_S, open_api
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import settings_of
 
 if TYPE_CHECKING:
     from qgjet_cli.over_http import ApiClient
@@ -33,8 +34,8 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Wait for the start of a queued job, go on until the job has ended.")] = False,
     attempt: Annotated[int | None, typer.Option("--attempt", metavar="N", min=1, help="Of this attempt, counted from 1. [default: the last one]")] = None,
     tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Begin with the last N lines. [default: all]")] = None,
-    api: options.Api = None,
-    config: options.Config = None,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Show the output of a job: the bytes as they are, but nothing that a terminal would obey, except colours. Needs the API."""
     settings = settings_of(config, None, api)

@@ -10,7 +10,7 @@ from qgjet_cli import foreground, output
 from qgjet_cli.client import open_api
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli.options.request import settings_of
 
 if TYPE_CHECKING:
     from qgjet_cli.over_http import ApiClient

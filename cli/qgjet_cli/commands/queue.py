@@ -11,8 +11,9 @@ import typer
 from qgjet.config.settings import duration
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli import options, output
+from qgjet_cli import output
 from qgjet_cli.commands.question import ask
+from qgjet_cli.options import flags
 
 if TYPE_CHECKING:
     from qgjet_cli.over_http import ApiClient
@@ -24,7 +25,7 @@ OrgId = Annotated[str | None, typer.Option("--org-id", metavar="TEXT", help="Or 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="For people; kept in the event log.", show_default=False)]
 
 
-def queue(json: options.Json = False, api: options.Api = None, config: options.Config = None) -> None:
+def queue(json: flags.Json = False, api: flags.Api = None, config: flags.Config = None) -> None:
     """Show what waits and runs, why it waits, and what is paused. With --json: `partitions` and `pauses`."""
     ask(_look, _show, what="reading the queue", json=json, api=api, config=config)
 
@@ -73,9 +74,9 @@ def pause(
     for_: Annotated[str | None, typer.Option("--for", metavar="DURATION", help="How long, such as 2h. [default: until it is resumed]")] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Until then, such as 2026-01-31T18:00:00+01:00.")] = None,
     reason: Reason = "",
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Let agents start nothing of a target or an organisation. What runs goes on, what is submitted waits."""
     scope = _scope(target, org_id, reason)
@@ -87,7 +88,7 @@ def pause(
 
 
 def resume(
-    target: Target = None, org_id: OrgId = None, reason: Reason = "", json: options.Json = False, api: options.Api = None, config: options.Config = None
+    target: Target = None, org_id: OrgId = None, reason: Reason = "", json: flags.Json = False, api: flags.Api = None, config: flags.Config = None
 ) -> None:
     """Go on with a target or an organisation. Harmless when it is not paused."""
     scope = _scope(target, org_id, reason)
@@ -111,9 +112,9 @@ def _time(text: str) -> str:
 def priority(
     job_id: Annotated[str, typer.Argument(metavar="JOB_ID", help="A queued job.", show_default=False)],
     wanted: Annotated[int, typer.Argument(metavar="0-9", min=0, max=9, help="Its new priority; `qgjet list` says which end runs first.", show_default=False)],
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Give a queued job another priority."""
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qgjet_cli import foreground, options, output
+from qgjet_cli import foreground, output
 from qgjet_cli.client import open_api
 from qgjet_cli.exits import Exit, NeedsToken, NotAccepted
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import settings_of
 
 if TYPE_CHECKING:
     from qgjet_cli.over_http import ApiClient
@@ -22,9 +23,9 @@ def rerun(
     failed: Annotated[
         bool, typer.Option("--failed", help="Of a suite only the tests that did not pass: failed, timed out, without a verdict, cancelled.")
     ] = False,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Run suites or jobs again. A suite becomes a new suite, which `qgjet wait` can wait for; a job becomes a new job.
 

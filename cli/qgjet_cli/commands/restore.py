@@ -9,10 +9,11 @@ import typer
 
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
-from qgjet_cli import config, foreground, options, output
+from qgjet_cli import foreground, output
 from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.commands.backup import show
 from qgjet_cli.exits import Exit
+from qgjet_cli.options import config, flags
 
 
 def restore(
@@ -22,8 +23,8 @@ def restore(
         int | None, typer.Option("--replicas", metavar="N", min=1, max=5, help="Copies of each stream: 1 on a single server. [default: as saved]")
     ] = None,
     nats: Nats = None,
-    config_file: options.Config = None,
-    as_json: options.Json = False,
+    config_file: flags.Config = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Put the streams of a backup on a server. The whole backup is checked before anything is touched.
 

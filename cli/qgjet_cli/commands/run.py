@@ -18,15 +18,16 @@ from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Status
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli import fetch, foreground, github, options, output, reporting, result
+from qgjet_cli import fetch, foreground, github, output, reporting, result
 from qgjet_cli.board import Board, Track
 from qgjet_cli.client import Batch, Client, Placed, open_client, patience
 from qgjet_cli.commands.submit import slot_of, slots_of, tell_refused, told, warn_attached
 from qgjet_cli.exits import Exit, of_error
 from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import Asked, batch_of, seconds, settings_of, targets_of
 from qgjet_cli.progress import summary, view_of
 from qgjet_cli.reporting import Outputs
-from qgjet_cli.request import Asked, batch_of, seconds, settings_of, targets_of
 from qgjet_cli.watch import unserved, watch
 
 CANCEL_WAIT_S = 15.0
@@ -49,41 +50,41 @@ class Plan(Struct, frozen=True, kw_only=True):
     json: bool
     outputs: Outputs
     artifacts_dir: Path | None
-    artifacts: options.Keep
+    artifacts: flags.Keep
 
 
 def run(
-    test: options.Tests,
-    org_id: options.OrgId = None,
-    app_version_id: options.AppVersion = None,
-    target: options.Targets = None,
-    priority: options.Priority = None,
-    max_retries: options.MaxRetries = None,
-    infra_retries: options.InfraRetries = None,
-    execution_timeout: options.ExecutionTimeout = None,
-    queue_timeout: options.QueueTimeout = None,
-    on_duplicate: options.Duplicate = OnDuplicate.ATTACH,
-    tag: options.Tags = None,
-    no_ci_tags: options.NoCiTags = False,
-    suite_id: options.SuiteId = None,
-    idempotency_key: options.IdempotencyKey = None,
-    partial: options.Partial = False,
-    timeout: options.Timeout = None,
-    patience_: options.Patience = None,
-    fail_on_flaky: options.FailOnFlaky = False,
-    fail_fast: options.FailFast = False,
-    max_failures: options.MaxFailures = None,
+    test: flags.Tests,
+    org_id: flags.OrgId = None,
+    app_version_id: flags.AppVersion = None,
+    target: flags.Targets = None,
+    priority: flags.Priority = None,
+    max_retries: flags.MaxRetries = None,
+    infra_retries: flags.InfraRetries = None,
+    execution_timeout: flags.ExecutionTimeout = None,
+    queue_timeout: flags.QueueTimeout = None,
+    on_duplicate: flags.Duplicate = OnDuplicate.ATTACH,
+    tag: flags.Tags = None,
+    no_ci_tags: flags.NoCiTags = False,
+    suite_id: flags.SuiteId = None,
+    idempotency_key: flags.IdempotencyKey = None,
+    partial: flags.Partial = False,
+    timeout: flags.Timeout = None,
+    patience_: flags.Patience = None,
+    fail_on_flaky: flags.FailOnFlaky = False,
+    fail_fast: flags.FailFast = False,
+    max_failures: flags.MaxFailures = None,
     detach_on_interrupt: Annotated[bool, typer.Option("--detach-on-interrupt", help="Leave the jobs running on Ctrl-C and SIGTERM.")] = False,
-    junit: options.Junit = None,
-    ctrf: options.Ctrf = None,
-    report_json: options.ReportJson = None,
-    html: options.Html = None,
-    artifacts_dir: options.ArtifactsDir = None,
-    artifacts: options.Artifacts = options.Keep.ALWAYS,
-    json: options.Json = False,
-    nats: options.Nats = None,
-    api: options.Api = None,
-    config: options.Config = None,
+    junit: flags.Junit = None,
+    ctrf: flags.Ctrf = None,
+    report_json: flags.ReportJson = None,
+    html: flags.Html = None,
+    artifacts_dir: flags.ArtifactsDir = None,
+    artifacts: flags.Artifacts = flags.Keep.ALWAYS,
+    json: flags.Json = False,
+    nats: flags.Nats = None,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Submit tests, wait for them, show the verdicts.
 

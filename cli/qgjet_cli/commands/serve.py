@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from qgjet.config.settings import Settings
-from qgjet_cli import config, daemon, options
+from qgjet_cli import daemon
 from qgjet_cli.commands.agent import Nats
+from qgjet_cli.options import config, flags
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def serve(
         typer.Option("--database", metavar="FILE", help="This replica's own; made, and made anew, from the log. [default: .qgjet/read-model.sqlite]"),
     ] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody for a token; on loopback only. [QGJET_API_AUTH=false]")] = False,
-    config_file: options.Config = None,
+    config_file: flags.Config = None,
 ) -> None:
     """Serve the API. It starts without NATS too, answers 503, and mends itself when the server is there. Ctrl-C or SIGTERM ends it within 5 s.
 

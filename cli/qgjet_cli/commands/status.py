@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from qgjet.errors import InvalidInput
-from qgjet_cli import options, output
+from qgjet_cli import output
 from qgjet_cli.commands.question import ask
+from qgjet_cli.options import flags
 
 COLUMNS = ("attempt", "verdict", "time", "device", "agent", "reason")
 
@@ -16,9 +17,9 @@ COLUMNS = ("attempt", "verdict", "time", "device", "agent", "reason")
 def status(
     job: Annotated[str | None, typer.Argument(metavar="JOB_ID", help="The job.", show_default=False)] = None,
     job_id: Annotated[str | None, typer.Option("--job-id", metavar="ID", help="The same, as a flag.")] = None,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Show a job and its attempts. The exit code is 0 whatever the job's verdict is: see `qgjet wait` for that."""
     if (job is None) == (job_id is None):

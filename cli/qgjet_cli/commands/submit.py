@@ -7,35 +7,36 @@ from collections.abc import Sequence
 from qgjet.config.settings import Settings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Slot, Status
-from qgjet_cli import foreground, options, output
+from qgjet_cli import foreground, output
 from qgjet_cli.board import LEGACY_STATUS
 from qgjet_cli.client import Batch, Placed, open_client
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import Asked, batch_of, settings_of
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import Asked, batch_of, settings_of
 from qgjet_cli.watch import unserved
 
 
 def submit(
-    test: options.Tests,
-    org_id: options.OrgId = None,
-    app_version_id: options.AppVersion = None,
-    target: options.OneTarget = None,
-    priority: options.Priority = None,
-    max_retries: options.MaxRetries = None,
-    infra_retries: options.InfraRetries = None,
-    execution_timeout: options.ExecutionTimeout = None,
-    queue_timeout: options.QueueTimeout = None,
-    on_duplicate: options.Duplicate = OnDuplicate.ATTACH,
-    tag: options.Tags = None,
-    no_ci_tags: options.NoCiTags = False,
-    suite_id: options.SuiteId = None,
-    idempotency_key: options.IdempotencyKey = None,
-    partial: options.Partial = False,
-    json: options.Json = False,
-    nats: options.Nats = None,
-    api: options.Api = None,
-    config: options.Config = None,
+    test: flags.Tests,
+    org_id: flags.OrgId = None,
+    app_version_id: flags.AppVersion = None,
+    target: flags.OneTarget = None,
+    priority: flags.Priority = None,
+    max_retries: flags.MaxRetries = None,
+    infra_retries: flags.InfraRetries = None,
+    execution_timeout: flags.ExecutionTimeout = None,
+    queue_timeout: flags.QueueTimeout = None,
+    on_duplicate: flags.Duplicate = OnDuplicate.ATTACH,
+    tag: flags.Tags = None,
+    no_ci_tags: flags.NoCiTags = False,
+    suite_id: flags.SuiteId = None,
+    idempotency_key: flags.IdempotencyKey = None,
+    partial: flags.Partial = False,
+    json: flags.Json = False,
+    nats: flags.Nats = None,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Submit tests and leave; `qgjet run` also waits for them.
 

@@ -9,11 +9,12 @@ import msgspec
 import typer
 
 from qgjet.support.clock import utc_now
-from qgjet_cli import foreground, options, output
+from qgjet_cli import foreground, output
 from qgjet_cli.client import open_api
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import settings_of
 
 COLUMNS = ("suite", "verdict", "jobs", "passed", "flaky", "failed", "no verdict", "live", "age", "took", "branch", "commit")
 
@@ -22,9 +23,9 @@ def suites(
     suite_id: Annotated[str | None, typer.Argument(metavar="SUITE_ID", help="This suite only.", show_default=False)] = None,
     org_id: Annotated[str | None, typer.Option("--org-id", metavar="TEXT", help="Of this organisation only.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """List suites, newest first. With --json: a list of them."""
     settings = settings_of(config, None, api)

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from qgjet.reporting.text import percent
-from qgjet_cli import foreground, options, output
+from qgjet_cli import foreground, output
 from qgjet_cli.client import open_api
 from qgjet_cli.commands.question import ask
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
-from qgjet_cli.request import settings_of
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import settings_of
 
 COLUMNS = ("target", "org", "runs", "passed", "flaky", "time", "test")
 DAYS = ("day", "target", "org", "runs", "passed", "flaky", "time")
@@ -43,9 +44,9 @@ def list_tests(
     target: Target = None,
     days: Days = 14,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """List tests by how they went: pass rate, flakiness, mean time. With --json: a list of them."""
     filters = {"order": order.value, "org_id": org_id, "target": target, "days": days}
@@ -67,9 +68,9 @@ def show(
     org_id: OrgId = None,
     target: Target = None,
     days: Days = 30,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Show how one test went, day by day and by app version, on each target."""
     filters = {"test": test, "org_id": org_id, "target": target, "days": days}

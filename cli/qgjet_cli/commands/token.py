@@ -14,8 +14,9 @@ from qgjet.auth import token_file, tokens
 from qgjet.auth.tokens import Scope, Token
 from qgjet.errors import InvalidInput, InvalidSettings
 from qgjet.support.clock import utc_now
-from qgjet_cli import config, options, output
-from qgjet_cli.request import seconds
+from qgjet_cli import output
+from qgjet_cli.options import config, flags
+from qgjet_cli.options.request import seconds
 
 COLUMNS = ("id", "name", "scopes", "orgs", "created", "expires", "state")
 
@@ -42,8 +43,8 @@ def create(
     once: Annotated[bool, typer.Option("--once", help="Do nothing when a token of this name is there already.")] = False,
     env: Annotated[bool, typer.Option("--env", help="Write no file of tokens: print a line for the server's environment, too.")] = False,
     file: File = None,
-    json: options.Json = False,
-    config_file: options.Config = None,
+    json: flags.Json = False,
+    config_file: flags.Config = None,
 ) -> None:
     """Make a token and print it: this once, because only its hash is kept."""
     lifetime_s = seconds("expires", expires)
@@ -105,7 +106,7 @@ def _tell(text: str, kept: Token, out: Path | None, json: bool, *, variable: str
 
 
 @app.command("list")
-def list_tokens(file: File = None, json: options.Json = False, config_file: options.Config = None) -> None:
+def list_tokens(file: File = None, json: flags.Json = False, config_file: flags.Config = None) -> None:
     """List tokens, without what is secret of them. With --json: a list of them."""
     path = _file(file, config_file)
     now = utc_now()
@@ -122,8 +123,8 @@ def list_tokens(file: File = None, json: options.Json = False, config_file: opti
 def revoke(
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As `qgjet token list` shows it.", show_default=False)],
     file: File = None,
-    json: options.Json = False,
-    config_file: options.Config = None,
+    json: flags.Json = False,
+    config_file: flags.Config = None,
 ) -> None:
     """End a token for good: servers refuse it from the next request on. A second call changes nothing."""
     path = _file(file, config_file)

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from qgjet.config.settings import Settings
-from qgjet_cli import config, daemon, options
+from qgjet_cli import daemon
 from qgjet_cli.commands.agent import DEFAULT_NATS_URL, Targets, chosen_targets, drain, halt
+from qgjet_cli.options import config, flags
 from qgjet_cli.stack import ANY_NATS_PORT, LocalStack
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def up(
         int | None,
         typer.Option("--nats-port", metavar="N", min=0, max=65535, help="Of the NATS server; 0 is a free one. [default: 4222, else a free one]"),
     ] = None,
-    config_file: options.Config = None,
+    config_file: flags.Config = None,
 ) -> None:
     """Start a server, the API and an agent for every target declared, on loopback, until Ctrl-C.
 

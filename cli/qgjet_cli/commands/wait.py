@@ -14,14 +14,15 @@ from qgjet.domain.events import GREEN, Verdict
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli import ci, fetch, foreground, github, options, output, reporting, result
+from qgjet_cli import ci, fetch, foreground, github, output, reporting, result
 from qgjet_cli.board import Board
 from qgjet_cli.client import open_api, patience
 from qgjet_cli.exits import Exit, NotAccepted, of_error
 from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
+from qgjet_cli.options import flags
+from qgjet_cli.options.request import seconds, settings_of
 from qgjet_cli.progress import View, summary, view_of
 from qgjet_cli.reporting import Outputs
-from qgjet_cli.request import seconds, settings_of
 from qgjet_cli.watch import watch
 
 if TYPE_CHECKING:
@@ -38,18 +39,18 @@ LOOKUP_S = 30.0
 def wait(
     job_ids: Annotated[list[str] | None, typer.Argument(metavar="SUITE_ID|JOB_ID", help="A suite, or jobs.", show_default=False)] = None,
     suite: Annotated[str | None, typer.Option("--suite", metavar="SUITE_ID", help="The same as SUITE_ID.")] = None,
-    timeout: options.Timeout = None,
-    fail_on_flaky: options.FailOnFlaky = False,
-    patience_: options.Patience = None,
-    junit: options.Junit = None,
-    ctrf: options.Ctrf = None,
-    report_json: options.ReportJson = None,
-    html: options.Html = None,
-    artifacts_dir: options.ArtifactsDir = None,
-    artifacts: options.Artifacts = options.Keep.ALWAYS,
-    json: options.Json = False,
-    api: options.Api = None,
-    config: options.Config = None,
+    timeout: flags.Timeout = None,
+    fail_on_flaky: flags.FailOnFlaky = False,
+    patience_: flags.Patience = None,
+    junit: flags.Junit = None,
+    ctrf: flags.Ctrf = None,
+    report_json: flags.ReportJson = None,
+    html: flags.Html = None,
+    artifacts_dir: flags.ArtifactsDir = None,
+    artifacts: flags.Artifacts = flags.Keep.ALWAYS,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
 ) -> None:
     """Wait for jobs and show their verdicts. Ctrl-C leaves them running. Needs the API."""
     if bool(job_ids) == bool(suite):

@@ -14,9 +14,10 @@ from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.submission import SubmitRequest, check_suite_id, make_spec
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli import ci, config
+from qgjet_cli import ci
 from qgjet_cli.client import Batch
-from qgjet_cli.selection import expand
+from qgjet_cli.options import config
+from qgjet_cli.options.selection import expand
 
 BUILT_IN = JobSettings()
 MAX_KEY = 255

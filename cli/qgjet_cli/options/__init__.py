@@ -1,0 +1,1 @@
+"""From flags, environment and settings to what is asked for."""
