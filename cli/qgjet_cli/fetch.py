@@ -22,7 +22,7 @@ from qgjet.domain.filenames import directory_name, is_safe
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError
 from qgjet_cli import output
 from qgjet_cli.board import Board
-from qgjet_cli.client import Client, open_client
+from qgjet_cli.client.base import Client, open_client
 from qgjet_cli.exits import CannotReach
 from qgjet_cli.options.flags import Keep
 

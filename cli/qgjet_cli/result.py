@@ -12,7 +12,7 @@ from qgjet.domain.events import Status, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet_cli import output
 from qgjet_cli.board import LEGACY_STATUS, Board, Failure, Track
-from qgjet_cli.client import Placed
+from qgjet_cli.client.base import Placed
 from qgjet_cli.exits import CannotWrite, Exit, of_verdicts
 
 REFUSED = "refused"

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 from qgjet.domain.events import Slot
 from qgjet_cli.board import Board
-from qgjet_cli.client import ALL, Client, Events
+from qgjet_cli.client.base import ALL, Client, Events
 from qgjet_cli.progress import Pulse, View, summary
 
 TICK_S = 0.5

@@ -18,13 +18,13 @@ from qgjet.domain.events import Outcome, Slot, Verdict
 from qgjet.domain.job import fold
 from qgjet.domain.submission import SubmitRequest
 from qgjet.errors import InvalidSettings
-from qgjet_cli import http_ask, http_follow
 from qgjet_cli.board import Board, Track
-from qgjet_cli.client import Batch
+from qgjet_cli.client import follow, transport
+from qgjet_cli.client.base import Batch
+from qgjet_cli.client.http import ApiClient, api_client
+from qgjet_cli.client.sse import Message, Parser
 from qgjet_cli.exits import CannotReach, Exit, NotAccepted, of_error
-from qgjet_cli.over_http import ApiClient, api_client
 from qgjet_cli.progress import Lines
-from qgjet_cli.sse import Message, Parser
 from qgjet_cli.watch import watch
 
 JSON = "application/json"
@@ -232,7 +232,7 @@ async def test_events_come_over_one_stream() -> None:
 
 
 async def test_a_stream_that_breaks_is_resumed_after_the_last_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_follow, "PAUSE_S", 0.05)
+    monkeypatch.setattr(follow, "PAUSE_S", 0.05)
 
     async def handler(one: Asked, writer: asyncio.StreamWriter) -> None:
         if "/jobs/" in one.path:
@@ -252,8 +252,8 @@ async def test_a_stream_that_breaks_is_resumed_after_the_last_event(monkeypatch:
 
 @pytest.mark.parametrize("refusal", ["404", "json", "silent"])
 async def test_without_a_stream_it_polls(monkeypatch: pytest.MonkeyPatch, refusal: str) -> None:
-    monkeypatch.setattr(http_ask, "FIRST_BYTE_S", 0.1)
-    monkeypatch.setattr(http_follow, "POLL_S", 0.05)
+    monkeypatch.setattr(transport, "FIRST_BYTE_S", 0.1)
+    monkeypatch.setattr(follow, "POLL_S", 0.05)
     told = 9
 
     async def handler(one: Asked, writer: asyncio.StreamWriter) -> None:
@@ -285,7 +285,7 @@ async def test_a_server_that_is_gone_for_good_ends_the_wait() -> None:
 
 
 async def test_streams_that_break_at_once_are_made_up_for_by_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_follow, "PAUSE_S", 0.05)
+    monkeypatch.setattr(follow, "PAUSE_S", 0.05)
 
     async def handler(one: Asked, writer: asyncio.StreamWriter) -> None:
         if one.path.startswith("/jobs/j1/events"):
@@ -299,7 +299,7 @@ async def test_streams_that_break_at_once_are_made_up_for_by_polling(monkeypatch
 
 
 async def test_a_token_with_all_its_streams_open_polls_and_reports_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_follow, "POLL_S", 0.05)
+    monkeypatch.setattr(follow, "POLL_S", 0.05)
     pages = iter([page(99), page(9)])
 
     async def handler(one: Asked, writer: asyncio.StreamWriter) -> None:
@@ -315,7 +315,7 @@ async def test_a_token_with_all_its_streams_open_polls_and_reports_no_outage(mon
 
 
 async def test_an_outage_is_told_once_and_its_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_follow, "PAUSE_S", 0.05)
+    monkeypatch.setattr(follow, "PAUSE_S", 0.05)
     turns = iter([503] * 6)
 
     async def handler(_: Asked, writer: asyncio.StreamWriter) -> None:
@@ -376,7 +376,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.1.2.3", "api.localhost"])
 async def test_a_local_address_needs_no_proxy(no_proxies: pytest.MonkeyPatch, name: str, value: str, host: str) -> None:
     no_proxies.setenv(name, value)
-    async with http_ask.open_http(f"http://{host}:1", patience_s=0) as http:
+    async with transport.open_http(f"http://{host}:1", patience_s=0) as http:
         assert http.where.startswith("the API at ")
 
 
@@ -384,7 +384,7 @@ async def test_a_local_address_needs_no_proxy(no_proxies: pytest.MonkeyPatch, na
 async def test_a_variable_that_cannot_be_used_is_named(no_proxies: pytest.MonkeyPatch, name: str, value: str) -> None:
     no_proxies.setenv(name, value)
     with pytest.raises(InvalidSettings, match="cannot be used") as raised:
-        async with http_ask.open_http("https://queue.example", patience_s=0):
+        async with transport.open_http("https://queue.example", patience_s=0):
             pass
     assert raised.value.field == name
 
@@ -392,14 +392,14 @@ async def test_a_variable_that_cannot_be_used_is_named(no_proxies: pytest.Monkey
 async def test_a_certificate_file_counts_for_a_local_address_with_tls(no_proxies: pytest.MonkeyPatch) -> None:
     no_proxies.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
     with pytest.raises(InvalidSettings, match="SSL_CERT_FILE"):
-        async with http_ask.open_http("https://localhost:1", patience_s=0):
+        async with transport.open_http("https://localhost:1", patience_s=0):
             pass
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 async def test_a_proxy_that_does_not_answer_is_named(no_proxies: pytest.MonkeyPatch, name: str) -> None:
     no_proxies.setenv(name, "http://user:secret@127.0.0.1:1")
-    async with http_ask.open_http("http://queue.example", patience_s=0) as http:
+    async with transport.open_http("http://queue.example", patience_s=0) as http:
         with pytest.raises(CannotReach, match=f"through the proxy of {name}") as raised:
             await http.ask("GET", "/jobs", dict)
     assert "secret" not in str(raised.value)

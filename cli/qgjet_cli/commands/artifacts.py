@@ -10,7 +10,7 @@ import typer
 
 from qgjet.domain.events import Artifact
 from qgjet_cli import fetch, foreground, output
-from qgjet_cli.client import open_api
+from qgjet_cli.client.base import open_api
 from qgjet_cli.exits import Exit
 from qgjet_cli.fetch import Wanted
 from qgjet_cli.foreground import Interrupts

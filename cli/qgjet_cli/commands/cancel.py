@@ -8,14 +8,14 @@ import typer
 
 from qgjet.errors import InvalidInput
 from qgjet_cli import foreground, output
-from qgjet_cli.client import open_api
+from qgjet_cli.client.base import open_api
 from qgjet_cli.exits import Exit, NeedsToken, NotAccepted
 from qgjet_cli.foreground import Interrupts
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 
 if TYPE_CHECKING:
-    from qgjet_cli.over_http import ApiClient
+    from qgjet_cli.client.http import ApiClient
 
 
 def cancel(

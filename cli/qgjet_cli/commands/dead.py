@@ -13,7 +13,7 @@ from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
 from qgjet_cli import foreground, output
-from qgjet_cli.client import open_api
+from qgjet_cli.client.base import open_api
 from qgjet_cli.commands import status
 from qgjet_cli.commands.question import ask
 from qgjet_cli.exits import Exit, NotAccepted
@@ -22,7 +22,7 @@ from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 
 if TYPE_CHECKING:
-    from qgjet_cli.over_http import ApiClient
+    from qgjet_cli.client.http import ApiClient
 
 COLUMNS = ("job", "verdict", "age", "tries", "target", "version", "test", "reason")
 

@@ -12,7 +12,7 @@ from qgjet.domain.events import Status, Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
 from qgjet_cli import foreground, output
-from qgjet_cli.client import open_api
+from qgjet_cli.client.base import open_api
 from qgjet_cli.commands.status import priority_order
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts

@@ -14,14 +14,14 @@ import typer
 
 from qgjet.domain.events import LIVE
 from qgjet_cli import foreground, output
-from qgjet_cli.client import LONG_PATIENCE_S, PATIENCE_S, open_api
+from qgjet_cli.client.base import LONG_PATIENCE_S, PATIENCE_S, open_api
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 
 if TYPE_CHECKING:
-    from qgjet_cli.over_http import ApiClient
+    from qgjet_cli.client.http import ApiClient
 
 LOOK_S = 0.5
 LONGEST_LINE = 64 * 1024

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from qgjet_cli import foreground, output
-from qgjet_cli.client import open_api
+from qgjet_cli.client.base import open_api
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
 from qgjet_cli.options.request import settings_of
 
 if TYPE_CHECKING:
-    from qgjet_cli.over_http import ApiClient
+    from qgjet_cli.client.http import ApiClient
 
 T = TypeVar("T")
 

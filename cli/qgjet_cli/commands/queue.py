@@ -16,7 +16,7 @@ from qgjet_cli.commands.question import ask
 from qgjet_cli.options import flags
 
 if TYPE_CHECKING:
-    from qgjet_cli.over_http import ApiClient
+    from qgjet_cli.client.http import ApiClient
 
 COLUMNS = ("org", "version", "target", "queued", "running", "age", "waits for")
 

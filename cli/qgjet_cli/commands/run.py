@@ -20,7 +20,7 @@ from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
 from qgjet_cli import fetch, foreground, github, output, reporting, result
 from qgjet_cli.board import Board, Track
-from qgjet_cli.client import Batch, Client, Placed, open_client, patience
+from qgjet_cli.client.base import Batch, Client, Placed, open_client, patience
 from qgjet_cli.commands.submit import slot_of, slots_of, tell_refused, told, warn_attached
 from qgjet_cli.exits import Exit, of_error
 from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut

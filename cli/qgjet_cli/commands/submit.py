@@ -9,7 +9,7 @@ from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Slot, Status
 from qgjet_cli import foreground, output
 from qgjet_cli.board import LEGACY_STATUS
-from qgjet_cli.client import Batch, Placed, open_client
+from qgjet_cli.client.base import Batch, Placed, open_client
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts
 from qgjet_cli.options import flags

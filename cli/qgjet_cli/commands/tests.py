@@ -10,7 +10,7 @@ import typer
 
 from qgjet.reporting.text import percent
 from qgjet_cli import foreground, output
-from qgjet_cli.client import open_api
+from qgjet_cli.client.base import open_api
 from qgjet_cli.commands.question import ask
 from qgjet_cli.exits import Exit
 from qgjet_cli.foreground import Interrupts

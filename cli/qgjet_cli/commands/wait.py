@@ -16,7 +16,7 @@ from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
 from qgjet_cli import ci, fetch, foreground, github, output, reporting, result
 from qgjet_cli.board import Board
-from qgjet_cli.client import open_api, patience
+from qgjet_cli.client.base import open_api, patience
 from qgjet_cli.exits import Exit, NotAccepted, of_error
 from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.options import flags
@@ -26,7 +26,7 @@ from qgjet_cli.reporting import Outputs
 from qgjet_cli.watch import watch
 
 if TYPE_CHECKING:
-    from qgjet_cli.over_http import ApiClient
+    from qgjet_cli.client.http import ApiClient
 
 ARRIVAL_S = 1.0
 """Between two looks at a suite whose jobs still arrive."""
@@ -106,7 +106,7 @@ def wait(
 
 async def _fill(client: ApiClient, board: Board, job_ids: Sequence[str]) -> None:
     """Put what is asked for on the board, as it is now; what is there already is kept."""
-    from qgjet_cli.over_http import track_of
+    from qgjet_cli.client.http import track_of
 
     if board.suite_id:
         found = await client.suite(board.suite_id)
@@ -147,7 +147,7 @@ async def _job_or_suite(client: ApiClient, board: Board, known_as: str) -> list[
 
 async def _complete(client: ApiClient, board: Board) -> None:
     """Look up the first failure of jobs that had failed before this command looked."""
-    from qgjet_cli.over_http import track_of
+    from qgjet_cli.client.http import track_of
 
     for job_id, track in board.tracks.items():
         if track.first_failure is None and (track.verdict not in GREEN or track.verdict is Verdict.FLAKY):
@@ -156,7 +156,7 @@ async def _complete(client: ApiClient, board: Board) -> None:
 
 async def _look_up(client: ApiClient, board: Board) -> None:
     """Bring every job up to date, with all its attempts: those that ended before this command looked are in no event that it has seen."""
-    from qgjet_cli.over_http import track_of
+    from qgjet_cli.client.http import track_of
 
     gate = asyncio.Semaphore(LOOKUPS)
     errors: list[Exception] = []

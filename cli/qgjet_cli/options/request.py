@@ -15,7 +15,7 @@ from qgjet.domain.submission import SubmitRequest, check_suite_id, make_spec
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
 from qgjet_cli import ci
-from qgjet_cli.client import Batch
+from qgjet_cli.client.base import Batch
 from qgjet_cli.options import config
 from qgjet_cli.options.selection import expand
 

@@ -16,10 +16,10 @@ from qgjet.domain import codec
 from qgjet.domain.events import Event
 from qgjet.errors import UndecodableEvent
 from qgjet_cli.board import Board, Track
-from qgjet_cli.client import Events, Notice
+from qgjet_cli.client.base import Events, Notice
+from qgjet_cli.client.sse import Message, Parser
+from qgjet_cli.client.transport import PAUSE_S, Busy, Http, Json, NoStream
 from qgjet_cli.exits import CannotReach
-from qgjet_cli.http_ask import PAUSE_S, Busy, Http, Json, NoStream
-from qgjet_cli.sse import Message, Parser
 
 POLL_S = 2.0
 POLL_WINDOW = 8

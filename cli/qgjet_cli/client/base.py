@@ -22,7 +22,7 @@ from qgjet_cli.options import config
 
 if TYPE_CHECKING:
     from qgjet_cli.board import Board
-    from qgjet_cli.over_http import ApiClient
+    from qgjet_cli.client.http import ApiClient
 
 PATIENCE_S = 10.0
 """How long a short command tries to get an answer."""
@@ -94,7 +94,7 @@ class Client(Protocol):
 async def open_client(settings: Settings, *, patience_s: float = PATIENCE_S, notice: Notice) -> AsyncIterator[Client]:
     """Straight to NATS when there is a NATS address, else through the API. Raises CannotReach, LogUnavailable or IncompatibleServer."""
     if settings.nats_url:
-        from qgjet_cli.over_nats import nats_client
+        from qgjet_cli.client.nats import nats_client
 
         async with nats_client(settings, patience_s=patience_s, notice=notice) as straight:
             yield straight
@@ -109,7 +109,7 @@ async def open_api(settings: Settings, *, what: str = "", patience_s: float = PA
     if settings.nats_url and not settings.api_url:
         raise InvalidSettings("api", f"{what} needs the API, NATS alone cannot do it: set QGJET_API_URL or pass --api")
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # its own command line brings click and rich: half of the start-up time
-    from qgjet_cli.over_http import api_client
+    from qgjet_cli.client.http import api_client
 
     url, token = settings.api_url or default_api(settings), config.api_token(settings)
     async with api_client(url, token=token, patience_s=patience_s, notice=notice) as client:

@@ -17,14 +17,14 @@ from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.domain.submission import MAX_SUITE_JOBS, SubmitRequest
 from qgjet.errors import InvalidInput
-from qgjet_cli import shapes
 from qgjet_cli.board import Board, Failure, Track
-from qgjet_cli.client import ALL, Batch, Events, Notice, Placed
+from qgjet_cli.client import shapes
+from qgjet_cli.client.base import ALL, Batch, Events, Notice, Placed
+from qgjet_cli.client.follow import follow
+from qgjet_cli.client.logs import LogLine, follow_log
+from qgjet_cli.client.shapes import checked
+from qgjet_cli.client.transport import PAUSE_S, Http, Json, open_http
 from qgjet_cli.exits import CannotReach, Exit, NotAccepted, NotAllowed
-from qgjet_cli.http_ask import PAUSE_S, Http, Json, open_http
-from qgjet_cli.http_follow import follow
-from qgjet_cli.http_log import LogLine, follow_log
-from qgjet_cli.shapes import checked
 
 MAX_BODY_BYTES = 900_000
 MAX_PAGE = 500

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Artifact, Instant
-from qgjet_cli.http_ask import Http, Json, NotOurs
+from qgjet_cli.client.transport import Http, Json, NotOurs
 
 J = TypeVar("J", Json, list[Json])
 

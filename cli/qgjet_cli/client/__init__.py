@@ -1,0 +1,1 @@
+"""The client: one protocol, straight to NATS or through the HTTP API."""
