@@ -18,14 +18,14 @@ from qgjet.domain.events import Outcome, Slot, Verdict
 from qgjet.domain.job import fold
 from qgjet.domain.submission import SubmitRequest
 from qgjet.errors import InvalidSettings
-from qgjet_cli.board import Board, Track
 from qgjet_cli.client import follow, transport
 from qgjet_cli.client.base import Batch
 from qgjet_cli.client.http import ApiClient, api_client
 from qgjet_cli.client.sse import Message, Parser
 from qgjet_cli.exits import CannotReach, Exit, NotAccepted, of_error
-from qgjet_cli.progress import Lines
-from qgjet_cli.watch import watch
+from qgjet_cli.tracking.progress import Lines
+from qgjet_cli.tracking.tracker import Board, Track
+from qgjet_cli.tracking.watch import watch
 
 JSON = "application/json"
 REQUEST = SubmitRequest(org_id="acme", app_version_id="1", target="emulator", test="tests/a.spec.js")

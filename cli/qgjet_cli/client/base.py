@@ -16,13 +16,13 @@ from qgjet.config.settings import Settings
 from qgjet.domain.events import Event, Status
 from qgjet.domain.submission import SubmitRequest
 from qgjet.errors import InvalidSettings
-from qgjet_cli.board import Track
 from qgjet_cli.exits import Exit
 from qgjet_cli.options import config
+from qgjet_cli.tracking.tracker import Track
 
 if TYPE_CHECKING:
-    from qgjet_cli.board import Board
     from qgjet_cli.client.http import ApiClient
+    from qgjet_cli.tracking.tracker import Board
 
 PATIENCE_S = 10.0
 """How long a short command tries to get an answer."""

@@ -22,9 +22,9 @@ from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.store.event_log import Accepted, EventLog
 from qgjet.store.job_queue import Queue
 from qgjet.store.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
-from qgjet_cli.board import Board, Track
 from qgjet_cli.client.base import ALL, Batch, Events, Notice, Placed
 from qgjet_cli.exits import CannotReach, of_error
+from qgjet_cli.tracking.tracker import Board, Track
 
 BY = "cli"
 PAUSE_S = 0.2

@@ -18,17 +18,18 @@ from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Status
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli import fetch, foreground, github, output, reporting, result
-from qgjet_cli.board import Board, Track
+from qgjet_cli import fetch, foreground, github, output, reporting
 from qgjet_cli.client.base import Batch, Client, Placed, open_client, patience
 from qgjet_cli.commands.submit import slot_of, slots_of, tell_refused, told, warn_attached
 from qgjet_cli.exits import Exit, of_error
 from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, seconds, settings_of, targets_of
-from qgjet_cli.progress import summary, view_of
 from qgjet_cli.reporting import Outputs
-from qgjet_cli.watch import unserved, watch
+from qgjet_cli.tracking import result
+from qgjet_cli.tracking.progress import summary, view_of
+from qgjet_cli.tracking.tracker import Board, Track
+from qgjet_cli.tracking.watch import unserved, watch
 
 CANCEL_WAIT_S = 15.0
 """How long to wait for cancelled jobs to end; they end without us too. An agent looks every third of its visibility timeout (30 s)."""

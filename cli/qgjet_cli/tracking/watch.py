@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 from qgjet.domain.events import Slot
-from qgjet_cli.board import Board
 from qgjet_cli.client.base import ALL, Client, Events
-from qgjet_cli.progress import Pulse, View, summary
+from qgjet_cli.tracking.progress import Pulse, View, summary
+from qgjet_cli.tracking.tracker import Board
 
 TICK_S = 0.5
 

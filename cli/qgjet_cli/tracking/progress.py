@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from qgjet.domain.events import AttemptEnded, AttemptLost, Finished, Released, Started, Status
 from qgjet.domain.job import explanation_of
 from qgjet_cli import output
-from qgjet_cli.board import Board, Change
+from qgjet_cli.tracking.tracker import Board, Change
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

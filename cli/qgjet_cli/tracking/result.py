@@ -11,9 +11,9 @@ from qgjet.domain.decide import FLAKY, NOT_PASSED_AGAIN
 from qgjet.domain.events import Status, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet_cli import output
-from qgjet_cli.board import LEGACY_STATUS, Board, Failure, Track
 from qgjet_cli.client.base import Placed
 from qgjet_cli.exits import CannotWrite, Exit, of_verdicts
+from qgjet_cli.tracking.tracker import LEGACY_STATUS, Board, Failure, Track
 
 REFUSED = "refused"
 COLUMNS = ("test", "target", "version", "verdict", "tries", "time", "reason")

@@ -1,0 +1,1 @@
+"""Jobs that a command follows: their state, their progress on the terminal, and the result."""
