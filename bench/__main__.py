@@ -35,7 +35,7 @@ from qgjet.domain.subjects import STREAM, Lane
 from qgjet.store import agent_registry
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
-from qgjet_cli import daemon
+from qgjet_cli.runtime import daemon
 from qgjet_projections.readmodel import JobQuery, ReadModel
 from qgjet_projections.readmodel.projector import Projector
 

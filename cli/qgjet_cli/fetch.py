@@ -22,8 +22,8 @@ from qgjet.domain.filenames import directory_name, is_safe
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError
 from qgjet_cli import output
 from qgjet_cli.client.base import Client, open_client
-from qgjet_cli.exits import CannotReach
 from qgjet_cli.options.flags import Keep
+from qgjet_cli.runtime.exits import CannotReach
 from qgjet_cli.tracking.tracker import Board
 
 AT_A_TIME = 4

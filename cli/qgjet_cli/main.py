@@ -14,7 +14,7 @@ import qgjet
 from qgjet.errors import QgjetError
 from qgjet_cli import output
 from qgjet_cli.commands import agents, artifacts, cancel, dead, listing, logs, queue, rerun, run, status, submit, suites, tests, token, wait
-from qgjet_cli.exits import HELP, Exit, of_error
+from qgjet_cli.runtime.exits import HELP, Exit, of_error
 
 app = typer.Typer(
     add_completion=False,

@@ -14,7 +14,7 @@ from qgjet.errors import InvalidInput
 from qgjet.reporting import ctrf, document, html, junit
 from qgjet.reporting.model import SuiteReport
 from qgjet_cli import output
-from qgjet_cli.exits import Exit
+from qgjet_cli.runtime.exits import Exit
 
 
 class Outputs(Struct, frozen=True, kw_only=True):

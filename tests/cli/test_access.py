@@ -18,7 +18,7 @@ from qgjet.auth.tokens import Scope
 from qgjet.config.settings import Settings
 from qgjet.support.clock import utc_now
 from qgjet_cli.client.http import api_client
-from qgjet_cli.exits import Exit, NeedsToken, NotAllowed, of_error
+from qgjet_cli.runtime.exits import Exit, NeedsToken, NotAllowed, of_error
 
 SUBMIT = ("submit", "--test", "tests/a.spec.js")
 

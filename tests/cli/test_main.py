@@ -18,7 +18,7 @@ import qgjet
 from cli.commandline import BIN, Cli, Inside, Work
 from qgjet.domain.events import Slot, Status, Verdict
 from qgjet_cli import output
-from qgjet_cli.exits import Exit
+from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.tracking import result
 from qgjet_cli.tracking.tracker import Track
 

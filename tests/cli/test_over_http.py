@@ -22,7 +22,7 @@ from qgjet_cli.client import follow, transport
 from qgjet_cli.client.base import Batch
 from qgjet_cli.client.http import ApiClient, api_client
 from qgjet_cli.client.sse import Message, Parser
-from qgjet_cli.exits import CannotReach, Exit, NotAccepted, of_error
+from qgjet_cli.runtime.exits import CannotReach, Exit, NotAccepted, of_error
 from qgjet_cli.tracking.progress import Lines
 from qgjet_cli.tracking.tracker import Board, Track
 from qgjet_cli.tracking.watch import watch

@@ -14,7 +14,7 @@ from qgjet.jetstream import connection as buses
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.support.clock import bounded, end
-from qgjet_cli import daemon
+from qgjet_cli.runtime import daemon
 
 MOST_S = patience(5.0)
 

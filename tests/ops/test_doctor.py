@@ -25,7 +25,7 @@ from qgjet_cli.check_host import look_at_target
 from qgjet_cli.check_server import look_at_api, look_at_server
 from qgjet_cli.commands.agent import retries_of
 from qgjet_cli.commands.doctor import examine
-from qgjet_cli.stack import LocalStack
+from qgjet_cli.runtime.local_stack import LocalStack
 
 
 def of(checks: list[Check], about: str) -> Check:

@@ -22,7 +22,7 @@ from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
-from qgjet_cli.stack import LocalStack
+from qgjet_cli.runtime.local_stack import LocalStack
 
 SCRIPTED = """
 [targets.emulator]
@@ -188,16 +188,16 @@ async def test_settings_for_a_cluster_do_not_get_in_the_way() -> None:
 OWNER = """
 import asyncio, os, sys
 from qgjet.config.settings import load_settings
-from qgjet_cli import stack
+from qgjet_cli.runtime import local_stack
 
 if "elsewhere" in sys.argv:  # as where the kernel does not help
-    from qgjet import embedded
-    embedded._libc = None
-    stack.sys = type("sys", (), {"platform": "darwin", "executable": sys.executable})
+    from qgjet.jetstream import server
+    server._libc = None
+    local_stack.sys = type("sys", (), {"platform": "darwin", "executable": sys.executable})
 
 async def main():
     text = '[targets.emulator]\\nrunner = "command"\\ncommand = ["sh", "-c", "echo $$ > pid; exec sleep 600"]'
-    async with stack.LocalStack(load_settings(text)) as one:
+    async with local_stack.LocalStack(load_settings(text)) as one:
         print(one.nats_url, flush=True)
         await asyncio.Event().wait()
 

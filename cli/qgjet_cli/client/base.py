@@ -16,8 +16,8 @@ from qgjet.config.settings import Settings
 from qgjet.domain.events import Event, Status
 from qgjet.domain.submission import SubmitRequest
 from qgjet.errors import InvalidSettings
-from qgjet_cli.exits import Exit
 from qgjet_cli.options import config
+from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.tracking.tracker import Track
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from qgjet.errors import UndecodableEvent
 from qgjet_cli.client.base import Events, Notice
 from qgjet_cli.client.sse import Message, Parser
 from qgjet_cli.client.transport import PAUSE_S, Busy, Http, Json, NoStream
-from qgjet_cli.exits import CannotReach
+from qgjet_cli.runtime.exits import CannotReach
 from qgjet_cli.tracking.tracker import Board, Track
 
 POLL_S = 2.0

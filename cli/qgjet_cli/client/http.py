@@ -23,7 +23,7 @@ from qgjet_cli.client.follow import follow
 from qgjet_cli.client.logs import LogLine, follow_log
 from qgjet_cli.client.shapes import checked
 from qgjet_cli.client.transport import PAUSE_S, Http, Json, open_http
-from qgjet_cli.exits import CannotReach, Exit, NotAccepted, NotAllowed
+from qgjet_cli.runtime.exits import CannotReach, Exit, NotAccepted, NotAllowed
 from qgjet_cli.tracking.tracker import Board, Failure, Track
 
 MAX_BODY_BYTES = 900_000

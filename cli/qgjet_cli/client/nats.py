@@ -23,7 +23,7 @@ from qgjet.store.event_log import Accepted, EventLog
 from qgjet.store.job_queue import Queue
 from qgjet.store.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
 from qgjet_cli.client.base import ALL, Batch, Events, Notice, Placed
-from qgjet_cli.exits import CannotReach, of_error
+from qgjet_cli.runtime.exits import CannotReach, of_error
 from qgjet_cli.tracking.tracker import Board, Track
 
 BY = "cli"

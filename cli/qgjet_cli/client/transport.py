@@ -16,7 +16,7 @@ from qgjet import __version__
 from qgjet.config.settings import without_password
 from qgjet.errors import InvalidSettings
 from qgjet_cli.client import http_environment as surroundings
-from qgjet_cli.exits import CannotReach, NeedsToken, NotAccepted, NotAllowed
+from qgjet_cli.runtime.exits import CannotReach, NeedsToken, NotAccepted, NotAllowed
 
 T = TypeVar("T")
 Json = dict[str, Any]

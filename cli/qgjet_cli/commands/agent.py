@@ -23,10 +23,10 @@ from qgjet.runners.registry import make_runner
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
-from qgjet_cli import daemon
-from qgjet_cli.exits import CannotReach
 from qgjet_cli.options import config, flags
 from qgjet_cli.output import counted
+from qgjet_cli.runtime import daemon
+from qgjet_cli.runtime.exits import CannotReach
 
 log = logging.getLogger(__name__)
 

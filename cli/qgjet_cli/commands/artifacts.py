@@ -9,13 +9,14 @@ import msgspec
 import typer
 
 from qgjet.domain.events import Artifact
-from qgjet_cli import fetch, foreground, output
+from qgjet_cli import fetch, output
 from qgjet_cli.client.base import open_api
-from qgjet_cli.exits import Exit
 from qgjet_cli.fetch import Wanted
-from qgjet_cli.foreground import Interrupts
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.runtime import foreground
+from qgjet_cli.runtime.exits import Exit
+from qgjet_cli.runtime.foreground import Interrupts
 
 COLUMNS = ("attempt", "name", "type", "size", "note")
 

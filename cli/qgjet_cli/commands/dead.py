@@ -12,14 +12,15 @@ from qgjet.config.settings import duration
 from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli import foreground, output
+from qgjet_cli import output
 from qgjet_cli.client.base import open_api
 from qgjet_cli.commands import status
 from qgjet_cli.commands.question import ask
-from qgjet_cli.exits import Exit, NotAccepted
-from qgjet_cli.foreground import Interrupts
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.runtime import foreground
+from qgjet_cli.runtime.exits import Exit, NotAccepted
+from qgjet_cli.runtime.foreground import Interrupts
 
 if TYPE_CHECKING:
     from qgjet_cli.client.http import ApiClient

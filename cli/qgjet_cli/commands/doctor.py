@@ -13,11 +13,12 @@ import typer
 
 from qgjet.config.settings import Settings
 from qgjet.errors import InvalidSettings
-from qgjet_cli import daemon, output
+from qgjet_cli import output
 from qgjet_cli.check import Check, Health, exit_code, fail, ok, warn, worst
 from qgjet_cli.check_host import look_at_host
 from qgjet_cli.check_server import look_at_api, look_at_server
 from qgjet_cli.options import config, flags
+from qgjet_cli.runtime import daemon
 
 
 def doctor(

@@ -11,13 +11,14 @@ import typer
 from qgjet.domain.events import Status, Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli import foreground, output
+from qgjet_cli import output
 from qgjet_cli.client.base import open_api
 from qgjet_cli.commands.status import priority_order
-from qgjet_cli.exits import Exit
-from qgjet_cli.foreground import Interrupts
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of, tags_of
+from qgjet_cli.runtime import foreground
+from qgjet_cli.runtime.exits import Exit
+from qgjet_cli.runtime.foreground import Interrupts
 
 
 def list_jobs(

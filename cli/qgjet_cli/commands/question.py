@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from qgjet_cli import foreground, output
+from qgjet_cli import output
 from qgjet_cli.client.base import open_api
-from qgjet_cli.exits import Exit
-from qgjet_cli.foreground import Interrupts
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.runtime import foreground
+from qgjet_cli.runtime.exits import Exit
+from qgjet_cli.runtime.foreground import Interrupts
 
 if TYPE_CHECKING:
     from qgjet_cli.client.http import ApiClient

@@ -9,11 +9,12 @@ import typer
 
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
-from qgjet_cli import foreground, output
+from qgjet_cli import output
 from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.commands.backup import show
-from qgjet_cli.exits import Exit
 from qgjet_cli.options import config, flags
+from qgjet_cli.runtime import foreground
+from qgjet_cli.runtime.exits import Exit
 
 
 def restore(

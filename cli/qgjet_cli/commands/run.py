@@ -18,14 +18,15 @@ from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Status
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli import fetch, foreground, github, output, reporting
+from qgjet_cli import fetch, github, output, reporting
 from qgjet_cli.client.base import Batch, Client, Placed, open_client, patience
 from qgjet_cli.commands.submit import slot_of, slots_of, tell_refused, told, warn_attached
-from qgjet_cli.exits import Exit, of_error
-from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, seconds, settings_of, targets_of
 from qgjet_cli.reporting import Outputs
+from qgjet_cli.runtime import foreground
+from qgjet_cli.runtime.exits import Exit, of_error
+from qgjet_cli.runtime.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.tracking import result
 from qgjet_cli.tracking.progress import summary, view_of
 from qgjet_cli.tracking.tracker import Board, Track
@@ -160,7 +161,7 @@ async def _reached(plan: Plan, interrupts: Interrupts) -> AsyncIterator[tuple[Cl
         async with open_client(plan.settings, patience_s=plan.patience_s, notice=output.note) as client:
             yield client, None
         return
-    from qgjet_cli.stack import LocalStack
+    from qgjet_cli.runtime.local_stack import LocalStack
 
     interrupts.leave_s = EMBEDDED_LEAVE_S
     output.note("No server is configured: starting one for this run.")

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from qgjet.config.settings import Settings
-from qgjet_cli import daemon
 from qgjet_cli.commands.agent import Nats
 from qgjet_cli.options import config, flags
+from qgjet_cli.runtime import daemon
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from qgjet.reporting.text import percent
-from qgjet_cli import foreground, output
+from qgjet_cli import output
 from qgjet_cli.client.base import open_api
 from qgjet_cli.commands.question import ask
-from qgjet_cli.exits import Exit
-from qgjet_cli.foreground import Interrupts
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.runtime import foreground
+from qgjet_cli.runtime.exits import Exit
+from qgjet_cli.runtime.foreground import Interrupts
 
 COLUMNS = ("target", "org", "runs", "passed", "flaky", "time", "test")
 DAYS = ("day", "target", "org", "runs", "passed", "flaky", "time")

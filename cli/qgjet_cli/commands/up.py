@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from qgjet.config.settings import Settings
-from qgjet_cli import daemon
 from qgjet_cli.commands.agent import DEFAULT_NATS_URL, Targets, chosen_targets, drain, halt
 from qgjet_cli.options import config, flags
-from qgjet_cli.stack import ANY_NATS_PORT, LocalStack
+from qgjet_cli.runtime import daemon
+from qgjet_cli.runtime.local_stack import ANY_NATS_PORT, LocalStack
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,14 @@ from qgjet.domain.events import GREEN, Verdict
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli import ci, fetch, foreground, github, output, reporting
+from qgjet_cli import ci, fetch, github, output, reporting
 from qgjet_cli.client.base import open_api, patience
-from qgjet_cli.exits import Exit, NotAccepted, of_error
-from qgjet_cli.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import seconds, settings_of
 from qgjet_cli.reporting import Outputs
+from qgjet_cli.runtime import foreground
+from qgjet_cli.runtime.exits import Exit, NotAccepted, of_error
+from qgjet_cli.runtime.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.tracking import result
 from qgjet_cli.tracking.progress import View, summary, view_of
 from qgjet_cli.tracking.tracker import Board

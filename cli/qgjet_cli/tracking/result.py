@@ -12,7 +12,7 @@ from qgjet.domain.events import Status, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet_cli import output
 from qgjet_cli.client.base import Placed
-from qgjet_cli.exits import CannotWrite, Exit, of_verdicts
+from qgjet_cli.runtime.exits import CannotWrite, Exit, of_verdicts
 from qgjet_cli.tracking.tracker import LEGACY_STATUS, Board, Failure, Track
 
 REFUSED = "refused"
