@@ -17,7 +17,7 @@ from qgjet.jetstream.connection import parse_version
 from qgjet.jetstream.server import server_binary
 from qgjet.runners.registry import make_runner
 from qgjet_cli.check import Check, Health, dotted, fail, ok, warn
-from qgjet_cli.output import counted
+from qgjet_cli.output.console import counted
 
 NODE_FLOOR = (18, 0, 0)
 PLAYWRIGHT_CEILING = (1, 60, 0)

@@ -23,7 +23,7 @@ from qgjet_cli.check import Check, dotted, fail, ok, warn
 from qgjet_cli.client.transport import Bearer
 from qgjet_cli.commands.agent import DEFAULT_NATS_URL
 from qgjet_cli.options import config
-from qgjet_cli.output import counted
+from qgjet_cli.output.console import counted
 
 TIMEOUT_S = 2.0
 _LOOKS = {"agents": f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}", "queue": f"$JS.API.CONSUMER.LIST.{STREAM}"}

@@ -21,8 +21,9 @@ from qgjet.config.settings import Settings
 from qgjet.domain.attempts import CONCLUSIVE, AttemptRecord, not_passed_again
 from qgjet.domain.events import GREEN, TestError, TestResult, Verdict
 from qgjet.reporting.model import WORST_FIRST, JobReport, SuiteReport
-from qgjet_cli import ci, output
+from qgjet_cli import ci
 from qgjet_cli.options.request import project_of
+from qgjet_cli.output import console
 
 MAX_ANNOTATIONS = 10
 """Of a level and step; GitHub shows no more of them."""
@@ -78,7 +79,7 @@ class Step:
     def finish(self, report: SuiteReport) -> None:
         """Print groups and annotations to the step's log, and write its files."""
         if ci.is_github(self._environ):
-            output.raw([*groups(report, token=self._token), *map(command, annotations_of(report, _places(self._settings, self._environ)))])
+            console.raw([*groups(report, token=self._token), *map(command, annotations_of(report, _places(self._settings, self._environ)))])
             self.write(report)
 
     def write(self, report: SuiteReport) -> None:
@@ -101,7 +102,7 @@ class Step:
                 file.write(text(begin).encode("utf-8", "replace"))
                 self._written[path] = begin, file.tell()
         except OSError as error:
-            output.warn(f"{variable}: {path} cannot be written: {error.strerror or error}")
+            console.warn(f"{variable}: {path} cannot be written: {error.strerror or error}")
 
 
 def _places(settings: Settings, environ: Mapping[str, str]) -> Place:
@@ -187,12 +188,12 @@ def counted(report: SuiteReport) -> str:
 def lines_of(text: str) -> list[str]:
     """Lines without control characters, each and all of them bounded."""
     lines = _ANSI.sub("", text[: MAX_LINES * MAX_LINE]).expandtabs(4).splitlines()
-    shown = [_cut(output.printable(line.rstrip()), MAX_LINE) for line in lines[:MAX_LINES]]
+    shown = [_cut(console.printable(line.rstrip()), MAX_LINE) for line in lines[:MAX_LINES]]
     return [*shown, "… (more is left out)"] if len(lines) > MAX_LINES or len(text) > MAX_LINES * MAX_LINE else shown
 
 
 def _one_line(text: str, limit: int = MAX_TITLE) -> str:
-    return output.one_line(_ANSI.sub("", text[:10_000]), limit)
+    return console.one_line(_ANSI.sub("", text[:10_000]), limit)
 
 
 def _cut(text: str, limit: int) -> str:
@@ -206,7 +207,7 @@ def groups(report: SuiteReport, *, token: str) -> list[str]:
     """One foldable part of the log for each job that did not pass. `token` must be new and unguessable."""
     jobs = not_passed(report.jobs)
     shown = [line for job in jobs[:MAX_GROUPS] for line in _group(job, token)]
-    return shown + ([f"{output.counted(len(jobs) - MAX_GROUPS, 'more job')} did not pass"] if len(jobs) > MAX_GROUPS else [])
+    return shown + ([f"{console.counted(len(jobs) - MAX_GROUPS, 'more job')} did not pass"] if len(jobs) > MAX_GROUPS else [])
 
 
 def _group(job: JobReport, token: str) -> list[str]:
@@ -237,7 +238,7 @@ def _lines(job: JobReport) -> Iterator[str]:
 
 def _attempt(attempt: AttemptRecord) -> str:
     verdict = (attempt.verdict or attempt.ended_by or "running").replace("_", " ")
-    parts = (f"attempt {attempt.attempt}", verdict, attempt.reason, attempt.agent, attempt.device, output.duration(attempt.duration_s))
+    parts = (f"attempt {attempt.attempt}", verdict, attempt.reason, attempt.agent, attempt.device, console.duration(attempt.duration_s))
     return " · ".join(part for part in parts if part)
 
 
@@ -251,7 +252,7 @@ def annotations_of(report: SuiteReport, place: Place) -> list[Annotation]:
     shown = [_annotation("error", job, fault, place) for job, fault in errors[:MAX_ANNOTATIONS]]
     shown += [_annotation("warning", job, fault, place) for job, fault in warnings[:MAX_ANNOTATIONS]]
     left = [
-        output.counted(len(found) - MAX_ANNOTATIONS, f"more {what}")
+        console.counted(len(found) - MAX_ANNOTATIONS, f"more {what}")
         for found, what in ((errors, "failure"), (warnings, "flaky test"))
         if len(found) > MAX_ANNOTATIONS
     ]
@@ -268,7 +269,7 @@ def _annotation(level: str, job: JobReport, fault: Fault, place: Place) -> Annot
         level=level,
         title=_one_line(f"{job.test} on {job.target}: {state(job)}"),
         message=_cut("\n".join(text + lines_of(fault.message)), MAX_MESSAGE) or state(job),
-        file=output.printable(file),
+        file=console.printable(file),
         line=line,
     )
 
@@ -302,7 +303,7 @@ def outputs(report: SuiteReport, *, junit: str, delimiter: str) -> str:
         "flaky": str(counts.get(Verdict.FLAKY, 0)),
         "junit": junit,
     }
-    return "".join(f"{name}<<{delimiter}\n{output.printable(value)}\n{delimiter}\n" for name, value in values.items())
+    return "".join(f"{name}<<{delimiter}\n{console.printable(value)}\n{delimiter}\n" for name, value in values.items())
 
 
 def summary(report: SuiteReport, *, limit: int = SUMMARY_BYTES) -> str:
@@ -365,13 +366,13 @@ class _Page:
 
     def _left_out(self, number: int, of: str) -> None:
         if number > 0:
-            self.add(f"*{output.counted(number, 'more job')}: no room left in {of}.*\n\n")
+            self.add(f"*{console.counted(number, 'more job')}: no room left in {of}.*\n\n")
 
 
 def _head(report: SuiteReport) -> str:
     parts = [f"Suite {markdown(_one_line(report.suite_id))}"] if report.suite_id else []
     parts += [f"{key} {markdown(_one_line(report.tags[key]))}" for key in ("branch", "commit") if report.tags.get(key)]
-    took = output.duration(sum(job.duration_s for job in report.jobs))
+    took = console.duration(sum(job.duration_s for job in report.jobs))
     return f"## qgjet: {state_of(report)}\n\n{' · '.join([*parts, counted(report), f'{took} of tests'])}\n\n"
 
 
@@ -381,7 +382,7 @@ def state_of(report: SuiteReport) -> str:
 
 def _row(job: JobReport) -> str:
     reason = "" if job.verdict is Verdict.PASSED else job.reason
-    cells = (job.test, job.target, job.app_version_id, state(job), str(len(job.attempts)), output.duration(job.duration_s), reason)
+    cells = (job.test, job.target, job.app_version_id, state(job), str(len(job.attempts)), console.duration(job.duration_s), reason)
     return "| " + " | ".join(markdown(_one_line(cell)) for cell in cells) + " |\n"
 
 

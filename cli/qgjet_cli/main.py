@@ -12,8 +12,8 @@ import typer
 
 import qgjet
 from qgjet.errors import QgjetError
-from qgjet_cli import output
 from qgjet_cli.commands import agents, artifacts, cancel, dead, listing, logs, queue, rerun, run, status, submit, suites, tests, token, wait
+from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import HELP, Exit, of_error
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        output.line(f"qgjet {qgjet.__version__}")
+        console.line(f"qgjet {qgjet.__version__}")
         raise typer.Exit
 
 
@@ -105,22 +105,22 @@ def _open_standard_descriptors() -> None:
 def main() -> None:
     """Run the command of sys.argv. Ends the process, never with a traceback (QGJET_DEBUG=1 shows it)."""
     _open_standard_descriptors()
-    output.open_terminals()
+    console.open_terminals()
     try:
         _register_heavy(sys.argv[1:])
         app()
     except QgjetError as error:
-        output.fail(error)
+        console.fail(error)
         sys.exit(of_error(error))
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     except Exception as error:
-        if isinstance(error, OSError) and (full := output.failure_of_stdout(error)):  # typer writes help and tables of its own
-            output.fail(full)
+        if isinstance(error, OSError) and (full := console.failure_of_stdout(error)):  # typer writes help and tables of its own
+            console.fail(full)
             sys.exit(of_error(full))
         if os.environ.get("QGJET_DEBUG"):
             raise
-        output.note(f"Error: this is a defect of qgjet, please report it: {type(error).__name__}: {error} (QGJET_DEBUG=1 shows where)")
+        console.note(f"Error: this is a defect of qgjet, please report it: {type(error).__name__}: {error} (QGJET_DEBUG=1 shows where)")
         sys.exit(of_error(error))
 
 

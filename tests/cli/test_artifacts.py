@@ -21,7 +21,7 @@ from qgjet.jetstream.connection import Bus
 from qgjet.runners.registry import make_runner
 from qgjet.store.artifacts import STREAM, ArtifactStore, object_name
 from qgjet.store.event_log import EventLog
-from qgjet_cli.fetch import Damaged, Wanted, place_of
+from qgjet_cli.output.downloads import Damaged, Wanted, place_of
 
 SCRIPT = r"""
 cd "$QGJET_ATTEMPT_DIR"; mkdir -p test-results/t; echo attempt $2; printf shot$2 > "test-results/t/home screen.png"

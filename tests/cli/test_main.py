@@ -17,7 +17,7 @@ import pytest
 import qgjet
 from cli.commandline import BIN, Cli, Inside, Work
 from qgjet.domain.events import Slot, Status, Verdict
-from qgjet_cli import output
+from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.tracking import result
 from qgjet_cli.tracking.tracker import Track
@@ -143,9 +143,9 @@ async def test_a_full_stderr_does_not_change_the_exit_code(cli: Cli, work: Work)
 
 
 def test_nothing_reaches_a_terminal_as_a_control_sequence() -> None:
-    assert output.printable("a\x1b[31mb\u202ec\nd é 漢") == "a\\x1b[31mb\\u202ec\\nd é 漢"
-    assert output.one_line("  two\n\tlines \x07 ") == "two lines \\x07"
-    assert output.one_line("x" * 10, 5) == "xxxx…"
+    assert console.printable("a\x1b[31mb\u202ec\nd é 漢") == "a\\x1b[31mb\\u202ec\\nd é 漢"
+    assert console.one_line("  two\n\tlines \x07 ") == "two lines \\x07"
+    assert console.one_line("x" * 10, 5) == "xxxx…"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_nothing_reaches_a_terminal_as_a_control_sequence() -> None:
     [(None, ""), (0.04, "0.0s"), (59.94, "59.9s"), (59.96, "1m00s"), (245, "4m05s"), (3599.6, "1h00m"), (7380, "2h03m"), (273_600, "3d04h")],
 )
 def test_durations_are_short(seconds: float | None, text: str) -> None:
-    assert output.duration(seconds) == text
+    assert console.duration(seconds) == text
 
 
 def test_a_table_keeps_markup_and_long_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from qgjet.config.settings import Settings
 from qgjet.jetstream.server import NatsServer
 from qgjet.reporting import document
 from qgjet.store.event_log import EventLog
-from qgjet_cli.reporting import api_base
+from qgjet_cli.output.reports import api_base
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 FLAGS = ("--junit", "out/junit.xml", "--ctrf", "out/ctrf.json", "--report-json", "out/deep/report.json", "--html", "out/report.html")

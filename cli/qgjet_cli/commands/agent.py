@@ -24,7 +24,7 @@ from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
 from qgjet_cli.options import config, flags
-from qgjet_cli.output import counted
+from qgjet_cli.output.console import counted
 from qgjet_cli.runtime import daemon
 from qgjet_cli.runtime.exits import CannotReach
 

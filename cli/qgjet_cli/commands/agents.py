@@ -9,9 +9,9 @@ import msgspec
 import typer
 
 from qgjet.support.clock import utc_now
-from qgjet_cli import output
 from qgjet_cli.commands.question import ask
 from qgjet_cli.options import flags
+from qgjet_cli.output import console
 
 COLUMNS = ("agent", "name", "state", "busy", "targets", "versions", "age", "version", "warm")
 
@@ -23,10 +23,10 @@ def agents(json: flags.Json = False, api: flags.Api = None, config: flags.Config
 
 def _show(found: list[dict[str, Any]]) -> None:
     if not found:
-        output.note("No agents are alive. Start one in the test project: qgjet agent")
+        console.note("No agents are alive. Start one in the test project: qgjet agent")
         return
     now = utc_now()
-    output.table(COLUMNS, [_row(one, now) for one in found])
+    console.table(COLUMNS, [_row(one, now) for one in found])
 
 
 def _row(agent: dict[str, Any], now: datetime) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ def _row(agent: dict[str, Any], now: datetime) -> tuple[str, ...]:
         f"{len(agent['running'])} of {agent['slots']}",
         ", ".join(f"{one['target']} ({one['slots']})" for one in agent["targets"]),
         agent["app_version_id"],
-        output.duration(max((now - msgspec.convert(agent["since"], datetime)).total_seconds(), 0.0)),
+        console.duration(max((now - msgspec.convert(agent["since"], datetime)).total_seconds(), 0.0)),
         agent["version"],
         ", ".join(agent["warm"]),
     )
@@ -58,4 +58,4 @@ def drain(
 ) -> None:
     """Ask an agent to finish what it runs, to take nothing new, and to end."""
     told = f"Agent {agent} → asked to drain"
-    ask(lambda client: client.drain(agent, reason), lambda _: output.line(told), what="draining an agent", json=json, api=api, config=config)
+    ask(lambda client: client.drain(agent, reason), lambda _: console.line(told), what="draining an agent", json=json, api=api, config=config)

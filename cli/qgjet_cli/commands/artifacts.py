@@ -9,11 +9,11 @@ import msgspec
 import typer
 
 from qgjet.domain.events import Artifact
-from qgjet_cli import fetch, output
 from qgjet_cli.client.base import open_api
-from qgjet_cli.fetch import Wanted
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.output import console, downloads
+from qgjet_cli.output.downloads import Wanted
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
@@ -33,18 +33,18 @@ def artifacts(
 ) -> None:
     """List or fetch the files of a job: logs, reports, screenshots, videos. Needs the API."""
     settings = settings_of(config, None, api)
-    directory = fetch.prepare(download)
+    directory = downloads.prepare(download)
 
     async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="finding a job's artifacts", notice=output.note) as client:
+        async with open_api(settings, what="finding a job's artifacts", notice=console.note) as client:
             found = [one for one in await client.artifacts(job) if attempt in (None, one["attempt"])]
             failed = 0
             if directory is not None:
                 wanted = [Wanted(job, one["attempt"], msgspec.convert(one, Artifact)) for one in found if one["sha256"]]
-                failed = await fetch.fetch(client, wanted, directory)
-                output.note(f"{output.counted(len(wanted) - failed, 'file')} in {directory}")
+                failed = await downloads.fetch(client, wanted, directory)
+                console.note(f"{console.counted(len(wanted) - failed, 'file')} in {directory}")
         if json:
-            output.json({"job_id": job, "artifacts": found})
+            console.json({"job_id": job, "artifacts": found})
         elif directory is None:
             _show(found)
         return Exit.UNREACHABLE if failed else Exit.PASSED
@@ -54,9 +54,9 @@ def artifacts(
 
 def _show(found: list[dict[str, Any]]) -> None:
     if found:
-        output.table(COLUMNS, [(str(one["attempt"]), one["name"], one["content_type"], _size(one["size"]), one.get("note", "")) for one in found])
+        console.table(COLUMNS, [(str(one["attempt"]), one["name"], one["content_type"], _size(one["size"]), one.get("note", "")) for one in found])
     else:
-        output.note("No artifacts.")
+        console.note("No artifacts.")
 
 
 def _size(count: int) -> str:

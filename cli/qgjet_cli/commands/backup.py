@@ -11,10 +11,10 @@ from qgjet.domain.subjects import STREAM
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
 from qgjet.store.backup import Manifest
-from qgjet_cli import output
 from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.options import config, flags
-from qgjet_cli.output import counted
+from qgjet_cli.output import console
+from qgjet_cli.output.console import counted
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
 
@@ -37,10 +37,10 @@ def backup(
         async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-backup", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S) as bus:
             manifest = await backups.save(bus, directory, names)
         if as_json:
-            output.json(manifest)
+            console.json(manifest)
         else:
             show(manifest)
-            output.note(f"Saved into {directory}")
+            console.note(f"Saved into {directory}")
         return Exit.PASSED
 
     foreground.run(work)
@@ -49,4 +49,4 @@ def backup(
 def show(manifest: Manifest) -> None:
     """A line per stream."""
     for one in manifest.streams:
-        output.line(f"{one.name:<16}  {counted(one.messages, 'message')}, up to {one.last_seq}; {one.size / 1e6:.1f} MB")
+        console.line(f"{one.name:<16}  {counted(one.messages, 'message')}, up to {one.last_seq}; {one.size / 1e6:.1f} MB")

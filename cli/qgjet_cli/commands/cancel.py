@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qgjet.errors import InvalidInput
-from qgjet_cli import output
 from qgjet_cli.client.base import open_api
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit, NeedsToken, NotAccepted
 from qgjet_cli.runtime.foreground import Interrupts
@@ -38,13 +38,13 @@ def cancel(
     settings = settings_of(config, None, api)
 
     async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="cancelling a job by its id", notice=output.note) as client:
+        async with open_api(settings, what="cancelling a job by its id", notice=console.note) as client:
             answers = [await client.cancel_suite(suite, reason)] if suite else await _cancel_each(client, list(dict.fromkeys(job_ids or [])), reason)
         if json:
-            output.json(answers)
+            console.json(answers)
         else:
             for answer in answers:
-                output.line(_told(answer))
+                console.line(_told(answer))
         return Exit.USAGE if any(answer.get("error") for answer in answers) else Exit.PASSED
 
     foreground.run(body)
@@ -58,7 +58,7 @@ async def _cancel_each(client: ApiClient, job_ids: list[str], reason: str) -> li
         except NeedsToken:
             raise
         except NotAccepted as refused:
-            output.fail(refused)
+            console.fail(refused)
             answers.append({"job_id": job_id, "status": None, "cancel_requested": False, "seq": None, "error": str(refused)})
     return answers
 

@@ -12,12 +12,12 @@ from qgjet.config.settings import duration
 from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli import output
 from qgjet_cli.client.base import open_api
 from qgjet_cli.commands import status
 from qgjet_cli.commands.question import ask
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit, NotAccepted
 from qgjet_cli.runtime.foreground import Interrupts
@@ -60,9 +60,9 @@ def list_dead(
     settings = settings_of(config, None, api)
 
     async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="listing dead letters", notice=output.note) as client:
+        async with open_api(settings, what="listing dead letters", notice=console.note) as client:
             found, more = await client.dead_letters(filters, limit)
-        output.listing(found, lambda: _list(found), nouns="dead letters", as_json=json, more_than=limit if more else None)
+        console.listing(found, lambda: _list(found), nouns="dead letters", as_json=json, more_than=limit if more else None)
         return Exit.PASSED
 
     foreground.run(body)
@@ -87,7 +87,7 @@ def _filters(
 
 def _list(found: list[dict[str, Any]]) -> None:
     now = utc_now()
-    output.table(COLUMNS, [_row(one, now) for one in found])
+    console.table(COLUMNS, [_row(one, now) for one in found])
 
 
 def _row(letter: dict[str, Any], now: datetime) -> tuple[str, ...]:
@@ -95,12 +95,12 @@ def _row(letter: dict[str, Any], now: datetime) -> tuple[str, ...]:
     return (
         letter["job_id"],
         letter["verdict"] if letter["settlement"] is None else letter["settlement"]["how"],
-        output.duration(max((now - ended).total_seconds(), 0.0)),
+        console.duration(max((now - ended).total_seconds(), 0.0)),
         str(letter["attempt"]),
         letter["target"],
         letter["app_version_id"],
         letter["test"],
-        output.one_line(": ".join(part for part in (letter["reason"], letter["message"]) if part), 200),
+        console.one_line(": ".join(part for part in (letter["reason"], letter["message"]) if part), 200),
     )
 
 
@@ -119,11 +119,11 @@ def _show(found: dict[str, Any]) -> None:
     status.show(found)
     if found["settlement"] is not None:
         settlement = found["settlement"]
-        output.line(f"{'Settled:':<14}{settlement['how']} {settlement['at']} by {settlement['by']} {settlement['note']}".rstrip())
+        console.line(f"{'Settled:':<14}{settlement['how']} {settlement['at']} by {settlement['by']} {settlement['note']}".rstrip())
     if found["output"]:
-        output.line("Last output:")
+        console.line("Last output:")
         for text in found["output"]:
-            output.line(f"  {text}")
+            console.line(f"  {text}")
 
 
 @app.command("redrive")
@@ -189,17 +189,17 @@ def _settle(
         asked["because"] = reason
 
     async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what=f"to {how} dead letters", notice=output.note) as client:
+        async with open_api(settings, what=f"to {how} dead letters", notice=console.note) as client:
             done, left = (await _settle_each(client, how, job_ids, reason), 0) if job_ids else await _settle_all(client, how, asked)
         if json:
-            output.json(done)
+            console.json(done)
         else:
             for one in done:
-                output.line(_told(one))
+                console.line(_told(one))
             if not done:
-                output.note("No dead letters.")
+                console.note("No dead letters.")
         if left:
-            output.note(f"{left} more wait behind these: say with flags which.")
+            console.note(f"{left} more wait behind these: say with flags which.")
         return Exit.USAGE if any(one["error"] for one in done) else Exit.PASSED
 
     foreground.run(body)

@@ -13,11 +13,11 @@ import typer
 
 from qgjet.config.settings import Settings
 from qgjet.errors import InvalidSettings
-from qgjet_cli import output
 from qgjet_cli.check import Check, Health, exit_code, fail, ok, warn, worst
 from qgjet_cli.check_host import look_at_host
 from qgjet_cli.check_server import look_at_api, look_at_server
 from qgjet_cli.options import config, flags
+from qgjet_cli.output import console
 from qgjet_cli.runtime import daemon
 
 
@@ -35,7 +35,7 @@ def doctor(
     settings, checks = read_settings(config_file, {"nats_url": nats, "api_url": api})
     checks += daemon.run(examine(settings))
     if as_json:
-        output.json({"health": worst(checks), "checks": checks})
+        console.json({"health": worst(checks), "checks": checks})
     else:
         show(checks)
     raise typer.Exit(exit_code(checks))
@@ -68,6 +68,6 @@ def show(checks: Sequence[Check]) -> None:
     colours = {Health.OK: typer.colors.GREEN, Health.WARN: typer.colors.YELLOW, Health.FAIL: typer.colors.RED}
     for check in checks:
         head = typer.style(f"{check.health:<4}", fg=colours[check.health], bold=check.health is Health.FAIL)
-        typer.echo(f"{head}  {check.about:<{about}}  {output.printable(check.found)}")
+        typer.echo(f"{head}  {check.about:<{about}}  {console.printable(check.found)}")
         if check.mend:
-            typer.echo(f"{'':{about + 6}}  → {output.printable(check.mend)}")
+            typer.echo(f"{'':{about + 6}}  → {console.printable(check.mend)}")

@@ -11,11 +11,11 @@ import typer
 from qgjet.domain.events import Status, Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli import output
 from qgjet_cli.client.base import open_api
 from qgjet_cli.commands.status import priority_order
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of, tags_of
+from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
@@ -49,9 +49,9 @@ def list_jobs(
     settings = settings_of(config, None, api)
 
     async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="listing jobs", notice=output.note) as client:
+        async with open_api(settings, what="listing jobs", notice=console.note) as client:
             jobs, more = await client.jobs(filters, limit)
-        output.listing(jobs, lambda: _show(jobs), nouns="jobs", as_json=json, more_than=limit if more else None)
+        console.listing(jobs, lambda: _show(jobs), nouns="jobs", as_json=json, more_than=limit if more else None)
         return Exit.PASSED
 
     foreground.run(body)
@@ -69,8 +69,8 @@ def _show(jobs: list[dict[str, Any]]) -> None:
     several = len({job["org_id"] for job in jobs}) > 1
     columns = ("job", "status", "age", "prio", "tries", "target", "version", *(["org"] if several else []), "test")
     now = utc_now()
-    output.table(columns, [_row(job, now, several) for job in jobs])
-    output.note(f"Priority: {priority_order(jobs[0])}.")
+    console.table(columns, [_row(job, now, several) for job in jobs])
+    console.note(f"Priority: {priority_order(jobs[0])}.")
 
 
 def _row(job: dict[str, Any], now: datetime, several: bool) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def _row(job: dict[str, Any], now: datetime, several: bool) -> tuple[str, ...]:
     return (
         job["job_id"],
         (job["verdict"] or job["status"]) + waits,
-        output.duration(max((now - msgspec.convert(job["created_at"], datetime)).total_seconds(), 0.0)),
+        console.duration(max((now - msgspec.convert(job["created_at"], datetime)).total_seconds(), 0.0)),
         str(job["priority"]),
         str(job["attempt"]),
         job["target"],

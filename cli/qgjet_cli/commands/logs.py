@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qgjet.domain.events import LIVE
-from qgjet_cli import output
 from qgjet_cli.client.base import LONG_PATIENCE_S, PATIENCE_S, open_api
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
@@ -43,7 +43,7 @@ def logs(
 
     async def body(_: Interrupts) -> Exit:
         patience_s = LONG_PATIENCE_S if follow else PATIENCE_S
-        async with open_api(settings, what="finding a job's output", patience_s=patience_s, notice=output.note) as client:
+        async with open_api(settings, what="finding a job's output", patience_s=patience_s, notice=console.note) as client:
             printer = Printer(tail)
             try:
                 await (_follow(client, printer, job, attempt) if follow else _show(client, printer, job, attempt))
@@ -70,7 +70,7 @@ async def _follow(client: ApiClient, printer: Printer, job_id: str, attempt: int
     first = number
     while await _begins(client, job_id, number):
         if number > first:
-            output.note(f"Attempt {number} begins")
+            console.note(f"Attempt {number} begins")
         async with contextlib.aclosing(client.follow_log(job_id, number)) as lines:
             async for line in lines:
                 printer.go_live() if line.live else printer.write(line.data)
@@ -91,7 +91,7 @@ async def _begins(client: ApiClient, job_id: str, number: int) -> bool:
             return False
         if not told:
             told = True
-            output.note(f"Job {job_id} is {found['status']}: waiting for attempt {number}")
+            console.note(f"Job {job_id} is {found['status']}: waiting for attempt {number}")
         await asyncio.sleep(LOOK_S)
 
 
@@ -138,7 +138,7 @@ class Printer:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise output.lost(error) from error
+            raise console.lost(error) from error
 
 
 def _lines(data: bytes) -> list[bytes]:

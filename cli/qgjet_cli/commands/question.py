@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from qgjet_cli import output
 from qgjet_cli.client.base import open_api
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
@@ -24,10 +24,10 @@ def ask(question: Callable[[ApiClient], Awaitable[T]], show: Callable[[T], None]
     settings = settings_of(config, None, api)
 
     async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what=what, notice=output.note) as client:
+        async with open_api(settings, what=what, notice=console.note) as client:
             answer = await question(client)
         if json:
-            output.json(answer)
+            console.json(answer)
         else:
             show(answer)
         return Exit.PASSED

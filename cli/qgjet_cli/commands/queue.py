@@ -11,9 +11,9 @@ import typer
 from qgjet.config.settings import duration
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli import output
 from qgjet_cli.commands.question import ask
 from qgjet_cli.options import flags
+from qgjet_cli.output import console
 
 if TYPE_CHECKING:
     from qgjet_cli.client.http import ApiClient
@@ -37,11 +37,11 @@ async def _look(client: ApiClient) -> dict[str, Any]:
 def _show(found: dict[str, Any]) -> None:
     now = utc_now()
     if found["partitions"]:
-        output.table(COLUMNS, [_row(one, now) for one in found["partitions"]])
+        console.table(COLUMNS, [_row(one, now) for one in found["partitions"]])
     else:
-        output.note("Nothing is queued, and nothing runs.")
+        console.note("Nothing is queued, and nothing runs.")
     for one in found["pauses"]:
-        output.note(_told(one))
+        console.note(_told(one))
 
 
 def _row(partition: dict[str, Any], now: datetime) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def _row(partition: dict[str, Any], now: datetime) -> tuple[str, ...]:
         partition["target"],
         str(partition["queued"]),
         str(partition["running"]),
-        output.duration(age_s),
+        console.duration(age_s),
         partition["pending_reason"] or "",
     )
 
@@ -65,7 +65,7 @@ def _told(pause: dict[str, Any]) -> str:
 
 
 def _tell(pause: dict[str, Any]) -> None:
-    output.line(_told(pause))
+    console.line(_told(pause))
 
 
 def pause(
@@ -119,6 +119,6 @@ def priority(
     """Give a queued job another priority."""
 
     def show(done: dict[str, Any]) -> None:
-        output.line(f"Job {done['job_id']} → priority {done['priority']} (it was {done['before']})")
+        console.line(f"Job {done['job_id']} → priority {done['priority']} (it was {done['before']})")
 
     ask(lambda client: client.prioritize(job_id, wanted), show, what="changing a job's priority", json=json, api=api, config=config)

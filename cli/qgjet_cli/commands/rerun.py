@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qgjet_cli import output
 from qgjet_cli.client.base import open_api
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit, NeedsToken, NotAccepted
 from qgjet_cli.runtime.foreground import Interrupts
@@ -36,11 +36,11 @@ def rerun(
 
     async def body(_: Interrupts) -> Exit:
         answers = []
-        async with open_api(settings, what="running jobs again", notice=output.note) as client:
+        async with open_api(settings, what="running jobs again", notice=console.note) as client:
             for one in dict.fromkeys(ids):
                 answers.append(await _rerun(client, one, failed=failed))
         if json:
-            output.json(answers)
+            console.json(answers)
         else:
             for answer in answers:
                 _tell(answer)
@@ -74,11 +74,11 @@ async def _rerun(client: ApiClient, known_as: str, *, failed: bool) -> dict[str,
 
 def _tell(answer: dict[str, Any]) -> None:
     if answer["error"]:
-        output.note(f"Error: {answer['rerun_of']}: {answer['error']}")
+        console.note(f"Error: {answer['rerun_of']}: {answer['error']}")
         return
     for job in answer["jobs"]:
         attached = " | attached to a live job of the same test" if job["attached"] else ""
         test = f" | Test: {job['test']} | Target: {job['target']}" if "test" in job else ""
-        output.line(f"Job submitted! ID: {job['job_id']} | Status: {job['status']}{test}{attached}")
+        console.line(f"Job submitted! ID: {job['job_id']} | Status: {job['status']}{test}{attached}")
     if answer["suite_id"]:
-        output.note(f"Suite {answer['suite_id']}: {output.counted(len(answer['jobs']), 'job')}; `qgjet wait {answer['suite_id']}` waits for them")
+        console.note(f"Suite {answer['suite_id']}: {console.counted(len(answer['jobs']), 'job')}; `qgjet wait {answer['suite_id']}` waits for them")

@@ -9,10 +9,10 @@ import typer
 
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
-from qgjet_cli import output
 from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.commands.backup import show
 from qgjet_cli.options import config, flags
+from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
 
@@ -39,10 +39,10 @@ def restore(
             manifest = await backups.restore(bus, directory, replace=replace, replicas=replicas)
             where = bus.url
         if as_json:
-            output.json(manifest)
+            console.json(manifest)
         else:
             show(manifest)
-            output.note(f"{directory}, of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, is on {where} now")
+            console.note(f"{directory}, of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, is on {where} now")
         return Exit.PASSED
 
     foreground.run(work)

@@ -18,12 +18,13 @@ from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Status
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli import fetch, github, output, reporting
+from qgjet_cli import github
 from qgjet_cli.client.base import Batch, Client, Placed, open_client, patience
 from qgjet_cli.commands.submit import slot_of, slots_of, tell_refused, told, warn_attached
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, seconds, settings_of, targets_of
-from qgjet_cli.reporting import Outputs
+from qgjet_cli.output import console, downloads, reports
+from qgjet_cli.output.reports import Outputs
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit, of_error
 from qgjet_cli.runtime.foreground import Interrupted, Interrupts, TimedOut
@@ -122,8 +123,8 @@ def run(
         max_failures=1 if fail_fast else max_failures or 0,
         fail_on_flaky=fail_on_flaky,
         json=json,
-        outputs=reporting.prepare(Outputs(junit=junit, ctrf=ctrf, report_json=report_json, html=html)),
-        artifacts_dir=fetch.prepare(artifacts_dir),
+        outputs=reports.prepare(Outputs(junit=junit, ctrf=ctrf, report_json=report_json, html=html)),
+        artifacts_dir=downloads.prepare(artifacts_dir),
         artifacts=artifacts,
     )
     foreground.run(lambda interrupts: _run(plan, interrupts))
@@ -158,16 +159,16 @@ Halt = Callable[[], None]
 @contextlib.asynccontextmanager
 async def _reached(plan: Plan, interrupts: Interrupts) -> AsyncIterator[tuple[Client, Halt | None]]:
     if not plan.embedded:
-        async with open_client(plan.settings, patience_s=plan.patience_s, notice=output.note) as client:
+        async with open_client(plan.settings, patience_s=plan.patience_s, notice=console.note) as client:
             yield client, None
         return
     from qgjet_cli.runtime.local_stack import LocalStack
 
     interrupts.leave_s = EMBEDDED_LEAVE_S
-    output.note("No server is configured: starting one for this run.")
+    console.note("No server is configured: starting one for this run.")
     async with LocalStack(plan.settings) as stack:
         settings = replace(plan.settings, nats_url=stack.nats_url, nats=stack.settings.nats)
-        async with open_client(settings, patience_s=plan.patience_s, notice=output.note) as client:
+        async with open_client(settings, patience_s=plan.patience_s, notice=console.note) as client:
             yield client, stack.agent.halt if stack.agent else None
 
 
@@ -191,14 +192,14 @@ async def _run(plan: Plan, interrupts: Interrupts) -> Exit:
         code = _finish(plan, step, board, placed, code)
         if not interrupts.heard:
             with interrupts.held("fetching the artifacts"):
-                await fetch.of_board(client, board, plan.artifacts_dir, plan.artifacts)
+                await downloads.of_board(client, board, plan.artifacts_dir, plan.artifacts)
         return code
 
 
 def _write(plan: Plan, step: github.Step, board: Board, placed: Sequence[Placed], code: Exit) -> None:
     """Write reports, summary and outputs as far as the verdicts are known: a job without one is an error in them."""
     report = _report(plan, board, placed)
-    reporting.write(report, plan.outputs, code, plan.settings)
+    reports.write(report, plan.outputs, code, plan.settings)
     step.write(report)
 
 
@@ -207,7 +208,7 @@ def _finish(plan: Plan, step: github.Step, board: Board, placed: Sequence[Placed
     results = result.results_of(board, placed)
     code = code or result.exit_of(results, fail_on_flaky=plan.fail_on_flaky)
     report = _report(plan, board, placed)
-    code = reporting.write(report, plan.outputs, code, plan.settings)
+    code = reports.write(report, plan.outputs, code, plan.settings)
     result.show(results, code, suite_id=plan.batch.suite_id, json=plan.json)
     step.finish(report)
     return code
@@ -221,14 +222,14 @@ async def _tell(plan: Plan, client: Client, placed: Sequence[Placed]) -> None:
     accepted = [one for one in placed if one.job_id]
     if not sys.stderr.isatty():
         for one in accepted:
-            output.note(f"{told(one)} | Test: {one.request.test} | Target: {one.request.target}")
+            console.note(f"{told(one)} | Test: {one.request.test} | Target: {one.request.target}")
     attached = sum(one.attached for one in accepted)
-    output.note(f"Suite {plan.batch.suite_id}: {output.counted(len(accepted), 'job')}" + (f", {attached} of them live before" if attached else ""))
+    console.note(f"Suite {plan.batch.suite_id}: {console.counted(len(accepted), 'job')}" + (f", {attached} of them live before" if attached else ""))
     warn_attached(placed)
     tell_refused(placed)
     if not plan.embedded:
         for warning in await unserved(client, slots_of(placed)):
-            output.warn(warning)
+            console.warn(warning)
 
 
 def _track(placed: Placed) -> Track:
@@ -245,11 +246,11 @@ async def _wait(plan: Plan, client: Client, board: Board, interrupts: Interrupts
                 await watch(client, board, view, max_failures=plan.max_failures)
         return Exit.PASSED
     except TimedOut:
-        output.note(f"--timeout is over: {summary(board)}.{_later(plan)}")
+        console.note(f"--timeout is over: {summary(board)}.{_later(plan)}")
         return Exit.TIMEOUT
     except QgjetError as error:
-        output.fail(error)
-        output.note(f"{summary(board)}.{_later(plan)}")
+        console.fail(error)
+        console.note(f"{summary(board)}.{_later(plan)}")
         return of_error(error)
 
 
@@ -264,10 +265,10 @@ async def _stop(plan: Plan, client: Client, board: Board, halt: Halt | None, wri
     """
     live = board.live
     if plan.detach or not live:
-        output.note(f"Interrupted: {summary(board)}.{_later(plan)}")
+        console.note(f"Interrupted: {summary(board)}.{_later(plan)}")
         return
     own = sum(not track.attached for track in live)
-    output.note(f"Interrupted: cancelling {output.counted(own, 'job')}. Once more to leave at once." if own else f"Interrupted: {summary(board)}.")
+    console.note(f"Interrupted: cancelling {console.counted(own, 'job')}. Once more to leave at once." if own else f"Interrupted: {summary(board)}.")
     ending = Board(live)
     try:
         async with asyncio.timeout(CANCEL_WAIT_S):
@@ -278,12 +279,12 @@ async def _stop(plan: Plan, client: Client, board: Board, halt: Halt | None, wri
                 await writing
             ending = Board([track for track in live if track.job_id not in others])
             if kept := sum(track.job_id in others and not track.attached for track in live):
-                output.note(f"{output.counted(kept, 'job')} not cancelled: others wait for them.")
+                console.note(f"{console.counted(kept, 'job')} not cancelled: others wait for them.")
             if halt is not None:
                 halt()
             with view_of(ending) as view:
                 await watch(client, ending, view)
     except TimeoutError:
-        output.note(f"Not ended yet: {summary(ending)}. They are asked to.")
+        console.note(f"Not ended yet: {summary(ending)}. They are asked to.")
     except QgjetError as error:
-        output.warn(f"not all jobs could be cancelled: {error}")
+        console.warn(f"not all jobs could be cancelled: {error}")

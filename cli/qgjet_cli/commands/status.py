@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from qgjet.errors import InvalidInput
-from qgjet_cli import output
 from qgjet_cli.commands.question import ask
 from qgjet_cli.options import flags
+from qgjet_cli.output import console
 
 COLUMNS = ("attempt", "verdict", "time", "device", "agent", "reason")
 
@@ -48,15 +48,15 @@ def show(job: dict[str, Any]) -> None:
     }
     for name, value in fields.items():
         if value:
-            output.line(f"{name + ':':<14}{value}")
+            console.line(f"{name + ':':<14}{value}")
     if job["attempts"]:
-        output.table(COLUMNS, [_row(attempt) for attempt in job["attempts"]])
+        console.table(COLUMNS, [_row(attempt) for attempt in job["attempts"]])
 
 
 def _row(attempt: dict[str, Any]) -> tuple[str, ...]:
     verdict = attempt["verdict"] or attempt["ended_by"] or "running"
     reason = ": ".join(part for part in (attempt["reason"], attempt["message"]) if part)
-    return (str(attempt["attempt"]), verdict, output.duration(attempt["duration_s"]), attempt["device"], attempt["agent"], output.one_line(reason, 200))
+    return (str(attempt["attempt"]), verdict, console.duration(attempt["duration_s"]), attempt["device"], attempt["agent"], console.one_line(reason, 200))
 
 
 def priority_order(job: dict[str, Any]) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from qgjet.config.settings import Settings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Slot, Status
-from qgjet_cli import output
 from qgjet_cli.client.base import Batch, Placed, open_client
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, settings_of
+from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
@@ -67,7 +67,7 @@ def submit(
         placed = await _submit(settings, batch)
         if json:
             answers = [answer(one) for one in placed]
-            output.json(answers[0] if len(test) == 1 and batch.requests[0].test == test[0] else answers)
+            console.json(answers[0] if len(test) == 1 and batch.requests[0].test == test[0] else answers)
         else:
             _tell(batch, placed)
         return max(one.exit for one in placed)
@@ -76,10 +76,10 @@ def submit(
 
 
 async def _submit(settings: Settings, batch: Batch) -> list[Placed]:
-    async with open_client(settings, notice=output.note) as client:
+    async with open_client(settings, notice=console.note) as client:
         placed = await client.submit(batch)
         for warning in await unserved(client, slots_of(placed)):
-            output.warn(warning)
+            console.warn(warning)
     warn_attached(placed)
     tell_refused(placed)
     return placed
@@ -98,7 +98,7 @@ def slot_of(placed: Placed) -> Slot:
 def tell_refused(placed: Sequence[Placed]) -> None:
     for one in placed:
         if one.error:
-            output.note(f"Error: {one.request.test} on {one.request.target}: {one.error}")
+            console.note(f"Error: {one.request.test} on {one.request.target}: {one.error}")
 
 
 _SHARED = ("priority", "execution_timeout", "queue_timeout")
@@ -110,13 +110,13 @@ def warn_attached(placed: Sequence[Placed]) -> None:
     """State what counts for attached jobs. Their retries are theirs, and one that runs has no use for another priority."""
     attached = [one for one in placed if one.attached]
     if any(getattr(one.request, name) is not None for one in attached for name in _SHARED):
-        output.note(f"{output.counted(len(attached), 'job')} attached: the better priority and the shorter timeouts of both submissions count.")
+        console.note(f"{console.counted(len(attached), 'job')} attached: the better priority and the shorter timeouts of both submissions count.")
     names = [name.replace("_", " ") for name in _OWN if any(getattr(one.request, name) is not None for one in attached)]
     if any(one.request.priority is not None and one.status is Status.RUNNING for one in attached):
         names.append("priority")
     if names:
-        output.warn(
-            f"{output.counted(len(attached), 'job')} attached; {', '.join(names)} of this command not followed: "
+        console.warn(
+            f"{console.counted(len(attached), 'job')} attached; {', '.join(names)} of this command not followed: "
             "an active job keeps its own. Use --on-duplicate replace to start it with these"
         )
 
@@ -132,9 +132,9 @@ def told(placed: Placed) -> str:
 def _tell(batch: Batch, placed: Sequence[Placed]) -> None:
     accepted = [one for one in placed if one.job_id]
     for one in accepted:
-        output.line(told(one) + (f" | Test: {one.request.test}" if len(batch.requests) > 1 else ""))
+        console.line(told(one) + (f" | Test: {one.request.test}" if len(batch.requests) > 1 else ""))
     if batch.suite_id and accepted:
-        output.line(f"Suite: {batch.suite_id} | Jobs: {len(accepted)}")
+        console.line(f"Suite: {batch.suite_id} | Jobs: {len(accepted)}")
 
 
 def answer(placed: Placed) -> dict[str, object]:

@@ -9,10 +9,10 @@ import msgspec
 import typer
 
 from qgjet.support.clock import utc_now
-from qgjet_cli import output
 from qgjet_cli.client.base import open_api
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
@@ -32,9 +32,9 @@ def suites(
     settings = settings_of(config, None, api)
 
     async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="listing suites", notice=output.note) as client:
+        async with open_api(settings, what="listing suites", notice=console.note) as client:
             found, more = ([await client.suite_summary(suite_id)], False) if suite_id else await client.suites(org_id, limit)
-        output.listing(found, lambda: _show(found), nouns="suites", as_json=json, more_than=limit if more else None)
+        console.listing(found, lambda: _show(found), nouns="suites", as_json=json, more_than=limit if more else None)
         return Exit.PASSED
 
     foreground.run(body)
@@ -42,7 +42,7 @@ def suites(
 
 def _show(found: list[dict[str, Any]]) -> None:
     now = utc_now()
-    output.table(COLUMNS, [_row(one, now) for one in found])
+    console.table(COLUMNS, [_row(one, now) for one in found])
 
 
 def _row(suite: dict[str, Any], now: datetime) -> tuple[str, ...]:
@@ -59,8 +59,8 @@ def _row(suite: dict[str, Any], now: datetime) -> tuple[str, ...]:
         str(failed),
         str(none),
         str(suite["live"]),
-        output.duration(max((now - created).total_seconds(), 0.0)),
-        output.duration(suite["duration_s"]),
+        console.duration(max((now - created).total_seconds(), 0.0)),
+        console.duration(suite["duration_s"]),
         tags.get("branch", ""),
         tags.get("commit", "")[:12],
     )

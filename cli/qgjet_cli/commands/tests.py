@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from qgjet.reporting.text import percent
-from qgjet_cli import output
 from qgjet_cli.client.base import open_api
 from qgjet_cli.commands.question import ask
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
+from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
@@ -54,10 +54,10 @@ def list_tests(
     settings = settings_of(config, None, api)
 
     async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="listing tests", notice=output.note) as client:
+        async with open_api(settings, what="listing tests", notice=console.note) as client:
             found, more = await client.tests(filters, limit)
         rows = [(one["target"], one["org_id"], *_figures(one), one["test"]) for one in found]
-        output.listing(found, lambda: output.table(COLUMNS, rows), nouns="tests", as_json=json, more_than=limit if more else None)
+        console.listing(found, lambda: console.table(COLUMNS, rows), nouns="tests", as_json=json, more_than=limit if more else None)
         return Exit.PASSED
 
     foreground.run(body)
@@ -80,16 +80,16 @@ def show(
 
 def _show(found: dict[str, Any]) -> None:
     _table(DAYS, [(one["day"][:10], one["target"], one["org_id"], *_figures(one)) for one in found["days"]], "It has not ended in these days.")
-    output.line("")
+    console.line("")
     _table(VERSIONS, [(one["app_version_id"], one["target"], *_figures(one)) for one in found["versions"]], "It has never ended.")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], otherwise: str) -> None:
     if rows:
-        output.table(columns, rows)
+        console.table(columns, rows)
     else:
-        output.note(otherwise)
+        console.note(otherwise)
 
 
 def _figures(one: dict[str, Any]) -> tuple[str, ...]:
-    return (str(one["runs"]), percent(one["pass_rate"]), percent(one["flaky_rate"]), output.duration(one["mean_s"]))
+    return (str(one["runs"]), percent(one["pass_rate"]), percent(one["flaky_rate"]), console.duration(one["mean_s"]))

@@ -14,9 +14,9 @@ from qgjet.auth import token_file, tokens
 from qgjet.auth.tokens import Scope, Token
 from qgjet.errors import InvalidInput, InvalidSettings
 from qgjet.support.clock import utc_now
-from qgjet_cli import output
 from qgjet_cli.options import config, flags
 from qgjet_cli.options.request import seconds
+from qgjet_cli.output import console
 
 COLUMNS = ("id", "name", "scopes", "orgs", "created", "expires", "state")
 
@@ -64,9 +64,9 @@ def create(
     path = _file(file, config_file)
     if _add(path, kept, once=once and (out is None or out.exists())):
         _tell(text, kept, out, json)
-        output.note(f"Token {kept.id} ({name}) may {', '.join(kept.scopes)} for {_orgs(kept)}. Its hash is in {path}.")
+        console.note(f"Token {kept.id} ({name}) may {', '.join(kept.scopes)} for {_orgs(kept)}. Its hash is in {path}.")
     else:
-        output.note(f"A token {name!r} is there already.")
+        console.note(f"A token {name!r} is there already.")
 
 
 def _end(now: datetime, lifetime_s: float | None) -> datetime | None:
@@ -97,12 +97,12 @@ def _tell(text: str, kept: Token, out: Path | None, json: bool, *, variable: str
             raise InvalidInput("out", f"{out} cannot be written: {error.strerror or error}; revoke token {kept.id} and make another one") from error
     if json:
         told = {} if out else {"token": text}
-        output.json({**_shown(kept, utc_now()), **told, **({"environment": variable} if variable else {})})
+        console.json({**_shown(kept, utc_now()), **told, **({"environment": variable} if variable else {})})
         return
     if out is None:
-        output.line(text)
+        console.line(text)
     if variable:
-        output.line(variable)
+        console.line(variable)
 
 
 @app.command("list")
@@ -112,11 +112,11 @@ def list_tokens(file: File = None, json: flags.Json = False, config_file: flags.
     now = utc_now()
     found = [_shown(token, now) for token in token_file.read(path).values()]
     if json:
-        output.json(found)
+        console.json(found)
     elif found:
-        output.table(COLUMNS, [tuple(str(one[column] or "") for column in COLUMNS) for one in map(_row, found)])
+        console.table(COLUMNS, [tuple(str(one[column] or "") for column in COLUMNS) for one in map(_row, found)])
     else:
-        output.note(f"No tokens in {path}.")
+        console.note(f"No tokens in {path}.")
 
 
 @app.command()
@@ -131,9 +131,9 @@ def revoke(
     now = utc_now()
     token_file.change(path, lambda before: tokens.revoked(before, token_id, now))
     if json:
-        output.json(_shown(token_file.read(path)[token_id], now))
+        console.json(_shown(token_file.read(path)[token_id], now))
     else:
-        output.note(f"Token {token_id} is revoked.")
+        console.note(f"Token {token_id} is revoked.")
 
 
 def _file(given: Path | None, config_file: Path | None) -> Path:

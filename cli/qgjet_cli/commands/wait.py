@@ -14,11 +14,12 @@ from qgjet.domain.events import GREEN, Verdict
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli import ci, fetch, github, output, reporting
+from qgjet_cli import ci, github
 from qgjet_cli.client.base import open_api, patience
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import seconds, settings_of
-from qgjet_cli.reporting import Outputs
+from qgjet_cli.output import console, downloads, reports
+from qgjet_cli.output.reports import Outputs
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit, NotAccepted, of_error
 from qgjet_cli.runtime.foreground import Interrupted, Interrupts, TimedOut
@@ -59,36 +60,36 @@ def wait(
         raise InvalidInput("job_id", "give jobs, or --suite")
     timeout_s, patience_s = seconds("timeout", timeout), seconds("patience", patience_)
     settings = settings_of(config, None, api)
-    directory = fetch.prepare(artifacts_dir)
-    outputs = reporting.prepare(Outputs(junit=junit, ctrf=ctrf, report_json=report_json, html=html))
+    directory = downloads.prepare(artifacts_dir)
+    outputs = reports.prepare(Outputs(junit=junit, ctrf=ctrf, report_json=report_json, html=html))
 
     step = github.Step(settings, junit=str(junit or ""))
 
     async def body(interrupts: Interrupts) -> Exit:
-        async with open_api(settings, what="waiting by id", patience_s=patience(timeout_s, patience_s), notice=output.note) as client:
+        async with open_api(settings, what="waiting by id", patience_s=patience(timeout_s, patience_s), notice=console.note) as client:
             board = Board([], suite or "", grows=bool(suite))
             try:
                 async with interrupts.limit(timeout_s):
                     await _fill(client, board, job_ids or [])
-                    output.note(f"Waiting for {output.counted(len(board.tracks), 'job')}: {summary(board)}")
+                    console.note(f"Waiting for {console.counted(len(board.tracks), 'job')}: {summary(board)}")
                     with view_of(board) as view:
                         board.missing = await _to_the_end(client, board, view)
                     await _complete(client, board)
                 if board.missing:
-                    output.warn(
-                        f"{output.counted(board.missing, 'job')} of the suite never arrived: the client ended while it submitted them. Submit the suite again"
+                    console.warn(
+                        f"{console.counted(board.missing, 'job')} of the suite never arrived: the client ended while it submitted them. Submit the suite again"
                     )
                 code = result.exit_of(result.results_of(board), fail_on_flaky=fail_on_flaky, missing=board.missing)
             except TimedOut:
                 code = Exit.TIMEOUT
-                output.note(f"--timeout {timeout} is over: {summary(board)}")
+                console.note(f"--timeout {timeout} is over: {summary(board)}")
             except Interrupted:
                 code = interrupts.code
-                reporting.write(_report(board), outputs, code, settings)  # at once: the second signal, or the end of a CI step, may come in the look-up
+                reports.write(_report(board), outputs, code, settings)  # at once: the second signal, or the end of a CI step, may come in the look-up
                 step.write(_report(board))
             except QgjetError as error:
                 if board.tracks:  # the last that was known of them
-                    reporting.write(_report(board), outputs, of_error(error), settings)
+                    reports.write(_report(board), outputs, of_error(error), settings)
                     step.finish(_report(board))
                 raise
             if outputs.asked or directory is not None or ci.is_github(os.environ):
@@ -96,9 +97,9 @@ def wait(
                     await _look_up(client, board)
             if not interrupts.heard:
                 with interrupts.held("fetching the artifacts"):
-                    await fetch.of_board_from(settings, client, board, directory, artifacts)
+                    await downloads.of_board_from(settings, client, board, directory, artifacts)
         report = _report(board)
-        code = reporting.write(report, outputs, code, settings)
+        code = reports.write(report, outputs, code, settings)
         result.show(result.results_of(board), code, suite_id=board.suite_id, json=json)
         step.finish(report)
         return code
@@ -182,7 +183,7 @@ async def _look_up(client: ApiClient, board: Board) -> None:
     except TimeoutError:
         errors.append(TimeoutError(f"the API needs more than {LOOKUP_S:.0f} s"))
     if errors:
-        output.warn(f"attempts may be missing in the reports: {errors[0]}")
+        console.warn(f"attempts may be missing in the reports: {errors[0]}")
 
 
 def _report(board: Board) -> SuiteReport:

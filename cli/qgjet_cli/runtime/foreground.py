@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from qgjet_cli import output
+from qgjet_cli.output import console
 from qgjet_cli.runtime import daemon
 from qgjet_cli.runtime.exits import Exit
 
@@ -60,7 +60,7 @@ class Interrupts:
             with contextlib.suppress(RuntimeError):  # it is over at this moment
                 self._scope.reschedule(asyncio.get_running_loop().time())
         elif self._held:
-            output.note(f"Interrupted: {self._held} first. Once more to leave at once.")
+            console.note(f"Interrupted: {self._held} first. Once more to leave at once.")
         else:
             self._task.cancel()
 
@@ -119,7 +119,7 @@ class _Inert(logging.Formatter):
     """An agent of our own logs what others have printed."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return output.inert(super().format(record))
+        return console.inert(super().format(record))
 
 
 def _quiet_logs() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from qgjet.domain.events import AttemptEnded, AttemptLost, Finished, Released, Started, Status
 from qgjet.domain.job import explanation_of
-from qgjet_cli import output
+from qgjet_cli.output import console
 from qgjet_cli.tracking.tracker import Board, Change
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def view_of(board: Board) -> Iterator[View]:
 
 class Lines:
     def changed(self, change: Change) -> None:
-        output.note(described(change))
+        console.note(described(change))
 
     def say(self, text: str) -> None:
-        output.note(text)
+        console.note(text)
 
     def tick(self) -> None:
         return
@@ -77,7 +77,7 @@ class Bar:
     def say(self, text: str) -> None:
         from rich.text import Text
 
-        self._progress.console.print(Text(output.one_line(text)), soft_wrap=True)
+        self._progress.console.print(Text(console.one_line(text)), soft_wrap=True)
 
     def tick(self) -> None:
         total = len(self._board.tracks)
@@ -109,7 +109,7 @@ def _detail(change: Change) -> str:
             return f"attempt {event.attempt} given back{_because(event.reason)}" if event.attempt else f"given back{_because(event.reason)}"
         case Finished(verdict=verdict, outcome=outcome):
             reason, _ = explanation_of(event) or ("", "")
-            return f"{verdict}{_because(reason)} in {output.duration(outcome.duration_s)}"
+            return f"{verdict}{_because(reason)} in {console.duration(outcome.duration_s)}"
         case _:
             return track.message if track.status is Status.CANCELLED else ""
 

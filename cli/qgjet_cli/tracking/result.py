@@ -10,8 +10,8 @@ from msgspec import Struct
 from qgjet.domain.decide import FLAKY, NOT_PASSED_AGAIN
 from qgjet.domain.events import Status, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
-from qgjet_cli import output
 from qgjet_cli.client.base import Placed
+from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import CannotWrite, Exit, of_verdicts
 from qgjet_cli.tracking.tracker import LEGACY_STATUS, Board, Failure, Track
 
@@ -144,13 +144,13 @@ def show(results: Sequence[JobResult], code: Exit, *, suite_id: str, json: bool)
     """Write the results to stdout. A stdout that cannot be written is reported on stderr and changes nothing else: the exit code is the verdict's."""
     try:
         if json:
-            output.json({"suite_id": suite_id or None, "summary": summary(results, code), "jobs": results})
+            console.json({"suite_id": suite_id or None, "summary": summary(results, code), "jobs": results})
         elif results:
-            output.table(COLUMNS, [_row(result) for result in results])
+            console.table(COLUMNS, [_row(result) for result in results])
     except CannotWrite as error:
-        output.fail(error)
+        console.fail(error)
     if results and all(result.verdict is Verdict.SKIPPED for result in results):
-        output.warn("every test was skipped: nothing was tested")
+        console.warn("every test was skipped: nothing was tested")
 
 
 def summary(results: Sequence[JobResult], code: Exit) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _row(result: JobResult) -> tuple[str, ...]:
         result.app_version_id,
         str(verdict),
         str(result.attempts),
-        output.duration(result.duration_s),
+        console.duration(result.duration_s),
         _why(result),
     )
 
@@ -178,7 +178,7 @@ def _why(result: JobResult) -> str:
     if result.verdict in (Verdict.PASSED, Verdict.SKIPPED) and first is None:
         return result.message if result.verdict is Verdict.SKIPPED else ""
     reason, message = (first.reason, first.message) if first else (result.reason, result.message)
-    return output.one_line(": ".join(part for part in (reason, message) if part), 200)
+    return console.one_line(": ".join(part for part in (reason, message) if part), 200)
 
 
 def _is_own(result: JobResult) -> bool:

@@ -20,9 +20,9 @@ from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Artifact, Verdict
 from qgjet.domain.filenames import directory_name, is_safe
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError
-from qgjet_cli import output
 from qgjet_cli.client.base import Client, open_client
 from qgjet_cli.options.flags import Keep
+from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import CannotReach
 from qgjet_cli.tracking.tracker import Board
 
@@ -66,14 +66,14 @@ async def of_board(client: Client, board: Board, directory: Path | None, keep: K
     if directory is None or not wanted:
         return
     failed = await fetch(client, wanted, directory)
-    output.note(f"Artifacts: {output.counted(len(wanted) - failed, 'file')} in {directory}")
+    console.note(f"Artifacts: {console.counted(len(wanted) - failed, 'file')} in {directory}")
 
 
 async def of_board_from(settings: Settings, client: Client, board: Board, directory: Path | None, keep: Keep) -> None:
     """The same, straight from NATS where there is an address."""
     if directory is not None and settings.nats_url:
         with contextlib.suppress(CannotReach, LogUnavailable):
-            async with open_client(settings, notice=output.note) as straight:
+            async with open_client(settings, notice=console.note) as straight:
                 return await of_board(straight, board, directory, keep)
     await of_board(client, board, directory, keep)
     return None
@@ -91,7 +91,7 @@ async def fetch(client: Client, wanted: Sequence[Wanted], directory: Path) -> in
                 await _fetch(client, file, directory)
             except (QgjetError, OSError) as error:
                 failed += 1
-                output.warn(f"{file.artifact.name} of attempt {file.attempt} of job {file.job_id} could not be fetched: {error}")
+                console.warn(f"{file.artifact.name} of attempt {file.attempt} of job {file.job_id} could not be fetched: {error}")
 
     async with asyncio.TaskGroup() as group:
         for file in wanted:

@@ -13,7 +13,7 @@ from qgjet.config.settings import Settings, without_password
 from qgjet.errors import InvalidInput
 from qgjet.reporting import ctrf, document, html, junit
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli import output
+from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import Exit
 
 
@@ -63,7 +63,7 @@ def write(report: SuiteReport, outputs: Outputs, code: Exit, settings: Settings)
         try:
             _replace(path, _rendered(flag, report, code, settings))
         except OSError as error:
-            output.note(f"Error: --{flag.replace('_', '-')}: {path} cannot be written: {_why(error)}")
+            console.note(f"Error: --{flag.replace('_', '-')}: {path} cannot be written: {_why(error)}")
             code = code or Exit.USAGE
     return code
 

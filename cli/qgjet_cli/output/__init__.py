@@ -1,0 +1,1 @@
+"""What commands write: the terminal, downloaded artifacts, reports."""
