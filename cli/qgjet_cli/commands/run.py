@@ -18,7 +18,7 @@ from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Status
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli import github
+from qgjet_cli.ci import github
 from qgjet_cli.client.base import Batch, Client, Placed, open_client, patience
 from qgjet_cli.commands.submit import slot_of, slots_of, tell_refused, told, warn_attached
 from qgjet_cli.options import flags

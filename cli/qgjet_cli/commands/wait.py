@@ -14,7 +14,7 @@ from qgjet.domain.events import GREEN, Verdict
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli import ci, github
+from qgjet_cli.ci import detect, github
 from qgjet_cli.client.base import open_api, patience
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import seconds, settings_of
@@ -92,7 +92,7 @@ def wait(
                     reports.write(_report(board), outputs, of_error(error), settings)
                     step.finish(_report(board))
                 raise
-            if outputs.asked or directory is not None or ci.is_github(os.environ):
+            if outputs.asked or directory is not None or detect.is_github(os.environ):
                 with interrupts.held("looking up the attempts"):
                     await _look_up(client, board)
             if not interrupts.heard:

@@ -1,0 +1,1 @@
+"""CI systems: what they tell about a run, and what they are told."""
