@@ -26,8 +26,8 @@ from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
-from qgjet_cli.check import Health
-from qgjet_cli.check_server import look_at_server
+from qgjet_cli.doctor.check import Health
+from qgjet_cli.doctor.server import look_at_server
 from qgjet_projections.readmodel import ReadModel
 
 Json = dict[str, Any]

@@ -20,11 +20,11 @@ from qgjet.jetstream.server import NatsServer
 from qgjet.store.agent_registry import agents
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
-from qgjet_cli.check import Check, Health, exit_code, worst
-from qgjet_cli.check_host import look_at_target
-from qgjet_cli.check_server import look_at_api, look_at_server
 from qgjet_cli.commands.agent import retries_of
 from qgjet_cli.commands.doctor import examine
+from qgjet_cli.doctor.check import Check, Health, exit_code, worst
+from qgjet_cli.doctor.host import look_at_target
+from qgjet_cli.doctor.server import look_at_api, look_at_server
 from qgjet_cli.runtime.local_stack import LocalStack
 
 

@@ -24,7 +24,7 @@ from qgjet.jetstream.server import NatsServer
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
-from qgjet_cli.check_server import look_at_server
+from qgjet_cli.doctor.server import look_at_server
 from qgjet_cli.runtime.local_stack import LocalStack
 from security.guarded import guarded_server, login_of, password_of, variables_of
 

@@ -13,9 +13,9 @@ import typer
 
 from qgjet.config.settings import Settings
 from qgjet.errors import InvalidSettings
-from qgjet_cli.check import Check, Health, exit_code, fail, ok, warn, worst
-from qgjet_cli.check_host import look_at_host
-from qgjet_cli.check_server import look_at_api, look_at_server
+from qgjet_cli.doctor.check import Check, Health, exit_code, fail, ok, warn, worst
+from qgjet_cli.doctor.host import look_at_host
+from qgjet_cli.doctor.server import look_at_api, look_at_server
 from qgjet_cli.options import config, flags
 from qgjet_cli.output import console
 from qgjet_cli.runtime import daemon

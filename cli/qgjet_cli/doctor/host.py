@@ -16,7 +16,7 @@ from qgjet.errors import InvalidSettings, QgjetError
 from qgjet.jetstream.connection import parse_version
 from qgjet.jetstream.server import server_binary
 from qgjet.runners.registry import make_runner
-from qgjet_cli.check import Check, Health, dotted, fail, ok, warn
+from qgjet_cli.doctor.check import Check, Health, dotted, fail, ok, warn
 from qgjet_cli.output.console import counted
 
 NODE_FLOOR = (18, 0, 0)

@@ -19,9 +19,9 @@ from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import EventLog, StreamState
 from qgjet.store.job_queue import LaneState, Queue
-from qgjet_cli.check import Check, dotted, fail, ok, warn
 from qgjet_cli.client.transport import Bearer
 from qgjet_cli.commands.agent import DEFAULT_NATS_URL
+from qgjet_cli.doctor.check import Check, dotted, fail, ok, warn
 from qgjet_cli.options import config
 from qgjet_cli.output.console import counted
 
