@@ -114,13 +114,13 @@ class Executor:
     # -- before the run ----------------------------------------------------------------------------------------------
 
     async def _admitted(self, delivery: Delivery, slot: AgentSlot, lease: Lease) -> Result:
+        here = self.running.get(delivery.spec.job_id)  # looked up before the state is read, which then knows its attempt
         # the first claim of a warm partition needs no read: a stale one is refused by the log; before a costly prepare it is asked
-        ready = delivery.meta.num_delivered == 1 and slot.partition == delivery.spec.partition
+        ready = delivery.meta.num_delivered == 1 and slot.partition == delivery.spec.partition and here is None
         job = state_of(delivery.event, delivery.seq) if ready else await self.event_log.load(delivery.spec.slot)
         while True:
             now = self.event_log.clock()
             job = self._without_a_wrong_wait(job, now)
-            here = self.running.get(delivery.spec.job_id)
             attempt_here = here.attempt if here is not None else 0
             match admit(job, delivery.seq, now, num_delivered=delivery.meta.num_delivered, attempt_here=attempt_here):
                 case Admission.CLAIM:
@@ -128,6 +128,7 @@ class Executor:
                     try:
                         return await self._claim(delivery, slot, lease, job)
                     except WrongVersion:
+                        here = self.running.get(delivery.spec.job_id)
                         job = await self.event_log.load(delivery.spec.slot)
                 case Admission.LOSE:
                     assert job is not None
