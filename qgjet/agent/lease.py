@@ -104,8 +104,7 @@ class Lease:
             self._missed(defect)
             return
         self._confirmed, self._visibility_s = sent, visibility_s
-        self._judge(job)
-        if self.tether.reason is not StopReason.LEASE_LOST:
+        if self._judge(job):
             self.tether.extend(sent + HOLD * self._visibility_s)
             self._schedule(HEARTBEAT)
 
@@ -115,14 +114,17 @@ class Lease:
             self.tether.stop(StopReason.LEASE_LOST)
         self._schedule(RETRY)
 
-    def _judge(self, job: Job | None) -> None:
+    def _judge(self, job: Job | None) -> bool:
+        """Whether the hold goes on, whatever the process was asked before: one that is being stopped for a drain must not outlive the loss of its job."""
         if not self._is_ours(job):
             log.warning("job %s was taken away from %s, its process is stopped", self._delivery.spec.job_id, self._agent)
             self.tether.stop(StopReason.LEASE_LOST)
-        elif job is not None and job.cancel_requested:
+            return False
+        if job is not None and job.cancel_requested:
             self.tether.stop(StopReason.CANCELLED)
         elif job is not None and job.execution_timeout_s is not None:
             self.on_limit(job.execution_timeout_s)
+        return self.tether.reason is not StopReason.LEASE_LOST
 
     def _is_ours(self, job: Job | None) -> bool:
         if job is None or job.job_id != self._delivery.spec.job_id or job.ticket != self._delivery.seq:
