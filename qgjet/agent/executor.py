@@ -117,6 +117,7 @@ class Executor:
         here = self.running.get(delivery.spec.job_id)  # looked up before the state is read, which then knows its attempt
         # the first claim of a warm partition needs no read: a stale one is refused by the log; before a costly prepare it is asked
         ready = delivery.meta.num_delivered == 1 and slot.partition == delivery.spec.partition and here is None
+        lease.server = self.event_log.bus.server
         job = state_of(delivery.event, delivery.seq) if ready else await self.event_log.load(delivery.spec.slot)
         while True:
             now = self.event_log.clock()
@@ -129,12 +130,12 @@ class Executor:
                         return await self._claim(delivery, slot, lease, job)
                     except WrongVersion:
                         here = self.running.get(delivery.spec.job_id)
-                        job = await self.event_log.load(delivery.spec.slot)
+                        job = await self._reload(delivery, lease)
                 case Admission.LOSE:
                     assert job is not None
-                    if await self.event_log.quiet_s(delivery.spec.slot) < self.visibility.redelivery_s:
+                    if await self._came_too_early(delivery):
                         return await self._leave_again(delivery)
-                    job = await self._lose(delivery, job)
+                    job = await self._lose(delivery, lease, job)
                 case Admission.FORGET:
                     await delivery.ack()
                     return Result()
@@ -158,23 +159,35 @@ class Executor:
             return job
         return replace(job, retry_at=None)
 
-    async def _leave_again(self, delivery: Delivery) -> Result:
-        """The first visibility timeout since the slot's last event is not over, so the message came too early.
+    async def _reload(self, delivery: Delivery, lease: Lease) -> Job | None:
+        lease.server = self.event_log.bus.server
+        return await self.event_log.load(delivery.spec.slot)
 
-        A server that was killed may have forgotten when it delivered a message last, and hands it out again at once: the log knows better. It goes by the
-        server's clock: by that of an agent, a job could be taken from whoever runs it, or be left with nobody, for as long as the clock is wrong.
-        Given back for a whole visibility timeout, and not for the rest of it: a shorter delay may be over before the next heartbeat of whoever runs the job,
-        and the message would come again although its lease is kept.
+    async def _came_too_early(self, delivery: Delivery) -> bool:
+        """Whether a redelivery says nothing about whoever runs the job.
+
+        A server that was killed may have forgotten when it delivered a message last, and after a power cut also the last heartbeats, and hands the message
+        out again at once. Neither the slot's last event nor the server may be younger than a visibility timeout. The event's age goes by the server's clock:
+        by that of an agent, a job could be taken from whoever runs it, or be left with nobody, for as long as the clock is wrong.
+        """
+        redelivery_s = self.visibility.redelivery_s
+        if lease_time() - self.event_log.bus.server_since < redelivery_s:
+            return True
+        return await self.event_log.quiet_s(delivery.spec.slot) < redelivery_s
+
+    async def _leave_again(self, delivery: Delivery) -> Result:
+        """Given back for a whole visibility timeout, and not for the rest of it: a shorter delay may be over before the next heartbeat of whoever runs the
+        job, and the message would come again although its lease is kept.
         """
         return await self._give_back(delivery, self.visibility.redelivery_s)
 
-    async def _lose(self, delivery: Delivery, job: Job) -> Job | None:
+    async def _lose(self, delivery: Delivery, lease: Lease, job: Job) -> Job | None:
         log.warning("job %s: agent %s lost attempt %d", job.job_id, job.agent, job.attempt)
         lose = Lose(agent=job.agent, attempt=job.attempt, by=self.agent, job_id=job.job_id)
         try:
-            return await self._append(delivery, lose, job)
+            return await self._append(delivery, lease, lose, job)
         except WrongVersion:
-            return await self.event_log.load(delivery.spec.slot)
+            return await self._reload(delivery, lease)
 
     async def _give_back(self, delivery: Delivery, delay_s: float) -> Result:
         await delivery.nak(delay_s)
@@ -190,7 +203,7 @@ class Executor:
             if session is None:
                 return await self._stopped_early(delivery, lease, job)
             start = Start(ticket=delivery.seq, agent=self.agent, device=session.device, warm=warm)
-            job = await self._append(delivery, start, job)
+            job = await self._append(delivery, lease, start, job)
             lease.running(job.attempt)
             self.preparing.discard(lease.tether)
             self.running[job.job_id] = lease
@@ -329,7 +342,7 @@ class Executor:
         When the lease is over the message may be on its way to somebody already: giving it back now would bring it a second time, while that one runs it.
         """
         try:
-            event = await self._execute_with_room(delivery, command, job)
+            event = await self._execute_with_room(delivery, lease, command, job)
         except Refused as refused:
             log.warning("job %s: the result came too late and counts for nothing: %s", delivery.spec.job_id, refused)
             return Result(ran=True)
@@ -351,7 +364,7 @@ class Executor:
         except Refused as refused:
             log.info("job %s: not queued anew: %s", delivery.spec.job_id, refused)
 
-    async def _append(self, delivery: Delivery, command: Command, job: Job) -> Job:
+    async def _append(self, delivery: Delivery, lease: Lease, command: Command, job: Job) -> Job:
         """Append on the version that was read. Raises WrongVersion."""
         try:
             event: Event = decide(command, job, self.event_log.clock())
@@ -359,15 +372,16 @@ class Executor:
             raise WrongVersion(str(refused)) from refused
         while True:
             try:
-                seq = await self.event_log.append(delivery.spec.slot, event, job.version)
+                seq = await self.event_log.append(delivery.spec.slot, event, job.version, server=lease.server)
                 return state_of(event, seq)
             except StoreFull as full:
                 await self._wait_for_room(delivery, full)
 
-    async def _execute_with_room(self, delivery: Delivery, command: Command, job: Job) -> Event:
+    async def _execute_with_room(self, delivery: Delivery, lease: Lease, command: Command, job: Job) -> Event:
         while True:
             try:
-                return (await self.event_log.execute(delivery.spec.slot, command, job, timeout_s=RESULT_TIMEOUT_S))[0]
+                slot, server = delivery.spec.slot, lease.server
+                return (await self.event_log.execute(slot, command, job, server=server, timeout_s=RESULT_TIMEOUT_S))[0]
             except StoreFull as full:
                 await self._wait_for_room(delivery, full)
 

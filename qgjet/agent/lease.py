@@ -45,6 +45,8 @@ class Lease:
         self._beat: asyncio.Task[None] | None = None
         self.attempt = 0
         """That runs; 0 before `running`."""
+        self.server = ""
+        """`bus.server` when the job's state was read that the next command rests on."""
         self.tether = Tether(self._confirmed + HOLD * self._visibility_s)
         self.on_limit: Callable[[float], None] = lambda _: None
         """Gets the limit of the attempt, in seconds, that another submission has brought; at each heartbeat."""

@@ -27,7 +27,7 @@ from qgjet.config.settings import NatsSettings, without_password
 from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, LogUnavailable, NotPermitted, Overloaded, StoreFull
 from qgjet.jetstream import login as logins
 from qgjet.jetstream.login import Identity, WhoAmI
-from qgjet.support.clock import bounded, end, within
+from qgjet.support.clock import bounded, end, lease_time, within
 from qgjet.support.log_limiter import Repeated
 
 log = logging.getLogger(__name__)
@@ -213,6 +213,11 @@ class Bus:
         self._keepers: list[asyncio.Task[None]] = []
         self._connected = asyncio.Event()
         self.reconnects = 0
+        self.server = _process_of(client)
+        """The server process that this connection reaches, or the cluster. Another one after each restart of a single server, which may have lost the
+        last second of what it had confirmed, in a power cut."""
+        self.server_since = float("-inf") if _is_clustered(client) else lease_time()
+        """When this connection reached it first, by `lease_time()`; a cluster has always been there."""
         self.store_full = False
         """The last write that the server answered found no room."""
         self.on_reconnect: list[Callable[[], None]] = []
@@ -401,6 +406,8 @@ class Bus:
 
     async def _reconnected(self) -> None:
         self.reconnects += 1
+        if self.server != (server := _process_of(self.client)):
+            self.server, self.server_since = server, lease_time()
         self.why, self._deaf, self._identity = "", None, None
         self._connected.set()
         for listener in self.on_reconnect:
@@ -417,6 +424,15 @@ class Bus:
                 await bounded(self.client.flush(timeout=STOP_TIMEOUT_S), STOP_TIMEOUT_S)  # type: ignore[arg-type]  # passed to asyncio.wait_for
         await _close(self.client)
         await self._disconnected()
+
+
+def _process_of(client: Client) -> str:
+    """The server makes its own name at each start; a cluster keeps its name, and what it has confirmed is on other servers too."""
+    return str(client._server_info.get("cluster") or client._server_info.get("server_id", ""))
+
+
+def _is_clustered(client: Client) -> bool:
+    return bool(client._server_info.get("cluster"))
 
 
 async def _close(client: Client) -> None:

@@ -78,18 +78,22 @@ class EventLog:
 
     # -- appending ---------------------------------------------------------------------------------------------------
 
-    async def append(self, slot: Slot, event: Event, expected: int, *, timeout_s: float = APPEND_TIMEOUT_S) -> int:
+    async def append(self, slot: Slot, event: Event, expected: int, *, server: str = "", timeout_s: float = APPEND_TIMEOUT_S) -> int:
         """Write `event` as the slot's next one after `expected` (0: the first); gives its sequence.
 
         Raises WrongVersion, with nothing written, when the slot has moved on. A lost answer is resolved by looking: the event that follows
         `expected` is this one or somebody else's. LogUnavailable means that this was not possible in time, and the event may be there. StoreFull, which
         time alone does not mend, is raised at once.
+
+        `server`: `bus.server` when `expected` was read, if that was not just now. Another server process may have lost the end of the log in a power
+        cut and given its sequences to other events, so an `expected` from before raises WrongVersion, too: read the slot again.
         """
         prefix = subjects.slot_prefix(slot)
         rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
-        return await self._append(prefix, subjects.event_subject(prefix, event_type(event), rank), codec.encode(event), expected, timeout_s)
+        subject = subjects.event_subject(prefix, event_type(event), rank)
+        return await self._append(prefix, subject, codec.encode(event), expected, server or self.bus.server, timeout_s)
 
-    async def _append(self, prefix: str, subject: str, payload: bytes, expected: int, timeout_s: float) -> int:
+    async def _append(self, prefix: str, subject: str, payload: bytes, expected: int, server: str, timeout_s: float) -> int:
         deadline = asyncio.get_running_loop().time() + timeout_s
         slot_filter = prefix + ".>"
         headers = {
@@ -98,6 +102,8 @@ class EventLog:
         }
         uncertain = False
         while True:
+            if server != self.bus.server:
+                return await self._resolve(slot_filter, expected, payload, uncertain)
             try:
                 ack = read_ack(await self.bus.request(subject, payload, headers=headers))
                 if ack.error is None and ack.seq:
@@ -133,9 +139,10 @@ class EventLog:
         except LogUnavailable:
             raise problem from None
 
-    async def execute(self, slot: Slot, command: Command, job: Job | None, *, timeout_s: float = APPEND_TIMEOUT_S) -> tuple[Event, int]:
+    async def execute(self, slot: Slot, command: Command, job: Job | None, *, server: str = "", timeout_s: float = APPEND_TIMEOUT_S) -> tuple[Event, int]:
         """Decide on `job` and append. On a lost race, or a refusal that rests on an old `job`, reload and decide again.
 
+        `server`: `bus.server` when `job` was read, if that was not just now.
         Raises Refused when the slot's present state does not allow the command, LogUnavailable when the log does not answer for `timeout_s`.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -143,11 +150,13 @@ class EventLog:
         while True:
             try:
                 event = decide(command, job, self.clock())
-                return event, await self.append(slot, event, version, timeout_s=timeout_s)
+                return event, await self.append(slot, event, version, server=server, timeout_s=timeout_s)
             except WrongVersion as lost:
                 give_up_race(deadline, lost)
+                server = self.bus.server
                 job, version = await self._reload(slot, deadline)
             except Refused:
+                server = self.bus.server
                 known, (job, version) = job, await self._reload(slot, deadline)
                 if job == known:
                     raise
@@ -166,6 +175,7 @@ class EventLog:
         """
         deadline = asyncio.get_running_loop().time() + APPEND_TIMEOUT_S
         while True:
+            server = self.bus.server
             job = await self.load(slot)
             if job is None or job.job_id != job_id or not job.live:
                 return None
@@ -176,7 +186,7 @@ class EventLog:
             except Refused:  # the suite does not wait for it
                 return job
             try:
-                return state_of(event, await self.append(slot, event, job.version))
+                return state_of(event, await self.append(slot, event, job.version, server=server))
             except WrongVersion as lost:
                 give_up_race(deadline, lost)
 
@@ -188,6 +198,7 @@ class EventLog:
         """
         job: Job | None = None
         version = searched = 0
+        server = self.bus.server
         deadline = asyncio.get_running_loop().time() + APPEND_TIMEOUT_S
         while True:
             if job is not None and job.job_id == spec.job_id:
@@ -206,9 +217,10 @@ class EventLog:
                     return Accepted(job_id=duplicate.job_id, seq=job.version, attached=True, status=job.status)
                 event = joined
             try:
-                seq = await self.append(spec.slot, event, version)
+                seq = await self.append(spec.slot, event, version, server=server)
             except WrongVersion as lost:
                 give_up_race(deadline, lost)
+                server = self.bus.server
                 job, version = await self.read(spec.slot)
                 continue
             if not isinstance(event, Submitted):

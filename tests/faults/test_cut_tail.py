@@ -12,17 +12,22 @@ import pytest
 
 from agents import FAST, agree, eventually, running_agent, scripted, submit
 from factories import spec
-from faults.watched import Ledger, ended, patiently, watched
+from faults.proxy import proxy
+from faults.watched import Ledger, StubbornRunner, ended, patiently, watched
 from patience import patience
-from qgjet.domain.events import JobSpec, Status, Verdict
+from qgjet.config.settings import QueueSettings
+from qgjet.domain.decide import EndAttempt, Start, decide
+from qgjet.domain.events import JobSpec, Outcome, Status, Verdict
+from qgjet.domain.job import state_of
 from qgjet.domain.subjects import STREAM, Lane, event_subject, slot_prefix
-from qgjet.errors import LogUnavailable
+from qgjet.errors import LogUnavailable, Refused, WrongVersion
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.runners.base import StopReason
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
+from qgjet.support.clock import utc_now
 from qgjet_projections.maintenance import janitor as janitors
 from qgjet_projections.maintenance.janitor import Janitor
 from qgjet_projections.readmodel import ReadModel
@@ -116,6 +121,74 @@ async def test_an_attempt_that_the_log_has_forgotten_does_not_run_beside_its_sec
             assert (await ended(log, job.slot)).verdict is Verdict.PASSED
     assert not ledger.overlaps
     assert [one.number for one in ledger.runs] == [1, 1]
+
+
+async def test_a_job_is_not_taken_from_its_agent_when_the_server_has_lost_its_last_heartbeats(tmp_path: Path) -> None:
+    """By what the server still knows of its delivery, the job was due for another agent long ago."""
+    store, copy, ledger, queue = tmp_path / "nats", tmp_path / "copy", Ledger(), QueueSettings(visibility_timeout_s=3.0)
+    job, another = spec(), spec(test="another.js")
+    server = NatsServer(store)
+    await server.start()
+    try:
+        async with connect(server.url, name="two") as bus, proxy(server) as relay, connect(relay.url, name="one") as relayed:
+            await streams.ensure(bus)
+            await agree(bus, queue.deployment)
+            log, stubborn = EventLog(bus), {"emulator": StubbornRunner(ledger, "one")}
+            async with running_agent(EventLog(relayed), tmp_path / "one", runners=stubborn, queue=queue):
+                await submit(log, job)
+                run = await ledger.started(job.slot)
+                async with running_agent(log, tmp_path / "two", runners=watched(ledger, "two"), queue=queue, poll_s=0.05):
+                    await submit(log, another)
+                    await ended(log, another.slot)  # the second agent takes jobs
+                    await run.heartbeat()
+                    await asyncio.to_thread(copy_store, server, store, copy)
+                    while await log.quiet_s(job.slot) < queue.visibility_timeout_s:
+                        await run.heartbeat()
+                    await run.heartbeat()
+                    relay.refuse()
+                    server.kill()
+                    await asyncio.to_thread(restore, store, copy, True)
+                    await server.start()
+                    final = await ended(log, job.slot)
+                await relay.accept()
+    finally:
+        server.stop()
+    assert not ledger.overlaps, ledger.overlaps
+    assert (final.verdict, final.attempt) == (Verdict.PASSED, 2)
+
+
+async def test_a_result_is_not_appended_to_an_event_that_has_taken_the_place_of_a_lost_one(tmp_path: Path) -> None:
+    """After the end of the log was lost, its sequences are given again: the number that a result was to follow may be that of another agent's event."""
+    store, copy, job = tmp_path / "nats", tmp_path / "copy", spec()
+    server = NatsServer(store)
+    await server.start()
+    try:
+        async with connect(server.url, name="one") as one, connect(server.url, name="two") as two:
+            await streams.ensure(one)
+            log, other = EventLog(one), EventLog(two)
+            submitted = await log.submit(job)
+            await asyncio.to_thread(copy_store, server, store, copy)
+            before, at = one.server, await log.load(job.slot)
+            event, seq = await log.execute(job.slot, Start(ticket=submitted.seq, agent="one"), at)
+            known = state_of(event, seq)
+            server.kill()
+            await asyncio.to_thread(restore, store, copy, True)
+            await server.start()
+            for bus in (one, two):
+                await bus.wait_connected(patience(10))
+            assert one.server != before
+            _, again = await other.execute(job.slot, Start(ticket=submitted.seq, agent="two"), await other.load(job.slot))
+            assert again == seq
+            result = EndAttempt(agent="one", attempt=1, outcome=Outcome(verdict=Verdict.FAILED), job_id=job.job_id)
+            with pytest.raises(Refused):
+                await log.execute(job.slot, result, known, server=before)
+            with pytest.raises(WrongVersion):
+                await log.append(job.slot, decide(result, known, utc_now()), known.version, server=before)
+            now = await log.load(job.slot)
+            assert now is not None
+            assert (now.status, now.agent) == (Status.RUNNING, "two")
+    finally:
+        server.stop()
 
 
 def restore(store: Path, copy: Path, consumers_too: bool) -> None:
