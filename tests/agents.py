@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from patience import patience
 from qgjet.agent.agent import Agent
-from qgjet.config.settings import AgentSettings, ArtifactSettings, Deployment, QueueSettings
+from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import JobSpec, Slot, event_type
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane

@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from qgjet.config.settings import Settings, load_settings
+from qgjet.config.loader import load_settings
+from qgjet.config.settings import Settings
 from qgjet.errors import InvalidSettings
 from qgjet_projections.api.app import create_app
 

@@ -15,14 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from qgjet.config.settings import Deployment, Settings, without_password
+from qgjet.config.settings import Settings
 from qgjet.domain.control import Pauses
+from qgjet.domain.deployment import Deployment
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
+from qgjet.support.addresses import without_password
 from qgjet.support.clock import Clock, end, utc_now, within
 from qgjet.support.log_limiter import Repeated
 from qgjet_projections.maintenance.janitor import Janitor

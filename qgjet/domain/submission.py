@@ -12,16 +12,18 @@ import re
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
-from qgjet.config.settings import Deployment, JobSettings, duration
 from qgjet.domain import subjects
 from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import JobSpec, Slot
 from qgjet.domain.retry import MAX_RETRIES
 from qgjet.errors import InvalidInput
+from qgjet.support.units import duration
 
 MAX_TAGS = 32
 MAX_TAG_KEY = 64
@@ -36,6 +38,21 @@ MAX_TO_COME = 1_000_000
 
 Duration = float | int | str
 """Seconds, or text such as `30s`, `10m`, `1h`."""
+
+
+class JobDefaults(Protocol):
+    """What a submission gets that does not say."""
+
+    @property
+    def priority(self) -> int: ...
+    @property
+    def max_retries(self) -> int: ...
+    @property
+    def infra_retries(self) -> int: ...
+    @property
+    def execution_timeout_s(self) -> float | None: ...
+    @property
+    def queue_timeout_s(self) -> float | None: ...
 
 
 class SubmitRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,7 +196,7 @@ def make_spec(
     job_id: str,
     now: datetime,
     deployment: Deployment,
-    defaults: JobSettings,
+    defaults: JobDefaults,
     submitted_by: str,
     request_hash: str = "",
 ) -> JobSpec:

@@ -23,10 +23,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import DEFAULT_SUB_PENDING_BYTES_LIMIT, DEFAULT_SUB_PENDING_MSGS_LIMIT, Subscription
 
-from qgjet.config.settings import NatsSettings, without_password
+from qgjet.config.settings import NatsSettings
 from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, LogUnavailable, NotPermitted, Overloaded, StoreFull
 from qgjet.jetstream import login as logins
 from qgjet.jetstream.login import Identity, WhoAmI
+from qgjet.support.addresses import without_password
 from qgjet.support.clock import bounded, end, lease_time, within
 from qgjet.support.log_limiter import Repeated
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from qgjet.config.settings import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
+from qgjet.domain.deployment import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
 from qgjet.domain.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM
 from qgjet.errors import IncompatibleServer, NotPermitted, StoreFull
 from qgjet.jetstream.connection import Bus, JetStreamError, read_ack, translated

@@ -17,7 +17,8 @@ import pytest
 from msgspec.structs import replace
 
 from patience import patience
-from qgjet.config.settings import ApiSettings, Deployment, QueueSettings, Settings
+from qgjet.config.settings import ApiSettings, QueueSettings, Settings
+from qgjet.domain.deployment import Deployment
 from qgjet.errors import IncompatibleServer, InvalidSettings
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer

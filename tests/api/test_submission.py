@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import NOW
-from qgjet.config.settings import Deployment, JobSettings
+from qgjet.config.settings import JobSettings
 from qgjet.domain import subjects
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import JobSpec
 from qgjet.domain.submission import MAX_SUITE_JOBS, SubmitRequest, SuiteRequest, hash_of, idempotent_id, jobs_of, make_spec
 from qgjet.errors import InvalidInput

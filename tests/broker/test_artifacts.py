@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agents import eventually
-from qgjet.config.settings import Deployment
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.subjects import LOGS
 from qgjet.errors import ArtifactGone, LogUnavailable
 from qgjet.jetstream.connection import Bus, connect

@@ -6,7 +6,8 @@ import pytest
 
 from agents import FAST
 from factories import spec
-from qgjet.config.settings import Deployment, QueueSettings
+from qgjet.config.settings import QueueSettings
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.errors import IncompatibleServer
 from qgjet.jetstream.connection import Bus, connect

@@ -12,7 +12,8 @@ from factories import spec
 from patience import patience
 from qgjet.agent.lease import Lease
 from qgjet.agent.visibility import VisibilityTimeout
-from qgjet.config.settings import Deployment, QueueSettings
+from qgjet.config.settings import QueueSettings
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer

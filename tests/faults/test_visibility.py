@@ -11,7 +11,8 @@ import pytest
 from agents import ended, eventually, running_agent, story
 from factories import NOW, spec
 from faults.watched import Ledger, patiently, watched
-from qgjet.config.settings import Deployment, QueueSettings
+from qgjet.config.settings import QueueSettings
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.jetstream.connection import Bus, connect

@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from factories import spec
 from qgjet import __version__
-from qgjet.config.settings import Deployment, QueueSettings
+from qgjet.config.settings import QueueSettings
 from qgjet.domain.decide import Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Artifact, JobSpec, Outcome, TestError, TestResult, Try, Verdict
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import Bus, connect

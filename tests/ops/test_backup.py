@@ -15,7 +15,8 @@ from cli.commandline import Cli, api_of
 from factories import spec
 from ops.commands import ROOT
 from patience import patience
-from qgjet.config.settings import ApiSettings, Deployment, QueueSettings, Settings
+from qgjet.config.settings import ApiSettings, QueueSettings, Settings
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Status, Verdict
 from qgjet.domain.subjects import LOGS, STREAM, Lane
 from qgjet.errors import InvalidInput, LogUnavailable, Refused

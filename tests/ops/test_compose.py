@@ -17,7 +17,8 @@ from agents import eventually
 from ops.commands import ROOT, qgjet, qgjet_ends
 from ops.parsing import parse
 from qgjet.auth import token_file, tokens
-from qgjet.config.settings import ApiSettings, Settings, load_settings
+from qgjet.config.loader import load_settings
+from qgjet.config.settings import ApiSettings, Settings
 from qgjet.jetstream.connection import SERVER_CEILING, SERVER_FLOOR, parse_version
 from qgjet.jetstream.server import NatsServer
 from qgjet_cli.main import main

@@ -18,6 +18,7 @@ import yaml
 
 from ops.commands import ROOT, environment
 from ops.parsing import parse
+from qgjet.config.loader import load_settings
 from qgjet.config.settings import (
     AgentSettings,
     ApiSettings,
@@ -29,12 +30,10 @@ from qgjet.config.settings import (
     Settings,
     Target,
     VerdictSettings,
-    duration,
-    load_settings,
-    size,
 )
 from qgjet.jetstream.server import random_passwords, server_binary
 from qgjet.runners.registry import make_runner
+from qgjet.support.units import duration, size
 from qgjet_cli.runtime.exits import Exit
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

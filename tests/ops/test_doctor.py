@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from agents import eventually, running_agent
 from factories import spec
 from ops.commands import qgjet_ends
-from qgjet.config.settings import QueueSettings, Settings, Target, load_settings
+from qgjet.config.loader import load_settings
+from qgjet.config.settings import QueueSettings, Settings, Target
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer

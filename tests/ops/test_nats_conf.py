@@ -12,7 +12,8 @@ import yaml
 
 from agents import eventually
 from ops.commands import ROOT, environment
-from qgjet.config.settings import NatsSettings, Settings, load_settings
+from qgjet.config.loader import load_settings
+from qgjet.config.settings import NatsSettings, Settings
 from qgjet.errors import NotPermitted
 from qgjet.jetstream.connection import connect, open_bus
 from qgjet.jetstream.server import ROLES, config_file, random_passwords, server_binary

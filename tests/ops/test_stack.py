@@ -16,7 +16,8 @@ from agents import eventually
 from factories import spec
 from ops.commands import DEADLINE_S, environment
 from patience import patience
-from qgjet.config.settings import Settings, load_settings
+from qgjet.config.loader import load_settings
+from qgjet.config.settings import Settings
 from qgjet.domain.events import Status
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
 from qgjet.jetstream.connection import connect

@@ -13,7 +13,8 @@ import pytest
 from agents import eventually, running_agent
 from golden.make_release import ARTIFACT, SETTINGS, make, read_model_of, told
 from ops.commands import ROOT
-from qgjet.config.settings import QueueSettings, load_settings
+from qgjet.config.loader import load_settings
+from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Verdict
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer

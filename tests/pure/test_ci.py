@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import NOW
-from qgjet.config.settings import Deployment, JobSettings
+from qgjet.config.settings import JobSettings
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.submission import MAX_TAG_KEY, MAX_TAG_VALUE, MAX_TAGS, SubmitRequest, make_spec
 from qgjet_cli.ci import detect
 from strategies import hostile_text

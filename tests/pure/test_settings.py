@@ -13,11 +13,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from qgjet.config.loader import load_settings
 from qgjet.config.settings import (
     AgentSettings,
     ApiSettings,
     ArtifactSettings,
-    Deployment,
     JobSettings,
     Login,
     NatsSettings,
@@ -25,12 +25,11 @@ from qgjet.config.settings import (
     Settings,
     Target,
     VerdictSettings,
-    duration,
-    load_settings,
-    size,
 )
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.retry import Backoff
 from qgjet.errors import InvalidSettings
+from qgjet.support.units import duration, size
 
 TABLES: dict[str, type[msgspec.Struct]] = {
     "nats": NatsSettings,

@@ -15,7 +15,7 @@ from agents import FAST, eventually
 from factories import spec
 from ops.commands import ROOT
 from patience import patience
-from qgjet.config.settings import NatsSettings, without_password
+from qgjet.config.settings import NatsSettings
 from qgjet.domain.subjects import LOGS, Lane
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.jetstream import direct_get
@@ -26,6 +26,7 @@ from qgjet.store import agent_registry, streams
 from qgjet.store.artifacts import ArtifactStore
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
+from qgjet.support.addresses import without_password
 from security.guarded import guarded_server, login_of, password_of
 
 

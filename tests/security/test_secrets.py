@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ops.commands import qgjet
 from patience import patience
-from qgjet.config.settings import without_password
+from qgjet.support.addresses import without_password
 from surroundings import is_ours
 
 QGJET = Path(sys.executable).with_name("qgjet")

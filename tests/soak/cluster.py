@@ -14,7 +14,7 @@ import httpx
 
 from agents import eventually
 from faults.proxy import Proxy
-from qgjet.config.settings import Deployment
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.subjects import STREAM, Lane, lane_consumer
 from qgjet.errors import LogUnavailable
 from qgjet.jetstream.connection import connect

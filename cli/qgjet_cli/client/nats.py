@@ -8,9 +8,10 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from qgjet.config.settings import Deployment, Settings, without_password
+from qgjet.config.settings import Settings
 from qgjet.domain import subjects
 from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import JobSpec, Submitted
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.domain.submission import hash_of, idempotent_id, make_spec
@@ -22,6 +23,7 @@ from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.store.event_log import Accepted, EventLog
 from qgjet.store.job_queue import Queue
 from qgjet.store.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
+from qgjet.support.addresses import without_password
 from qgjet_cli.client.base import ALL, Batch, Events, Notice, Placed
 from qgjet_cli.runtime.exits import CannotReach, of_error
 from qgjet_cli.tracking.tracker import Board, Track

@@ -13,8 +13,8 @@ import httpx
 import msgspec
 
 from qgjet import __version__
-from qgjet.config.settings import without_password
 from qgjet.errors import InvalidSettings
+from qgjet.support.addresses import without_password
 from qgjet_cli.client import http_environment as surroundings
 from qgjet_cli.runtime.exits import CannotReach, NeedsToken, NotAccepted, NotAllowed
 

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from qgjet.agent.agent import Agent
 from qgjet.agent.cleanup import own_directory
-from qgjet.config.settings import DEFAULT_VISIBILITY_TIMEOUT_S, QueueSettings, Settings, Target
+from qgjet.config.settings import QueueSettings, Settings, Target
+from qgjet.domain.deployment import DEFAULT_VISIBILITY_TIMEOUT_S
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.jetstream.connection import Bus, open_bus

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from qgjet.config.settings import duration
 from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
+from qgjet.support.units import duration
 from qgjet_cli.client.base import open_api
 from qgjet_cli.commands import status
 from qgjet_cli.commands.question import ask

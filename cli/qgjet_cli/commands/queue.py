@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from qgjet.config.settings import duration
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
+from qgjet.support.units import duration
 from qgjet_cli.commands.question import ask
 from qgjet_cli.options import flags
 from qgjet_cli.output import console

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from qgjet import __version__
-from qgjet.config.settings import Deployment, Settings, without_password
+from qgjet.config.settings import Settings
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Partition
 from qgjet.domain.subjects import AGENTS_BUCKET, STREAM, Lane
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
@@ -19,6 +20,7 @@ from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import EventLog, StreamState
 from qgjet.store.job_queue import LaneState, Queue
+from qgjet.support.addresses import without_password
 from qgjet_cli.client.transport import Bearer
 from qgjet_cli.commands.agent import DEFAULT_NATS_URL
 from qgjet_cli.doctor.check import Check, dotted, fail, ok, warn

@@ -11,7 +11,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from qgjet.auth import token_file
-from qgjet.config.settings import PREFIX, ApiSettings, Settings, load_settings
+from qgjet.config.loader import PREFIX, load_settings
+from qgjet.config.settings import ApiSettings, Settings
 from qgjet.config.toml_lines import line_of
 from qgjet.errors import InvalidSettings
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from qgjet.config.settings import Deployment, JobSettings, Settings, duration
+from qgjet.config.settings import JobSettings, Settings
 from qgjet.domain.decide import OnDuplicate
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.submission import SubmitRequest, check_suite_id, make_spec
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
+from qgjet.support.units import duration
 from qgjet_cli.ci import detect
 from qgjet_cli.client.base import Batch
 from qgjet_cli.options import config

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from qgjet.config.settings import Settings, without_password
+from qgjet.config.settings import Settings
 from qgjet.errors import InvalidInput
 from qgjet.reporting import ctrf, document, html, junit
 from qgjet.reporting.model import SuiteReport
+from qgjet.support.addresses import without_password
 from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import Exit
 

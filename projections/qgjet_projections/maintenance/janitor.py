@@ -17,9 +17,10 @@ from typing import Any, Self, TypeVar
 import msgspec
 from msgspec import Struct
 
-from qgjet.config.settings import Deployment, QueueSettings
+from qgjet.config.settings import QueueSettings
 from qgjet.domain import subjects
 from qgjet.domain.decide import Command, Expire, Lose, Requeue
+from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Requeued, Slot, Submitted, Whole
 from qgjet.domain.subjects import ADVISORIES, STREAM, Lane, parse_job_subject
 from qgjet.errors import InvalidInput, LogUnavailable, NoConsumerLeft, QgjetError, Refused, StoreFull

@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 
 from msgspec import Struct
 
-from qgjet.config.settings import DEFAULT_EVENT_RETENTION_S
+from qgjet.domain.deployment import DEFAULT_EVENT_RETENTION_S
 from qgjet.domain.subjects import ALL_EVENTS
 from qgjet.errors import LogUnavailable, NotPermitted
 from qgjet.jetstream.connection import STOP_TIMEOUT_S
