@@ -1,3 +1,5 @@
 """qgjet queues AppWright test jobs on NATS JetStream and runs them on emulators, devices and BrowserStack."""
 
-__version__ = "0.1.0"
+from qgjet.version import __version__
+
+__all__ = ["__version__"]

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-import qgjet
 from qgjet.errors import QgjetError
+from qgjet.version import __version__
 from qgjet_cli.commands import agents, artifacts, cancel, dead, listing, logs, queue, rerun, run, status, submit, suites, tests, token, wait
 from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import HELP, Exit, of_error
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        console.line(f"qgjet {qgjet.__version__}")
+        console.line(f"qgjet {__version__}")
         raise typer.Exit
 
 

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from pathlib import Path
 
-import qgjet
 from qgjet.agent.executor import Executor, Result
 from qgjet.agent.host import Host
 from qgjet.agent.queue_tracker import Catalog
@@ -36,6 +35,7 @@ from qgjet.store.job_queue import Delivery, Queue
 from qgjet.support import private_files
 from qgjet.support.clock import end, within
 from qgjet.support.log_limiter import Repeated
+from qgjet.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -363,7 +363,7 @@ class Agent:
             name=self._settings.name or socket.gethostname(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            version=qgjet.__version__,
+            version=__version__,
             targets=tuple(TargetSlots(target=target, slots=len(slots), running=sum(slot.busy for slot in slots)) for target, slots in by_target.items()),
             slots=self._limit,
             since=self._since,

@@ -33,8 +33,9 @@ from qgjet.domain.events import Event, Outcome, Status, Verdict
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.subjects import encode_token
 from qgjet.errors import HostFailed, InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
+from qgjet.process.stop_control import StopReason, Tether
 from qgjet.runners.artifact_collector import Leftovers
-from qgjet.runners.base import Attempt, Session, StopReason, Tether
+from qgjet.runners.base import Attempt, Session
 from qgjet.runners.redaction import Redactor
 from qgjet.store.artifacts import ArtifactStore
 from qgjet.store.event_log import EventLog

@@ -17,7 +17,7 @@ from qgjet.agent.visibility import VisibilityTimeout
 from qgjet.domain.events import Status
 from qgjet.domain.job import Job
 from qgjet.errors import LogUnavailable
-from qgjet.runners.base import StopReason, Tether
+from qgjet.process.stop_control import StopReason, Tether
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Delivery
 from qgjet.support.clock import LEASE_LOOK_S, lease_time

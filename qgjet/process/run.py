@@ -11,8 +11,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from qgjet.process.stop_control import StopReason, Tether
 from qgjet.process.supervised_process import LOG_LIMIT_BYTES, Command, GuardedTree, Output
-from qgjet.runners.base import StopReason, Tether
 from qgjet.support.clock import lease_time
 
 Ladder = Sequence[tuple[int, float]]

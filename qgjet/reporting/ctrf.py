@@ -8,12 +8,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from qgjet import __version__
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import LIVE
 from qgjet.reporting.cases import Case, CaseTry, Result, cases_of
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet.reporting.text import artifact_url, json_bytes
+from qgjet.version import __version__
 
 SPEC_VERSION = "1.0.0"
 _STATUSES = {Result.PASSED: "passed", Result.FAILED: "failed", Result.SKIPPED: "skipped", Result.ERROR: "other"}

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from qgjet.runners.base import Tether
+from qgjet.process.stop_control import Tether
 
 log = logging.getLogger(__name__)
 

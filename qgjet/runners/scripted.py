@@ -14,7 +14,8 @@ from pathlib import Path
 
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import InvalidSettings, PrepareFailed
-from qgjet.runners.base import Attempt, Session, StopReason
+from qgjet.process.stop_control import StopReason
+from qgjet.runners.base import Attempt, Session
 from qgjet.runners.redaction import Redactor
 from qgjet.support.clock import LEASE_LOOK_S, lease_time
 

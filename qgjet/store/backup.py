@@ -20,7 +20,6 @@ import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from qgjet import __version__
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.subjects import ARTIFACTS_BUCKET, LOGS, STREAM, lane_consumer, parse_consumer
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
@@ -29,6 +28,7 @@ from qgjet.store import streams
 from qgjet.store.job_queue import Queue
 from qgjet.support import private_files
 from qgjet.support.clock import Clock, utc_now
+from qgjet.version import __version__
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from qgjet.domain.subjects import STREAM, Lane, event_subject, slot_prefix
 from qgjet.errors import LogUnavailable, Refused, WrongVersion
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.runners.base import StopReason
+from qgjet.process.stop_control import StopReason
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue

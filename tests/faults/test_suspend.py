@@ -17,7 +17,7 @@ from qgjet.domain.deployment import Deployment
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
-from qgjet.runners.base import StopReason
+from qgjet.process.stop_control import StopReason
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue

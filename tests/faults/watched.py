@@ -17,7 +17,8 @@ from patience import patience
 from qgjet.domain.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, Verdict, event_type
 from qgjet.domain.job import Job, broken_rule, evolve
 from qgjet.errors import LogUnavailable
-from qgjet.runners.base import Attempt, Runner, Session, StopReason, Tether
+from qgjet.process.stop_control import StopReason, Tether
+from qgjet.runners.base import Attempt, Runner, Session
 from qgjet.runners.redaction import Redactor
 from qgjet.runners.scripted import ScriptedRunner
 from qgjet.store.event_log import EventLog

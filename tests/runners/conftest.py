@@ -13,7 +13,8 @@ import pytest
 
 from factories import spec
 from qgjet.process import supervisor
-from qgjet.runners.base import Attempt, Tether
+from qgjet.process.stop_control import Tether
+from qgjet.runners.base import Attempt
 from qgjet.support.clock import lease_time
 from runners.processes import Alter, FakeAgent, Family, Printed
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from factories import spec
 from qgjet.config.settings import Target
 from qgjet.domain.events import Verdict
+from qgjet.process.stop_control import Tether
 from qgjet.runners import adb
 from qgjet.runners.adb import ensure_server, local_port
-from qgjet.runners.base import Attempt, Tether
+from qgjet.runners.base import Attempt
 from qgjet.runners.command import command_runner
 from qgjet.support.clock import lease_time
 from qgjet.verdict.patterns import default_patterns

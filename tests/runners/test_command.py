@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from qgjet.domain.events import Partition, Verdict
-from qgjet.runners.base import Attempt, Session, StopReason
+from qgjet.process.stop_control import StopReason
+from qgjet.runners.base import Attempt, Session
 from qgjet.runners.registry import Target, make_runner
 from runners.processes import MARK, Family, Printed
 

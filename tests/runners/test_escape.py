@@ -17,8 +17,8 @@ from patience import patience
 from privileges import missing
 from qgjet.process import cgroup
 from qgjet.process.run import ProcessResult, run_process
+from qgjet.process.stop_control import StopReason
 from qgjet.process.supervised_process import Command, GuardedTree, Output
-from qgjet.runners.base import StopReason
 from runners.processes import Alter, FakeAgent, Family, Printed, wait_until
 from runners.test_process import AGENT, DAEMON, HANG, guardian_of, tether
 

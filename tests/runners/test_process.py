@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from patience import patience
 from qgjet.process import supervised_process as tree_module
 from qgjet.process.run import KILL_MARGIN_S, ProcessResult, _patience, run_process, run_within
+from qgjet.process.stop_control import StopReason, Tether
 from qgjet.process.supervised_process import CannotStart, Command, GuardedTree, Output
-from qgjet.runners.base import StopReason, Tether
 from qgjet.support.clock import lease_time
 from runners.processes import FakeAgent, Family, Printed, wait_until
 

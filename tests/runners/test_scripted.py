@@ -10,7 +10,8 @@ import pytest
 
 from qgjet.domain.events import Partition, Verdict
 from qgjet.errors import InvalidSettings, PrepareFailed
-from qgjet.runners.base import Attempt, Session, StopReason
+from qgjet.process.stop_control import StopReason
+from qgjet.runners.base import Attempt, Session
 from qgjet.runners.registry import Target, make_runner
 from qgjet.runners.scripted import ScriptedCrash, ScriptedRunner
 

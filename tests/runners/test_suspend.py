@@ -14,7 +14,7 @@ import pytest
 
 from patience import patience
 from privileges import missing
-from qgjet.runners.base import StopReason
+from qgjet.process.stop_control import StopReason
 from qgjet.support.clock import lease_time
 from runners.processes import Alter, Family, Printed
 from runners.test_process import HANG, guardian_of, run, tether

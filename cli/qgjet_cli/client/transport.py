@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from qgjet import __version__
 from qgjet.errors import InvalidSettings
 from qgjet.support.addresses import without_password
+from qgjet.version import __version__
 from qgjet_cli.client import http_environment as surroundings
 from qgjet_cli.runtime.exits import CannotReach, NeedsToken, NotAccepted, NotAllowed
 

@@ -9,7 +9,6 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from qgjet import __version__
 from qgjet.config.settings import Settings
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Partition
@@ -21,6 +20,7 @@ from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import EventLog, StreamState
 from qgjet.store.job_queue import LaneState, Queue
 from qgjet.support.addresses import without_password
+from qgjet.version import __version__
 from qgjet_cli.client.transport import Bearer
 from qgjet_cli.commands.agent import DEFAULT_NATS_URL
 from qgjet_cli.doctor.check import Check, dotted, fail, ok, warn

@@ -14,12 +14,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from qgjet import __version__
 from qgjet.domain.events import Status
 from qgjet.errors import QgjetError
 from qgjet.store import streams
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import StreamState
+from qgjet.version import __version__
 from qgjet_projections.readmodel.projector import Lag
 from qgjet_projections.readmodel.views import Counts, WaitingView
 from qgjet_projections.service import Service

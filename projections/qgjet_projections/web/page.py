@@ -18,8 +18,8 @@ from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.response import Redirect
 from litestar.template import TemplateConfig
 
-from qgjet import __version__
 from qgjet.auth.tokens import Scope
+from qgjet.version import __version__
 from qgjet_projections.api.access import Caller
 from qgjet_projections.api.headers import CSP, PAGE
 from qgjet_projections.service import Service

@@ -15,7 +15,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme, Tag
 
-from qgjet import __version__
+from qgjet.version import __version__
 from qgjet_projections.api.access import PUBLIC
 from qgjet_projections.api.headers import CSP, source_hash
 
