@@ -20,8 +20,9 @@ import msgspec
 import nats
 from msgspec import Struct
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import DEFAULT_SUB_PENDING_BYTES_LIMIT, DEFAULT_SUB_PENDING_MSGS_LIMIT, Subscription
+from nats.aio.msg import Msg as Msg
+from nats.aio.subscription import DEFAULT_SUB_PENDING_BYTES_LIMIT, DEFAULT_SUB_PENDING_MSGS_LIMIT
+from nats.aio.subscription import Subscription as Subscription
 
 from qgjet.config.settings import NatsSettings
 from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, LogUnavailable, NotPermitted, Overloaded, StoreFull

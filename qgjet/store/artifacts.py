@@ -18,11 +18,10 @@ from typing import BinaryIO
 
 import msgspec
 from msgspec import Struct
-from nats.aio.msg import Msg
 
 from qgjet.domain.subjects import ARTIFACTS_BUCKET, encode_token
 from qgjet.errors import ArtifactGone, LogUnavailable, NotPermitted, StoreFull
-from qgjet.jetstream.connection import Bus, JetStreamError, read_ack, refusal, translated
+from qgjet.jetstream.connection import Bus, JetStreamError, Msg, read_ack, refusal, translated
 from qgjet.jetstream.direct_get import messages
 
 STREAM = f"OBJ_{ARTIFACTS_BUCKET}"

@@ -18,12 +18,11 @@ from typing import Any, BinaryIO
 
 import msgspec
 from msgspec import Struct
-from nats.aio.msg import Msg
 
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.subjects import ARTIFACTS_BUCKET, LOGS, STREAM, lane_consumer, parse_consumer
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
-from qgjet.jetstream.connection import ApiError, Bus, JetStreamError, translated
+from qgjet.jetstream.connection import ApiError, Bus, JetStreamError, Msg, translated
 from qgjet.store import streams
 from qgjet.store.job_queue import Queue
 from qgjet.support import private_files

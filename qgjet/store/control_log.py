@@ -6,12 +6,10 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
-from nats.aio.msg import Msg
-
 from qgjet.domain.control import ALL_CONTROLS, Control, Pauses, decode, encode, is_about, subject_of
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import LogUnavailable, UndecodableEvent
-from qgjet.jetstream.connection import Bus, read_ack, refusal
+from qgjet.jetstream.connection import Bus, Msg, read_ack, refusal
 from qgjet.jetstream.direct_get import Stored, messages
 from qgjet.support.clock import within
 from qgjet.support.log_limiter import Repeated

@@ -16,15 +16,13 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from qgjet.domain import codec, subjects
 from qgjet.domain.decide import Attach, Cancel, Command, OnDuplicate, Submit, decide
 from qgjet.domain.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.domain.job import Job, contradiction, fold, state_of
 from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, Overloaded, QgjetError, Refused, StoreFull, UndecodableEvent, WrongVersion
-from qgjet.jetstream.connection import Bus, JetStreamError, read_ack, refusal, translated
+from qgjet.jetstream.connection import Bus, JetStreamError, Msg, Subscription, read_ack, refusal, translated
 from qgjet.jetstream.direct_get import messages, microseconds
 from qgjet.jetstream.login import matches
 from qgjet.support.clock import Clock, utc_now, within

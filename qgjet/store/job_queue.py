@@ -16,14 +16,13 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from nats.aio.msg import Msg
 
 from qgjet.config.settings import QueueSettings
 from qgjet.domain import subjects
 from qgjet.domain.events import JobSpec, Requeued, Submitted
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
-from qgjet.jetstream.connection import Bus, JetStreamError, translated
+from qgjet.jetstream.connection import Bus, JetStreamError, Msg, translated
 from qgjet.store.event_log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
 from qgjet.support.clock import lease_time
 from qgjet.support.log_limiter import Repeated
