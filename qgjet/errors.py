@@ -15,6 +15,10 @@
     │   └── Overloaded         the server takes no more messages at the moment
     ├── IncompatibleServer     the NATS server, or what is set up on it, does not fit this version
     ├── ArtifactGone           an attempt's file that is not stored any more, or not whole
+    ├── CannotReach            no server answers, or what answers is none that this version can use
+    ├── NotAccepted            the API understood and refused
+    │   └── NotAllowed         it wants a token, or one that allows more
+    │       └── NeedsToken     it wants one, or does not accept the one it got
     ├── PrepareFailed          a target could not be made ready; no attempt is spent
     ├── CannotStart            a command that cannot be started, now or later (qgjet.process.supervised_process)
     ├── UnusableReport         a report that a job left and nobody should read (qgjet.runners.commandline)
@@ -24,6 +28,9 @@ Messages say what happened, to which id, and what to do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class QgjetError(Exception):
@@ -117,3 +124,24 @@ class HostFailed(PrepareFailed):
 
 class SchemaMismatch(QgjetError):
     """The read model's file belongs to another version; it is rebuilt from the log."""
+
+
+class CannotReach(QgjetError):
+    """The server does not answer, or what answers is no server of qgjet that this version can use."""
+
+
+class NotAccepted(QgjetError):
+    """The server understood and refused; the message is the server's. `problem` is its document of RFC 9457."""
+
+    def __init__(self, message: str, *, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = problem
+
+
+class NotAllowed(NotAccepted):
+    """The server wants a token (401), or a token that allows more (403)."""
+
+
+class NeedsToken(NotAllowed):
+    """It wants one, or does not accept the one it got: nothing can be done there at all."""

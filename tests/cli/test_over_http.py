@@ -17,12 +17,12 @@ from qgjet.domain.decide import EndAttempt, Start, Submit, decide
 from qgjet.domain.events import Outcome, Slot, Verdict
 from qgjet.domain.job import fold
 from qgjet.domain.submission import SubmitRequest
-from qgjet.errors import InvalidSettings
+from qgjet.errors import CannotReach, InvalidSettings, NotAccepted
 from qgjet_cli.client import follow, transport
 from qgjet_cli.client.base import Batch
 from qgjet_cli.client.http import ApiClient, api_client
 from qgjet_cli.client.sse import Message, Parser
-from qgjet_cli.runtime.exits import CannotReach, Exit, NotAccepted, of_error
+from qgjet_cli.runtime.exits import Exit, of_error
 from qgjet_cli.tracking.progress import Lines
 from qgjet_cli.tracking.tracker import Board, Track
 from qgjet_cli.tracking.watch import watch

@@ -14,11 +14,10 @@ from msgspec import Struct
 
 from qgjet.domain import codec
 from qgjet.domain.events import Event
-from qgjet.errors import UndecodableEvent
+from qgjet.errors import CannotReach, UndecodableEvent
 from qgjet_cli.client.base import Events, Notice
 from qgjet_cli.client.sse import Message, Parser
 from qgjet_cli.client.transport import PAUSE_S, Busy, Http, Json, NoStream
-from qgjet_cli.runtime.exits import CannotReach
 from qgjet_cli.tracking.tracker import Board, Track
 
 POLL_S = 2.0

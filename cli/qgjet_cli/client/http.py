@@ -16,14 +16,14 @@ from msgspec import Struct
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.domain.submission import MAX_SUITE_JOBS, SubmitRequest
-from qgjet.errors import InvalidInput
+from qgjet.errors import CannotReach, InvalidInput, NotAccepted, NotAllowed
 from qgjet_cli.client import shapes
 from qgjet_cli.client.base import ALL, Batch, Events, Notice, Placed
 from qgjet_cli.client.follow import follow
 from qgjet_cli.client.logs import LogLine, follow_log
 from qgjet_cli.client.shapes import checked
 from qgjet_cli.client.transport import PAUSE_S, Http, Json, open_http
-from qgjet_cli.runtime.exits import CannotReach, Exit, NotAccepted, NotAllowed
+from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.tracking.tracker import Board, Failure, Track
 
 MAX_BODY_BYTES = 900_000

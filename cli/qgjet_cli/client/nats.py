@@ -16,7 +16,7 @@ from qgjet.domain.events import JobSpec, Submitted
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.domain.submission import hash_of, idempotent_id, make_spec
 from qgjet.domain.suite import shared_tags
-from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, NoConsumerLeft, NotPermitted, QgjetError, StoreFull
+from qgjet.errors import ArtifactGone, CannotReach, InvalidInput, LogUnavailable, NoConsumerLeft, NotPermitted, QgjetError, StoreFull
 from qgjet.jetstream.connection import Bus, open_bus
 from qgjet.store import agent_registry, streams
 from qgjet.store.artifacts import ArtifactStore, object_name
@@ -25,7 +25,7 @@ from qgjet.store.job_queue import Queue
 from qgjet.store.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
 from qgjet.support.addresses import without_password
 from qgjet_cli.client.base import ALL, Batch, Events, Notice, Placed
-from qgjet_cli.runtime.exits import CannotReach, of_error
+from qgjet_cli.runtime.exits import of_error
 from qgjet_cli.tracking.tracker import Board, Track
 
 BY = "cli"

@@ -18,7 +18,7 @@ from qgjet.agent.cleanup import own_directory
 from qgjet.config.settings import QueueSettings, Settings, Target
 from qgjet.domain.deployment import DEFAULT_VISIBILITY_TIMEOUT_S
 from qgjet.domain.subjects import STREAM
-from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
+from qgjet.errors import CannotReach, InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.jetstream.connection import Bus, open_bus
 from qgjet.runners.registry import make_runner
 from qgjet.store import streams
@@ -27,7 +27,6 @@ from qgjet.support import private_files
 from qgjet_cli.options import config, flags
 from qgjet_cli.output.console import counted
 from qgjet_cli.runtime import daemon
-from qgjet_cli.runtime.exits import CannotReach
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from qgjet.domain.events import Verdict
-from qgjet.errors import InvalidInput
+from qgjet.errors import InvalidInput, NotAccepted
 from qgjet.support.clock import utc_now
 from qgjet.support.units import duration
 from qgjet_cli.client.base import open_api
@@ -19,7 +19,7 @@ from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit, NotAccepted
+from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 if TYPE_CHECKING:

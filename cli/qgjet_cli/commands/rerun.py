@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qgjet.errors import NeedsToken, NotAccepted
 from qgjet_cli.client.base import open_api
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit, NeedsToken, NotAccepted
+from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from qgjet.domain.events import GREEN, Verdict
 from qgjet.domain.suite import shared_tags
-from qgjet.errors import InvalidInput, QgjetError
+from qgjet.errors import InvalidInput, NotAccepted, QgjetError
 from qgjet.reporting.model import SuiteReport
 from qgjet_cli.ci import detect, github
 from qgjet_cli.client.base import open_api, patience
@@ -21,7 +21,7 @@ from qgjet_cli.options.request import seconds, settings_of
 from qgjet_cli.output import console, downloads, reports
 from qgjet_cli.output.reports import Outputs
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit, NotAccepted, of_error
+from qgjet_cli.runtime.exits import Exit, of_error
 from qgjet_cli.runtime.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.tracking import result
 from qgjet_cli.tracking.progress import View, summary, view_of

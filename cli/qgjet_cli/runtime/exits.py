@@ -17,12 +17,11 @@ Of a mixed run the first of 1, 3, 6 that applies.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from enum import IntEnum
-from typing import Any
 
 from qgjet.domain.events import NO_VERDICT, Verdict
-from qgjet.errors import IncompatibleServer, InvalidInput, LogUnavailable, QgjetError, Refused, UnknownJob
+from qgjet.errors import CannotReach, IncompatibleServer, InvalidInput, LogUnavailable, NeedsToken, NotAccepted, QgjetError, Refused, UnknownJob
 
 
 class Exit(IntEnum):
@@ -53,33 +52,12 @@ Exit codes of `run` and `wait`:
 Mixed results: 1 before 3 before 6."""
 
 
-class CannotReach(QgjetError):
-    """The server does not answer, or what answers is no server of qgjet that this version can use."""
-
-
 class NoTests(QgjetError):
     """Nothing matched what `--test` asked for."""
 
 
 class CannotWrite(QgjetError):
     """stdout does not take the output, for example because the disk is full."""
-
-
-class NotAccepted(QgjetError):
-    """The server understood and refused; the message is the server's. `problem` is its document of RFC 9457."""
-
-    def __init__(self, message: str, *, status: int, problem: Mapping[str, Any]) -> None:
-        super().__init__(message)
-        self.status = status
-        self.problem = problem
-
-
-class NotAllowed(NotAccepted):
-    """The server wants a token (401), or a token that allows more (403)."""
-
-
-class NeedsToken(NotAllowed):
-    """It wants one, or does not accept the one it got: nothing can be done there at all."""
 
 
 _ERRORS: tuple[tuple[type[QgjetError], Exit], ...] = (
