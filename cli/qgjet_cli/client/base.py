@@ -15,9 +15,8 @@ from msgspec import Struct
 from qgjet.config.settings import Settings
 from qgjet.domain.events import Event, Status
 from qgjet.domain.submission import SubmitRequest
-from qgjet.errors import InvalidSettings
+from qgjet.errors import InvalidSettings, QgjetError
 from qgjet_cli.options import config
-from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.tracking.tracker import Track
 
 if TYPE_CHECKING:
@@ -59,8 +58,8 @@ class Placed(Struct, frozen=True, kw_only=True):
     attached: bool = False
     replaced: str | None = None
     seq: int = 0
-    error: str = ""
-    exit: Exit = Exit.PASSED
+    error: QgjetError | None = None
+    """Why it was not accepted."""
 
 
 class Client(Protocol):

@@ -23,7 +23,6 @@ from qgjet_cli.client.follow import follow
 from qgjet_cli.client.logs import LogLine, follow_log
 from qgjet_cli.client.shapes import checked
 from qgjet_cli.client.transport import PAUSE_S, Http, Json, open_http
-from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.tracking.tracker import Board, Failure, Track
 
 MAX_BODY_BYTES = 900_000
@@ -113,7 +112,7 @@ class ApiClient:
         """Cancel what was created in front of a chunk that was refused: a suite is all or nothing, however many requests it takes."""
         for one in placed:
             await self.cancel_job(one.job_id, "the rest of its suite was refused", suite_id)
-        return [Placed(request=one.request, error="cancelled again: the rest of its suite was refused", exit=Exit.USAGE) for one in placed]
+        return [Placed(request=one.request, error=_refused("cancelled again: the rest of its suite was refused")) for one in placed]
 
     async def _submit_one(self, request: SubmitRequest, key: str) -> Placed:
         try:
@@ -121,7 +120,7 @@ class ApiClient:
         except NotAccepted as refused:
             if refused.status != 409:
                 raise
-            return Placed(request=request, error=str(refused), exit=Exit.USAGE)
+            return Placed(request=request, error=refused)
 
     async def _submit_chunk(self, batch: Batch, chunk: Sequence[SubmitRequest], key: str, parts: Json) -> list[Placed]:
         jobs = [_fields(request) for request in chunk]
@@ -330,7 +329,7 @@ def track_of(job: Json) -> Track:
 
 def _placed(request: SubmitRequest, answer: Submission) -> Placed:
     if answer.error is not None:
-        return Placed(request=request, error=answer.error.detail, exit=Exit.USAGE if answer.settled else Exit.UNREACHABLE)
+        return Placed(request=request, error=_refused(answer.error.detail) if answer.settled else CannotReach(answer.error.detail))
     return Placed(
         request=request,
         job_id=answer.job_id or "",
@@ -340,6 +339,10 @@ def _placed(request: SubmitRequest, answer: Submission) -> Placed:
         replaced=answer.replaced,
         seq=answer.seq or 0,
     )
+
+
+def _refused(detail: str) -> NotAccepted:
+    return NotAccepted(detail, status=409, problem={})
 
 
 def _chunks(requests: Sequence[SubmitRequest]) -> Iterator[list[SubmitRequest]]:

@@ -25,7 +25,6 @@ from qgjet.store.job_queue import Queue
 from qgjet.store.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
 from qgjet.support.addresses import without_password
 from qgjet_cli.client.base import ALL, Batch, Events, Notice, Placed
-from qgjet_cli.runtime.exits import of_error
 from qgjet_cli.tracking.tracker import Board, Track
 
 BY = "cli"
@@ -214,8 +213,7 @@ def _lost(answer: Accepted | QgjetError | None) -> bool:
 def _placed(batch: Batch, number: int, spec: JobSpec, answer: Accepted | QgjetError | None) -> Placed:
     request = batch.requests[number]
     if not isinstance(answer, Accepted):
-        error = answer or LogUnavailable("not sent")
-        return Placed(request=request, error=str(error), exit=of_error(error))
+        return Placed(request=request, error=answer or LogUnavailable("not sent"))
     return Placed(
         request=request,
         job_id=answer.job_id,

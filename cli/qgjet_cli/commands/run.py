@@ -25,7 +25,7 @@ from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, seconds, settings_of, targets_of
 from qgjet_cli.output import console, downloads, reports
 from qgjet_cli.output.reports import Outputs
-from qgjet_cli.runtime import foreground
+from qgjet_cli.runtime import exits, foreground
 from qgjet_cli.runtime.exits import Exit, of_error
 from qgjet_cli.runtime.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.tracking import result
@@ -181,7 +181,7 @@ async def _run(plan: Plan, interrupts: Interrupts) -> Exit:
         step = github.Step(plan.settings, junit=str(plan.outputs.junit or ""))
         board = Board([_track(one) for one in placed if one.job_id], plan.batch.suite_id)
         try:
-            code = await _wait(plan, client, board, interrupts, began) if board.tracks else max(one.exit for one in placed)
+            code = await _wait(plan, client, board, interrupts, began) if board.tracks else exits.of_errors(one.error for one in placed)
         except Interrupted:
             code = interrupts.code
             try:

@@ -11,7 +11,7 @@ from qgjet_cli.client.base import Batch, Placed, open_client
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, settings_of
 from qgjet_cli.output import console
-from qgjet_cli.runtime import foreground
+from qgjet_cli.runtime import exits, foreground
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 from qgjet_cli.tracking.tracker import LEGACY_STATUS
@@ -70,7 +70,7 @@ def submit(
             console.json(answers[0] if len(test) == 1 and batch.requests[0].test == test[0] else answers)
         else:
             _tell(batch, placed)
-        return max(one.exit for one in placed)
+        return exits.of_errors(one.error for one in placed)
 
     foreground.run(body)
 
@@ -152,5 +152,5 @@ def answer(placed: Placed) -> dict[str, object]:
         "attached": placed.attached,
         "replaced": placed.replaced,
         "seq": placed.seq or None,
-        "error": placed.error or None,
+        "error": str(placed.error) if placed.error else None,
     }

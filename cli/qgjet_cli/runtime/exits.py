@@ -17,7 +17,7 @@ Of a mixed run the first of 1, 3, 6 that applies.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import IntEnum
 
 from qgjet.domain.events import NO_VERDICT, Verdict
@@ -77,6 +77,11 @@ _ERRORS: tuple[tuple[type[QgjetError], Exit], ...] = (
 def of_error(error: BaseException) -> Exit:
     """An error that ended the command. What nobody expected says nothing about the app either."""
     return next((code for kind, code in _ERRORS if isinstance(error, kind)), Exit.NO_VERDICT)
+
+
+def of_errors(errors: Iterable[BaseException | None]) -> Exit:
+    """Of several answers to one command, some of which may be errors: the highest code."""
+    return max((of_error(error) for error in errors if error is not None), default=Exit.PASSED)
 
 
 def of_verdicts(verdicts: Collection[Verdict | None], *, fail_on_flaky: bool = False) -> Exit:

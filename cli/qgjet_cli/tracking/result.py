@@ -77,7 +77,7 @@ def of_refused(placed: Placed) -> JobResult:
         attempts=0,
         duration_s=None,
         reason=REFUSED,
-        message=placed.error,
+        message=str(placed.error or ""),
         first_failure=None,
         attached=False,
         replaced=None,
@@ -129,7 +129,7 @@ def _refused_job(placed: Placed) -> JobReport:
         status=None,
         verdict=None,
         reason=REFUSED,
-        message=placed.error,
+        message=str(placed.error or ""),
         tags=request.tags,
     )
 
