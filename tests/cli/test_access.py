@@ -15,10 +15,10 @@ from cli.commandline import Cli, Inside, Work, api_of
 from cli.test_over_http import JSON, answer, in_turn, problem, served
 from qgjet.auth import token_file, tokens
 from qgjet.auth.tokens import Scope
+from qgjet.client.http import api_client
 from qgjet.config.settings import Settings
 from qgjet.errors import NeedsToken, NotAllowed
 from qgjet.support.clock import utc_now
-from qgjet_cli.client.http import api_client
 from qgjet_cli.runtime.exits import Exit, of_error
 
 SUBMIT = ("submit", "--test", "tests/a.spec.js")

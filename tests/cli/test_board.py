@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from factories import NOW, spec
+from qgjet.client.tracker import Board, Failure, Track
 from qgjet.domain.decide import Cancel, Command, EndAttempt, Lose, OnDuplicate, Start, Submit, decide
 from qgjet.domain.events import Event, JobSpec, Outcome, Status, TestResult, Verdict
 from qgjet.domain.job import fold
 from qgjet_cli.tracking.progress import described
 from qgjet_cli.tracking.result import _row, of_track
-from qgjet_cli.tracking.tracker import Board, Failure, Track
 
 JOB = spec(job_id="j1", suite_ids=("s1",))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cli.commandline import Inside
+from qgjet.config import files
 from qgjet.errors import InvalidSettings
-from qgjet_cli.options import config
 
 
 def test_the_nearest_file_up_to_the_root_of_the_repository_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,20 +17,20 @@ def test_the_nearest_file_up_to_the_root_of_the_repository_counts(tmp_path: Path
     inner.mkdir(parents=True)
     (tmp_path / "qgjet.toml").write_text('org_id = "outside"')
     monkeypatch.chdir(inner)
-    assert config.load(environ={}).org_id == "outside"
+    assert files.load(environ={}).org_id == "outside"
     (tmp_path / "repo" / ".git").mkdir()
-    assert config.load(environ={}).org_id == ""
+    assert files.load(environ={}).org_id == ""
     (tmp_path / "repo" / "qgjet.toml").write_text('org_id = "repo"')
-    assert config.load(environ={}).org_id == "repo"
-    assert config.load(environ={"QGJET_CONFIG": str(tmp_path / "qgjet.toml")}).org_id == "outside"
-    assert config.load(tmp_path / "qgjet.toml", environ={"QGJET_CONFIG": "nowhere"}).org_id == "outside"
+    assert files.load(environ={}).org_id == "repo"
+    assert files.load(environ={"QGJET_CONFIG": str(tmp_path / "qgjet.toml")}).org_id == "outside"
+    assert files.load(tmp_path / "qgjet.toml", environ={"QGJET_CONFIG": "nowhere"}).org_id == "outside"
 
 
 def test_directories_of_targets_count_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
     (tmp_path / "qgjet.toml").write_text('[targets.a]\n[targets.b]\ndir = "apps/b"\n[targets.c]\ndir = "/c"\n')
-    settings = config.load(environ={})
+    settings = files.load(environ={})
     assert [Path(settings.targets[name].dir) for name in "abc"] == [tmp_path, tmp_path / "apps/b", Path("/c")]
 
 
@@ -43,16 +43,16 @@ def test_paths_count_from_what_names_them(tmp_path: Path, monkeypatch: pytest.Mo
         'api_token_file = "t"\n[api]\ndatabase = "r.sqlite"\ntokens_file = "tokens.json"\n[agent]\nwork_dir = "w"\n'
         '[nats]\nca = "ca.pem"\nnkey = "~/seed"\n[nats.janitor]\npassword_file = "p"\n[targets.x]\n'
     )
-    found = config.load(file, environ={})
+    found = files.load(file, environ={})
     paths = (found.api_token_file, found.api.database, found.api.tokens_file, found.agent.work_dir, found.nats.ca, found.nats.janitor.password_file)
     assert [Path(path) for path in paths] == [file.parent / name for name in ("t", "r.sqlite", "tokens.json", "w", "ca.pem", "p")]
     assert Path(found.nats.nkey) == Path.home() / "seed"
     variables = {"QGJET_API_TOKENS_FILE": ".qgjet/tokens.json", "QGJET_TARGETS_X_DIR": "x", "QGJET_AGENT_WORK_DIR": "w"}
-    found = config.load(file, {"api.database": "r.sqlite"}, variables)
+    found = files.load(file, {"api.database": "r.sqlite"}, variables)
     paths = (found.api.tokens_file, found.targets["x"].dir, found.agent.work_dir, found.api.database)
     assert [Path(path).absolute() for path in paths] == [elsewhere / name for name in (".qgjet/tokens.json", "x", "w", "r.sqlite")]
     file.write_text("")
-    found = config.load(file, environ={})
+    found = files.load(file, environ={})
     assert (found.api.database, found.api.tokens_file) == (str(file.parent / ".qgjet/read-model.sqlite"), str(file.parent / ".qgjet/tokens.json"))
 
 
@@ -63,12 +63,12 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes) -
     (tmp_path / "qgjet.toml").write_bytes(content)
     for environ in ({}, {"QGJET_QUEUE_REPLICAS": "1", "QGJET_TARGETS_A_SLOTS": "1"}):
         with pytest.raises(InvalidSettings):
-            config.load(tmp_path / "qgjet.toml", environ=environ)
+            files.load(tmp_path / "qgjet.toml", environ=environ)
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "q.toml").write_bytes(b'\xef\xbb\xbforg_id = "x"')
-    assert config.load(tmp_path / "q.toml", environ={}).org_id == "x"
+    assert files.load(tmp_path / "q.toml", environ={}).org_id == "x"
 
 
 def test_a_file_of_somebody_else_above_is_not_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,9 +80,9 @@ def test_a_file_of_somebody_else_above_is_not_obeyed(tmp_path: Path, monkeypatch
         monkeypatch.setattr(os, "getuid", lambda: 12345)
     monkeypatch.chdir(tmp_path / "inner")
     with pytest.raises(InvalidSettings, match="belongs to another user"):
-        config.load(environ={})
+        files.load(environ={})
     monkeypatch.chdir(tmp_path)
-    assert config.load(environ={}).org_id == "evil"
+    assert files.load(environ={}).org_id == "evil"
 
 
 @pytest.mark.parametrize(

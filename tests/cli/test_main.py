@@ -16,11 +16,11 @@ import pytest
 
 import qgjet
 from cli.commandline import BIN, Cli, Inside, Work
+from qgjet.client.tracker import Track
 from qgjet.domain.events import Slot, Status, Verdict
 from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.tracking import result
-from qgjet_cli.tracking.tracker import Track
 
 
 @pytest.mark.parametrize("program", ["qgjet", "qgjob"])

@@ -12,19 +12,19 @@ import pytest
 
 from factories import NOW, spec
 from patience import patience
+from qgjet.client import follow, transport
+from qgjet.client.base import Batch
+from qgjet.client.http import ApiClient, api_client
+from qgjet.client.sse import Message, Parser
+from qgjet.client.tracker import Board, Track
 from qgjet.domain import codec
 from qgjet.domain.decide import EndAttempt, Start, Submit, decide
 from qgjet.domain.events import Outcome, Slot, Verdict
 from qgjet.domain.job import fold
 from qgjet.domain.submission import SubmitRequest
 from qgjet.errors import CannotReach, InvalidSettings, NotAccepted
-from qgjet_cli.client import follow, transport
-from qgjet_cli.client.base import Batch
-from qgjet_cli.client.http import ApiClient, api_client
-from qgjet_cli.client.sse import Message, Parser
 from qgjet_cli.runtime.exits import Exit, of_error
 from qgjet_cli.tracking.progress import Lines
-from qgjet_cli.tracking.tracker import Board, Track
 from qgjet_cli.tracking.watch import watch
 
 JSON = "application/json"

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from qgjet.agent.agent import Agent
 from qgjet.agent.cleanup import own_directory
+from qgjet.config import files
 from qgjet.config.settings import QueueSettings, Settings, Target
 from qgjet.domain.deployment import DEFAULT_VISIBILITY_TIMEOUT_S
 from qgjet.domain.subjects import STREAM
@@ -24,7 +25,7 @@ from qgjet.runners.registry import make_runner
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
-from qgjet_cli.options import config, flags
+from qgjet_cli.options import flags
 from qgjet_cli.output.console import counted
 from qgjet_cli.runtime import daemon
 
@@ -69,7 +70,7 @@ def agent(
         "agent.execution_timeout": execution_timeout,
         "agent.name": name,
     }
-    settings = config.load(config_file, flags)
+    settings = files.load(config_file, flags)
     daemon.log_to_stderr()
     raise typer.Exit(daemon.run(_serve(settings)))
 

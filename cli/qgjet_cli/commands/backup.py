@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from qgjet.config import files
 from qgjet.domain.subjects import STREAM
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
 from qgjet.store.backup import Manifest
 from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
-from qgjet_cli.options import config, flags
+from qgjet_cli.options import flags
 from qgjet_cli.output import console
 from qgjet_cli.output.console import counted
 from qgjet_cli.runtime import foreground
@@ -30,7 +31,7 @@ def backup(
 
     DIR is there when it is complete, never before. `qgjet restore DIR` brings it back. Ends with 4 when the server cannot be reached.
     """
-    settings = config.load(config_file, {"nats_url": nats})
+    settings = files.load(config_file, {"nats_url": nats})
     names = (STREAM,) if events_only else backups.KEPT
 
     async def work(interrupts: foreground.Interrupts) -> Exit:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from qgjet.client.base import open_api
 from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidInput, NotAccepted
 from qgjet.support.clock import utc_now
 from qgjet.support.units import duration
-from qgjet_cli.client.base import open_api
 from qgjet_cli.commands import status
 from qgjet_cli.commands.question import ask
 from qgjet_cli.options import flags
@@ -23,7 +23,7 @@ from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 if TYPE_CHECKING:
-    from qgjet_cli.client.http import ApiClient
+    from qgjet.client.http import ApiClient
 
 COLUMNS = ("job", "verdict", "age", "tries", "target", "version", "test", "reason")
 

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from qgjet.config import files
 from qgjet.config.settings import Settings
 from qgjet.errors import InvalidSettings
 from qgjet_cli.doctor.check import Check, Health, exit_code, fail, ok, warn, worst
 from qgjet_cli.doctor.host import look_at_host
 from qgjet_cli.doctor.server import look_at_api, look_at_server
-from qgjet_cli.options import config, flags
+from qgjet_cli.options import flags
 from qgjet_cli.output import console
 from qgjet_cli.runtime import daemon
 
@@ -44,8 +45,8 @@ def doctor(
 def read_settings(path: Path | None, flags: dict[str, Any]) -> tuple[Settings, list[Check]]:
     """The settings, or defaults where they cannot be read, and what there is to say about them."""
     try:
-        settings = config.load(path, flags)
-        file = path or os.environ.get("QGJET_CONFIG") or config.find(Path.cwd())
+        settings = files.load(path, flags)
+        file = path or os.environ.get("QGJET_CONFIG") or files.find(Path.cwd())
     except InvalidSettings as error:
         return Settings(nats_url=flags["nats_url"] or "", api_url=flags["api_url"] or ""), [
             fail("settings", str(error), "correct it; all keys: docs/settings.md")

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from qgjet.client.base import open_api
 from qgjet.domain.events import Status, Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
-from qgjet_cli.client.base import open_api
 from qgjet_cli.commands.status import priority_order
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of, tags_of

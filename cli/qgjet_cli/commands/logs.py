@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qgjet.client.base import LONG_PATIENCE_S, PATIENCE_S, open_api
 from qgjet.domain.events import LIVE
-from qgjet_cli.client.base import LONG_PATIENCE_S, PATIENCE_S, open_api
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 from qgjet_cli.output import console
@@ -22,7 +22,7 @@ from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 if TYPE_CHECKING:
-    from qgjet_cli.client.http import ApiClient
+    from qgjet.client.http import ApiClient
 
 LOOK_S = 0.5
 LONGEST_LINE = 64 * 1024

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from qgjet_cli.client.base import open_api
+from qgjet.client.base import open_api
 from qgjet_cli.options.request import settings_of
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
@@ -14,7 +14,7 @@ from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 if TYPE_CHECKING:
-    from qgjet_cli.client.http import ApiClient
+    from qgjet.client.http import ApiClient
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from qgjet_cli.options import flags
 from qgjet_cli.output import console
 
 if TYPE_CHECKING:
-    from qgjet_cli.client.http import ApiClient
+    from qgjet.client.http import ApiClient
 
 COLUMNS = ("org", "version", "target", "queued", "running", "age", "waits for")
 

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from qgjet.config import files
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
 from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.commands.backup import show
-from qgjet_cli.options import config, flags
+from qgjet_cli.options import flags
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
@@ -32,7 +33,7 @@ def restore(
     Stop API and agents before: they would make empty streams on an empty server. Jobs that were queued then are queued again, jobs that ran are run again, and
     each API builds its read model anew. Ends with 2 when the server has such streams already or the backup is damaged, 4 when the server cannot be reached.
     """
-    settings = config.load(config_file, {"nats_url": nats})
+    settings = files.load(config_file, {"nats_url": nats})
 
     async def work(interrupts: foreground.Interrupts) -> Exit:
         async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-restore", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S) as bus:

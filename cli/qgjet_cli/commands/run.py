@@ -13,13 +13,14 @@ import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
+from qgjet.client.base import Batch, Client, Placed, open_client, patience
+from qgjet.client.tracker import Board, Track
 from qgjet.config.settings import Settings, Target
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Status
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
 from qgjet_cli.ci import github
-from qgjet_cli.client.base import Batch, Client, Placed, open_client, patience
 from qgjet_cli.commands.submit import slot_of, slots_of, tell_refused, told, warn_attached
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, seconds, settings_of, targets_of
@@ -30,7 +31,6 @@ from qgjet_cli.runtime.exits import Exit, of_error
 from qgjet_cli.runtime.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.tracking import result
 from qgjet_cli.tracking.progress import summary, view_of
-from qgjet_cli.tracking.tracker import Board, Track
 from qgjet_cli.tracking.watch import unserved, watch
 
 CANCEL_WAIT_S = 15.0

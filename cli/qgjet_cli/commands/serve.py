@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from qgjet.config import files
 from qgjet.config.settings import Settings
 from qgjet_cli.commands.agent import Nats
-from qgjet_cli.options import config, flags
+from qgjet_cli.options import flags
 from qgjet_cli.runtime import daemon
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def serve(
     `qgjet token` says who may use it. Before there is a token, that is everybody on this machine, and on other addresses than loopback it does not start.
     """
     flags = {"nats_url": nats, "api.host": host, "api.port": port, "api.database": str(database) if database else None, "api.auth": False if no_auth else None}
-    settings = config.load_for_api(config_file, flags)
+    settings = files.load_for_api(config_file, flags)
     daemon.log_to_stderr()
     raise typer.Exit(daemon.run(_serve(settings)))
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qgjet.client.base import Batch, Placed, open_client
+from qgjet.client.tracker import LEGACY_STATUS
 from qgjet.config.settings import Settings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Slot, Status
-from qgjet_cli.client.base import Batch, Placed, open_client
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, settings_of
 from qgjet_cli.output import console
 from qgjet_cli.runtime import exits, foreground
 from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
-from qgjet_cli.tracking.tracker import LEGACY_STATUS
 from qgjet_cli.tracking.watch import unserved
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from qgjet.client.base import open_api
 from qgjet.reporting.text import percent
-from qgjet_cli.client.base import open_api
 from qgjet_cli.commands.question import ask
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of

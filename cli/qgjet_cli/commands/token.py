@@ -12,9 +12,10 @@ import typer
 
 from qgjet.auth import token_file, tokens
 from qgjet.auth.tokens import Scope, Token
+from qgjet.config import files
 from qgjet.errors import InvalidInput, InvalidSettings
 from qgjet.support.clock import utc_now
-from qgjet_cli.options import config, flags
+from qgjet_cli.options import flags
 from qgjet_cli.options.request import seconds
 from qgjet_cli.output import console
 
@@ -137,7 +138,7 @@ def revoke(
 
 
 def _file(given: Path | None, config_file: Path | None) -> Path:
-    text = config.load(config_file, {"api.tokens_file": str(given) if given else None}).api.tokens_file
+    text = files.load(config_file, {"api.tokens_file": str(given) if given else None}).api.tokens_file
     if not text:
         raise InvalidSettings("api.tokens_file", "is empty: name a file with --file")
     return Path(text)

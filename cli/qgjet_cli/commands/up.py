@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from qgjet.config import files
 from qgjet.config.settings import Settings
 from qgjet_cli.commands.agent import DEFAULT_NATS_URL, Targets, chosen_targets, drain, halt
-from qgjet_cli.options import config, flags
+from qgjet_cli.options import flags
 from qgjet_cli.runtime import daemon
 from qgjet_cli.runtime.local_stack import ANY_NATS_PORT, LocalStack
 
@@ -38,7 +39,7 @@ def up(
 
     The first Ctrl-C or SIGTERM finishes what runs, the second stops it and gives it back; what is queued is there again at the next start.
     """
-    settings = config.load_for_api(config_file, {"agent.targets": targets or None, "api.port": port})
+    settings = files.load_for_api(config_file, {"agent.targets": targets or None, "api.port": port})
     daemon.log_to_stderr(logging.WARNING)
     for name in (__name__, "qgjet_cli.commands.agent"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec.structs import replace
 
+from qgjet.client.base import open_api, patience
+from qgjet.client.tracker import Board
 from qgjet.domain.events import GREEN, Verdict
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, NotAccepted, QgjetError
 from qgjet.reporting.model import SuiteReport
 from qgjet_cli.ci import detect, github
-from qgjet_cli.client.base import open_api, patience
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import seconds, settings_of
 from qgjet_cli.output import console, downloads, reports
@@ -25,11 +26,10 @@ from qgjet_cli.runtime.exits import Exit, of_error
 from qgjet_cli.runtime.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.tracking import result
 from qgjet_cli.tracking.progress import View, summary, view_of
-from qgjet_cli.tracking.tracker import Board
 from qgjet_cli.tracking.watch import watch
 
 if TYPE_CHECKING:
-    from qgjet_cli.client.http import ApiClient
+    from qgjet.client.http import ApiClient
 
 ARRIVAL_S = 1.0
 """Between two looks at a suite whose jobs still arrive."""
@@ -109,7 +109,7 @@ def wait(
 
 async def _fill(client: ApiClient, board: Board, job_ids: Sequence[str]) -> None:
     """Put what is asked for on the board, as it is now; what is there already is kept."""
-    from qgjet_cli.client.http import track_of
+    from qgjet.client.http import track_of
 
     if board.suite_id:
         found = await client.suite(board.suite_id)
@@ -150,7 +150,7 @@ async def _job_or_suite(client: ApiClient, board: Board, known_as: str) -> list[
 
 async def _complete(client: ApiClient, board: Board) -> None:
     """Look up the first failure of jobs that had failed before this command looked."""
-    from qgjet_cli.client.http import track_of
+    from qgjet.client.http import track_of
 
     for job_id, track in board.tracks.items():
         if track.first_failure is None and (track.verdict not in GREEN or track.verdict is Verdict.FLAKY):
@@ -159,7 +159,7 @@ async def _complete(client: ApiClient, board: Board) -> None:
 
 async def _look_up(client: ApiClient, board: Board) -> None:
     """Bring every job up to date, with all its attempts: those that ended before this command looked are in no event that it has seen."""
-    from qgjet_cli.client.http import track_of
+    from qgjet.client.http import track_of
 
     gate = asyncio.Semaphore(LOOKUPS)
     errors: list[Exception] = []

@@ -9,6 +9,8 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from qgjet.client.transport import Bearer
+from qgjet.config import files
 from qgjet.config.settings import Settings
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Partition
@@ -21,10 +23,8 @@ from qgjet.store.event_log import EventLog, StreamState
 from qgjet.store.job_queue import LaneState, Queue
 from qgjet.support.addresses import without_password
 from qgjet.version import __version__
-from qgjet_cli.client.transport import Bearer
 from qgjet_cli.commands.agent import DEFAULT_NATS_URL
 from qgjet_cli.doctor.check import Check, dotted, fail, ok, warn
-from qgjet_cli.options import config
 from qgjet_cli.output.console import counted
 
 TIMEOUT_S = 2.0
@@ -185,7 +185,7 @@ async def look_at_api(settings: Settings) -> list[Check]:
     if not settings.api_url:
         return []
     try:
-        config.api_token(settings)
+        files.api_token(settings)
     except InvalidSettings as error:
         return [fail("API", str(error), "correct api_token_file (QGJET_API_TOKEN_FILE)")]
     answer = await _get(settings, "/readyz")
@@ -211,7 +211,7 @@ async def _get(settings: Settings, path: str) -> httpx.Response | None:
     if not settings.api_url:
         return None
     try:
-        token = config.api_token(settings)
+        token = files.api_token(settings)
         async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, auth=Bearer(token) if token else None) as client:
             return await client.get(settings.api_url.rstrip("/") + path)
     except (httpx.HTTPError, httpx.InvalidURL, InvalidSettings):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from qgjet.client.base import Batch
+from qgjet.config import files
 from qgjet.config.settings import JobSettings, Settings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.deployment import Deployment
@@ -17,8 +19,6 @@ from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
 from qgjet.support.units import duration
 from qgjet_cli.ci import detect
-from qgjet_cli.client.base import Batch
-from qgjet_cli.options import config
 from qgjet_cli.options.selection import expand
 
 BUILT_IN = JobSettings()
@@ -47,7 +47,7 @@ class Asked(Struct, frozen=True, kw_only=True):
 
 def settings_of(path: Path | None, nats: str | None, api: str | None) -> Settings:
     """Settings with the flags that every command has. `--api` alone means: through the API, whatever else is set."""
-    return config.load(path, {"nats_url": "" if api and not nats else nats, "api_url": api})
+    return files.load(path, {"nats_url": "" if api and not nats else nats, "api_url": api})
 
 
 def batch_of(asked: Asked, settings: Settings, *, suite: bool) -> Batch:

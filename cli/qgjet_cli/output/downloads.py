@@ -15,15 +15,15 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from qgjet.client.base import Client, open_client
+from qgjet.client.tracker import Board
 from qgjet.config.settings import Settings
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Artifact, Verdict
 from qgjet.domain.filenames import directory_name, is_safe
 from qgjet.errors import CannotReach, InvalidInput, LogUnavailable, QgjetError
-from qgjet_cli.client.base import Client, open_client
 from qgjet_cli.options.flags import Keep
 from qgjet_cli.output import console
-from qgjet_cli.tracking.tracker import Board
 
 AT_A_TIME = 4
 TRIES = 3

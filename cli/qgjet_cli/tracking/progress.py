@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from qgjet.client.tracker import Board, Change
 from qgjet.domain.events import AttemptEnded, AttemptLost, Finished, Released, Started, Status
 from qgjet.domain.job import explanation_of
 from qgjet_cli.output import console
-from qgjet_cli.tracking.tracker import Board, Change
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -7,13 +7,13 @@ from typing import Any
 
 from msgspec import Struct
 
+from qgjet.client.base import Placed
+from qgjet.client.tracker import LEGACY_STATUS, Board, Failure, Track
 from qgjet.domain.decide import FLAKY, NOT_PASSED_AGAIN
 from qgjet.domain.events import Status, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
-from qgjet_cli.client.base import Placed
 from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import CannotWrite, Exit, of_verdicts
-from qgjet_cli.tracking.tracker import LEGACY_STATUS, Board, Failure, Track
 
 REFUSED = "refused"
 COLUMNS = ("test", "target", "version", "verdict", "tries", "time", "reason")

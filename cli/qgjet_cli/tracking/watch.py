@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
+from qgjet.client.base import ALL, Client, Events
+from qgjet.client.tracker import Board
 from qgjet.domain.events import Slot
-from qgjet_cli.client.base import ALL, Client, Events
 from qgjet_cli.tracking.progress import Pulse, View, summary
-from qgjet_cli.tracking.tracker import Board
 
 TICK_S = 0.5
 

@@ -8,6 +8,8 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+from qgjet.client.base import ALL, Batch, Events, Notice, Placed
+from qgjet.client.tracker import Board, Track
 from qgjet.config.settings import Settings
 from qgjet.domain import subjects
 from qgjet.domain.decide import OnDuplicate
@@ -24,8 +26,6 @@ from qgjet.store.event_log import Accepted, EventLog
 from qgjet.store.job_queue import Queue
 from qgjet.store.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
 from qgjet.support.addresses import without_password
-from qgjet_cli.client.base import ALL, Batch, Events, Notice, Placed
-from qgjet_cli.tracking.tracker import Board, Track
 
 BY = "cli"
 PAUSE_S = 0.2

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from qgjet.client import http_environment as surroundings
 from qgjet.errors import CannotReach, InvalidSettings, NeedsToken, NotAccepted, NotAllowed
 from qgjet.support.addresses import without_password
 from qgjet.version import __version__
-from qgjet_cli.client import http_environment as surroundings
 
 T = TypeVar("T")
 Json = dict[str, Any]

@@ -7,9 +7,9 @@ from typing import ClassVar, TypeVar
 import msgspec
 from msgspec import Struct
 
+from qgjet.client.transport import Http, Json, NotOurs
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Artifact, Instant
-from qgjet_cli.client.transport import Http, Json, NotOurs
 
 J = TypeVar("J", Json, list[Json])
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator
 
 from msgspec import Struct
 
+from qgjet.client.base import Notice
+from qgjet.client.follow import Outage
+from qgjet.client.sse import Message, Parser
+from qgjet.client.transport import PAUSE_S, Http, NoStream, NotOurs
 from qgjet.errors import CannotReach
-from qgjet_cli.client.base import Notice
-from qgjet_cli.client.follow import Outage
-from qgjet_cli.client.sse import Message, Parser
-from qgjet_cli.client.transport import PAUSE_S, Http, NoStream, NotOurs
 
 
 class LogLine(Struct, frozen=True):

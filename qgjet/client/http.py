@@ -13,17 +13,17 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
+from qgjet.client import shapes
+from qgjet.client.base import ALL, Batch, Events, Notice, Placed
+from qgjet.client.follow import follow
+from qgjet.client.logs import LogLine, follow_log
+from qgjet.client.shapes import checked
+from qgjet.client.tracker import Board, Failure, Track
+from qgjet.client.transport import PAUSE_S, Http, Json, open_http
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.domain.submission import MAX_SUITE_JOBS, SubmitRequest
 from qgjet.errors import CannotReach, InvalidInput, NotAccepted, NotAllowed
-from qgjet_cli.client import shapes
-from qgjet_cli.client.base import ALL, Batch, Events, Notice, Placed
-from qgjet_cli.client.follow import follow
-from qgjet_cli.client.logs import LogLine, follow_log
-from qgjet_cli.client.shapes import checked
-from qgjet_cli.client.transport import PAUSE_S, Http, Json, open_http
-from qgjet_cli.tracking.tracker import Board, Failure, Track
 
 MAX_BODY_BYTES = 900_000
 MAX_PAGE = 500

@@ -12,13 +12,13 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
+from qgjet.client.base import Events, Notice
+from qgjet.client.sse import Message, Parser
+from qgjet.client.tracker import Board, Track
+from qgjet.client.transport import PAUSE_S, Busy, Http, Json, NoStream
 from qgjet.domain import codec
 from qgjet.domain.events import Event
 from qgjet.errors import CannotReach, UndecodableEvent
-from qgjet_cli.client.base import Events, Notice
-from qgjet_cli.client.sse import Message, Parser
-from qgjet_cli.client.transport import PAUSE_S, Busy, Http, Json, NoStream
-from qgjet_cli.tracking.tracker import Board, Track
 
 POLL_S = 2.0
 POLL_WINDOW = 8

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
+from qgjet.client.tracker import Track
+from qgjet.config import files
 from qgjet.config.settings import Settings
 from qgjet.domain.events import Event, Status
 from qgjet.domain.submission import SubmitRequest
 from qgjet.errors import InvalidSettings, QgjetError
-from qgjet_cli.options import config
-from qgjet_cli.tracking.tracker import Track
 
 if TYPE_CHECKING:
-    from qgjet_cli.client.http import ApiClient
-    from qgjet_cli.tracking.tracker import Board
+    from qgjet.client.http import ApiClient
+    from qgjet.client.tracker import Board
 
 PATIENCE_S = 10.0
 """How long a short command tries to get an answer."""
@@ -93,7 +93,7 @@ class Client(Protocol):
 async def open_client(settings: Settings, *, patience_s: float = PATIENCE_S, notice: Notice) -> AsyncIterator[Client]:
     """Straight to NATS when there is a NATS address, else through the API. Raises CannotReach, LogUnavailable or IncompatibleServer."""
     if settings.nats_url:
-        from qgjet_cli.client.nats import nats_client
+        from qgjet.client.nats import nats_client
 
         async with nats_client(settings, patience_s=patience_s, notice=notice) as straight:
             yield straight
@@ -108,9 +108,9 @@ async def open_api(settings: Settings, *, what: str = "", patience_s: float = PA
     if settings.nats_url and not settings.api_url:
         raise InvalidSettings("api", f"{what} needs the API, NATS alone cannot do it: set QGJET_API_URL or pass --api")
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # its own command line brings click and rich: half of the start-up time
-    from qgjet_cli.client.http import api_client
+    from qgjet.client.http import api_client
 
-    url, token = settings.api_url or default_api(settings), config.api_token(settings)
+    url, token = settings.api_url or default_api(settings), files.api_token(settings)
     async with api_client(url, token=token, patience_s=patience_s, notice=notice) as client:
         yield client
 

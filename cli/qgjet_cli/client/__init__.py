@@ -1,1 +1,0 @@
-"""The client: one protocol, straight to NATS or through the HTTP API."""
