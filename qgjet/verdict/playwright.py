@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from itertools import islice
 from typing import Any, BinaryIO, Literal
@@ -21,7 +21,7 @@ from qgjet.verdict.blame import blame_of_case, blame_of_failed_tries, cause_of_c
 from qgjet.verdict.classification import classify, without_source
 from qgjet.verdict.collector import CaseCollector
 from qgjet.verdict.evidence import Origin, Phase, ReportedCase, ReportedError, ReportUnreadable, RunnerReport, TryEvidence
-from qgjet.verdict.json_stream import Event, JsonError, JsonReader
+from qgjet.verdict.json_stream import Event, JsonError, JsonReader, LongInteger
 from qgjet.verdict.paths import ProjectTree
 from qgjet.verdict.patterns import Patterns, Swallowed
 from qgjet.verdict.text import MAX_RAW_CHARS, bounded_line, bounded_seconds, clean, clean_line
@@ -154,11 +154,21 @@ def read_playwright(source: bytes | BinaryIO, *, project_dir: str, test: str, pa
     """
     file = BytesIO(source) if isinstance(source, bytes) else source
     try:
-        tree = _tree(file, project_dir, test)
-        file.seek(0)
-        return _Reader(JsonReader(file), tree, patterns).read()
+        try:
+            return _read(file, project_dir, test, patterns)
+        except LongInteger:
+            return _read(file, project_dir, test, patterns, any_integer=True)
     except (JsonError, msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
         return ReportUnreadable(clean(f"report cannot be read: {error}"))
+
+
+def _read(file: BinaryIO, project_dir: str, test: str, patterns: Patterns, *, any_integer: bool = False) -> RunnerReport:
+    def beginning() -> JsonReader:
+        file.seek(0)
+        return JsonReader(file, any_integer=any_integer)
+
+    tree = _tree(beginning, project_dir, test)
+    return _Reader(beginning(), tree, patterns).read()
 
 
 class _Reader:
@@ -285,7 +295,7 @@ def _bounded(wanted: Any, most: int, what: str = "") -> Any:
     return build
 
 
-def _tree(file: BinaryIO, project_dir: str, test: str) -> ProjectTree:
+def _tree(beginning: Callable[[], JsonReader], project_dir: str, test: str) -> ProjectTree:
     """Where the report's paths belong.
 
     Inside `project_dir` a path counts as it is. A report from elsewhere (the runner saw the project through a symlink or a
@@ -295,11 +305,11 @@ def _tree(file: BinaryIO, project_dir: str, test: str) -> ProjectTree:
     home = posixpath.normpath(project_dir)
     asked = posixpath.normpath(posixpath.join(home, test))
     given = ProjectTree(home=home, asked=ProjectTree(home=home).inside(asked))
-    config = _config_of(file)
+    config = _config_of(beginning())
     root = posixpath.normpath(config.root_dir) if config.root_dir else home
     if not given.asked or root == home or given.inside(root):
         return given
-    files = [posixpath.normpath(posixpath.join(home, config.root_dir, one)) for one in _files_of(file)]
+    files = [posixpath.normpath(posixpath.join(home, config.root_dir, one)) for one in _files_of(beginning())]
     if not any(given.inside(one) for one in files):
         base = (posixpath.dirname(config.config_file) or config.root_dir).rstrip("/") + "/"
         for one in files:
@@ -308,10 +318,8 @@ def _tree(file: BinaryIO, project_dir: str, test: str) -> ProjectTree:
     return given
 
 
-def _config_of(file: BinaryIO) -> PlaywrightConfig:
+def _config_of(json: JsonReader) -> PlaywrightConfig:
     """The configuration, which Playwright writes first."""
-    file.seek(0)
-    json = JsonReader(file)
     for key, event in json.members(json.next()):
         if key == "config":
             return msgspec.convert(json.build(event, _CONFIG), PlaywrightConfig)
@@ -321,10 +329,8 @@ def _config_of(file: BinaryIO) -> PlaywrightConfig:
     return PlaywrightConfig()
 
 
-def _files_of(file: BinaryIO) -> list[str]:
+def _files_of(json: JsonReader) -> list[str]:
     """The files of the report's suites."""
-    file.seek(0)
-    json = JsonReader(file)
     files: dict[str, None] = {}
     for key, event in json.members(json.next()):
         if key != "suites":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from qgjet.domain.events import GREEN, Verdict
 from qgjet.verdict.evidence import CommandEvidence, Evidence, ReportUnreadable, RunnerReport
 from qgjet.verdict.junit import read_junit
 from qgjet.verdict.patterns import default_patterns
+from qgjet.verdict.playwright import read_playwright
 from qgjet.verdict.rules import appwright_outcome, command_outcome
 from qgjet.verdict.xml_stream import MAX_DEPTH, MAX_TAG_BYTES
 from security.mutations import damaged, tampered
@@ -41,6 +44,24 @@ def test_a_tampered_report_gives_one_outcome_whatever_it_is(path: Path, data: st
     report = data.draw(tampered(json.loads(path.read_bytes())))
     outcome = appwright_outcome(Evidence(exit_code=1, report=report, duration_s=1.0, project_dir="/p", test="tests/a.spec.js"))
     assert outcome.verdict not in GREEN
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "1e99999999999999999999", "-1e999", "9" * 5000 + ".5"], ids=["digits", "exponent", "double", "fraction"])
+@pytest.mark.parametrize("after", ["", ",}"], ids=["json", "not json"])
+def test_a_number_that_nothing_can_hold_makes_a_report_unreadable(number: str, after: str) -> None:
+    """Together with a syntax error behind it, such a number once ended the process that read it."""
+    report = f'{{"config":{{"metadata":[{number}{after}]}},"suites":[]}}'.encode()
+    for _ in range(50):  # it took a few
+        assert isinstance(read_playwright(report, project_dir="/p", test="tests/a.spec.js", patterns=default_patterns()), ReportUnreadable)
+
+
+def test_an_integer_beyond_64_bits_is_no_reason_not_to_read_a_report() -> None:
+    """JavaScript writes 1e20 in digits, and `metadata` of a configuration holds whatever its author likes."""
+    report = json.loads(REPORTS[0].read_bytes())
+    plain = read_playwright(json.dumps(report).encode(), project_dir="/p", test="tests/a.spec.js", patterns=default_patterns())
+    report["config"]["metadata"] = {"build": 10**20}
+    assert read_playwright(json.dumps(report).encode(), project_dir="/p", test="tests/a.spec.js", patterns=default_patterns()) == plain
+    assert not isinstance(plain, ReportUnreadable)
 
 
 @given(damaged(JUNIT) | damaged(LAUGHS) | st.sampled_from([JUNIT.decode().encode(code) for code in ("utf-16", "utf-16-le", "utf-32", "cp037")]))
@@ -108,3 +129,29 @@ def test_a_report_of_nothing_but_braces_costs_little(inner: bytes) -> None:
 
 def test_an_honest_report_of_a_failure_is_failed() -> None:
     assert command_outcome(CommandEvidence(exit_code=1, junit=JUNIT, junit_due=True, duration_s=1.0, project_dir="/p")).verdict is Verdict.FAILED
+
+
+READ_AT_ONCE = """
+import sys, threading
+from qgjet.verdict.patterns import default_patterns
+from qgjet.verdict.playwright import read_playwright
+
+sys.setswitchinterval(1e-6)
+report, patterns, start, found = open(sys.argv[1], "rb").read(), default_patterns(), threading.Barrier(4), []
+
+def read():
+    start.wait()
+    found.append(read_playwright(report, project_dir="/p", test="tests/a.spec.js", patterns=patterns))
+
+threads = [threading.Thread(target=read) for _ in range(4)]
+[one.start() for one in threads]
+[one.join() for one in threads]
+assert len(found) == 4 and all(one == found[0] for one in found)
+"""
+
+
+def test_the_first_reports_of_a_process_may_be_read_in_several_threads_at_once() -> None:
+    """A decoder that two threads made for one type at the same time has crashed agents with several slots."""
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", READ_AT_ONCE, str(REPORTS[-1])], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
