@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from qgjet.client.tracker import Track
+from qgjet.client.tracker import TrackedJob
 from qgjet.config import files
 from qgjet.config.settings import Settings
 from qgjet.domain.events import Event, Status
@@ -21,7 +21,7 @@ from qgjet.errors import InvalidSettings, QgjetError
 
 if TYPE_CHECKING:
     from qgjet.client.http import ApiClient
-    from qgjet.client.tracker import Board
+    from qgjet.client.tracker import JobTracker
 
 PATIENCE_S = 10.0
 """How long a short command tries to get an answer."""
@@ -46,7 +46,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     """Accept what can be accepted; otherwise a suite is all or nothing."""
 
 
-class Placed(Struct, frozen=True, kw_only=True):
+class SubmitResult(Struct, frozen=True, kw_only=True):
     """What became of one request."""
 
     request: SubmitRequest
@@ -66,16 +66,16 @@ class Client(Protocol):
     where: str
     """The server, for messages; never with a password."""
 
-    async def submit(self, batch: Batch) -> list[Placed]:
+    async def submit(self, batch: Batch) -> list[SubmitResult]:
         """One answer per request, in order. Safe against lost answers: nothing is submitted twice. Raises CannotReach or LogUnavailable."""
 
-    def follow(self, board: Board) -> AsyncIterator[Events]:
-        """Events from `board.next_seq` on that may concern the board's jobs, as they come; survives restarts of the server."""
+    def follow(self, tracker: JobTracker) -> AsyncIterator[Events]:
+        """Events from `tracker.next_seq` on that may concern the tracker's jobs, as they come; survives restarts of the server."""
 
     def check(self) -> None:
         """Raises CannotReach when the server has been silent for too long. To be called now and then while following."""
 
-    async def cancel(self, tracks: Sequence[Track], reason: str, suite_id: str) -> set[str]:
+    async def cancel(self, tracks: Sequence[TrackedJob], reason: str, suite_id: str) -> set[str]:
         """Ask for the end of jobs, as far as no other suite waits for them; those that have ended already are left alone.
 
         Returns:

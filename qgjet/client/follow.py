@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from qgjet.client.base import Events, Notice
 from qgjet.client.sse import Message, Parser
-from qgjet.client.tracker import Board, Track
+from qgjet.client.tracker import JobTracker, TrackedJob
 from qgjet.client.transport import PAUSE_S, Busy, Http, Json, NoStream
 from qgjet.domain import codec
 from qgjet.domain.events import Event
@@ -34,15 +34,15 @@ class EventPage(Struct, frozen=True):
     events: list[StoredEvent]
 
 
-async def follow(http: Http, board: Board, notice: Notice) -> AsyncGenerator[Events, None]:
-    """Events that may concern the board's jobs, for ever. Raises CannotReach when the server has been silent for longer than the patience."""
-    after = board.next_seq - 1
+async def follow(http: Http, tracker: JobTracker, notice: Notice) -> AsyncGenerator[Events, None]:
+    """Events that may concern the tracker's jobs, for ever. Raises CannotReach when the server has been silent for longer than the patience."""
+    after = tracker.next_seq - 1
     streams, outage = True, Outage(http, notice)
     while True:
         moved = crowded = False
         try:
             if streams:
-                async with contextlib.aclosing(_messages(http, board, after)) as stream:
+                async with contextlib.aclosing(_messages(http, tracker, after)) as stream:
                     async for messages in stream:
                         outage.over()
                         after, moved = max([after, *(int(message.id) for message in messages)]), moved or bool(messages)
@@ -55,40 +55,40 @@ async def follow(http: Http, board: Board, notice: Notice) -> AsyncGenerator[Eve
                 outage.begins(error)
         if not moved:  # where streams break before they bring anything, this does
             try:
-                yield await _poll(http, board)
+                yield await _poll(http, tracker)
                 outage.over()
             except Busy as error:
                 outage.begins(error)
         await asyncio.sleep(outage.pause_s or (PAUSE_S if streams and not crowded else POLL_S))
 
 
-async def _messages(http: Http, board: Board, after: int) -> AsyncGenerator[list[Message], None]:
+async def _messages(http: Http, tracker: JobTracker, after: int) -> AsyncGenerator[list[Message], None]:
     parser = Parser()
-    async with contextlib.aclosing(http.stream("/events", {**_narrowest(board), "after": after})) as pieces:
+    async with contextlib.aclosing(http.stream("/events", {**_narrowest(tracker), "after": after})) as pieces:
         async for piece in pieces:
             yield [message for message in parser.feed(piece) if _SEQUENCE.fullmatch(message.id)]  # a proxy may add some of its own
 
 
-def _narrowest(board: Board) -> Json:
-    """The one filter that lets through the events of all jobs on the board."""
-    live = board.live
-    if len(live) == 1 and not board.suite_id:
+def _narrowest(tracker: JobTracker) -> Json:
+    """The one filter that lets through the events of all jobs on the tracker."""
+    live = tracker.live
+    if len(live) == 1 and not tracker.suite_id:
         return {"job_id": live[0].job_id}
-    if board.suite_id and not any(track.attached for track in live):
-        return {"suite_id": board.suite_id}
+    if tracker.suite_id and not any(track.attached for track in live):
+        return {"suite_id": tracker.suite_id}
     orgs = {track.slot.org_id for track in live}
     return {"org_id": orgs.pop()} if len(orgs) == 1 else {}
 
 
-async def _poll(http: Http, board: Board) -> Events:
+async def _poll(http: Http, tracker: JobTracker) -> Events:
     """Events of the live jobs that are not known yet, oldest first."""
     gate = asyncio.Semaphore(POLL_WINDOW)
 
-    async def one(track: Track) -> EventPage:
+    async def one(track: TrackedJob) -> EventPage:
         async with gate:
             return await http.once("GET", f"/jobs/{quote(track.job_id, safe='')}/events", EventPage, params={"after": track.seq})
 
-    pages = await asyncio.gather(*(one(track) for track in board.live))
+    pages = await asyncio.gather(*(one(track) for track in tracker.live))
     found = [(stored.seq, event) for page in pages for stored in page.events if (event := _event(bytes(stored.event))) is not None]
     return sorted(found, key=lambda pair: pair[0])
 

@@ -14,11 +14,11 @@ import msgspec
 from msgspec import Struct
 
 from qgjet.client import shapes
-from qgjet.client.base import ALL, Batch, Events, Notice, Placed
+from qgjet.client.base import ALL, Batch, Events, Notice, SubmitResult
 from qgjet.client.follow import follow
 from qgjet.client.logs import LogLine, follow_log
 from qgjet.client.shapes import checked
-from qgjet.client.tracker import Board, Failure, Track
+from qgjet.client.tracker import JobFailure, JobTracker, TrackedJob
 from qgjet.client.transport import PAUSE_S, Http, Json, open_http
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Slot, Status, Verdict
@@ -94,11 +94,11 @@ class ApiClient:
 
     # -- submit ------------------------------------------------------------------------------------------------------
 
-    async def submit(self, batch: Batch) -> list[Placed]:
+    async def submit(self, batch: Batch) -> list[SubmitResult]:
         key = batch.key or uuid.uuid4().hex
         if len(batch.requests) == 1 and not batch.suite_id:
             return [await self._submit_one(batch.requests[0], key)]
-        placed: list[Placed] = []
+        placed: list[SubmitResult] = []
         for number, chunk in enumerate(_chunks(batch.requests)):
             to_come = len(batch.requests) - len(placed) - len(chunk)
             parts = {"submission": key, "to_come": to_come} if number or to_come else {}
@@ -108,21 +108,21 @@ class ApiClient:
             placed += answers
         return placed
 
-    async def _take_back(self, placed: Sequence[Placed], suite_id: str) -> list[Placed]:
+    async def _take_back(self, placed: Sequence[SubmitResult], suite_id: str) -> list[SubmitResult]:
         """Cancel what was created in front of a chunk that was refused: a suite is all or nothing, however many requests it takes."""
         for one in placed:
             await self.cancel_job(one.job_id, "the rest of its suite was refused", suite_id)
-        return [Placed(request=one.request, error=_refused("cancelled again: the rest of its suite was refused")) for one in placed]
+        return [SubmitResult(request=one.request, error=_refused("cancelled again: the rest of its suite was refused")) for one in placed]
 
-    async def _submit_one(self, request: SubmitRequest, key: str) -> Placed:
+    async def _submit_one(self, request: SubmitRequest, key: str) -> SubmitResult:
         try:
             return _placed(request, await self._http.ask("POST", "/submit", Submission, body=_fields(request), key=key))
         except NotAccepted as refused:
             if refused.status != 409:
                 raise
-            return Placed(request=request, error=refused)
+            return SubmitResult(request=request, error=refused)
 
-    async def _submit_chunk(self, batch: Batch, chunk: Sequence[SubmitRequest], key: str, parts: Json) -> list[Placed]:
+    async def _submit_chunk(self, batch: Batch, chunk: Sequence[SubmitRequest], key: str, parts: Json) -> list[SubmitResult]:
         jobs = [_fields(request) for request in chunk]
         body = {"suite_id": batch.suite_id, "on_duplicate": chunk[0].on_duplicate, "atomic": not batch.partial, "jobs": jobs, **parts}
         deadline = asyncio.get_running_loop().time() + self._http.patience_s
@@ -142,8 +142,8 @@ class ApiClient:
 
     # -- follow ------------------------------------------------------------------------------------------------------
 
-    def follow(self, board: Board) -> AsyncIterator[Events]:
-        return follow(self._http, board, self._notice)
+    def follow(self, tracker: JobTracker) -> AsyncIterator[Events]:
+        return follow(self._http, tracker, self._notice)
 
     def check(self) -> None:
         """`follow` looks after that itself."""
@@ -279,10 +279,10 @@ class ApiClient:
     async def _checked(self, method: str, path: str, kind: type[Struct], body: Any = None) -> Json:
         return checked(self._http, await self._http.ask(method, path, Json, body=body), kind)
 
-    async def cancel(self, tracks: Sequence[Track], reason: str, suite_id: str) -> set[str]:
+    async def cancel(self, tracks: Sequence[TrackedJob], reason: str, suite_id: str) -> set[str]:
         gate = asyncio.Semaphore(CANCEL_WINDOW)
 
-        async def goes_on(track: Track) -> bool:
+        async def goes_on(track: TrackedJob) -> bool:
             async with gate:
                 try:
                     return not (await self.cancel_job(track.job_id, reason, suite_id))["cancel_requested"]
@@ -302,11 +302,11 @@ class ApiClient:
         return {(served.target, agent.app_version_id or ALL) for agent in agents if not agent.draining for served in agent.targets}
 
 
-def track_of(job: Json) -> Track:
+def track_of(job: Json) -> TrackedJob:
     """A job as the API shows it, with what failed first if its attempts are there."""
     failures = [one for one in job.get("attempts", ()) if one["ended_by"] and one["verdict"] not in _NO_FAILURE]
     first = failures[0] if failures else None
-    return Track(
+    return TrackedJob(
         job_id=job["job_id"],
         slot=Slot(job["org_id"], job["app_version_id"], job["target"], job["test"]),
         seq=job["seq"],
@@ -317,7 +317,7 @@ def track_of(job: Json) -> Track:
         duration_s=job["duration_s"],
         reason=job["reason"],
         message=job["message"],
-        first_failure=first and Failure(attempt=first["attempt"], verdict=first["verdict"], reason=first["reason"], message=first["message"]),
+        first_failure=first and JobFailure(attempt=first["attempt"], verdict=first["verdict"], reason=first["reason"], message=first["message"]),
         cancel_requested=job["cancel_requested"],
         attempts=msgspec.convert(job.get("attempts", []), list[AttemptRecord]),
         submitted_at=msgspec.convert(job["created_at"], datetime),
@@ -327,10 +327,10 @@ def track_of(job: Json) -> Track:
     )
 
 
-def _placed(request: SubmitRequest, answer: Submission) -> Placed:
+def _placed(request: SubmitRequest, answer: Submission) -> SubmitResult:
     if answer.error is not None:
-        return Placed(request=request, error=_refused(answer.error.detail) if answer.settled else CannotReach(answer.error.detail))
-    return Placed(
+        return SubmitResult(request=request, error=_refused(answer.error.detail) if answer.settled else CannotReach(answer.error.detail))
+    return SubmitResult(
         request=request,
         job_id=answer.job_id or "",
         status=answer.status,

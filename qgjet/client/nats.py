@@ -8,8 +8,8 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from qgjet.client.base import ALL, Batch, Events, Notice, Placed
-from qgjet.client.tracker import Board, Track
+from qgjet.client.base import ALL, Batch, Events, Notice, SubmitResult
+from qgjet.client.tracker import JobTracker, TrackedJob
 from qgjet.config.settings import Settings
 from qgjet.domain import subjects
 from qgjet.domain.decide import OnDuplicate
@@ -73,7 +73,7 @@ class NatsClient:
 
     # -- submit ------------------------------------------------------------------------------------------------------
 
-    async def submit(self, batch: Batch) -> list[Placed]:
+    async def submit(self, batch: Batch) -> list[SubmitResult]:
         specs = [self._spec(batch, number) for number in range(len(batch.requests))]
         if batch.key:
             await self._claim_key(batch, specs)
@@ -98,7 +98,7 @@ class NatsClient:
         except KeyReused as error:
             raise InvalidInput("idempotency_key", str(error)) from error
 
-    async def _submit_suite(self, batch: Batch, specs: Sequence[JobSpec]) -> list[Placed]:
+    async def _submit_suite(self, batch: Batch, specs: Sequence[JobSpec]) -> list[SubmitResult]:
         if batch.key:
             for spec in specs:
                 await self._earlier(spec)
@@ -166,9 +166,9 @@ class NatsClient:
 
     # -- follow ------------------------------------------------------------------------------------------------------
 
-    async def follow(self, board: Board) -> AsyncIterator[Events]:
-        filters = sorted({subjects.partition_filter(track.slot.partition) for track in board.live})
-        async with self._log.tail(board.next_seq, filters) as batches:
+    async def follow(self, tracker: JobTracker) -> AsyncIterator[Events]:
+        filters = sorted({subjects.partition_filter(track.slot.partition) for track in tracker.live})
+        async with self._log.tail(tracker.next_seq, filters) as batches:
             async for batch in batches:
                 yield [(one.seq, one.event) for one in batch if one.event is not None]
 
@@ -186,7 +186,7 @@ class NatsClient:
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
-    async def cancel(self, tracks: Sequence[Track], reason: str, suite_id: str) -> set[str]:
+    async def cancel(self, tracks: Sequence[TrackedJob], reason: str, suite_id: str) -> set[str]:
         jobs = await asyncio.gather(*(self._log.cancel(track.slot, track.job_id, by=BY, reason=reason, suite_id=suite_id) for track in tracks))
         return {job.job_id for job in jobs if job is not None and not job.cancel_requested}
 
@@ -210,11 +210,11 @@ def _lost(answer: Accepted | QgjetError | None) -> bool:
     return isinstance(answer, LogUnavailable) and not isinstance(answer, NotPermitted)
 
 
-def _placed(batch: Batch, number: int, spec: JobSpec, answer: Accepted | QgjetError | None) -> Placed:
+def _placed(batch: Batch, number: int, spec: JobSpec, answer: Accepted | QgjetError | None) -> SubmitResult:
     request = batch.requests[number]
     if not isinstance(answer, Accepted):
-        return Placed(request=request, error=answer or LogUnavailable("not sent"))
-    return Placed(
+        return SubmitResult(request=request, error=answer or LogUnavailable("not sent"))
+    return SubmitResult(
         request=request,
         job_id=answer.job_id,
         status=answer.status,

@@ -27,7 +27,7 @@ LEGACY_STATUS = {
 _NO_FAILURE = frozenset({Verdict.PASSED, Verdict.SKIPPED, Verdict.CANCELLED})
 
 
-class Failure(Struct, frozen=True, kw_only=True):
+class JobFailure(Struct, frozen=True, kw_only=True):
     """An attempt that did not pass."""
 
     attempt: int
@@ -37,7 +37,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     message: str
 
 
-class Track(Struct, kw_only=True):
+class TrackedJob(Struct, kw_only=True):
     """One job as far as it is known."""
 
     job_id: str
@@ -52,7 +52,7 @@ class Track(Struct, kw_only=True):
     """Of the last attempt that ended."""
     reason: str = ""
     message: str = ""
-    first_failure: Failure | None = None
+    first_failure: JobFailure | None = None
     cancel_requested: bool = False
     attached: bool = False
     """Somebody else's job: not to be cancelled by us."""
@@ -114,24 +114,24 @@ class Track(Struct, kw_only=True):
         """Following may begin after it: every later event carries it."""
         first = event.first_failure
         if self.first_failure is None and first is not None and first.attempt < event.attempt:
-            self.first_failure = Failure(attempt=first.attempt, verdict=first.verdict, reason=first.reason, message=first.message)
+            self.first_failure = JobFailure(attempt=first.attempt, verdict=first.verdict, reason=first.reason, message=first.message)
 
     def _failed(self, verdict: Verdict | None, reason: str, message: str) -> None:
         if self.first_failure is None and verdict not in _NO_FAILURE:
-            self.first_failure = Failure(attempt=self.attempt, verdict=verdict, reason=reason, message=message)
+            self.first_failure = JobFailure(attempt=self.attempt, verdict=verdict, reason=reason, message=message)
 
 
-class Change(Struct, frozen=True):
+class JobUpdate(Struct, frozen=True):
     """Something new about a job, to be told once."""
 
-    track: Track
+    track: TrackedJob
     event: Event
 
 
-class Board:
+class JobTracker:
     """All jobs of a command. One that `grows` takes in jobs that join its suite later."""
 
-    def __init__(self, tracks: Iterable[Track], suite_id: str = "", *, grows: bool = False) -> None:
+    def __init__(self, tracks: Iterable[TrackedJob], suite_id: str = "", *, grows: bool = False) -> None:
         self.tracks = {track.job_id: track for track in tracks}
         self.suite_id = suite_id
         self._grows = grows
@@ -139,11 +139,11 @@ class Board:
         """Jobs of the suite that never arrived."""
 
     def follow_suite(self, suite_id: str) -> None:
-        """From now on the board is that suite's, and grows with it."""
+        """From now on the tracker is that suite's, and grows with it."""
         self.suite_id, self._grows = suite_id, True
 
     @property
-    def live(self) -> list[Track]:
+    def live(self) -> list[TrackedJob]:
         return [track for track in self.tracks.values() if track.live]
 
     @property
@@ -164,13 +164,13 @@ class Board:
             found[word] = found.get(word, 0) + 1
         return found
 
-    def apply(self, seq: int, event: Event) -> list[Change]:
+    def apply(self, seq: int, event: Event) -> list[JobUpdate]:
         """The changes that an event makes: at most one to its own job, one to the job that it replaces."""
         self._adopt(seq, event)
         concerned = [event.job_id] + ([event.replaces] if isinstance(event, Submitted) and event.replaces else [])
         tracks = [self.tracks[job_id] for job_id in concerned if job_id in self.tracks]
-        return [Change(track, event) for track in tracks if track.apply(seq, event)]
+        return [JobUpdate(track, event) for track in tracks if track.apply(seq, event)]
 
     def _adopt(self, seq: int, event: Event) -> None:
         if self._grows and isinstance(event, Submitted) and event.job_id not in self.tracks and self.suite_id in event.suite_ids:
-            self.tracks[event.job_id] = Track(job_id=event.job_id, slot=event.spec.slot, seq=seq - 1)
+            self.tracks[event.job_id] = TrackedJob(job_id=event.job_id, slot=event.spec.slot, seq=seq - 1)

@@ -16,7 +16,7 @@ import pytest
 
 import qgjet
 from cli.commandline import BIN, Cli, Inside, Work
-from qgjet.client.tracker import Track
+from qgjet.client.tracker import TrackedJob
 from qgjet.domain.events import Slot, Status, Verdict
 from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import Exit
@@ -157,7 +157,8 @@ def test_durations_are_short(seconds: float | None, text: str) -> None:
 
 
 def test_a_table_keeps_markup_and_long_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    track = Track(job_id="1", slot=Slot("o", "v", "[red]t", "a" * 150), status=Status.FAILED, verdict=Verdict.FAILED, reason="x", message="[bold]\nsecond line")
+    slot = Slot("o", "v", "[red]t", "a" * 150)
+    track = TrackedJob(job_id="1", slot=slot, status=Status.FAILED, verdict=Verdict.FAILED, reason="x", message="[bold]\nsecond line")
     code = Exit.FAILED
     result.show([result.of_track(track)], code, suite_id="", json=False)
     (_, row) = capsys.readouterr().out.splitlines()

@@ -16,7 +16,7 @@ from qgjet.client import follow, transport
 from qgjet.client.base import Batch
 from qgjet.client.http import ApiClient, api_client
 from qgjet.client.sse import Message, Parser
-from qgjet.client.tracker import Board, Track
+from qgjet.client.tracker import JobTracker, TrackedJob
 from qgjet.domain import codec
 from qgjet.domain.decide import EndAttempt, Start, Submit, decide
 from qgjet.domain.events import Outcome, Slot, Verdict
@@ -200,8 +200,8 @@ def story() -> list[tuple[int, Any]]:
     return events
 
 
-def board() -> Board:
-    return Board([Track(job_id="j1", slot=Slot("acme", "1.0.0", "emulator", "tests/onboarding.spec.js"), seq=9)])
+def tracker() -> JobTracker:
+    return JobTracker([TrackedJob(job_id="j1", slot=Slot("acme", "1.0.0", "emulator", "tests/onboarding.spec.js"), seq=9)])
 
 
 def sse(seq: int, event: Any) -> bytes:
@@ -212,9 +212,9 @@ def page(after: int) -> dict[str, Any]:
     return {"events": [{"seq": seq, "event": json.loads(codec.encode(event))} for seq, event in story() if seq > after], "next_after": None}
 
 
-async def followed(handler: Handler, *, patience_s: float = 5.0) -> tuple[Board, list[Asked], list[str]]:
+async def followed(handler: Handler, *, patience_s: float = 5.0) -> tuple[JobTracker, list[Asked], list[str]]:
     async with served(handler, patience_s=patience_s) as (client, asked, said), asyncio.timeout(patience(10)):
-        watched = board()
+        watched = tracker()
         await watch(client, watched, Lines())
         return watched, asked, said
 

@@ -13,8 +13,8 @@ import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qgjet.client.base import Batch, Client, Placed, open_client, patience
-from qgjet.client.tracker import Board, Track
+from qgjet.client.base import Batch, Client, SubmitResult, open_client, patience
+from qgjet.client.tracker import JobTracker, TrackedJob
 from qgjet.config.settings import Settings, Target
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Status
@@ -179,46 +179,46 @@ async def _run(plan: Plan, interrupts: Interrupts) -> Exit:
             placed = await client.submit(plan.batch)
             await _tell(plan, client, placed)
         step = github.Step(plan.settings, junit=str(plan.outputs.junit or ""))
-        board = Board([_track(one) for one in placed if one.job_id], plan.batch.suite_id)
+        tracker = JobTracker([_track(one) for one in placed if one.job_id], plan.batch.suite_id)
         try:
-            code = await _wait(plan, client, board, interrupts, began) if board.tracks else exits.of_errors(one.error for one in placed)
+            code = await _wait(plan, client, tracker, interrupts, began) if tracker.tracks else exits.of_errors(one.error for one in placed)
         except Interrupted:
             code = interrupts.code
             try:
-                await _stop(plan, client, board, halt, lambda: _write(plan, step, board, placed, code))
+                await _stop(plan, client, tracker, halt, lambda: _write(plan, step, tracker, placed, code))
             except asyncio.CancelledError:  # the second signal
-                _finish(plan, step, board, placed, code)
+                _finish(plan, step, tracker, placed, code)
                 raise
-        code = _finish(plan, step, board, placed, code)
+        code = _finish(plan, step, tracker, placed, code)
         if not interrupts.heard:
             with interrupts.held("fetching the artifacts"):
-                await downloads.of_board(client, board, plan.artifacts_dir, plan.artifacts)
+                await downloads.of_tracker(client, tracker, plan.artifacts_dir, plan.artifacts)
         return code
 
 
-def _write(plan: Plan, step: github.Step, board: Board, placed: Sequence[Placed], code: Exit) -> None:
+def _write(plan: Plan, step: github.Step, tracker: JobTracker, placed: Sequence[SubmitResult], code: Exit) -> None:
     """Write reports, summary and outputs as far as the verdicts are known: a job without one is an error in them."""
-    report = _report(plan, board, placed)
+    report = _report(plan, tracker, placed)
     reports.write(report, plan.outputs, code, plan.settings)
     step.write(report)
 
 
-def _finish(plan: Plan, step: github.Step, board: Board, placed: Sequence[Placed], code: Exit) -> Exit:
+def _finish(plan: Plan, step: github.Step, tracker: JobTracker, placed: Sequence[SubmitResult], code: Exit) -> Exit:
     """Print the result and write everything. Gives `code`, or the exit code that the verdicts have."""
-    results = result.results_of(board, placed)
+    results = result.results_of(tracker, placed)
     code = code or result.exit_of(results, fail_on_flaky=plan.fail_on_flaky)
-    report = _report(plan, board, placed)
+    report = _report(plan, tracker, placed)
     code = reports.write(report, plan.outputs, code, plan.settings)
     result.show(results, code, suite_id=plan.batch.suite_id, json=plan.json)
     step.finish(report)
     return code
 
 
-def _report(plan: Plan, board: Board, placed: Sequence[Placed]) -> SuiteReport:
-    return result.report_of(board, placed, tags=plan.batch.requests[0].tags)
+def _report(plan: Plan, tracker: JobTracker, placed: Sequence[SubmitResult]) -> SuiteReport:
+    return result.report_of(tracker, placed, tags=plan.batch.requests[0].tags)
 
 
-async def _tell(plan: Plan, client: Client, placed: Sequence[Placed]) -> None:
+async def _tell(plan: Plan, client: Client, placed: Sequence[SubmitResult]) -> None:
     accepted = [one for one in placed if one.job_id]
     if not sys.stderr.isatty():
         for one in accepted:
@@ -232,25 +232,25 @@ async def _tell(plan: Plan, client: Client, placed: Sequence[Placed]) -> None:
             console.warn(warning)
 
 
-def _track(placed: Placed) -> Track:
+def _track(placed: SubmitResult) -> TrackedJob:
     status = placed.status or Status.QUEUED
-    return Track(job_id=placed.job_id, slot=slot_of(placed), seq=placed.seq - 1, status=status, attached=placed.attached, replaced=placed.replaced)
+    return TrackedJob(job_id=placed.job_id, slot=slot_of(placed), seq=placed.seq - 1, status=status, attached=placed.attached, replaced=placed.replaced)
 
 
-async def _wait(plan: Plan, client: Client, board: Board, interrupts: Interrupts, began: float) -> Exit:
+async def _wait(plan: Plan, client: Client, tracker: JobTracker, interrupts: Interrupts, began: float) -> Exit:
     """PASSED when every job has ended, however it did. Raises Interrupted."""
     elapsed_s = asyncio.get_running_loop().time() - began
     try:
         async with interrupts.limit(None if plan.timeout_s is None else plan.timeout_s - elapsed_s):
-            with view_of(board) as view:
-                await watch(client, board, view, max_failures=plan.max_failures)
+            with view_of(tracker) as view:
+                await watch(client, tracker, view, max_failures=plan.max_failures)
         return Exit.PASSED
     except TimedOut:
-        console.note(f"--timeout is over: {summary(board)}.{_later(plan)}")
+        console.note(f"--timeout is over: {summary(tracker)}.{_later(plan)}")
         return Exit.TIMEOUT
     except QgjetError as error:
         console.fail(error)
-        console.note(f"{summary(board)}.{_later(plan)}")
+        console.note(f"{summary(tracker)}.{_later(plan)}")
         return of_error(error)
 
 
@@ -258,18 +258,18 @@ def _later(plan: Plan) -> str:
     return "" if plan.embedded else f" What is live goes on; `qgjet wait --suite {plan.batch.suite_id}` waits for it"
 
 
-async def _stop(plan: Plan, client: Client, board: Board, halt: Halt | None, write: Callable[[], None]) -> None:
+async def _stop(plan: Plan, client: Client, tracker: JobTracker, halt: Halt | None, write: Callable[[], None]) -> None:
     """Cancel what no other run waits for, and give it a moment to end.
 
     What is known is written meanwhile: a CI system that cancels a step kills it a few seconds later (GitHub Actions: SIGTERM after 7.5 s, SIGKILL after 10 s).
     """
-    live = board.live
+    live = tracker.live
     if plan.detach or not live:
-        console.note(f"Interrupted: {summary(board)}.{_later(plan)}")
+        console.note(f"Interrupted: {summary(tracker)}.{_later(plan)}")
         return
     own = sum(not track.attached for track in live)
-    console.note(f"Interrupted: cancelling {console.counted(own, 'job')}. Once more to leave at once." if own else f"Interrupted: {summary(board)}.")
-    ending = Board(live)
+    console.note(f"Interrupted: cancelling {console.counted(own, 'job')}. Once more to leave at once." if own else f"Interrupted: {summary(tracker)}.")
+    ending = JobTracker(live)
     try:
         async with asyncio.timeout(CANCEL_WAIT_S):
             writing = asyncio.create_task(asyncio.to_thread(write))
@@ -277,7 +277,7 @@ async def _stop(plan: Plan, client: Client, board: Board, halt: Halt | None, wri
                 others = await client.cancel(live, "interrupted", plan.batch.suite_id)
             finally:
                 await writing
-            ending = Board([track for track in live if track.job_id not in others])
+            ending = JobTracker([track for track in live if track.job_id not in others])
             if kept := sum(track.job_id in others and not track.attached for track in live):
                 console.note(f"{console.counted(kept, 'job')} not cancelled: others wait for them.")
             if halt is not None:

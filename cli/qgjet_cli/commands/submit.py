@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qgjet.client.base import Batch, Placed, open_client
+from qgjet.client.base import Batch, SubmitResult, open_client
 from qgjet.client.tracker import LEGACY_STATUS
 from qgjet.config.settings import Settings
 from qgjet.domain.decide import OnDuplicate
@@ -75,7 +75,7 @@ def submit(
     foreground.run(body)
 
 
-async def _submit(settings: Settings, batch: Batch) -> list[Placed]:
+async def _submit(settings: Settings, batch: Batch) -> list[SubmitResult]:
     async with open_client(settings, notice=console.note) as client:
         placed = await client.submit(batch)
         for warning in await unserved(client, slots_of(placed)):
@@ -85,17 +85,17 @@ async def _submit(settings: Settings, batch: Batch) -> list[Placed]:
     return placed
 
 
-def slots_of(placed: Sequence[Placed]) -> list[Slot]:
+def slots_of(placed: Sequence[SubmitResult]) -> list[Slot]:
     """Of the jobs that were accepted."""
     return [slot_of(one) for one in placed if one.job_id]
 
 
-def slot_of(placed: Placed) -> Slot:
+def slot_of(placed: SubmitResult) -> Slot:
     request = placed.request
     return Slot(request.org_id, request.app_version_id, request.target, request.test)
 
 
-def tell_refused(placed: Sequence[Placed]) -> None:
+def tell_refused(placed: Sequence[SubmitResult]) -> None:
     for one in placed:
         if one.error:
             console.note(f"Error: {one.request.test} on {one.request.target}: {one.error}")
@@ -106,7 +106,7 @@ _OWN = ("max_retries", "infra_retries")
 """What a job keeps as it was submitted, whatever joins it."""
 
 
-def warn_attached(placed: Sequence[Placed]) -> None:
+def warn_attached(placed: Sequence[SubmitResult]) -> None:
     """State what counts for attached jobs. Their retries are theirs, and one that runs has no use for another priority."""
     attached = [one for one in placed if one.attached]
     if any(getattr(one.request, name) is not None for one in attached for name in _SHARED):
@@ -121,7 +121,7 @@ def warn_attached(placed: Sequence[Placed]) -> None:
         )
 
 
-def told(placed: Placed) -> str:
+def told(placed: SubmitResult) -> str:
     """S1's line, with what else there is to say."""
     parts = [f"Job submitted! ID: {placed.job_id}", f"Status: {placed.status}"]
     parts += ["attached to a live job of the same test"] if placed.attached else []
@@ -129,7 +129,7 @@ def told(placed: Placed) -> str:
     return " | ".join(parts)
 
 
-def _tell(batch: Batch, placed: Sequence[Placed]) -> None:
+def _tell(batch: Batch, placed: Sequence[SubmitResult]) -> None:
     accepted = [one for one in placed if one.job_id]
     for one in accepted:
         console.line(told(one) + (f" | Test: {one.request.test}" if len(batch.requests) > 1 else ""))
@@ -137,7 +137,7 @@ def _tell(batch: Batch, placed: Sequence[Placed]) -> None:
         console.line(f"Suite: {batch.suite_id} | Jobs: {len(accepted)}")
 
 
-def answer(placed: Placed) -> dict[str, object]:
+def answer(placed: SubmitResult) -> dict[str, object]:
     request = placed.request
     return {
         "job_id": placed.job_id or None,

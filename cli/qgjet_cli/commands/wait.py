@@ -11,7 +11,7 @@ import typer
 from msgspec.structs import replace
 
 from qgjet.client.base import open_api, patience
-from qgjet.client.tracker import Board
+from qgjet.client.tracker import JobTracker
 from qgjet.domain.events import GREEN, Verdict
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, NotAccepted, QgjetError
@@ -67,74 +67,74 @@ def wait(
 
     async def body(interrupts: Interrupts) -> Exit:
         async with open_api(settings, what="waiting by id", patience_s=patience(timeout_s, patience_s), notice=console.note) as client:
-            board = Board([], suite or "", grows=bool(suite))
+            tracker = JobTracker([], suite or "", grows=bool(suite))
             try:
                 async with interrupts.limit(timeout_s):
-                    await _fill(client, board, job_ids or [])
-                    console.note(f"Waiting for {console.counted(len(board.tracks), 'job')}: {summary(board)}")
-                    with view_of(board) as view:
-                        board.missing = await _to_the_end(client, board, view)
-                    await _complete(client, board)
-                if board.missing:
+                    await _fill(client, tracker, job_ids or [])
+                    console.note(f"Waiting for {console.counted(len(tracker.tracks), 'job')}: {summary(tracker)}")
+                    with view_of(tracker) as view:
+                        tracker.missing = await _to_the_end(client, tracker, view)
+                    await _complete(client, tracker)
+                if tracker.missing:
                     console.warn(
-                        f"{console.counted(board.missing, 'job')} of the suite never arrived: the client ended while it submitted them. Submit the suite again"
+                        f"{console.counted(tracker.missing, 'job')} of the suite never arrived: the client ended while it submitted them. Submit the suite again"
                     )
-                code = result.exit_of(result.results_of(board), fail_on_flaky=fail_on_flaky, missing=board.missing)
+                code = result.exit_of(result.results_of(tracker), fail_on_flaky=fail_on_flaky, missing=tracker.missing)
             except TimedOut:
                 code = Exit.TIMEOUT
-                console.note(f"--timeout {timeout} is over: {summary(board)}")
+                console.note(f"--timeout {timeout} is over: {summary(tracker)}")
             except Interrupted:
                 code = interrupts.code
-                reports.write(_report(board), outputs, code, settings)  # at once: the second signal, or the end of a CI step, may come in the look-up
-                step.write(_report(board))
+                reports.write(_report(tracker), outputs, code, settings)  # at once: the second signal, or the end of a CI step, may come in the look-up
+                step.write(_report(tracker))
             except QgjetError as error:
-                if board.tracks:  # the last that was known of them
-                    reports.write(_report(board), outputs, of_error(error), settings)
-                    step.finish(_report(board))
+                if tracker.tracks:  # the last that was known of them
+                    reports.write(_report(tracker), outputs, of_error(error), settings)
+                    step.finish(_report(tracker))
                 raise
             if outputs.asked or directory is not None or detect.is_github(os.environ):
                 with interrupts.held("looking up the attempts"):
-                    await _look_up(client, board)
+                    await _look_up(client, tracker)
             if not interrupts.heard:
                 with interrupts.held("fetching the artifacts"):
-                    await downloads.of_board_from(settings, client, board, directory, artifacts)
-        report = _report(board)
+                    await downloads.of_tracker_from(settings, client, tracker, directory, artifacts)
+        report = _report(tracker)
         code = reports.write(report, outputs, code, settings)
-        result.show(result.results_of(board), code, suite_id=board.suite_id, json=json)
+        result.show(result.results_of(tracker), code, suite_id=tracker.suite_id, json=json)
         step.finish(report)
         return code
 
     foreground.run(body)
 
 
-async def _fill(client: ApiClient, board: Board, job_ids: Sequence[str]) -> None:
-    """Put what is asked for on the board, as it is now; what is there already is kept."""
+async def _fill(client: ApiClient, tracker: JobTracker, job_ids: Sequence[str]) -> None:
+    """Put what is asked for on the tracker, as it is now; what is there already is kept."""
     from qgjet.client.http import track_of
 
-    if board.suite_id:
-        found = await client.suite(board.suite_id)
+    if tracker.suite_id:
+        found = await client.suite(tracker.suite_id)
     elif len(job_ids) == 1:
-        found = await _job_or_suite(client, board, job_ids[0])
+        found = await _job_or_suite(client, tracker, job_ids[0])
     else:
         found = [await client.job(job_id) for job_id in dict.fromkeys(job_ids)]
     for job in found:
-        board.tracks.setdefault(job["job_id"], track_of(job))
+        tracker.tracks.setdefault(job["job_id"], track_of(job))
 
 
-async def _to_the_end(client: ApiClient, board: Board, view: View) -> int:
+async def _to_the_end(client: ApiClient, tracker: JobTracker, view: View) -> int:
     """Follow the jobs to their end, and a suite until all its jobs have arrived; gives the number of those that never will."""
     while True:
-        await watch(client, board, view)
-        if not board.suite_id:
+        await watch(client, tracker, view)
+        if not tracker.suite_id:
             return 0
-        suite = await client.suite_summary(board.suite_id)
-        if not suite.get("to_come") and suite["total"] <= len(board.tracks):
+        suite = await client.suite_summary(tracker.suite_id)
+        if not suite.get("to_come") and suite["total"] <= len(tracker.tracks):
             return int(suite.get("missing", 0))
         await asyncio.sleep(ARRIVAL_S)
-        await _fill(client, board, [])
+        await _fill(client, tracker, [])
 
 
-async def _job_or_suite(client: ApiClient, board: Board, known_as: str) -> list[dict[str, Any]]:
+async def _job_or_suite(client: ApiClient, tracker: JobTracker, known_as: str) -> list[dict[str, Any]]:
     try:
         return [await client.job(known_as)]
     except NotAccepted as refused:
@@ -144,20 +144,20 @@ async def _job_or_suite(client: ApiClient, board: Board, known_as: str) -> list[
         found = await client.suite(known_as)
     except NotAccepted as refused:
         raise InvalidInput("id", f"there is no job and no suite {known_as}") if refused.status == 404 else refused from None
-    board.follow_suite(known_as)
+    tracker.follow_suite(known_as)
     return found
 
 
-async def _complete(client: ApiClient, board: Board) -> None:
+async def _complete(client: ApiClient, tracker: JobTracker) -> None:
     """Look up the first failure of jobs that had failed before this command looked."""
     from qgjet.client.http import track_of
 
-    for job_id, track in board.tracks.items():
+    for job_id, track in tracker.tracks.items():
         if track.first_failure is None and (track.verdict not in GREEN or track.verdict is Verdict.FLAKY):
             track.first_failure = track_of(await client.job(job_id)).first_failure
 
 
-async def _look_up(client: ApiClient, board: Board) -> None:
+async def _look_up(client: ApiClient, tracker: JobTracker) -> None:
     """Bring every job up to date, with all its attempts: those that ended before this command looked are in no event that it has seen."""
     from qgjet.client.http import track_of
 
@@ -171,14 +171,14 @@ async def _look_up(client: ApiClient, board: Board) -> None:
             except QgjetError as error:
                 errors.append(error)
                 return
-        before = board.tracks[job_id]
+        before = tracker.tracks[job_id]
         if found.seq >= before.seq:
-            board.tracks[job_id] = found
+            tracker.tracks[job_id] = found
             found.attached, found.replaced = before.attached, before.replaced
 
     try:
         async with asyncio.timeout(LOOKUP_S), asyncio.TaskGroup() as group:
-            for job_id in board.tracks:
+            for job_id in tracker.tracks:
                 group.create_task(one(job_id))
     except TimeoutError:
         errors.append(TimeoutError(f"the API needs more than {LOOKUP_S:.0f} s"))
@@ -186,6 +186,6 @@ async def _look_up(client: ApiClient, board: Board) -> None:
         console.warn(f"attempts may be missing in the reports: {errors[0]}")
 
 
-def _report(board: Board) -> SuiteReport:
-    report = result.report_of(board)
+def _report(tracker: JobTracker) -> SuiteReport:
+    report = result.report_of(tracker)
     return replace(report, tags=shared_tags([job.tags for job in report.jobs]))

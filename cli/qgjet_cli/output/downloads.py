@@ -16,7 +16,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from qgjet.client.base import Client, open_client
-from qgjet.client.tracker import Board
+from qgjet.client.tracker import JobTracker
 from qgjet.config.settings import Settings
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Artifact, Verdict
@@ -59,22 +59,22 @@ def wanted_of(attempts: Iterable[tuple[str, AttemptRecord]], keep: Keep) -> list
     return [Wanted(job_id, attempt.attempt, one) for job_id, attempt in chosen for one in attempt.artifacts if one.sha256]
 
 
-async def of_board(client: Client, board: Board, directory: Path | None, keep: Keep) -> None:
+async def of_tracker(client: Client, tracker: JobTracker, directory: Path | None, keep: Keep) -> None:
     """Fetch for `run` and `wait`, which have their verdict: what fails is a warning."""
-    wanted = wanted_of(((job_id, one) for job_id, track in board.tracks.items() for one in track.attempts), keep) if directory else []
+    wanted = wanted_of(((job_id, one) for job_id, track in tracker.tracks.items() for one in track.attempts), keep) if directory else []
     if directory is None or not wanted:
         return
     failed = await fetch(client, wanted, directory)
     console.note(f"Artifacts: {console.counted(len(wanted) - failed, 'file')} in {directory}")
 
 
-async def of_board_from(settings: Settings, client: Client, board: Board, directory: Path | None, keep: Keep) -> None:
+async def of_tracker_from(settings: Settings, client: Client, tracker: JobTracker, directory: Path | None, keep: Keep) -> None:
     """The same, straight from NATS where there is an address."""
     if directory is not None and settings.nats_url:
         with contextlib.suppress(CannotReach, LogUnavailable):
             async with open_client(settings, notice=console.note) as straight:
-                return await of_board(straight, board, directory, keep)
-    await of_board(client, board, directory, keep)
+                return await of_tracker(straight, tracker, directory, keep)
+    await of_tracker(client, tracker, directory, keep)
     return None
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from qgjet.client.tracker import Board, Change
+from qgjet.client.tracker import JobTracker, JobUpdate
 from qgjet.domain.events import AttemptEnded, AttemptLost, Finished, Released, Started, Status
 from qgjet.domain.job import explanation_of
 from qgjet_cli.output import console
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class View(Protocol):
-    def changed(self, change: Change) -> None:
+    def changed(self, change: JobUpdate) -> None:
         """Tell a change."""
 
     def say(self, text: str) -> None:
@@ -29,7 +29,7 @@ class View(Protocol):
 
 
 @contextlib.contextmanager
-def view_of(board: Board) -> Iterator[View]:
+def view_of(tracker: JobTracker) -> Iterator[View]:
     """The view that fits where stderr goes."""
     if not sys.stderr.isatty():
         yield Lines()
@@ -49,11 +49,11 @@ def view_of(board: Board) -> Iterator[View]:
         TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=console, transient=True, refresh_per_second=4) as progress:
-        yield Bar(board, progress)
+        yield Bar(tracker, progress)
 
 
 class Lines:
-    def changed(self, change: Change) -> None:
+    def changed(self, change: JobUpdate) -> None:
         console.note(described(change))
 
     def say(self, text: str) -> None:
@@ -64,13 +64,13 @@ class Lines:
 
 
 class Bar:
-    def __init__(self, board: Board, progress: Progress) -> None:
-        self._board = board
+    def __init__(self, tracker: JobTracker, progress: Progress) -> None:
+        self._tracker = tracker
         self._progress = progress
-        self._task: TaskID = progress.add_task("", total=len(board.tracks))
+        self._task: TaskID = progress.add_task("", total=len(tracker.tracks))
         self.tick()
 
-    def changed(self, change: Change) -> None:
+    def changed(self, change: JobUpdate) -> None:
         if not isinstance(change.event, Started):
             self.say(described(change))
 
@@ -80,23 +80,23 @@ class Bar:
         self._progress.console.print(Text(console.one_line(text)), soft_wrap=True)
 
     def tick(self) -> None:
-        total = len(self._board.tracks)
-        self._progress.update(self._task, total=total, completed=total - len(self._board.live), description=summary(self._board))
+        total = len(self._tracker.tracks)
+        self._progress.update(self._task, total=total, completed=total - len(self._tracker.live), description=summary(self._tracker))
 
 
-def summary(board: Board) -> str:
+def summary(tracker: JobTracker) -> str:
     """`3 passed, 1 failed, 2 running, 5 queued`"""
-    return ", ".join(f"{count} {word}" for word, count in board.counts().items())
+    return ", ".join(f"{count} {word}" for word, count in tracker.counts().items())
 
 
-def described(change: Change) -> str:
+def described(change: JobUpdate) -> str:
     """`Job 1234abcd → running · tests/onboarding.spec.js · emulator · attempt 2`"""
     track = change.track
     parts = [f"Job {track.job_id} → {track.status}", track.slot.test, track.slot.target, _detail(change)]
     return " · ".join(part for part in parts if part)
 
 
-def _detail(change: Change) -> str:
+def _detail(change: JobUpdate) -> str:
     track, event = change.track, change.event
     if track.cancel_requested and track.status is Status.RUNNING:
         return "asked to stop"

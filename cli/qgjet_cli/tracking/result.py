@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from qgjet.client.base import Placed
-from qgjet.client.tracker import LEGACY_STATUS, Board, Failure, Track
+from qgjet.client.base import SubmitResult
+from qgjet.client.tracker import LEGACY_STATUS, JobFailure, JobTracker, TrackedJob
 from qgjet.domain.decide import FLAKY, NOT_PASSED_AGAIN
 from qgjet.domain.events import Status, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
@@ -35,13 +35,13 @@ class JobResult(Struct, frozen=True, kw_only=True):
     """Of the last attempt."""
     reason: str
     message: str
-    first_failure: Failure | None
+    first_failure: JobFailure | None
     attached: bool
     replaced: str | None
     seq: int | None
 
 
-def of_track(track: Track) -> JobResult:
+def of_track(track: TrackedJob) -> JobResult:
     slot = track.slot
     return JobResult(
         job_id=track.job_id,
@@ -63,7 +63,7 @@ def of_track(track: Track) -> JobResult:
     )
 
 
-def of_refused(placed: Placed) -> JobResult:
+def of_refused(placed: SubmitResult) -> JobResult:
     request = placed.request
     return JobResult(
         job_id=None,
@@ -85,19 +85,19 @@ def of_refused(placed: Placed) -> JobResult:
     )
 
 
-def results_of(board: Board, placed: Sequence[Placed] = ()) -> list[JobResult]:
+def results_of(tracker: JobTracker, placed: Sequence[SubmitResult] = ()) -> list[JobResult]:
     """In the order in which they were asked for."""
     refused = [of_refused(one) for one in placed if not one.job_id]
-    return [of_track(track) for track in board.tracks.values()] + refused
+    return [of_track(track) for track in tracker.tracks.values()] + refused
 
 
-def report_of(board: Board, placed: Sequence[Placed] = (), *, tags: dict[str, str] | None = None) -> SuiteReport:
+def report_of(tracker: JobTracker, placed: Sequence[SubmitResult] = (), *, tags: dict[str, str] | None = None) -> SuiteReport:
     """All that is known of the jobs, for reports."""
     refused = [_refused_job(one) for one in placed if not one.job_id]
-    return SuiteReport(suite_id=board.suite_id, jobs=(*map(_job_report, board.tracks.values()), *refused), tags=tags or {}, missing=board.missing)
+    return SuiteReport(suite_id=tracker.suite_id, jobs=(*map(_job_report, tracker.tracks.values()), *refused), tags=tags or {}, missing=tracker.missing)
 
 
-def _job_report(track: Track) -> JobReport:
+def _job_report(track: TrackedJob) -> JobReport:
     slot = track.slot
     return JobReport(
         job_id=track.job_id,
@@ -118,7 +118,7 @@ def _job_report(track: Track) -> JobReport:
     )
 
 
-def _refused_job(placed: Placed) -> JobReport:
+def _refused_job(placed: SubmitResult) -> JobReport:
     request = placed.request
     return JobReport(
         job_id="",

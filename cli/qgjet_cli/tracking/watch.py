@@ -7,39 +7,39 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 from qgjet.client.base import ALL, Client, Events
-from qgjet.client.tracker import Board
+from qgjet.client.tracker import JobTracker
 from qgjet.domain.events import Slot
 from qgjet_cli.tracking.progress import Pulse, View, summary
 
 TICK_S = 0.5
 
 
-async def watch(client: Client, board: Board, view: View, *, max_failures: int = 0) -> None:
-    """Return when no job of the board is live; tell each change once. Raises CannotReach when the server stays away.
+async def watch(client: Client, tracker: JobTracker, view: View, *, max_failures: int = 0) -> None:
+    """Return when no job of the tracker is live; tell each change once. Raises CannotReach when the server stays away.
 
-    With `max_failures`, what is live is cancelled once so many jobs have failed; not what the board was attached to.
+    With `max_failures`, what is live is cancelled once so many jobs have failed; not what the tracker was attached to.
     """
     pulse = Pulse()
-    if not board.live:
+    if not tracker.live:
         return
-    async with contextlib.aclosing(_ticking(client.follow(board))) as source:
+    async with contextlib.aclosing(_ticking(client.follow(tracker))) as source:
         async for events in source:
             client.check()
             for seq, event in events:
-                for change in board.apply(seq, event):  # told before the next one moves the job on
+                for change in tracker.apply(seq, event):  # told before the next one moves the job on
                     view.changed(change)
                     pulse.beat()
             view.tick()
-            if max_failures and board.failures >= max_failures:
-                view.say(f"{board.failures} failed: cancelling the rest")
+            if max_failures and tracker.failures >= max_failures:
+                view.say(f"{tracker.failures} failed: cancelling the rest")
                 max_failures = 0
-                await client.cancel([track for track in board.live if not track.attached], "too many failures", board.suite_id)
-            if not board.live:
+                await client.cancel([track for track in tracker.live if not track.attached], "too many failures", tracker.suite_id)
+            if not tracker.live:
                 return
             if pulse.due:
                 pulse.beat()
-                view.say(f"waiting: {summary(board)}")
-                for warning in await unserved(client, (track.slot for track in board.live)):
+                view.say(f"waiting: {summary(tracker)}")
+                for warning in await unserved(client, (track.slot for track in tracker.live)):
                     view.say(f"Warning: {warning}")
 
 
