@@ -14,14 +14,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from qgjet.client.base import Batch, Client, SubmitResult, open_client, patience
-from qgjet.client.tracker import JobTracker, TrackedJob
+from qgjet.client.results import report_of, tracked
+from qgjet.client.tracker import JobTracker
 from qgjet.config.settings import Settings, Target
 from qgjet.domain.decide import OnDuplicate
-from qgjet.domain.events import Status
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
 from qgjet_cli.ci import github
-from qgjet_cli.commands.submit import slot_of, slots_of, tell_refused, told, warn_attached
+from qgjet_cli.commands.submit import slots_of, tell_refused, told, warn_attached
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, seconds, settings_of, targets_of
 from qgjet_cli.output import console, downloads, reports
@@ -179,7 +179,7 @@ async def _run(plan: Plan, interrupts: Interrupts) -> Exit:
             placed = await client.submit(plan.batch)
             await _tell(plan, client, placed)
         step = github.Step(plan.settings, junit=str(plan.outputs.junit or ""))
-        tracker = JobTracker([_track(one) for one in placed if one.job_id], plan.batch.suite_id)
+        tracker = JobTracker([tracked(one) for one in placed if one.job_id], plan.batch.suite_id)
         try:
             code = await _wait(plan, client, tracker, interrupts, began) if tracker.tracks else exits.of_errors(one.error for one in placed)
         except Interrupted:
@@ -215,7 +215,7 @@ def _finish(plan: Plan, step: github.Step, tracker: JobTracker, placed: Sequence
 
 
 def _report(plan: Plan, tracker: JobTracker, placed: Sequence[SubmitResult]) -> SuiteReport:
-    return result.report_of(tracker, placed, tags=plan.batch.requests[0].tags)
+    return report_of(tracker, placed, tags=plan.batch.requests[0].tags)
 
 
 async def _tell(plan: Plan, client: Client, placed: Sequence[SubmitResult]) -> None:
@@ -230,11 +230,6 @@ async def _tell(plan: Plan, client: Client, placed: Sequence[SubmitResult]) -> N
     if not plan.embedded:
         for warning in await unserved(client, slots_of(placed)):
             console.warn(warning)
-
-
-def _track(placed: SubmitResult) -> TrackedJob:
-    status = placed.status or Status.QUEUED
-    return TrackedJob(job_id=placed.job_id, slot=slot_of(placed), seq=placed.seq - 1, status=status, attached=placed.attached, replaced=placed.replaced)
 
 
 async def _wait(plan: Plan, client: Client, tracker: JobTracker, interrupts: Interrupts, began: float) -> Exit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qgjet.client.base import Batch, SubmitResult, open_client
+from qgjet.client.results import slot_of
 from qgjet.client.tracker import LEGACY_STATUS
 from qgjet.config.settings import Settings
 from qgjet.domain.decide import OnDuplicate
@@ -88,11 +89,6 @@ async def _submit(settings: Settings, batch: Batch) -> list[SubmitResult]:
 def slots_of(placed: Sequence[SubmitResult]) -> list[Slot]:
     """Of the jobs that were accepted."""
     return [slot_of(one) for one in placed if one.job_id]
-
-
-def slot_of(placed: SubmitResult) -> Slot:
-    request = placed.request
-    return Slot(request.org_id, request.app_version_id, request.target, request.test)
 
 
 def tell_refused(placed: Sequence[SubmitResult]) -> None:

@@ -11,6 +11,7 @@ import typer
 from msgspec.structs import replace
 
 from qgjet.client.base import open_api, patience
+from qgjet.client.results import report_of
 from qgjet.client.tracker import JobTracker
 from qgjet.domain.events import GREEN, Verdict
 from qgjet.domain.suite import shared_tags
@@ -76,9 +77,8 @@ def wait(
                         tracker.missing = await _to_the_end(client, tracker, view)
                     await _complete(client, tracker)
                 if tracker.missing:
-                    console.warn(
-                        f"{console.counted(tracker.missing, 'job')} of the suite never arrived: the client ended while it submitted them. Submit the suite again"
-                    )
+                    absent = console.counted(tracker.missing, "job")
+                    console.warn(f"{absent} of the suite never arrived: the client ended while it submitted them. Submit the suite again")
                 code = result.exit_of(result.results_of(tracker), fail_on_flaky=fail_on_flaky, missing=tracker.missing)
             except TimedOut:
                 code = Exit.TIMEOUT
@@ -187,5 +187,5 @@ async def _look_up(client: ApiClient, tracker: JobTracker) -> None:
 
 
 def _report(tracker: JobTracker) -> SuiteReport:
-    report = result.report_of(tracker)
+    report = report_of(tracker)
     return replace(report, tags=shared_tags([job.tags for job in report.jobs]))

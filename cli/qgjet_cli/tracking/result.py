@@ -8,14 +8,13 @@ from typing import Any
 from msgspec import Struct
 
 from qgjet.client.base import SubmitResult
+from qgjet.client.results import REFUSED
 from qgjet.client.tracker import LEGACY_STATUS, JobFailure, JobTracker, TrackedJob
 from qgjet.domain.decide import FLAKY, NOT_PASSED_AGAIN
 from qgjet.domain.events import Status, Verdict
-from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import CannotWrite, Exit, of_verdicts
 
-REFUSED = "refused"
 COLUMNS = ("test", "target", "version", "verdict", "tries", "time", "reason")
 
 
@@ -89,49 +88,6 @@ def results_of(tracker: JobTracker, placed: Sequence[SubmitResult] = ()) -> list
     """In the order in which they were asked for."""
     refused = [of_refused(one) for one in placed if not one.job_id]
     return [of_track(track) for track in tracker.tracks.values()] + refused
-
-
-def report_of(tracker: JobTracker, placed: Sequence[SubmitResult] = (), *, tags: dict[str, str] | None = None) -> SuiteReport:
-    """All that is known of the jobs, for reports."""
-    refused = [_refused_job(one) for one in placed if not one.job_id]
-    return SuiteReport(suite_id=tracker.suite_id, jobs=(*map(_job_report, tracker.tracks.values()), *refused), tags=tags or {}, missing=tracker.missing)
-
-
-def _job_report(track: TrackedJob) -> JobReport:
-    slot = track.slot
-    return JobReport(
-        job_id=track.job_id,
-        org_id=slot.org_id,
-        app_version_id=slot.app_version_id,
-        target=slot.target,
-        test=slot.test,
-        status=track.status,
-        verdict=track.verdict,
-        reason=track.reason,
-        message=track.message,
-        attempts=tuple(track.attempts),
-        submitted_at=track.submitted_at,
-        finished_at=track.finished_at,
-        attached=track.attached,
-        priority=track.priority,
-        tags=track.tags,
-    )
-
-
-def _refused_job(placed: SubmitResult) -> JobReport:
-    request = placed.request
-    return JobReport(
-        job_id="",
-        org_id=request.org_id,
-        app_version_id=request.app_version_id,
-        target=request.target,
-        test=request.test,
-        status=None,
-        verdict=None,
-        reason=REFUSED,
-        message=str(placed.error or ""),
-        tags=request.tags,
-    )
 
 
 def exit_of(results: Sequence[JobResult], *, fail_on_flaky: bool, missing: int = 0) -> Exit:
