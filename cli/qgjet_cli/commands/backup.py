@@ -12,8 +12,8 @@ from qgjet.domain.subjects import STREAM
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
 from qgjet.store.backup import Manifest
-from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.options import flags
+from qgjet_cli.options.flags import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, NatsServer
 from qgjet_cli.output import console
 from qgjet_cli.output.console import counted
 from qgjet_cli.runtime import foreground
@@ -23,7 +23,7 @@ from qgjet_cli.runtime.exits import Exit
 def backup(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new directory.", show_default=False)],
     events_only: Annotated[bool, typer.Option("--events-only", help="Leave out artifacts and the live output of tests.")] = False,
-    nats: Nats = None,
+    nats: NatsServer = None,
     config_file: flags.Config = None,
     as_json: flags.Json = False,
 ) -> None:

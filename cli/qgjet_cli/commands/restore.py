@@ -10,9 +10,9 @@ import typer
 from qgjet.config import files
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
-from qgjet_cli.commands.agent import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, Nats
 from qgjet_cli.commands.backup import show
 from qgjet_cli.options import flags
+from qgjet_cli.options.flags import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, NatsServer
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.exits import Exit
@@ -24,7 +24,7 @@ def restore(
     replicas: Annotated[
         int | None, typer.Option("--replicas", metavar="N", min=1, max=5, help="Copies of each stream: 1 on a single server. [default: as saved]")
     ] = None,
-    nats: Nats = None,
+    nats: NatsServer = None,
     config_file: flags.Config = None,
     as_json: flags.Json = False,
 ) -> None:

@@ -11,8 +11,8 @@ import typer
 
 from qgjet.config import files
 from qgjet.config.settings import Settings
-from qgjet_cli.commands.agent import Nats
 from qgjet_cli.options import flags
+from qgjet_cli.options.flags import NatsServer
 from qgjet_cli.runtime import daemon
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def serve(
     host: Annotated[str | None, typer.Option("--host", metavar="ADDRESS", help="Listen here; 0.0.0.0 is everywhere. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option("--port", metavar="N", min=0, max=65535, help="0 is a free one. [default: 8000]")] = None,
-    nats: Nats = None,
+    nats: NatsServer = None,
     database: Annotated[
         Path | None,
         typer.Option("--database", metavar="FILE", help="This replica's own; made, and made anew, from the log. [default: .qgjet/read-model.sqlite]"),

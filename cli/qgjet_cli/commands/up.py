@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from qgjet.agent.factory import chosen_targets
 from qgjet.config import files
 from qgjet.config.settings import Settings
-from qgjet_cli.commands.agent import DEFAULT_NATS_URL, Targets, chosen_targets, drain, halt
+from qgjet_cli.commands.agent import drain, halt
 from qgjet_cli.options import flags
+from qgjet_cli.options.flags import DEFAULT_NATS_URL, ServedTargets
 from qgjet_cli.runtime import daemon
 from qgjet_cli.runtime.local_stack import ANY_NATS_PORT, LocalStack
 
@@ -26,7 +28,7 @@ USUAL_NATS_PORT = 4222
 
 def up(
     data_dir: Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="Where the log and all else is kept, for the next start too.")] = DATA_DIR,
-    targets: Targets = None,
+    targets: ServedTargets = None,
     no_agent: Annotated[bool, typer.Option("--no-agent", help="Server and API only: agents run elsewhere.")] = False,
     port: Annotated[int | None, typer.Option("--port", metavar="N", min=0, max=65535, help="Of the API; 0 is a free one. [default: 8000]")] = None,
     nats_port: Annotated[

@@ -23,8 +23,8 @@ from qgjet.store.event_log import EventLog, StreamState
 from qgjet.store.job_queue import LaneState, Queue
 from qgjet.support.addresses import without_password
 from qgjet.version import __version__
-from qgjet_cli.commands.agent import DEFAULT_NATS_URL
 from qgjet_cli.doctor.check import Check, dotted, fail, ok, warn
+from qgjet_cli.options.flags import DEFAULT_NATS_URL
 from qgjet_cli.output.console import counted
 
 TIMEOUT_S = 2.0

@@ -105,3 +105,14 @@ ArtifactsDir = Annotated[
     typer.Option("--artifacts-dir", metavar="DIR", help="Fetch the files of the attempts into DIR/<job>/<attempt>/ at the end.", show_default=False),
 ]
 Artifacts = Annotated[Keep, typer.Option("--artifacts", help="With --artifacts-dir: of all attempts, of those that did not pass, or none.")]
+
+DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
+CONNECT_TIMEOUT_S = 5.0
+"""How long a command that needs NATS tries to reach it."""
+
+ServedTargets = Annotated[
+    list[str] | None, typer.Option("--target", metavar="TEXT", help="Serve this target; repeatable. [default: every target declared]", show_default=False)
+]
+NatsServer = Annotated[
+    str | None, typer.Option("--nats", metavar="URL", help=f"The NATS server. [QGJET_NATS_URL, or nats_url in qgjet.toml; {DEFAULT_NATS_URL}]")
+]

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from qgjet.agent.agent import Agent
 from qgjet.agent.cleanup import own_directory
+from qgjet.agent.factory import chosen_targets, make_agent, work_dir
 from qgjet.config.settings import NatsSettings, Settings
 from qgjet.errors import InvalidSettings, LogUnavailable, QgjetError
 from qgjet.jetstream.connection import connect
@@ -28,7 +29,6 @@ from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
-from qgjet_cli.commands.agent import chosen_targets, make_agent, work_dir
 
 ANY_NATS_PORT = -1
 WATCH_S = 0.2
