@@ -122,10 +122,12 @@ class TrackedJob(Struct, kw_only=True):
 
 
 class JobUpdate(Struct, frozen=True):
-    """Something new about a job, to be told once."""
+    """One change of one job."""
 
-    track: TrackedJob
+    job: TrackedJob
+    """As it is after that."""
     event: Event
+    """What has changed it."""
 
 
 class JobTracker:

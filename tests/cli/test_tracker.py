@@ -33,7 +33,7 @@ def tracker(*, suite_id: str = "", grows: bool = False) -> JobTracker:
 
 
 def told(on: JobTracker, events: list[tuple[int, Event]]) -> list[Status]:
-    return [change.track.status for seq, event in events for change in on.apply(seq, event)]
+    return [change.job.status for seq, event in events for change in on.apply(seq, event)]
 
 
 def test_a_job_is_followed_to_its_verdict_and_its_first_failure_is_kept() -> None:
@@ -77,7 +77,7 @@ def test_reason_and_message_are_those_of_the_job_where_earlier_attempts_decide(l
     events = story(*attempts, end(3, last, "end"), job=replace(JOB, max_retries=1))
     change = [change for seq, event in events for change in watched.apply(seq, event)][-1]
     assert described(change).endswith(f" · {verdict} ({reason}) in 3.0s")
-    assert _row(of_track(change.track))[-1] == shown
+    assert _row(of_track(change.job))[-1] == shown
 
 
 def test_a_job_that_passed_on_a_retry_shows_the_failure_and_not_the_loss_before_it() -> None:

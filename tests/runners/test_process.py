@@ -43,7 +43,7 @@ AGENT = """
 import asyncio, sys, time
 from pathlib import Path
 from qgjet.process.run import keep_alive, run_process
-from qgjet.runners.base import Tether
+from qgjet.process.stop_control import Tether
 from qgjet.support.clock import lease_time
 
 async def main():
@@ -117,7 +117,7 @@ async def test_a_hundred_megabytes_of_output_do_not_grow_the_agent(family: Famil
 import asyncio, resource, time
 from pathlib import Path
 from qgjet.process.run import run_process
-from qgjet.runners.base import Tether
+from qgjet.process.stop_control import Tether
 from qgjet.support.clock import lease_time
 
 def peak():

@@ -91,13 +91,13 @@ def summary(tracker: JobTracker) -> str:
 
 def described(change: JobUpdate) -> str:
     """`Job 1234abcd → running · tests/onboarding.spec.js · emulator · attempt 2`"""
-    track = change.track
+    track = change.job
     parts = [f"Job {track.job_id} → {track.status}", track.slot.test, track.slot.target, _detail(change)]
     return " · ".join(part for part in parts if part)
 
 
 def _detail(change: JobUpdate) -> str:
-    track, event = change.track, change.event
+    track, event = change.job, change.event
     if track.cancel_requested and track.status is Status.RUNNING:
         return "asked to stop"
     match event:
