@@ -33,7 +33,7 @@ from qgjet.domain.events import Event, Outcome, Status, Verdict
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.subjects import encode_token
 from qgjet.errors import HostFailed, InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
-from qgjet.process.stop_control import StopReason, Tether
+from qgjet.process.stop_control import StopControl, StopReason
 from qgjet.runners.artifact_collector import Leftovers
 from qgjet.runners.base import Attempt, Session
 from qgjet.runners.redaction import Redactor
@@ -76,7 +76,7 @@ class Executor:
     queue_settings: QueueSettings
     work_dir: Path
     artifact_settings: ArtifactSettings = field(default_factory=ArtifactSettings)
-    preparing: set[Tether] = field(default_factory=set)
+    preparing: set[StopControl] = field(default_factory=set)
     """Of what is claimed and not started yet; a job may be delivered twice."""
     running: dict[str, Lease] = field(default_factory=dict)
     """By job id, what runs now."""
@@ -110,7 +110,7 @@ class Executor:
         """Drain, and stop what runs: it is given back too."""
         self.drain()
         self.halted.set()
-        _stop(lease.tether for lease in self.running.values())
+        _stop(lease.stop_control for lease in self.running.values())
 
     # -- before the run ----------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Executor:
                 case Admission.STOP:
                     assert here is not None
                     log.warning("job %s: the log does not know attempt %d, which runs here; it is stopped", delivery.spec.job_id, attempt_here)
-                    here.tether.stop(StopReason.LEASE_LOST)
+                    here.stop_control.stop(StopReason.LEASE_LOST)
                     return await self._give_back(delivery, self.visibility.redelivery_s)
                 case Admission.LEAVE:
                     return await self._give_back(delivery, self.visibility.redelivery_s)
@@ -196,9 +196,9 @@ class Executor:
 
     async def _claim(self, delivery: Delivery, slot: AgentSlot, lease: Lease, job: Job) -> Result:
         """Prepare, then start. Raises WrongVersion when the slot has moved on since `job` was read."""
-        self.preparing.add(lease.tether)
+        self.preparing.add(lease.stop_control)
         if self.draining:
-            lease.tether.stop(StopReason.DRAINED)
+            lease.stop_control.stop(StopReason.DRAINED)
         try:
             session, warm = await self._prepared(delivery, slot, lease)
             if session is None:
@@ -206,7 +206,7 @@ class Executor:
             start = Start(ticket=delivery.seq, agent=self.agent, device=session.device, warm=warm)
             job = await self._append(delivery, lease, start, job)
             lease.running(job.attempt)
-            self.preparing.discard(lease.tether)
+            self.preparing.discard(lease.stop_control)
             self.running[job.job_id] = lease
             outcome = await self._run(delivery, session, lease, job)
             return await self._end(delivery, lease, job, outcome)
@@ -215,18 +215,18 @@ class Executor:
         except PrepareFailed as failure:
             return await self._release(delivery, lease, job, "prepare_failed", str(failure))
         finally:
-            self.preparing.discard(lease.tether)
+            self.preparing.discard(lease.stop_control)
             if self.running.get(job.job_id) is lease:
                 del self.running[job.job_id]
 
     async def _prepared(self, delivery: Delivery, slot: AgentSlot, lease: Lease) -> tuple[Session | None, bool]:
         """The session, or None when the job was taken away or cancelled, or the agent was stopped, while it was being prepared."""
-        if lease.tether.reason is not None:
+        if lease.stop_control.reason is not None:
             return None, False
         if slot.partition == delivery.spec.partition:
             return await slot.session(delivery.spec.partition)
         preparing = asyncio.ensure_future(slot.session(delivery.spec.partition))
-        stopped = asyncio.ensure_future(lease.tether.stopped())
+        stopped = asyncio.ensure_future(lease.stop_control.stopped())
         try:
             await asyncio.wait({preparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
             return preparing.result() if preparing.done() else (None, False)
@@ -236,7 +236,7 @@ class Executor:
             await asyncio.gather(preparing, stopped, return_exceptions=True)
 
     async def _stopped_early(self, delivery: Delivery, lease: Lease, job: Job) -> Result:
-        if lease.tether.reason is StopReason.DRAINED:
+        if lease.stop_control.reason is StopReason.DRAINED:
             return await self._release(delivery, lease, job, DRAINED, "")
         # the lease is over: the message comes again by itself, and giving it back late would take it from whoever has it then
         return Result(again_in_s=self.visibility.redelivery_s)
@@ -250,14 +250,14 @@ class Executor:
         path = f"{self.work_dir}/job-{name}-{job.attempt}"
         feed = LogFeed(self.event_log.bus, spec.job_id, job.attempt)
         limits = (spec.execution_timeout_s or self.agent_settings.execution_timeout_s, job.execution_timeout_s)
-        deadline = _Deadline(lease.tether, min(limit for limit in limits if limit is not None))
+        deadline = _Deadline(lease.stop_control, min(limit for limit in limits if limit is not None))
         lease.on_limit = deadline.shorten
         left_files = True
         try:
             failed_before = frozenset(one.id for one in job.unresolved)
-            attempt = Attempt(spec=spec, number=job.attempt, path=path, tether=lease.tether, failed_before=failed_before, on_output=feed.write)
+            attempt = Attempt(spec=spec, number=job.attempt, path=path, stop_control=lease.stop_control, failed_before=failed_before, on_output=feed.write)
             outcome = await session.run(attempt)
-            stopped_by = lease.tether.reason
+            stopped_by = lease.stop_control.reason
             check_writable(outcome)
             await feed.close()  # who follows the output need not wait for the videos
             left_files = os.path.lexists(path)
@@ -285,7 +285,7 @@ class Executor:
         try:
             await leftovers.look(outcome.verdict)
             storing = asyncio.create_task(leftovers.store(), name=f"artifacts of {attempt.spec.job_id}")
-            ended = asyncio.create_task(self._collection_ends(attempt.tether, stopped_by))
+            ended = asyncio.create_task(self._collection_ends(attempt.stop_control, stopped_by))
             tasks = [storing, ended]
             await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             why = ended.result() if ended.done() else f"not stored within upload_timeout ({limit_s:g} s)"
@@ -306,11 +306,11 @@ class Executor:
             return outcome
         return found
 
-    async def _collection_ends(self, tether: Tether, stopped_by: StopReason | None) -> str:
+    async def _collection_ends(self, stop_control: StopControl, stopped_by: StopReason | None) -> str:
         """Wait until artifacts must not be collected any longer; returns the reason for the notes."""
-        while tether.reason not in _JOB_IS_GONE and lease_time() < tether.hold_until:
-            if tether.reason is not stopped_by:
-                return "the job was cancelled" if tether.reason is StopReason.CANCELLED else "the job reached its deadline"
+        while stop_control.reason not in _JOB_IS_GONE and lease_time() < stop_control.kill_at:
+            if stop_control.reason is not stopped_by:
+                return "the job was cancelled" if stop_control.reason is StopReason.CANCELLED else "the job reached its deadline"
             if await within(_LOOK_S, self.halted):
                 break
         return "the agent was stopped, or lost the job"
@@ -398,23 +398,23 @@ class Executor:
 class _Deadline:
     """Stops an attempt that takes longer than its limit, which may become shorter while it runs."""
 
-    def __init__(self, tether: Tether, limit_s: float) -> None:
-        self._tether = tether
+    def __init__(self, stop_control: StopControl, limit_s: float) -> None:
+        self._stop_control = stop_control
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._limit_s = limit_s
-        self._timer = self._loop.call_later(limit_s, tether.stop, StopReason.DEADLINE)
+        self._timer = self._loop.call_later(limit_s, stop_control.stop, StopReason.DEADLINE)
 
     def shorten(self, limit_s: float) -> None:
         if limit_s < self._limit_s:
             self._timer.cancel()
             self._limit_s = limit_s
-            self._timer = self._loop.call_at(self._began + limit_s, self._tether.stop, StopReason.DEADLINE)
+            self._timer = self._loop.call_at(self._began + limit_s, self._stop_control.stop, StopReason.DEADLINE)
 
     def cancel(self) -> None:
         self._timer.cancel()
 
 
-def _stop(tethers: Iterable[Tether]) -> None:
-    for tether in list(tethers):
-        tether.stop(StopReason.DRAINED)
+def _stop(stop_controls: Iterable[StopControl]) -> None:
+    for stop_control in list(stop_controls):
+        stop_control.stop(StopReason.DRAINED)

@@ -17,7 +17,7 @@ from qgjet.agent.visibility import VisibilityTimeout
 from qgjet.domain.events import Status
 from qgjet.domain.job import Job
 from qgjet.errors import LogUnavailable
-from qgjet.process.stop_control import StopReason, Tether
+from qgjet.process.stop_control import StopControl, StopReason
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Delivery
 from qgjet.support.clock import LEASE_LOOK_S, lease_time
@@ -47,7 +47,7 @@ class Lease:
         """That runs; 0 before `running`."""
         self.server = ""
         """`bus.server` when the job's state was read that the next command rests on."""
-        self.tether = Tether(self._confirmed + HOLD * self._visibility_s)
+        self.stop_control = StopControl(self._confirmed + HOLD * self._visibility_s)
         self.on_limit: Callable[[float], None] = lambda _: None
         """Gets the limit of the attempt, in seconds, that another submission has brought; at each heartbeat."""
 
@@ -62,10 +62,10 @@ class Lease:
 
     async def __aenter__(self) -> Lease:
         self._visibility_s = await self._visibility.lease_s(self._confirmed)
-        self.tether.extend(self._confirmed + HOLD * self._visibility_s)
+        self.stop_control.extend(self._confirmed + HOLD * self._visibility_s)
         age_s = lease_time() - self._confirmed
         if age_s >= GIVE_UP * self._visibility_s:  # the agent was frozen between the delivery and here
-            self.tether.stop(StopReason.LEASE_LOST)
+            self.stop_control.stop(StopReason.LEASE_LOST)
         self._schedule(max(0.0, HEARTBEAT - age_s / self._visibility_s))
         return self
 
@@ -89,9 +89,9 @@ class Lease:
 
     async def _heartbeat(self) -> None:
         sent = lease_time()
-        if sent >= self.tether.hold_until:  # this host was suspended: the process is being killed, and another agent may have the job
+        if sent >= self.stop_control.kill_at:  # this host was suspended: the process is being killed, and another agent may have the job
             log.warning("job %s: its lease ran out while this agent stood still, its process is stopped", self._delivery.spec.job_id)
-            self.tether.stop(StopReason.LEASE_LOST)
+            self.stop_control.stop(StopReason.LEASE_LOST)
             return
         try:
             async with asyncio.timeout(HEARTBEAT * self._visibility_s):
@@ -107,26 +107,26 @@ class Lease:
             return
         self._confirmed, self._visibility_s = sent, visibility_s
         if self._judge(job):
-            self.tether.extend(sent + HOLD * self._visibility_s)
+            self.stop_control.extend(sent + HOLD * self._visibility_s)
             self._schedule(HEARTBEAT)
 
     def _missed(self, error: Exception) -> None:
         if lease_time() - self._confirmed >= GIVE_UP * self._visibility_s:
             log.warning("job %s: no heartbeat was confirmed in time, its process is stopped: %s", self._delivery.spec.job_id, error)
-            self.tether.stop(StopReason.LEASE_LOST)
+            self.stop_control.stop(StopReason.LEASE_LOST)
         self._schedule(RETRY)
 
     def _judge(self, job: Job | None) -> bool:
         """Whether the hold goes on, whatever the process was asked before: one that is being stopped for a drain must not outlive the loss of its job."""
         if not self._is_ours(job):
             log.warning("job %s was taken away from %s, its process is stopped", self._delivery.spec.job_id, self._agent)
-            self.tether.stop(StopReason.LEASE_LOST)
+            self.stop_control.stop(StopReason.LEASE_LOST)
             return False
         if job is not None and job.cancel_requested:
-            self.tether.stop(StopReason.CANCELLED)
+            self.stop_control.stop(StopReason.CANCELLED)
         elif job is not None and job.execution_timeout_s is not None:
             self.on_limit(job.execution_timeout_s)
-        return self.tether.reason is not StopReason.LEASE_LOST
+        return self.stop_control.reason is not StopReason.LEASE_LOST
 
     def _is_ours(self, job: Job | None) -> bool:
         if job is None or job.job_id != self._delivery.spec.job_id or job.ticket != self._delivery.seq:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from qgjet.process.stop_control import StopReason, Tether
+from qgjet.process.stop_control import StopControl, StopReason
 from qgjet.process.supervised_process import LOG_LIMIT_BYTES, Command, GuardedTree, Output
 from qgjet.support.clock import lease_time
 
@@ -50,23 +50,23 @@ async def run_process(
     *,
     cwd: Path,
     env: Mapping[str, str],
-    tether: Tether,
+    stop_control: StopControl,
     on_output: Callable[[bytes], None] | None = None,
     log_path: Path | None = None,
     stop_ladder: Ladder = STOP_LADDER,
     log_limit: int = LOG_LIMIT_BYTES,
 ) -> ProcessResult:
-    """Run a command to its end, or until its tether ends it. Whoever it left behind is killed.
+    """Run a command to its end, or until its stop control ends it. Whoever it left behind is killed.
 
     Raises CannotStart, and OSError when this host cannot run anything (no memory, disk full). When it returns, raises or is cancelled, the tree is dead.
     """
     began = time.monotonic()
     with Output(log_path, on_output, log_limit) as output:
-        tree = GuardedTree(Command(argv=argv, cwd=cwd, env=env), hold_until=tether.hold_until, output=output)
-        unfollow = tether.follow(tree.extend)
+        tree = GuardedTree(Command(argv=argv, cwd=cwd, env=env), kill_at=stop_control.kill_at, output=output)
+        unfollow = stop_control.follow(tree.extend)
         try:
             async with asyncio.TaskGroup() as group:
-                stopper = group.create_task(_stop_when_told(tree, tether, stop_ladder))
+                stopper = group.create_task(_stop_when_told(tree, stop_control, stop_ladder))
                 await tree.gone.wait()
                 stopper.cancel()
         finally:
@@ -74,17 +74,17 @@ async def run_process(
             await tree.end()
         tree.raise_failure()
     code, signal_name = tree.exit
-    stopped = (tether.reason or StopReason.LEASE_LOST) if tree.was_stopped else None
+    stopped = (stop_control.reason or StopReason.LEASE_LOST) if tree.was_stopped else None
     return ProcessResult(exit_code=code, signal=signal_name, stopped=stopped, duration_s=time.monotonic() - began, tail=output.tail)
 
 
 async def run_within(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float, log_path: Path) -> ProcessResult:
     """`run_process` for a command that belongs to no job: held while the event loop turns, stopped with DEADLINE after `timeout_s`."""
-    tether = Tether(lease_time())
-    release = keep_alive(tether.extend)
-    deadline = asyncio.get_running_loop().call_later(timeout_s, tether.stop, StopReason.DEADLINE)
+    stop_control = StopControl(lease_time())
+    release = keep_alive(stop_control.extend)
+    deadline = asyncio.get_running_loop().call_later(timeout_s, stop_control.stop, StopReason.DEADLINE)
     try:
-        return await run_process(argv, cwd=cwd, env=env, tether=tether, log_path=log_path, stop_ladder=((signal.SIGTERM, 2.0),))
+        return await run_process(argv, cwd=cwd, env=env, stop_control=stop_control, log_path=log_path, stop_ladder=((signal.SIGTERM, 2.0),))
     finally:
         deadline.cancel()
         release()
@@ -104,13 +104,13 @@ def keep_alive(extend: Callable[[float], None], *, hold_s: float = HOLD_S, every
     return lambda: timer.cancel()
 
 
-async def _stop_when_told(tree: GuardedTree, tether: Tether, ladder: Ladder) -> None:
-    await tether.stopped()
+async def _stop_when_told(tree: GuardedTree, stop_control: StopControl, ladder: Ladder) -> None:
+    await stop_control.stopped()
     for step, (number, _) in enumerate(ladder):
         tree.signal(number)
         graces = [grace_s for _, grace_s in ladder[step:]]
         with suppress(TimeoutError):
-            async with asyncio.timeout(_patience(graces, tether.hold_until - lease_time())):
+            async with asyncio.timeout(_patience(graces, stop_control.kill_at - lease_time())):
                 await tree.gone.wait()
     tree.kill()
 

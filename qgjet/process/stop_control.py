@@ -16,29 +16,29 @@ class StopReason(StrEnum):
     DRAINED = "drained"
 
 
-class Tether:
+class StopControl:
     """Ties a process tree to the agent's hold on its job.
 
-    Two ways to end it: `stop(reason)` asks politely and once (the first reason stays), and `hold_until`, a reading of `lease_time()`, after which the
+    Two ways to end it: `stop(reason)` asks politely and once (the first reason stays), and `kill_at`, a reading of `lease_time()`, after which the
     tree is killed without question. A holder that freezes or dies stops extending, so its processes end before the job is given to somebody else.
     """
 
-    def __init__(self, hold_until: float) -> None:
-        self.hold_until = hold_until
+    def __init__(self, kill_at: float) -> None:
+        self.kill_at = kill_at
         self.reason: StopReason | None = None
         self._stopped = asyncio.Event()
         self._followers: list[Callable[[float], None]] = []
 
-    def extend(self, hold_until: float) -> None:
+    def extend(self, kill_at: float) -> None:
         """Move the hard end. Followers are told at once."""
-        self.hold_until = hold_until
+        self.kill_at = kill_at
         for follower in self._followers:
-            follower(hold_until)
+            follower(kill_at)
 
     def follow(self, follower: Callable[[float], None]) -> Callable[[], None]:
-        """Call `follower(hold_until)` now and at every extension, until the returned function is called."""
+        """Call `follower(kill_at)` now and at every extension, until the returned function is called."""
         self._followers.append(follower)
-        follower(self.hold_until)
+        follower(self.kill_at)
         return lambda: self._followers.remove(follower)
 
     def stop(self, reason: StopReason) -> None:

@@ -110,13 +110,13 @@ class GuardedTree:
     the guardian was killed or frozen.
     """
 
-    def __init__(self, command: Command, *, hold_until: float, output: Output, keep: bool = False) -> None:
+    def __init__(self, command: Command, *, kill_at: float, output: Output, keep: bool = False) -> None:
         """Starts at once. With `keep`, processes that the command leaves behind live until `end`, `kill` or the hard end."""
         self._loop = asyncio.get_running_loop()
         self._command, self._output = command, output
         self._token = secrets.token_hex(8)
         self._cgroup = cgroup.make(self._token)
-        self._hold_until = hold_until
+        self._hold_until = kill_at
         self._inbox = b""
         self._pid: int | None = None
         self._status: int | None = None
@@ -159,11 +159,11 @@ class GuardedTree:
         if self._failure:
             raise self._failure
 
-    def extend(self, hold_until: float) -> None:
+    def extend(self, kill_at: float) -> None:
         """Move the hard end. Too late once the tree is being killed."""
         if self._control is not None:
-            self._hold_until = hold_until
-            self._send(f"until {hold_until!r}")
+            self._hold_until = kill_at
+            self._send(f"until {kill_at!r}")
             self._watch()
 
     def signal(self, number: int) -> None:
@@ -302,7 +302,7 @@ class GuardedTree:
         os.close(self._printed)
 
 
-def _order(command: Command, token: str, hold_until: float, keep: bool, cgroup_directory: bytes) -> bytes:
+def _order(command: Command, token: str, kill_at: float, keep: bool, cgroup_directory: bytes) -> bytes:
     if not command.argv or not command.argv[0]:
         raise CannotStart("no command is given")
     try:
@@ -313,7 +313,7 @@ def _order(command: Command, token: str, hold_until: float, keep: bool, cgroup_d
         raise CannotStart(f"cannot start {command.argv[0]!r}: {error}") from error
     if any(b"\0" in text for text in (*argv, cwd, *env, *env.values())):
         raise CannotStart(f"cannot start {command.argv[0]!r}: a NUL character in its arguments, directory or environment")
-    order: supervisor.Order = (argv, cwd, env, hold_until, keep, LEASE_CLOCK, cgroup_directory, _LIBRARIES)
+    order: supervisor.Order = (argv, cwd, env, kill_at, keep, LEASE_CLOCK, cgroup_directory, _LIBRARIES)
     return marshal.dumps(order)
 
 

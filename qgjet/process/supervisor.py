@@ -94,7 +94,7 @@ class Guardian:
         for fd in (control, report):
             os.set_inheritable(fd, False)
         self.control, self.report, self.order = control, report, order
-        *_, self.hold_until, self.keep, self.clock, cgroup, libraries = order
+        *_, self.kill_at, self.keep, self.clock, cgroup, libraries = order
         self.cgroup = Cgroup(cgroup) if cgroup else None
         sys.path.append(os.fsdecode(libraries))
         self.adopts = _prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -123,7 +123,7 @@ class Guardian:
         self.tell("gone")
 
     def left_s(self) -> float:
-        return self.hold_until - time.clock_gettime(self.clock)
+        return self.kill_at - time.clock_gettime(self.clock)
 
     def start(self) -> None:
         # Blocked over the fork, or a signal that comes before exec would run our handler in the child and be lost.
@@ -167,7 +167,7 @@ class Guardian:
         for line in lines:
             verb, value = line.split()
             if verb == b"until":
-                self.hold_until = float(value)
+                self.kill_at = float(value)
             elif verb == b"signal":
                 self.pass_on(int(value))
 

@@ -17,7 +17,7 @@ from qgjet.config.settings import Target
 from qgjet.domain.events import Outcome
 from qgjet.process.run import ProcessResult, run_process, stop_ladder
 from qgjet.runners.base import Attempt
-from qgjet.runners.commandline import CommandLineRunner, Place, config_error, report_of
+from qgjet.runners.commandline import CommandLineRunner, PreparedTarget, config_error, report_of
 from qgjet.runners.environment import job_environment
 from qgjet.runners.template import check_test_path
 from qgjet.verdict.evidence import Evidence
@@ -33,7 +33,7 @@ def appwright_runner(target: Target, patterns: Patterns) -> CommandLineRunner:
     return CommandLineRunner(target, execute, patterns)
 
 
-async def execute(place: Place, attempt: Attempt) -> Outcome:
+async def execute(place: PreparedTarget, attempt: Attempt) -> Outcome:
     spec = check_test_path(attempt.spec.test, place.project)
     if not _is_file(spec):
         return config_error(Reason.NO_TESTS, f"there is no test file {attempt.spec.test} in {place.project}")
@@ -48,7 +48,7 @@ async def execute(place: Place, attempt: Attempt) -> Outcome:
         [node, str(cli), *arguments(place.target, spec, directory), *whole_run(version_of(cli))],
         cwd=place.project,
         env=job_environment(place.env, attempt) | report_variables(directory),
-        tether=attempt.tether,
+        stop_control=attempt.stop_control,
         stop_ladder=stop_ladder(place.target.stop_grace_s),
         on_output=attempt.on_output,
         log_path=directory / "output.log",
@@ -111,7 +111,7 @@ def report_variables(directory: Path) -> dict[str, str]:
     }
 
 
-def _judge(result: ProcessResult, place: Place, attempt: Attempt) -> Outcome:
+def _judge(result: ProcessResult, place: PreparedTarget, attempt: Attempt) -> Outcome:
     with report_of(result, attempt.directory / "report.json") as report:
         evidence = Evidence(
             exit_code=result.exit_code,

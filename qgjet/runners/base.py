@@ -1,7 +1,7 @@
-"""The seam between an agent and the thing that executes a job.
+"""The interface between an agent and what executes its jobs.
 
 A runner prepares a partition once (`prepare`), then runs job after job in that session, and releases it. It knows nothing of NATS, leases or retries: the
-agent ties every process to its hold on the job through a `Tether`, and turns the `Outcome` into events.
+agent ties every process to its hold on the job through a `StopControl`, and turns the `Outcome` into events.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from qgjet.domain.events import JobSpec, Outcome, Partition
-from qgjet.process.stop_control import Tether
+from qgjet.process.stop_control import StopControl
 from qgjet.runners.redaction import Redactor
 
 
@@ -25,7 +25,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     """Counted from 1."""
     path: str
     """Of `directory`."""
-    tether: Tether
+    stop_control: StopControl
     failed_before: frozenset[str] = frozenset()
     """IDs of test cases that failed in an earlier attempt and have not passed since: they have precedence in the outcome."""
     on_output: Callable[[bytes], None] = lambda _: None
@@ -51,7 +51,7 @@ class Session(Protocol):
         """Whether the next job may be run here; asked before each one. Never raises."""
 
     async def run(self, attempt: Attempt) -> Outcome:
-        """Run one job to its end, or until its tether stops it.
+        """Run one job to its end, or until its stop control stops it.
 
         Whatever the job does is an Outcome; an exception is a defect of the runner. When this returns, or is cancelled, no process of the attempt is left.
         """

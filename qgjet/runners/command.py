@@ -16,7 +16,7 @@ from qgjet.config.settings import Target
 from qgjet.domain.events import Outcome, Verdict
 from qgjet.process.run import ProcessResult, run_process, stop_ladder
 from qgjet.runners.base import Attempt
-from qgjet.runners.commandline import CommandLineRunner, Place, report_of
+from qgjet.runners.commandline import CommandLineRunner, PreparedTarget, report_of
 from qgjet.runners.environment import job_environment
 from qgjet.runners.own_report import own_report
 from qgjet.runners.template import check_test_path, fill_argv, fill_path, lacks_file, words_in
@@ -30,15 +30,15 @@ def command_runner(target: Target, patterns: Patterns) -> CommandLineRunner:
     return CommandLineRunner(target, execute, patterns)
 
 
-async def execute(place: Place, attempt: Attempt) -> Outcome:
+async def execute(place: PreparedTarget, attempt: Attempt) -> Outcome:
     check_test_path(attempt.spec.test, place.project)
     words = job_words(attempt)
     argv = fill_argv(place.target.command, words)
     junit = junit_path(place, words)
     began = time.monotonic()
-    async with own_report(junit, attempt.tether) if junit and not _is_private(junit, attempt) else contextlib.nullcontext(True) as is_ours:
+    async with own_report(junit, attempt.stop_control) if junit and not _is_private(junit, attempt) else contextlib.nullcontext(True) as is_ours:
         if not is_ours:
-            result = ProcessResult(exit_code=None, signal="", stopped=attempt.tether.reason, duration_s=time.monotonic() - began, tail=b"")
+            result = ProcessResult(exit_code=None, signal="", stopped=attempt.stop_control.reason, duration_s=time.monotonic() - began, tail=b"")
             return _judge(result, place, attempt, None)
         if junit:
             junit.unlink(missing_ok=True)  # an earlier job's report is no evidence
@@ -46,7 +46,7 @@ async def execute(place: Place, attempt: Attempt) -> Outcome:
             argv,
             cwd=place.project,
             env=job_environment(place.env, attempt),
-            tether=attempt.tether,
+            stop_control=attempt.stop_control,
             stop_ladder=stop_ladder(place.target.stop_grace_s),
             on_output=attempt.on_output,
             log_path=attempt.directory / "output.log",
@@ -59,7 +59,7 @@ def _is_private(junit: Path, attempt: Attempt) -> bool:
     return junit.is_relative_to(attempt.directory.absolute())
 
 
-def _without_its_file(outcome: Outcome, place: Place, attempt: Attempt) -> Outcome:
+def _without_its_file(outcome: Outcome, place: PreparedTarget, attempt: Attempt) -> Outcome:
     """The outcome; a configuration error when the command did not pass and no test case ran, because the file that it was given is not there.
 
     A command that passes knows better: its tests may lie elsewhere, such as on a device farm.
@@ -84,14 +84,14 @@ def job_words(attempt: Attempt) -> dict[str, str]:
     }
 
 
-def junit_path(place: Place, words: dict[str, str]) -> Path | None:
+def junit_path(place: PreparedTarget, words: dict[str, str]) -> Path | None:
     """Where the report is due: as `junit` says, or at {report} for a command that is given it. None when there is none to come."""
     target = place.target
     template = target.junit or ("{report}" if any("report" in words_in(argument) for argument in target.command) else "")
     return place.project / fill_path(template, words) if template else None
 
 
-def _judge(result: ProcessResult, place: Place, attempt: Attempt, junit: Path | None) -> Outcome:
+def _judge(result: ProcessResult, place: PreparedTarget, attempt: Attempt, junit: Path | None) -> Outcome:
     with report_of(result, junit) as report:
         evidence = CommandEvidence(
             exit_code=result.exit_code,

@@ -48,7 +48,7 @@ class UnusableReport(QgjetError):
     """What lies where the report is due is not fit to be read."""
 
 
-class Place(Struct, kw_only=True):
+class PreparedTarget(Struct, kw_only=True):
     """A target made ready for one partition: where its jobs run, and with which variables."""
 
     target: Target
@@ -62,7 +62,7 @@ class Place(Struct, kw_only=True):
     """Errors that are not about the app."""
 
 
-Execute = Callable[[Place, Attempt], Awaitable[Outcome]]
+Execute = Callable[[PreparedTarget, Attempt], Awaitable[Outcome]]
 """Runs one job in a place. InvalidInput, CannotStart and UnusableReport become config errors, OSError an infrastructure error."""
 
 
@@ -93,7 +93,7 @@ class CommandLineRunner:
 class CommandLineSession:
     """A prepared place, with the processes that `prepare` left in it."""
 
-    def __init__(self, place: Place, execute: Execute, kept: Kept | None) -> None:
+    def __init__(self, place: PreparedTarget, execute: Execute, kept: Kept | None) -> None:
         self.device = place.redactor.text(place.env.pop(DEVICE_VARIABLE, "")) or place.target.name
         self.redactor = place.redactor
         self._place, self._execute, self._kept = place, execute, kept
@@ -183,7 +183,7 @@ class Kept:
         self.output = Output(log_path)
         with ExitStack() as unless_started:
             unless_started.enter_context(self.output)
-            self.tree = GuardedTree(command, hold_until=lease_time() + HOLD_S, output=self.output, keep=True)
+            self.tree = GuardedTree(command, kill_at=lease_time() + HOLD_S, output=self.output, keep=True)
             unless_started.pop_all()
         self._let_go = keep_alive(self.tree.extend)
 
@@ -198,16 +198,16 @@ class Kept:
             await self.tree.end()
 
 
-def _place(target: Target, project: Path, partition: Partition, directory: Path) -> Place:
+def _place(target: Target, project: Path, partition: Partition, directory: Path) -> PreparedTarget:
     directory = directory.absolute()
-    return Place(target=target, project=project, directory=directory, env=session_environment(target, project, partition, directory))
+    return PreparedTarget(target=target, project=project, directory=directory, env=session_environment(target, project, partition, directory))
 
 
 def _redactor(target: Target, env: Mapping[str, str]) -> Redactor:
     return Redactor(env[name] for name in target.redact if name in env)
 
 
-async def _prepare(place: Place) -> Kept:
+async def _prepare(place: PreparedTarget) -> Kept:
     """Run `prepare`, add its variables to the place. Raises PrepareFailed, and then nothing is left running."""
     env_file = place.directory / "env"
     try:

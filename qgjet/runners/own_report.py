@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from qgjet.process.stop_control import Tether
+from qgjet.process.stop_control import StopControl
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _LOOK_S = 0.1
 
 
 @contextlib.asynccontextmanager
-async def own_report(path: Path, tether: Tether) -> AsyncIterator[bool]:
+async def own_report(path: Path, stop_control: StopControl) -> AsyncIterator[bool]:
     """Hold the report at `path` for one job.
 
     Gives False when the job was stopped before it was free: then it must not run. The hold is a lock of the operating
@@ -29,14 +29,14 @@ async def own_report(path: Path, tether: Tether) -> AsyncIterator[bool]:
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
     fd = os.open(Path(tempfile.gettempdir()) / f"qgjet-report-{os.getuid()}-{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        yield await _locked(fd, path, tether)
+        yield await _locked(fd, path, stop_control)
     finally:
         os.close(fd)
 
 
-async def _locked(fd: int, path: Path, tether: Tether) -> bool:
+async def _locked(fd: int, path: Path, stop_control: StopControl) -> bool:
     waits = False
-    while tether.reason is None:
+    while stop_control.reason is None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,8 +1,8 @@
 """Gives outcomes that were written down before, for tests and for load. Starts no process; a passed job costs microseconds.
 
-`outcomes` maps a test path, or `*` for any other, to what its attempts come to: the n-th attempt takes the n-th word, the last word repeats. Words are the
-verdicts, `hang` (until the tether stops it) and `crash` (run raises, as a defect of a runner would). The key `@prepare` holds a word for each session that
-is prepared: `prepare_failed` or `passed`. Without any entry everything passes.
+`outcomes` maps a test path, or `*` for any other, to the results of its attempts: the n-th attempt has the n-th word, and the last word repeats. Words are the
+verdicts, `hang` (until the stop control ends it) and `crash` (`run` raises, as a defective runner does). The key `@prepare` has a word for each session that is
+prepared: `prepare_failed` or `passed`. Without any entry everything passes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ScriptedCrash(RuntimeError):
 
 
 class ScriptedRunner:
-    """`gate`, for tests: every job waits until it is set, or until its tether stops it."""
+    """`gate`, for tests: every job waits until it is set, or until its stop control stops it."""
 
     def __init__(self, outcomes: Mapping[str, tuple[str, ...]], *, gate: asyncio.Event | None = None) -> None:
         for test, words in outcomes.items():
@@ -86,17 +86,17 @@ def _nth(words: tuple[str, ...], number: int) -> str:
 
 
 async def _until_stopped(attempt: Attempt, gate: asyncio.Event) -> Outcome | None:
-    """Wait for the gate: None. Or for the end of the tether, either end: what the attempt has come to by that."""
+    """Wait for the gate: None. Or for the end of the stop control, either end: what the attempt has come to by that."""
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        waits = [group.create_task(attempt.tether.stopped()), group.create_task(gate.wait())]
-        while not gate.is_set() and attempt.tether.reason is None and (left_s := attempt.tether.hold_until - lease_time()) > 0:
+        waits = [group.create_task(attempt.stop_control.stopped()), group.create_task(gate.wait())]
+        while not gate.is_set() and attempt.stop_control.reason is None and (left_s := attempt.stop_control.kill_at - lease_time()) > 0:
             await asyncio.wait(waits, timeout=min(left_s, LEASE_LOOK_S), return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-    if gate.is_set() and attempt.tether.reason is None:
+    if gate.is_set() and attempt.stop_control.reason is None:
         return None
-    reason = attempt.tether.reason or StopReason.LEASE_LOST
+    reason = attempt.stop_control.reason or StopReason.LEASE_LOST
     return Outcome(verdict=_STOPPED[reason], reason=reason.value, message="stopped while it waited, as scripted", duration_s=time.monotonic() - began)
 
 

@@ -74,9 +74,9 @@ class FileLedger:
     @contextlib.contextmanager
     def running(self, attempt: Attempt) -> Iterator[Entry]:
         what = f"{attempt.spec.job_id} {attempt.number}"
-        self._note(f"start {what} {self.agent} {true_monotonic()} {_monotonic(attempt.tether.hold_until)}")
-        first, entry = attempt.tether.hold_until, Entry()
-        unfollow = attempt.tether.follow(lambda until: self._note(f"hold {what} {_monotonic(until)}") if until != first else None)
+        self._note(f"start {what} {self.agent} {true_monotonic()} {_monotonic(attempt.stop_control.kill_at)}")
+        first, entry = attempt.stop_control.kill_at, Entry()
+        unfollow = attempt.stop_control.follow(lambda until: self._note(f"hold {what} {_monotonic(until)}") if until != first else None)
         try:
             yield entry
         finally:
@@ -93,7 +93,7 @@ def _monotonic(at: float) -> float:
 
 
 class RecordingRunner:
-    """Takes a moment for most jobs, longer than a visibility timeout for slow ones. Ends with the tether, as a process under its guardian would."""
+    """Takes a moment for most jobs, longer than a visibility timeout for slow ones. Ends with the stop control, as a process under its guardian would."""
 
     def __init__(self, ledger: FileLedger, visibility_s: float, rng: random.Random) -> None:
         self._ledger, self._visibility_s, self._random = ledger, visibility_s, rng
@@ -111,7 +111,7 @@ class RecordingRunner:
         with self._ledger.running(attempt) as entry:
             session = await ScriptedRunner({attempt.spec.test: WORDS[word]}, gate=gate).prepare(attempt.spec.partition, attempt.directory)
             outcome = await session.run(attempt)
-            if lease_time() > attempt.tether.hold_until:  # it was frozen: the guardian would have killed it before this line
+            if lease_time() > attempt.stop_control.kill_at:  # it was frozen: the guardian would have killed it before this line
                 outcome = Outcome(verdict=Verdict.INFRA_ERROR, reason="lease_lost")
             entry.verdict = outcome.verdict
             return outcome

@@ -116,7 +116,7 @@ async def test_an_attempt_that_the_log_has_forgotten_does_not_run_beside_its_sec
             await patiently(lambda: queue.ensure(lane))
             await queue.ring(lane)
             await ledger.until(lambda: run.ended is not None, what="the end of the forgotten attempt")
-            assert run.tether.reason is StopReason.LEASE_LOST
+            assert run.stop_control.reason is StopReason.LEASE_LOST
             gate.set()
             assert (await ended(log, job.slot)).verdict is Verdict.PASSED
     assert not ledger.overlaps

@@ -222,6 +222,6 @@ async def is_known(log: EventLog, instance: str) -> bool:
     return False
 
 
-def sent_at(hold_until: float, visibility_s: float) -> float:
+def sent_at(kill_at: float, visibility_s: float) -> float:
     """When the heartbeat was sent that moved the hard end there, by the wall clock."""
-    return time.time() + hold_until - HOLD * visibility_s - lease_time()
+    return time.time() + kill_at - HOLD * visibility_s - lease_time()

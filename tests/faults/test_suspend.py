@@ -57,19 +57,19 @@ async def held(log: EventLog) -> Lease:
 
 async def test_a_lease_that_ran_out_during_a_suspend_is_not_extended(log: EventLog, suspend: Suspend) -> None:
     async with await held(log) as lease:
-        until = lease.tether.hold_until
+        until = lease.stop_control.kill_at
         suspend(LONG.visibility_timeout_s)
         assert lease.is_over
         async with asyncio.timeout(patience(SOON_S)):
-            assert await lease.tether.stopped() is StopReason.LEASE_LOST
-        assert lease.tether.hold_until == until
+            assert await lease.stop_control.stopped() is StopReason.LEASE_LOST
+        assert lease.stop_control.kill_at == until
 
 
 async def test_a_lease_is_confirmed_at_once_after_a_short_suspend(log: EventLog, suspend: Suspend) -> None:
     async with await held(log) as lease:
-        until, extended = lease.tether.hold_until, asyncio.Event()
-        lease.tether.follow(lambda hold_until: extended.set() if hold_until > until else None)
+        until, extended = lease.stop_control.kill_at, asyncio.Event()
+        lease.stop_control.follow(lambda kill_at: extended.set() if kill_at > until else None)
         suspend(LONG.visibility_timeout_s / 2)
         async with asyncio.timeout(patience(SOON_S)):
             await extended.wait()
-        assert lease.tether.reason is None
+        assert lease.stop_control.reason is None

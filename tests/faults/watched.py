@@ -17,7 +17,7 @@ from patience import patience
 from qgjet.domain.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, Verdict, event_type
 from qgjet.domain.job import Job, broken_rule, evolve
 from qgjet.errors import LogUnavailable
-from qgjet.process.stop_control import StopReason, Tether
+from qgjet.process.stop_control import StopControl, StopReason
 from qgjet.runners.base import Attempt, Runner, Session
 from qgjet.runners.redaction import Redactor
 from qgjet.runners.scripted import ScriptedRunner
@@ -36,19 +36,19 @@ class Run(Struct):
     by: str
     began: float
     """time.monotonic()"""
-    tether: Tether
+    stop_control: StopControl
     ended: float | None = None
 
     async def heartbeat(self, *, within_s: float = 10.0) -> float:
         """Wait for the next confirmed heartbeat of the lease; gives the hard end that it has moved to."""
-        before, confirmed = self.tether.hold_until, asyncio.Event()
-        unfollow = self.tether.follow(lambda hold_until: confirmed.set() if hold_until > before else None)
+        before, confirmed = self.stop_control.kill_at, asyncio.Event()
+        unfollow = self.stop_control.follow(lambda kill_at: confirmed.set() if kill_at > before else None)
         try:
             async with asyncio.timeout(patience(within_s)):
                 await confirmed.wait()
         finally:
             unfollow()
-        return self.tether.hold_until
+        return self.stop_control.kill_at
 
 
 class Ledger:
@@ -68,7 +68,7 @@ class Ledger:
                 self.overlaps.append(
                     f"{slot.test}: attempt {attempt.number} on {by} beside attempt {other.number} on {other.by}, {now - other.began:.2f} s old"
                 )
-        run = Run(attempt.spec.job_id, slot, attempt.number, by, now, attempt.tether)
+        run = Run(attempt.spec.job_id, slot, attempt.number, by, now, attempt.stop_control)
         self.runs.append(run)
         self._tell()
         try:
@@ -105,7 +105,7 @@ class Ledger:
 class WatchedRunner:
     """A scripted runner that enters every execution into a ledger.
 
-    A job takes `takes_s(spec)` seconds, or until `gate` is set; its tether ends it before that, as it would end a process.
+    A job takes `takes_s(spec)` seconds, or until `gate` is set; its stop_control ends it before that, as it would end a process.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class StubbornRunner(WatchedRunner):
 
     async def run(self, attempt: Attempt) -> Outcome:
         with self._ledger.running(attempt, self._by):
-            while (left_s := attempt.tether.hold_until - lease_time()) > 0:  # noqa: ASYNC110 - what is killed hears of nothing
+            while (left_s := attempt.stop_control.kill_at - lease_time()) > 0:  # noqa: ASYNC110 - what is killed hears of nothing
                 await asyncio.sleep(left_s)
         return Outcome(verdict=Verdict.INFRA_ERROR, reason=StopReason.LEASE_LOST)
 

@@ -13,7 +13,7 @@ import pytest
 
 from factories import spec
 from qgjet.process import supervisor
-from qgjet.process.stop_control import Tether
+from qgjet.process.stop_control import StopControl
 from qgjet.runners.base import Attempt
 from qgjet.support.clock import lease_time
 from runners.processes import Alter, FakeAgent, Family, Printed
@@ -55,8 +55,8 @@ def python(tmp_path: Path) -> Callable[[str], list[str]]:
 def make_attempt(tmp_path: Path) -> Callable[..., Attempt]:
     def make(*, number: int = 1, hold_s: float = 60.0, on_output: Callable[[bytes], None] = lambda _: None, **fields: Any) -> Attempt:
         directory = tmp_path / f"attempt-{uuid.uuid4().hex}"
-        tether = Tether(lease_time() + hold_s)
-        return Attempt(spec=spec(**fields), number=number, path=str(directory), tether=tether, on_output=on_output)
+        stop_control = StopControl(lease_time() + hold_s)
+        return Attempt(spec=spec(**fields), number=number, path=str(directory), stop_control=stop_control, on_output=on_output)
 
     return make
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from factories import spec
 from qgjet.config.settings import Target
 from qgjet.domain.events import Verdict
-from qgjet.process.stop_control import Tether
+from qgjet.process.stop_control import StopControl
 from qgjet.runners import adb
 from qgjet.runners.adb import ensure_server, local_port
 from qgjet.runners.base import Attempt
@@ -46,11 +46,11 @@ async def test_the_server_that_a_job_uses_stays_for_the_others(env: dict[str, st
     session = await command_runner(target, default_patterns()).prepare(spec().partition, tmp_path)
     assert await answers(env), "it is there before the first job"
     for number in (1, 2):
-        attempt = Attempt(spec=spec(), number=number, path=str(tmp_path / f"job-{number}"), tether=Tether(lease_time() + 120))
+        attempt = Attempt(spec=spec(), number=number, path=str(tmp_path / f"job-{number}"), stop_control=StopControl(lease_time() + 120))
         assert (await session.run(attempt)).verdict is Verdict.PASSED
         assert await answers(env), "and after each"
     await asyncio.to_thread(subprocess.run, ["adb", "kill-server"], env=env, check=True, capture_output=True, timeout=60)
-    attempt = Attempt(spec=spec(), number=3, path=str(tmp_path / "job-3"), tether=Tether(lease_time() + 120))
+    attempt = Attempt(spec=spec(), number=3, path=str(tmp_path / "job-3"), stop_control=StopControl(lease_time() + 120))
     assert (await session.run(attempt)).verdict is Verdict.PASSED
     assert await answers(env), "one that has ended is started again before the next job"
     await session.release()

@@ -119,7 +119,7 @@ async def test_a_stopped_job_is_judged_by_the_stop(
     async with asyncio.TaskGroup() as group:
         task = group.create_task(run.run(attempt))
         await printed.says("ready")
-        attempt.tether.stop(reason)
+        attempt.stop_control.stop(reason)
     assert task.result().verdict is verdict
 
 
@@ -194,7 +194,7 @@ async def test_a_job_that_is_stopped_while_it_waits_for_its_report_does_not_run(
         group.create_task(holder.run(make_attempt(on_output=printed)))
         await printed.says("holds")
         task = group.create_task(waiter.run(stopped))
-        stopped.tether.stop(StopReason.CANCELLED)
+        stopped.stop_control.stop(StopReason.CANCELLED)
         await asyncio.wait([task])
         await asyncio.to_thread((tmp_path / "go").write_text, "on")
     assert task.result().verdict is Verdict.CANCELLED

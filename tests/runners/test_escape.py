@@ -20,7 +20,7 @@ from qgjet.process.run import ProcessResult, run_process
 from qgjet.process.stop_control import StopReason
 from qgjet.process.supervised_process import Command, GuardedTree, Output
 from runners.processes import Alter, FakeAgent, Family, Printed, wait_until
-from runners.test_process import AGENT, DAEMON, HANG, guardian_of, tether
+from runners.test_process import AGENT, DAEMON, HANG, guardian_of, stop_control
 
 Script = Callable[[str], list[str]]
 
@@ -108,7 +108,7 @@ def own_cgroup() -> None:
 
 
 async def run(argv: list[str], family: Family, **options: Any) -> ProcessResult:
-    given: dict[str, Any] = {"cwd": Path("/"), "env": family.env, "tether": tether()}
+    given: dict[str, Any] = {"cwd": Path("/"), "env": family.env, "stop_control": stop_control()}
     async with asyncio.timeout(patience(BOUND_S)):
         return await run_process(argv, **(given | options))
 
@@ -126,7 +126,7 @@ async def test_chains_of_processes_end_with_their_command(way: str, request: pyt
 
 
 async def test_chains_of_processes_end_with_the_hold(family: Family, python: Script, alive: Alive) -> None:
-    result = await run(python(chains(alive) + HANG), family, tether=tether(1.0))
+    result = await run(python(chains(alive) + HANG), family, stop_control=stop_control(1.0))
     assert (result.signal, result.stopped) == ("SIGKILL", StopReason.LEASE_LOST)
     assert not alive
 
@@ -191,7 +191,7 @@ async def test_a_later_process_with_the_number_of_the_command_does_not_change_it
     if not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK):
         missing("this user cannot choose the next process ID here")
     with Output(listener=printed) as output:
-        tree = GuardedTree(Command(argv=python(PID_REUSED), cwd=Path("/"), env=family.env), hold_until=tether().hold_until, output=output, keep=True)
+        tree = GuardedTree(Command(argv=python(PID_REUSED), cwd=Path("/"), env=family.env), kill_at=stop_control().kill_at, output=output, keep=True)
         async with asyncio.timeout(patience(BOUND_S)):
             await tree.gone.wait()
     assert "reused" in printed.text

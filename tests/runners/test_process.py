@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from patience import patience
 from qgjet.process import supervised_process as tree_module
 from qgjet.process.run import KILL_MARGIN_S, ProcessResult, _patience, run_process, run_within
-from qgjet.process.stop_control import StopReason, Tether
+from qgjet.process.stop_control import StopControl, StopReason
 from qgjet.process.supervised_process import CannotStart, Command, GuardedTree, Output
 from qgjet.support.clock import lease_time
 from runners.processes import FakeAgent, Family, Printed, wait_until
@@ -43,25 +43,25 @@ AGENT = """
 import asyncio, sys, time
 from pathlib import Path
 from qgjet.process.run import keep_alive, run_process
-from qgjet.process.stop_control import Tether
+from qgjet.process.stop_control import StopControl
 from qgjet.support.clock import lease_time
 
 async def main():
-    tether = Tether(lease_time() + 1)
-    keep_alive(tether.extend, hold_s={hold_s}, every_s=0.1)
-    await run_process({argv!r}, cwd=Path("/"), env={env!r}, tether=tether, on_output=lambda data: print(data.decode(), flush=True))
+    stop_control = StopControl(lease_time() + 1)
+    keep_alive(stop_control.extend, hold_s={hold_s}, every_s=0.1)
+    await run_process({argv!r}, cwd=Path("/"), env={env!r}, stop_control=stop_control, on_output=lambda data: print(data.decode(), flush=True))
     print("done")
 
 asyncio.run(main())
 """
 
 
-def tether(hold_s: float = 60.0) -> Tether:
-    return Tether(lease_time() + hold_s)
+def stop_control(hold_s: float = 60.0) -> StopControl:
+    return StopControl(lease_time() + hold_s)
 
 
 async def run(argv: list[str], family: Family, **options: Any) -> ProcessResult:
-    given: dict[str, Any] = {"cwd": Path("/"), "env": family.env, "tether": tether()}
+    given: dict[str, Any] = {"cwd": Path("/"), "env": family.env, "stop_control": stop_control()}
     return await run_process(argv, **(given | options))
 
 
@@ -117,14 +117,14 @@ async def test_a_hundred_megabytes_of_output_do_not_grow_the_agent(family: Famil
 import asyncio, resource, time
 from pathlib import Path
 from qgjet.process.run import run_process
-from qgjet.process.stop_control import Tether
+from qgjet.process.stop_control import StopControl
 from qgjet.support.clock import lease_time
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 async def main():
-    options = dict(cwd=Path("/"), env={family.env!r}, tether=Tether(lease_time() + 60), log_path=Path("log"), log_limit=20_000_000)
+    options = dict(cwd=Path("/"), env={family.env!r}, stop_control=StopControl(lease_time() + 60), log_path=Path("log"), log_limit=20_000_000)
     await run_process(["true"], **options)
     before = peak()
     result = await run_process(["head", "-c", "100000000", "/dev/zero"], **options)
@@ -183,9 +183,9 @@ async def test_many_run_side_by_side(family: Family) -> None:
 
 
 async def stop_when_ready(argv: list[str], family: Family, printed: Printed, reason: StopReason = StopReason.CANCELLED, **options: Any) -> ProcessResult:
-    rope = options.pop("tether", None) or tether()
+    rope = options.pop("stop_control", None) or stop_control()
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(run(argv, family, tether=rope, on_output=printed, **options))
+        task = group.create_task(run(argv, family, stop_control=rope, on_output=printed, **options))
         await printed.says("ready")
         rope.stop(reason)
     return task.result()
@@ -229,7 +229,7 @@ for number in (signal.SIGINT, signal.SIGTERM):
 say("ready")
 while True: signal.pause()
 """)
-    rope = tether(60.0)
+    rope = stop_control(60.0)
 
     def hold_runs_out(data: bytes) -> None:
         printed(data)
@@ -237,10 +237,10 @@ while True: signal.pause()
             rope.extend(lease_time() + 1.1)
 
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(run(stubborn, family, tether=rope, on_output=hold_runs_out))
+        task = group.create_task(run(stubborn, family, stop_control=rope, on_output=hold_runs_out))
         await printed.says("ready")
         rope.stop(StopReason.LEASE_LOST)
-    assert lease_time() < rope.hold_until
+    assert lease_time() < rope.kill_at
     assert (task.result().signal, task.result().stopped) == ("SIGKILL", StopReason.LEASE_LOST)
     assert printed.text.split() == ["ready", "SIGINT", "SIGTERM"]
 
@@ -258,7 +258,7 @@ def test_a_ladder_always_fits_into_the_time_left(graces: list[float], left_s: fl
 
 
 async def test_who_had_ended_before_the_stop_keeps_its_result(family: Family, printed: Printed, python: Script) -> None:
-    rope = tether()
+    rope = stop_control()
 
     def stop_after_the_end(data: bytes) -> None:
         printed(data)
@@ -266,14 +266,14 @@ async def test_who_had_ended_before_the_stop_keeps_its_result(family: Family, pr
             time.sleep(0.001)
         rope.stop(StopReason.CANCELLED)
 
-    result = await run(python("sys.stdout.write(str(os.getpid()))"), family, tether=rope, on_output=stop_after_the_end)
+    result = await run(python("sys.stdout.write(str(os.getpid()))"), family, stop_control=rope, on_output=stop_after_the_end)
     assert (result.exit_code, result.stopped) == (0, None)
 
 
 async def test_a_stop_before_the_start_ends_the_command_too(family: Family, python: Script) -> None:
-    rope = tether()
+    rope = stop_control()
     rope.stop(StopReason.DRAINED)
-    result = await run(python(HANG), family, tether=rope, stop_ladder=((signal.SIGINT, 5.0),))
+    result = await run(python(HANG), family, stop_control=rope, stop_ladder=((signal.SIGINT, 5.0),))
     assert (result.signal, result.stopped) == ("SIGINT", StopReason.DRAINED)
 
 
@@ -288,19 +288,19 @@ async def test_signals_that_the_agent_ignores_still_stop_its_jobs(family: Family
 
 
 async def test_the_hold_is_the_hard_end(family: Family, python: Script) -> None:
-    rope = tether(0.3)
-    result = await run(python(HANG), family, tether=rope)
+    rope = stop_control(0.3)
+    result = await run(python(HANG), family, stop_control=rope)
     assert (result.exit_code, result.signal, result.stopped) == (None, "SIGKILL", StopReason.LEASE_LOST)
-    assert lease_time() >= rope.hold_until
+    assert lease_time() >= rope.kill_at
 
 
 async def test_an_extension_moves_the_hard_end(family: Family, printed: Printed, python: Script, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    rope = tether(1.0)
-    first_end = rope.hold_until
+    rope = stop_control(1.0)
+    first_end = rope.kill_at
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(run(python(f"say('ready'); open({str(gate)!r}).read()"), family, tether=rope, on_output=printed))
+        task = group.create_task(run(python(f"say('ready'); open({str(gate)!r}).read()"), family, stop_control=rope, on_output=printed))
         await printed.says("ready")
         rope.extend(lease_time() + 60)
         await wait_until(lambda: lease_time() > first_end + 0.1, "the first end has passed")
@@ -313,7 +313,7 @@ async def test_a_cancelled_run_kills_the_tree_at_once(family: Family, printed: P
     task = asyncio.create_task(run(deaf, family, on_output=printed))
     await printed.says("ready")
     task.cancel()
-    async with asyncio.timeout(patience(2)):  # the hold of its tether is a minute
+    async with asyncio.timeout(patience(2)):  # the hold of its stop control is a minute
         with pytest.raises(asyncio.CancelledError):
             await task
     assert not family.pids()
@@ -377,9 +377,9 @@ breed(4)
 
 
 async def test_a_job_that_stands_still_is_killed_like_any_other(family: Family, python: Script) -> None:
-    rope = tether()
+    rope = stop_control()
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(run(python("os.kill(os.getpid(), signal.SIGSTOP)"), family, tether=rope, stop_ladder=((signal.SIGINT, 0.1),)))
+        task = group.create_task(run(python("os.kill(os.getpid(), signal.SIGSTOP)"), family, stop_control=rope, stop_ladder=((signal.SIGINT, 0.1),)))
         await wait_until(lambda: "T" in map(state_of, family.pids()), "the job stands still")
         rope.stop(StopReason.CANCELLED)
     assert task.result().signal == "SIGKILL"
@@ -443,10 +443,10 @@ async def test_a_guardian_that_is_asked_to_end_takes_its_tree_along(family: Fami
 
 async def test_a_frozen_guardian_is_found_and_its_tree_ended(family: Family, printed: Printed, python: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree_module, "GUARDIAN_GRACE_S", 0.2)
-    rope = tether()
+    rope = stop_control()
     argv = python(DAEMON + "say('pid', os.getpid());" + HANG)
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(run(argv, family, tether=rope, on_output=printed, stop_ladder=((signal.SIGINT, 0.1),)))
+        task = group.create_task(run(argv, family, stop_control=rope, on_output=printed, stop_ladder=((signal.SIGINT, 0.1),)))
         await printed.says("ready")
         os.kill(guardian_of(int(printed.text.split("pid ")[1].split()[0])), signal.SIGSTOP)
         rope.stop(StopReason.CANCELLED)
@@ -458,7 +458,7 @@ async def test_a_frozen_guardian_is_found_and_its_tree_ended(family: Family, pri
 
 
 def keep(argv: list[str], family: Family, output: Output, hold_s: float = 60.0) -> GuardedTree:
-    return GuardedTree(Command(argv=argv, cwd=Path("/"), env=family.env), hold_until=lease_time() + hold_s, output=output, keep=True)
+    return GuardedTree(Command(argv=argv, cwd=Path("/"), env=family.env), kill_at=lease_time() + hold_s, output=output, keep=True)
 
 
 async def test_a_kept_tree_lives_on_after_its_command_until_it_is_told_to_end(family: Family, python: Script) -> None:
@@ -492,7 +492,7 @@ from qgjet.support.clock import lease_time
 
 async def main():
     command = Command(argv={python(DAEMON)!r}, cwd=Path("/"), env={family.env!r})
-    tree = GuardedTree(command, hold_until=lease_time() + 60, output=Output(), keep=True)
+    tree = GuardedTree(command, kill_at=lease_time() + 60, output=Output(), keep=True)
     await tree.ended.wait()
     print("kept")
     await asyncio.Event().wait()
@@ -522,9 +522,9 @@ for _ in range(20):
 say("pid", os.getpid()); say("ready")
 signal.pause()
 """)
-    rope = tether()
+    rope = stop_control()
     async with asyncio.TaskGroup() as group:
-        group.create_task(run(argv, family, tether=rope, on_output=printed))
+        group.create_task(run(argv, family, stop_control=rope, on_output=printed))
         await printed.says("ready")
         guardian = guardian_of(int(printed.text.split("pid ")[1].split()[0]))
         children = Path(f"/proc/{guardian}/task/{guardian}/children")

@@ -56,7 +56,7 @@ async def test_a_hanging_job_ends_when_its_tether_stops_it(reason: StopReason, v
     attempt = make_attempt()
     async with asyncio.TaskGroup() as group:
         task = group.create_task(session.run(attempt))
-        attempt.tether.stop(reason)
+        attempt.stop_control.stop(reason)
     assert (task.result().verdict, task.result().reason) == (verdict, reason.value)
 
 
@@ -71,7 +71,7 @@ async def test_jobs_wait_at_the_gate_until_it_opens_or_they_are_stopped(make_att
     attempts = [make_attempt() for _ in range(3)]
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(session.run(attempt)) for attempt in attempts]
-        attempts[0].tether.stop(StopReason.CANCELLED)
+        attempts[0].stop_control.stop(StopReason.CANCELLED)
         assert (await tasks[0]).verdict is Verdict.CANCELLED
         assert not tasks[1].done()
         gate.set()

@@ -17,7 +17,7 @@ from privileges import missing
 from qgjet.process.stop_control import StopReason
 from qgjet.support.clock import lease_time
 from runners.processes import Alter, Family, Printed
-from runners.test_process import HANG, guardian_of, run, tether
+from runners.test_process import HANG, guardian_of, run, stop_control
 
 Script = Callable[[str], list[str]]
 
@@ -55,9 +55,9 @@ async def test_a_tree_whose_hold_ran_out_during_a_suspend_is_killed_at_once(
     way: str, request: pytest.FixtureRequest, family: Family, printed: Printed, python: Script, alter: Alter
 ) -> None:
     alter(CLOCK_MOVES if way == "another clock" else NAMESPACE_CHANGES.format(pid=request.getfixturevalue("hour_ahead")))
-    rope = tether(600.0)
+    rope = stop_control(600.0)
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(run(python("say('pid', os.getpid());" + HANG), family, tether=rope, on_output=printed))
+        task = group.create_task(run(python("say('pid', os.getpid());" + HANG), family, stop_control=rope, on_output=printed))
         await printed.says("ready")
         assert not task.done()
         os.kill(guardian_of(int(printed.text.split()[1])), signal.SIGUSR1)
@@ -65,13 +65,13 @@ async def test_a_tree_whose_hold_ran_out_during_a_suspend_is_killed_at_once(
             await asyncio.wait([task])
     assert (task.result().signal, task.result().stopped) == ("SIGKILL", StopReason.LEASE_LOST)
     assert not family.pids()
-    assert lease_time() < rope.hold_until, "only the guardian's clock has moved"
+    assert lease_time() < rope.kill_at, "only the guardian's clock has moved"
 
 
 async def test_an_agent_that_wakes_up_finds_a_frozen_guardian(family: Family, printed: Printed, python: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    rope, real = tether(600.0), time.clock_gettime
+    rope, real = stop_control(600.0), time.clock_gettime
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(run(python("say('pid', os.getpid());" + HANG), family, tether=rope, on_output=printed))
+        task = group.create_task(run(python("say('pid', os.getpid());" + HANG), family, stop_control=rope, on_output=printed))
         await printed.says("ready")
         guardian = guardian_of(int(printed.text.split()[1]))
         os.kill(guardian, signal.SIGSTOP)
