@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qgjet.client.sync import SyncClient, SyncSuite, connect_sync
     from qgjet.client.tracker import JobUpdate, TrackedJob
     from qgjet.domain.decide import OnDuplicate
-    from qgjet.domain.events import Status, Verdict
+    from qgjet.domain.events import Outcome, Status, Verdict
     from qgjet.errors import QgjetError
     from qgjet.reporting.model import JobReport
     from qgjet.runners.base import Attempt, Runner, Session
@@ -31,6 +31,7 @@ __all__ = [
     "JobReport",
     "JobUpdate",
     "OnDuplicate",
+    "Outcome",
     "QgjetError",
     "Report",
     "Runner",
@@ -51,7 +52,7 @@ _HOMES = {
     "qgjet.client.sync": ("SyncClient", "SyncSuite", "connect_sync"),
     "qgjet.client.tracker": ("JobUpdate", "TrackedJob"),
     "qgjet.domain.decide": ("OnDuplicate",),
-    "qgjet.domain.events": ("Status", "Verdict"),
+    "qgjet.domain.events": ("Outcome", "Status", "Verdict"),
     "qgjet.errors": ("QgjetError",),
     "qgjet.reporting.model": ("JobReport",),
     "qgjet.runners.base": ("Attempt", "Runner", "Session"),

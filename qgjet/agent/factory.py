@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qgjet.agent.agent import Agent
 from qgjet.agent.cleanup import own_directory
-from qgjet.config.settings import QueueSettings, Settings, Target
+from qgjet.config.settings import QueueSettings, Settings, TargetSettings
 from qgjet.domain.deployment import DEFAULT_VISIBILITY_TIMEOUT_S
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import InvalidSettings, NotPermitted
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 LOOK_AGAIN_S = 1.0
 
 
-def chosen_targets(settings: Settings) -> list[Target]:
+def chosen_targets(settings: Settings) -> list[TargetSettings]:
     """The targets to serve, in the order asked. Raises InvalidSettings when there are none, or one is not declared."""
     declared = settings.targets
     if not declared:

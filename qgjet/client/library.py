@@ -8,7 +8,6 @@ import copy
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from qgjet.client.results import report_of, tracked
 from qgjet.client.tracker import JobTracker, JobUpdate, TrackedJob
 from qgjet.client.updates import updates
 from qgjet.config import files
-from qgjet.config.settings import Settings, Target
+from qgjet.config.settings import Settings, TargetSettings
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import GREEN
 from qgjet.domain.submission import SubmitRequest, check_suite_id, make_spec
@@ -29,6 +28,7 @@ from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting import ctrf, document, html, junit
 from qgjet.reporting.model import SuiteReport
+from qgjet.support import plugins
 from qgjet.support.clock import utc_now
 
 log = logging.getLogger(__name__)
@@ -226,14 +226,14 @@ def _addresses(url: str) -> dict[str, Any]:
 
 def _local(settings: Settings) -> Settings:
     """Without a declared target, an AppWright project in the current directory is one by any name; only declared ones can be served."""
-    return settings if settings.targets else replace(settings, targets={"emulator": Target(name="emulator", dir=str(Path.cwd()))})
+    return settings if settings.targets else replace(settings, targets={"emulator": TargetSettings(name="emulator", dir=str(Path.cwd()))})
 
 
 def _embedded(settings: Settings) -> Any:
-    found = next(iter(entry_points(group=EMBEDDED)), None)
-    if found is None:
-        raise QgjetError("no address is configured, and what would start a server here is not installed: pip install 'qgjet[server]', or set QGJET_NATS_URL")
-    return found.load()(settings)
+    stack = plugins.load(EMBEDDED, "stack")
+    if stack is None:
+        raise QgjetError("no address is configured, and what would start a server here is not installed: set QGJET_NATS_URL or QGJET_API_URL")
+    return stack(settings)
 
 
 __all__ = ["Client", "Job", "JobUpdate", "Report", "Suite", "TrackedJob", "connect"]

@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from qgjet.auth import token_file
 from qgjet.config.loader import PREFIX, load_settings
-from qgjet.config.settings import ApiSettings, Settings
+from qgjet.config.settings import RUNNER_PLUGINS, ApiSettings, Settings
 from qgjet.config.toml_lines import line_of
 from qgjet.errors import InvalidSettings
+from qgjet.support import plugins
 
 FILE = "qgjet.toml"
 
@@ -52,7 +53,7 @@ def _load(path: Path | None, flags: Mapping[str, Any] | None, environ: Mapping[s
     text = _read(found) if found else ""
     base = found.absolute().parent if found else Path.cwd()
     try:
-        settings = load_settings(text, environ, flags, file_dir=base, current_dir=Path.cwd())
+        settings = load_settings(text, environ, flags, file_dir=base, current_dir=Path.cwd(), plugins=_runners)
     except InvalidSettings as error:
         raise _with_origin(error, found, text, environ) from None
     # only default paths are relative here
@@ -74,10 +75,14 @@ def _with_origin(error: InvalidSettings, found: Path | None, text: str, environ:
 
 def _fails_alike(error: InvalidSettings, text: str, environ: Mapping[str, str]) -> bool:
     try:
-        load_settings(text, environ)
+        load_settings(text, environ, plugins=_runners)
     except InvalidSettings as other:
         return str(other) == str(error)
     return False
+
+
+def _runners() -> list[str]:
+    return plugins.names(RUNNER_PLUGINS)
 
 
 def api_token(settings: Settings) -> str:

@@ -6,14 +6,14 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
 
-from qgjet.config.settings import COLLECT, RUNNERS, AgentSettings, ApiSettings, Login, NatsSettings, Settings, Target
+from qgjet.config.settings import COLLECT, RUNNERS, AgentSettings, ApiSettings, Login, NatsSettings, Settings, TargetSettings
 from qgjet.domain.deployment import MIN_EVENT_RETENTION_S
 from qgjet.errors import InvalidSettings
 from qgjet.support.units import duration, size
@@ -40,17 +40,24 @@ _PATHS: dict[type[Struct], tuple[str, ...]] = {
     Login: ("password_file", "nkey"),
     AgentSettings: ("work_dir",),
     ApiSettings: ("database", "tokens_file"),
-    Target: ("dir",),
+    TargetSettings: ("dir",),
 }
 """Keys that hold a path. `build`, `config` and `junit` of a target count from its `dir`."""
 
 
 def load_settings(
-    text: str = "", environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None, *, file_dir: Path = Path(), current_dir: Path = Path()
+    text: str = "",
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    *,
+    file_dir: Path = Path(),
+    current_dir: Path = Path(),
+    plugins: Callable[[], Collection[str]] = tuple,
 ) -> Settings:
     """Settings from a file's text, the environment and flags (dotted key -> value; None: not given).
 
-    Relative paths in the text count from `file_dir`, those in variables and flags from the current directory.
+    Relative paths in the text count from `file_dir`, those in variables and flags from the current directory. `plugins` gives the runners that were
+    installed besides qgjet's own; it is called for a target that names another one only.
     Raises InvalidSettings that names the key, variable or flag at fault. Variables that no key has are left alone: other programs may use the prefix.
     """
     data = _parse(text)
@@ -61,11 +68,11 @@ def load_settings(
         if value is not None:
             _set(data, tuple(key.split(".")), value)
     _check_tables(data)
-    _resolve_paths(data, current_dir, (ApiSettings, Target))  # so that only their default paths stay relative
+    _resolve_paths(data, current_dir, (ApiSettings, TargetSettings))  # so that only their default paths stay relative
     _check_keys({key: value for key, value in data.items() if key != "targets"}, Settings, "")
     targets = {name: _target(name, table) for name, table in data.pop("targets", {}).items()}
     settings = msgspec.structs.replace(_convert(data, Settings, ""), targets=targets)
-    _check_values(settings)
+    _check_values(settings, plugins)
     return settings
 
 
@@ -74,7 +81,7 @@ def _resolve_paths(data: dict[str, Any], base: Path, kinds: Collection[type[Stru
     tables: list[tuple[type[Struct], Any]] = [(Settings, data)]
     tables += [(one.type, data.get(one.encode_name, {})) for one in msgspec.structs.fields(Settings) if _is_struct(one.type)]
     tables += [(Login, data.get("nats", {}).get("janitor"))]
-    tables += [(Target, table) for table in data.get("targets", {}).values()]
+    tables += [(TargetSettings, table) for table in data.get("targets", {}).values()]
     for kind, table in tables:
         for key in _PATHS[kind] if kind in kinds and isinstance(table, dict) else ():
             if isinstance(table.get(key), str) and table[key]:
@@ -102,7 +109,7 @@ def _check_keys(data: dict[str, Any], kind: type[Struct], path: str) -> None:
     """Raises InvalidSettings for a key or table that does not exist, with the nearest name or all names."""
     fields = {one.encode_name: one for one in msgspec.structs.fields(kind)}
     tables = [name for name, one in fields.items() if _is_struct(one.type)] + (["targets"] if kind is Settings else [])
-    keys = [name for name in fields if name not in tables] if kind is Settings else [name for name in fields if (kind, name) != (Target, "name")]
+    keys = [name for name in fields if name not in tables] if kind is Settings else [name for name in fields if (kind, name) != (TargetSettings, "name")]
     for key, value in data.items():
         if kind is Settings and key not in tables and isinstance(value, dict):
             name, hint = _unknown_table(key, value, tables)
@@ -145,8 +152,8 @@ def _apply_environment(data: dict[str, Any], kind: type[Struct], prefix: str, en
             _apply_environment(data, one.type, name + "_", environ, (*path, one.encode_name))
         elif one.encode_name == "targets" and kind is Settings:
             for target in list(data.get("targets", {})):
-                _apply_environment(data, Target, f"{name}_{_shouted(target)}_", environ, ("targets", target))
-        elif name in environ and not (kind is Target and one.name == "name"):
+                _apply_environment(data, TargetSettings, f"{name}_{_shouted(target)}_", environ, ("targets", target))
+        elif name in environ and not (kind is TargetSettings and one.name == "name"):
             _set(data, (*path, one.encode_name), _from_text(name, environ[name], one.type))
 
 
@@ -173,12 +180,12 @@ def _set(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     data[path[-1]] = value
 
 
-def _target(name: str, table: dict[str, Any]) -> Target:
+def _target(name: str, table: dict[str, Any]) -> TargetSettings:
     path = f"targets.{name}."
     if "name" in table:
         raise InvalidSettings(f"{path}name", "is no key: the table's own name is the target's")
-    _check_keys(table, Target, path)
-    return msgspec.structs.replace(_convert(table, Target, path), name=name)
+    _check_keys(table, TargetSettings, path)
+    return msgspec.structs.replace(_convert(table, TargetSettings, path), name=name)
 
 
 S = TypeVar("S", bound=Struct)
@@ -252,7 +259,7 @@ def _seconds(data: dict[str, Any], kind: type[Struct], path: str) -> dict[str, A
     return result
 
 
-def _check_values(settings: Settings) -> None:
+def _check_values(settings: Settings, plugins: Callable[[], Collection[str]]) -> None:
     rules = [
         ("queue.priority_order", settings.queue.priority_order in ("low-first", "high-first"), "must be low-first or high-first"),
         ("queue.replicas", settings.queue.replicas in (1, 3, 5), "must be 1, 3 or 5"),
@@ -271,7 +278,8 @@ def _check_values(settings: Settings) -> None:
         *_time_rules(settings, ""),
     ]
     for name, target in settings.targets.items():
-        rules.append((f"targets.{name}.runner", target.runner in RUNNERS, f"{target.runner!r} is none of {', '.join(RUNNERS)}{_hint(target.runner, RUNNERS)}"))
+        known = RUNNERS if target.runner in RUNNERS else (*RUNNERS, *plugins())
+        rules.append((f"targets.{name}.runner", target.runner in known, f"{target.runner!r} is none of {', '.join(known)}{_hint(target.runner, known)}"))
         rules.append((f"targets.{name}.command", target.runner != "command" or bool(target.command), "is needed by the command runner"))
         rules += _time_rules(target, f"targets.{name}.")
     check_heads("verdicts.infra", settings.verdicts.infra)

@@ -6,7 +6,7 @@ Durations are seconds, or text such as `30s`, `10m`, `1h`. Variables for lists a
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -22,6 +22,8 @@ from qgjet.domain.deployment import (
 from qgjet.domain.retry import MAX_RETRIES, Backoff
 
 RUNNERS = ("appwright", "command", "scripted")
+RUNNER_PLUGINS = "qgjet.runners"
+"""Entry point group of runners that other distributions bring along."""
 COLLECT = ("always", "on-failure", "never")
 MIN_INTERVAL_S = 0.1
 """Shorter waits would keep an agent busy with nothing else."""
@@ -33,7 +35,7 @@ Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 Interval = Annotated[float, Meta(ge=MIN_INTERVAL_S)]
 
 
-class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TargetSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of place to run tests: `[targets.<name>]`."""
 
     name: str = ""
@@ -67,6 +69,8 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Names of the agent's own variables that jobs may see, besides PATH, HOME, LANG, LC_ALL, TMPDIR and TZ."""
     redact: tuple[str, ...] = ()
     """Names of variables of the jobs whose values become `***` in everything that leaves the agent as text."""
+    options: dict[str, Any] = {}
+    """Of a runner that is a plugin: whatever it defines."""
     outcomes: dict[str, tuple[str, ...]] = {}
     """Of the `scripted` runner: test path or `*` -> the verdict of each attempt."""
 
@@ -256,7 +260,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     artifacts: ArtifactSettings = ArtifactSettings()
     api: ApiSettings = ApiSettings()
     verdicts: VerdictSettings = VerdictSettings()
-    targets: dict[str, Target] = {}
+    targets: dict[str, TargetSettings] = {}
 
     @property
     def deployment(self) -> Deployment:

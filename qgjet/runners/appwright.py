@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from qgjet.config.settings import Target
+from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Outcome
 from qgjet.process.run import ProcessResult, run_process, stop_ladder
 from qgjet.runners.base import Attempt
@@ -29,7 +29,7 @@ _REGEXP_SYNTAX = re.compile(r"[\\^$.*+?()\[\]{}|]")
 _CLI = Path("node_modules/@playwright/test/cli.js")
 
 
-def appwright_runner(target: Target, patterns: Patterns) -> CommandLineRunner:
+def appwright_runner(target: TargetSettings, patterns: Patterns) -> CommandLineRunner:
     return CommandLineRunner(target, execute, patterns)
 
 
@@ -56,7 +56,7 @@ async def execute(place: PreparedTarget, attempt: Attempt) -> Outcome:
     return await asyncio.to_thread(_judge, result, place, attempt)  # a large report takes a second to read
 
 
-def arguments(target: Target, spec: Path, directory: Path) -> list[str]:
+def arguments(target: TargetSettings, spec: Path, directory: Path) -> list[str]:
     """What follows cli.js. `--project NAME` is two arguments, because appwright's global setup understands nothing else."""
     return [
         "test",

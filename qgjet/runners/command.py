@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from qgjet.config.settings import Target
+from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Outcome, Verdict
 from qgjet.process.run import ProcessResult, run_process, stop_ladder
 from qgjet.runners.base import Attempt
@@ -26,7 +26,7 @@ from qgjet.verdict.reasons import Reason
 from qgjet.verdict.rules import command_outcome
 
 
-def command_runner(target: Target, patterns: Patterns) -> CommandLineRunner:
+def command_runner(target: TargetSettings, patterns: Patterns) -> CommandLineRunner:
     return CommandLineRunner(target, execute, patterns)
 
 

@@ -23,7 +23,7 @@ from typing import BinaryIO
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from qgjet.config.settings import Target
+from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
 from qgjet.process.run import HOLD_S, ProcessResult, keep_alive, run_within
@@ -51,7 +51,7 @@ class UnusableReport(QgjetError):
 class PreparedTarget(Struct, kw_only=True):
     """A target made ready for one partition: where its jobs run, and with which variables."""
 
-    target: Target
+    target: TargetSettings
     project: Path
     """The target's `dir`, absolute and without symbolic links: Playwright compares test files with its real path."""
     directory: Path
@@ -69,7 +69,7 @@ Execute = Callable[[PreparedTarget, Attempt], Awaitable[Outcome]]
 class CommandLineRunner:
     """A Runner whose sessions are made by the target's commands, and whose jobs are run by `execute`."""
 
-    def __init__(self, target: Target, execute: Execute, patterns: Patterns | None = None) -> None:
+    def __init__(self, target: TargetSettings, execute: Execute, patterns: Patterns | None = None) -> None:
         self._patterns = patterns or default_patterns()
         self._target = target
         self._project = Path(target.dir).resolve()
@@ -198,12 +198,12 @@ class Kept:
             await self.tree.end()
 
 
-def _place(target: Target, project: Path, partition: Partition, directory: Path) -> PreparedTarget:
+def _place(target: TargetSettings, project: Path, partition: Partition, directory: Path) -> PreparedTarget:
     directory = directory.absolute()
     return PreparedTarget(target=target, project=project, directory=directory, env=session_environment(target, project, partition, directory))
 
 
-def _redactor(target: Target, env: Mapping[str, str]) -> Redactor:
+def _redactor(target: TargetSettings, env: Mapping[str, str]) -> Redactor:
     return Redactor(env[name] for name in target.redact if name in env)
 
 
@@ -224,7 +224,7 @@ async def _prepare(place: PreparedTarget) -> Kept:
     return kept
 
 
-async def _wait_until_prepared(target: Target, kept: Kept) -> None:
+async def _wait_until_prepared(target: TargetSettings, kept: Kept) -> None:
     tree = kept.tree
     try:
         async with asyncio.timeout(target.prepare_timeout_s):

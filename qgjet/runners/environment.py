@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from qgjet.config.settings import Target
+from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Partition
 from qgjet.errors import PrepareFailed
 from qgjet.runners.base import Attempt
@@ -26,7 +26,7 @@ ENV_FILE_LIMIT_BYTES = 1024 * 1024
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def session_environment(target: Target, project: Path, partition: Partition, directory: Path, agent: Mapping[str, str] = os.environ) -> dict[str, str]:
+def session_environment(target: TargetSettings, project: Path, partition: Partition, directory: Path, agent: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables of `prepare`, and the ground for those of jobs. Raises InvalidInput for ids that no job could use, PrepareFailed without the build."""
     words = {"org_id": partition.org_id, "app_version_id": partition.app_version_id, "target": partition.target}
     for field, value in words.items():
@@ -43,7 +43,7 @@ def session_environment(target: Target, project: Path, partition: Partition, dir
     return {"CI": "true", **passed, **target.env, **build, **ours}
 
 
-def _build_path(target: Target, project: Path, words: Mapping[str, str]) -> Path:
+def _build_path(target: TargetSettings, project: Path, words: Mapping[str, str]) -> Path:
     path = project / fill_path(target.build, words)
     if not path.exists():
         raise PrepareFailed(f"target {target.name}: there is no build {path} for app version {words['app_version_id']!r}; put it there, or mend `build`")

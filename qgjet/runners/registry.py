@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from qgjet.config.settings import Target, VerdictSettings
+from qgjet.config.settings import RUNNER_PLUGINS, RUNNERS, TargetSettings, VerdictSettings
 from qgjet.errors import InvalidSettings
 from qgjet.runners.appwright import appwright_runner
 from qgjet.runners.base import Runner
 from qgjet.runners.command import command_runner
 from qgjet.runners.scripted import ScriptedRunner
 from qgjet.runners.template import JOB_WORDS, PARTITION_WORDS, check_command, check_words, words_in
+from qgjet.support import plugins
+from qgjet.support.plugins import CannotLoad
 from qgjet.verdict.patterns import patterns_with
 
-__all__ = ["Target", "make_runner"]
 
-
-def make_runner(target: Target, verdicts: VerdictSettings = VerdictSettings()) -> Runner:  # noqa: B008 - frozen
+def make_runner(target: TargetSettings, verdicts: VerdictSettings = VerdictSettings()) -> Runner:  # noqa: B008 - frozen
     """The runner of a target. `dir`, where it is relative, counts from the current directory now, once and for all.
 
     Raises InvalidSettings for settings that could never work or would not be safe. Whether project, Node.js and builds are there shows when a job comes.
@@ -24,6 +24,8 @@ def make_runner(target: Target, verdicts: VerdictSettings = VerdictSettings()) -
     check_words(f"{where}.junit", target.junit, JOB_WORDS)
     check_command(f"{where}.command", target.command)
     _check_own_report(where, target)
+    if target.options and target.runner in RUNNERS:
+        raise InvalidSettings(f"{where}.options", f"are for runners that are plugins; {target.runner} has keys of its own")
     patterns = patterns_with(verdicts.infra, verdicts.config)
     match target.runner:
         case "appwright":
@@ -34,11 +36,26 @@ def make_runner(target: Target, verdicts: VerdictSettings = VerdictSettings()) -
             return command_runner(target, patterns)
         case "scripted":
             return ScriptedRunner(target.outcomes)
-        case unknown:
-            raise InvalidSettings(f"{where}.runner", f"{unknown!r} is none of appwright, command, scripted")
+        case plugin:
+            return _plugin(where, plugin, target)
 
 
-def _check_own_report(where: str, target: Target) -> None:
+def _plugin(where: str, name: str, target: TargetSettings) -> Runner:
+    """Raises InvalidSettings when no distribution brings it, and for what it raises itself: a plugin names the setting at fault, or is at fault."""
+    try:
+        factory = plugins.load(RUNNER_PLUGINS, name)
+        if factory is None:
+            installed = (*RUNNERS, *plugins.names(RUNNER_PLUGINS))
+            raise InvalidSettings(f"{where}.runner", f"{name!r} is none of {', '.join(installed)}: is the package that brings it installed here?")
+        runner: Runner = factory(target)
+    except InvalidSettings:
+        raise
+    except Exception as error:
+        raise InvalidSettings(f"{where}.runner", f"the plugin {name} failed: {error if isinstance(error, CannotLoad) else repr(error)}") from error
+    return runner
+
+
+def _check_own_report(where: str, target: TargetSettings) -> None:
     """Raises InvalidSettings when jobs side by side would write, and be judged by, the same report."""
     words = words_in(target.junit)
     one_per_job = words & {"report", "job_id"} or words >= {"org_id", "app_version_id", "test"}

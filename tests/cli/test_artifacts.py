@@ -14,7 +14,7 @@ import pytest
 from agents import ended, running_agent, submit
 from cli.commandline import ORG, TARGET, VERSION, Cli
 from factories import spec
-from qgjet.config.settings import Target
+from qgjet.config.settings import TargetSettings
 from qgjet.domain.decide import EndAttempt, Start
 from qgjet.domain.events import Artifact, JobSpec, Outcome, Verdict
 from qgjet.jetstream.connection import Bus
@@ -39,7 +39,7 @@ def agent(log: EventLog, tmp_path: Path) -> Callable[[], Any]:
         (tmp_path / test).touch()
 
     def agent() -> Any:
-        target = Target(name=TARGET, runner="command", dir=str(tmp_path), command=("sh", "-c", SCRIPT, "sh", "{test}", "{attempt}"))
+        target = TargetSettings(name=TARGET, runner="command", dir=str(tmp_path), command=("sh", "-c", SCRIPT, "sh", "{test}", "{attempt}"))
         return running_agent(log, tmp_path / "work", runners={TARGET: make_runner(target)})
 
     return agent

@@ -18,7 +18,7 @@ from agents import ended, eventually, running_agent, submit
 from cli.commandline import BIN, TARGET, Cli, api_of
 from factories import spec
 from qgjet.agent.agent import Agent
-from qgjet.config.settings import ArtifactSettings, Settings, Target
+from qgjet.config.settings import ArtifactSettings, Settings, TargetSettings
 from qgjet.domain.events import JobSpec
 from qgjet.runners.registry import make_runner
 from qgjet.store.event_log import EventLog
@@ -34,7 +34,7 @@ def shell(log: EventLog, tmp_path: Path) -> Shell:
     def shell(script: str, **artifacts: Any) -> contextlib.AbstractAsyncContextManager[Agent]:
         (tmp_path / "yard").mkdir(exist_ok=True)
         wait = 'wait_for() { while [ ! -e "$1" ]; do sleep 0.02; done; }\n'
-        target = Target(name=TARGET, runner="command", dir=str(tmp_path / "yard"), command=("sh", "-c", wait + script, "sh", "{attempt}"))
+        target = TargetSettings(name=TARGET, runner="command", dir=str(tmp_path / "yard"), command=("sh", "-c", wait + script, "sh", "{attempt}"))
         settings = ArtifactSettings(**artifacts)
         return running_agent(log, tmp_path / "work", runners={TARGET: make_runner(target)}, artifact_settings=settings)
 

@@ -69,7 +69,7 @@ async def test_a_suite_is_submitted_followed_and_reported(url: str) -> None:
         assert of_b[-4:] == [("running", 1), ("queued", 1), ("running", 2), ("failed", 2)], "each update keeps the state that it had"
         report = await suite.wait(timeout=1)
     assert (report.verdict, report.passed) == (qgjet.Verdict.FAILED, False)
-    assert [(one.test, one.verdict) for one in report.jobs] == list(ended.items())
+    assert {one.test: one.verdict for one in report.jobs} == ended
     root = ElementTree.fromstring(report.junit())
     assert (root.get("failures"), len(list(root.iter("testcase")))) == ("1", 3)
     assert b'"tests"' in report.ctrf()

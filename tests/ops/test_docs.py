@@ -28,7 +28,7 @@ from qgjet.config.settings import (
     NatsSettings,
     QueueSettings,
     Settings,
-    Target,
+    TargetSettings,
     VerdictSettings,
 )
 from qgjet.jetstream.server import random_passwords, server_binary
@@ -96,7 +96,7 @@ SECTIONS = {
     "Top level": Settings,
     "`[nats]`": NatsSettings,
     "`[nats.janitor]`": Login,
-    "`[targets.<name>]`": Target,
+    "`[targets.<name>]`": TargetSettings,
     "`[queue]`": QueueSettings,
     "`[job]`": JobSettings,
     "`[agent]`": AgentSettings,
@@ -106,7 +106,7 @@ SECTIONS = {
 }
 
 
-_NOT_KEYS: dict[type[msgspec.Struct], set[str]] = {Target: {"name"}, NatsSettings: {"janitor"}}
+_NOT_KEYS: dict[type[msgspec.Struct], set[str]] = {TargetSettings: {"name"}, NatsSettings: {"janitor"}}
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -14,7 +14,7 @@ from agents import eventually, running_agent
 from factories import spec
 from ops.commands import qgjet_ends
 from qgjet.config.loader import load_settings
-from qgjet.config.settings import QueueSettings, Settings, Target
+from qgjet.config.settings import QueueSettings, Settings, TargetSettings
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.jetstream.connection import Bus, connect
 from qgjet.jetstream.server import NatsServer
@@ -34,7 +34,7 @@ def of(checks: list[Check], about: str) -> Check:
     return found
 
 
-def appwright_project(directory: Path, *, playwright: str = "1.59.1") -> Target:
+def appwright_project(directory: Path, *, playwright: str = "1.59.1") -> TargetSettings:
     packages = {"@playwright/test": playwright, "appwright": "0.1.1"}
     for name, version in packages.items():
         package = directory / "node_modules" / name
@@ -45,10 +45,10 @@ def appwright_project(directory: Path, *, playwright: str = "1.59.1") -> Target:
     node.parent.mkdir()
     node.write_text("#!/bin/sh\necho v20.1.0\n")
     node.chmod(0o755)
-    return Target(name="emulator", dir=str(directory), env={"PATH": str(node.parent)})
+    return TargetSettings(name="emulator", dir=str(directory), env={"PATH": str(node.parent)})
 
 
-def worst_of(target: Target) -> tuple[Health, str]:
+def worst_of(target: TargetSettings) -> tuple[Health, str]:
     checks = look_at_target(target)
     return worst(checks), "; ".join(f"{check.found} -> {check.mend}" for check in checks)
 
@@ -82,14 +82,14 @@ def test_node_has_to_be_there_and_new_enough(tmp_path: Path, answer: str, says: 
 
 
 def test_programs_of_a_target_have_to_be_there(tmp_path: Path) -> None:
-    target = Target(name="t", runner="command", dir=str(tmp_path), command=("no-such-program",), prepare=("./boot.sh",))
+    target = TargetSettings(name="t", runner="command", dir=str(tmp_path), command=("no-such-program",), prepare=("./boot.sh",))
     health, text = worst_of(target)
     assert (health, "no-such-program" in text, "./boot.sh" in text) == (Health.FAIL, True, True)
 
 
 def test_a_directory_that_is_not_there_and_settings_that_cannot_work(tmp_path: Path) -> None:
-    assert worst_of(Target(name="t", dir=str(tmp_path / "gone")))[0] is Health.FAIL
-    health, text = worst_of(Target(name="t", runner="command", dir=str(tmp_path), command=("sh", "-c", "echo {test}")))
+    assert worst_of(TargetSettings(name="t", dir=str(tmp_path / "gone")))[0] is Health.FAIL
+    health, text = worst_of(TargetSettings(name="t", runner="command", dir=str(tmp_path), command=("sh", "-c", "echo {test}")))
     assert (health, "placeholder" in text) == (Health.FAIL, True)
 
 
@@ -103,7 +103,7 @@ def test_retries_that_multiply_are_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_missing_build_is_a_warning(tmp_path: Path) -> None:
-    target = Target(name="t", runner="scripted", dir=str(tmp_path), build="builds/{app_version_id}.apk")
+    target = TargetSettings(name="t", runner="scripted", dir=str(tmp_path), build="builds/{app_version_id}.apk")
     assert worst_of(target)[0] is Health.WARN
     (tmp_path / "builds").mkdir()
     (tmp_path / "builds/1.apk").touch()
@@ -156,7 +156,7 @@ async def test_queued_work_without_a_consumer_is_found() -> None:
 
 
 async def test_a_target_without_an_agent_is_found(bus: Bus, server: NatsServer) -> None:
-    settings = Settings(nats_url=server.url, targets={"ios": Target(name="ios")})
+    settings = Settings(nats_url=server.url, targets={"ios": TargetSettings(name="ios")})
     found = of(await look_at_server(settings), "agents")
     assert (found.health, found.mend) == (Health.WARN, "qgjet agent --target ios")
 

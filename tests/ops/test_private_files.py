@@ -11,7 +11,7 @@ import pytest
 
 from agents import ended, running_agent, submit
 from factories import spec
-from qgjet.config.settings import ApiSettings, Settings, Target
+from qgjet.config.settings import ApiSettings, Settings, TargetSettings
 from qgjet.domain.events import Status
 from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.runners.registry import make_runner
@@ -85,7 +85,7 @@ async def test_what_jobs_leave_on_an_agent_is_private(log: EventLog, tmp_path: P
     work = tmp_path / "work"
     work.mkdir(mode=0o755)
     await submit(log, spec())
-    runner = make_runner(Target(name="emulator", runner="command", dir=str(tmp_path), command=("echo", "{test}")))
+    runner = make_runner(TargetSettings(name="emulator", runner="command", dir=str(tmp_path), command=("echo", "{test}")))
     async with running_agent(log, work, runners={"emulator": runner}, keep_attempts=True):
         assert (await ended(log, spec().slot)).status is Status.DONE
     (attempt,) = work.iterdir()

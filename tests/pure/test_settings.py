@@ -23,7 +23,7 @@ from qgjet.config.settings import (
     NatsSettings,
     QueueSettings,
     Settings,
-    Target,
+    TargetSettings,
     VerdictSettings,
 )
 from qgjet.domain.deployment import Deployment
@@ -40,7 +40,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "artifacts": ArtifactSettings,
     "verdicts": VerdictSettings,
     "api": ApiSettings,
-    "targets.pixel-7": Target,
+    "targets.pixel-7": TargetSettings,
 }
 WITH_TARGET = "[targets.pixel-7]\n"
 Field = msgspec.structs.FieldInfo
@@ -53,7 +53,7 @@ def keys() -> Iterator[tuple[str, Field]]:
             yield one.encode_name, one
     for table, kind in TABLES.items():
         for one in msgspec.structs.fields(kind):
-            if (kind is not Target or one.name != "name") and f"{table}.{one.name}" not in TABLES:
+            if (kind is not TargetSettings or one.name != "name") and f"{table}.{one.name}" not in TABLES:
                 yield f"{table}.{one.encode_name}", one
 
 
@@ -98,7 +98,7 @@ def with_value(key: str, value: Any) -> Settings:
     """The defaults and a target without keys, but for `key`."""
     name = KEYS[key].name
     table, _, _ = key.rpartition(".")
-    pixel = Target(name="pixel-7")
+    pixel = TargetSettings(name="pixel-7")
     base = Settings(targets={"pixel-7": pixel})
     if not table:
         return replace(base, **{name: value})
@@ -225,7 +225,7 @@ def test_an_empty_variable_is_an_empty_list() -> None:
 
 def test_targets_have_the_names_of_their_tables_in_the_order_of_the_file() -> None:
     loaded = load_settings('[targets.zulu]\nrunner = "scripted"\n[targets."a b.c"]\nslots = 2\n')
-    assert list(loaded.targets.items()) == [("zulu", Target(name="zulu", runner="scripted")), ("a b.c", Target(name="a b.c", slots=2))]
+    assert list(loaded.targets.items()) == [("zulu", TargetSettings(name="zulu", runner="scripted")), ("a b.c", TargetSettings(name="a b.c", slots=2))]
 
 
 def test_settings_give_the_deployment_and_the_backoff() -> None:
@@ -390,7 +390,7 @@ def test_the_limits_themselves_are_accepted() -> None:
         queue=QueueSettings(visibility_timeout_s=0.5, max_deliver=2),
         job=JobSettings(priority=9, max_retries=10, infra_retries=0),
         agent=AgentSettings(batch=1, poll_s=0.1, keep_warm_s=0.1, execution_timeout_s=604_800.0),
-        targets={"pixel": Target(name="pixel")},
+        targets={"pixel": TargetSettings(name="pixel")},
     )
 
 
@@ -492,7 +492,7 @@ _files = st.fixed_dictionaries(
     {},
     optional={
         **{name: _table(kind) for name, kind in TABLES.items() if not name.startswith("targets")},
-        "targets": st.dictionaries(st.sampled_from(["pixel-7", "a b", ""]), _table(Target), max_size=2) | _shapes,
+        "targets": st.dictionaries(st.sampled_from(["pixel-7", "a b", ""]), _table(TargetSettings), max_size=2) | _shapes,
         "org_id": _shapes,
         "x": _shapes,
     },

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import spec
-from qgjet.config.settings import Target
+from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Verdict
 from qgjet.process.stop_control import StopControl
 from qgjet.runners import adb
@@ -42,7 +42,7 @@ async def answers(env: dict[str, str]) -> bool:
 
 async def test_the_server_that_a_job_uses_stays_for_the_others(env: dict[str, str], tmp_path: Path) -> None:
     variables = {name: value for name, value in env.items() if name != "PATH"}
-    target = Target(name="t", runner="command", dir=str(tmp_path), command=("adb", "devices"), env=variables)
+    target = TargetSettings(name="t", runner="command", dir=str(tmp_path), command=("adb", "devices"), env=variables)
     session = await command_runner(target, default_patterns()).prepare(spec().partition, tmp_path)
     assert await answers(env), "it is there before the first job"
     for number in (1, 2):

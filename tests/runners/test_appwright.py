@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Partition, Verdict
 from qgjet.runners.appwright import exactly, version_of
 from qgjet.runners.base import Attempt, Session
-from qgjet.runners.registry import Target, make_runner
+from qgjet.runners.registry import make_runner
 
 MakeAttempt = Callable[..., Attempt]
 CLI = """
@@ -53,7 +54,7 @@ def session(tmp_path: Path) -> Callable[..., Any]:
     (tmp_path / "session").mkdir()
 
     async def make(**fields: Any) -> Session:
-        target = Target(**{"name": "emulator", "dir": str(tmp_path / "project"), **fields})
+        target = TargetSettings(**{"name": "emulator", "dir": str(tmp_path / "project"), **fields})
         return await make_runner(target).prepare(Partition("acme", "1.0.0", "emulator"), tmp_path / "session")
 
     return make

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Partition, Verdict
 from qgjet.process.stop_control import StopReason
 from qgjet.runners.base import Attempt, Session
-from qgjet.runners.registry import Target, make_runner
+from qgjet.runners.registry import make_runner
 from runners.processes import MARK, Family, Printed
 
 MakeAttempt = Callable[..., Attempt]
@@ -25,7 +26,7 @@ JUNIT = '<testsuites><testsuite name="s"><testcase name="t" classname="c" time="
 def session(tmp_path: Path, family: Family) -> Callable[..., Any]:
     async def make(command: tuple[str, ...], **fields: Any) -> Session:
         (tmp_path / "session").mkdir(exist_ok=True)
-        target = Target(name="emulator", runner="command", dir=str(tmp_path), command=command, env={MARK: family.mark}, **fields)
+        target = TargetSettings(name="emulator", runner="command", dir=str(tmp_path), command=command, env={MARK: family.mark}, **fields)
         return await make_runner(target).prepare(Partition("acme", "1.0.0", "emulator"), tmp_path / "session")
 
     return make

@@ -21,7 +21,7 @@ from agents import ended, eventually, running_agent, submit
 from factories import spec
 from patience import patience
 from qgjet.agent.agent import Agent
-from qgjet.config.settings import ArtifactSettings, Target
+from qgjet.config.settings import ArtifactSettings, TargetSettings
 from qgjet.domain.events import Artifact, Finished, JobSpec, Status, Verdict
 from qgjet.domain.filenames import is_safe
 from qgjet.domain.subjects import LOGS, log_subject
@@ -91,7 +91,7 @@ open("deep.png", "w").close()
 
 async def test_whatever_a_job_leaves_the_verdict_stands_and_nothing_stays(log: EventLog, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     command = (sys.executable, "-c", HOSTILE)
-    runner = make_runner(Target(name="emulator", runner="command", dir=str(tmp_path), command=command))
+    runner = make_runner(TargetSettings(name="emulator", runner="command", dir=str(tmp_path), command=command))
     work, job = tmp_path / "work", spec(max_retries=0, infra_retries=0)
     async with running_agent(log, work, runners={"emulator": runner}, artifact_settings=ArtifactSettings(collect="always")):
         await submit(log, job)
@@ -348,7 +348,7 @@ exit $1
 
 
 def commands(tmp_path: Path, script: str, **fields: object) -> dict[str, object]:
-    target = Target(name="emulator", runner="command", dir=str(tmp_path), command=("sh", "-c", script, "sh", "{test}"), **fields)  # type: ignore[arg-type]
+    target = TargetSettings(name="emulator", runner="command", dir=str(tmp_path), command=("sh", "-c", script, "sh", "{test}"), **fields)  # type: ignore[arg-type]
     return {"emulator": make_runner(target)}
 
 

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from patience import patience
+from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import PrepareFailed
 from qgjet.runners.base import Attempt, Session
 from qgjet.runners.commandline import CommandLineSession, UnusableReport, open_report
 from qgjet.runners.environment import BASE_VARIABLES
-from qgjet.runners.registry import Target, make_runner
+from qgjet.runners.registry import make_runner
 from runners.processes import MARK, FakeAgent, Family, wait_until
 
 Script = Callable[[str], list[str]]
@@ -38,9 +39,9 @@ class Bench:
             directory.mkdir()
         self.family = family
 
-    def target(self, *, env: dict[str, str] | None = None, **fields: Any) -> Target:
+    def target(self, *, env: dict[str, str] | None = None, **fields: Any) -> TargetSettings:
         defaults: dict[str, Any] = {"name": "emulator", "runner": "command", "dir": str(self.project), "command": SHOW}
-        return Target(**{**defaults, **fields}, env={MARK: self.family.mark, **(env or {})})
+        return TargetSettings(**{**defaults, **fields}, env={MARK: self.family.mark, **(env or {})})
 
     async def prepare(self, partition: Partition = PARTITION, **fields: Any) -> Session:
         return await make_runner(self.target(**fields)).prepare(partition, self.directory)
@@ -190,11 +191,12 @@ async def test_kill_9_of_the_agent_ends_the_session(bench: Bench, fake_agent: Ca
     agent = fake_agent(f"""
 import asyncio
 from pathlib import Path
-from qgjet.runners.registry import Target, make_runner
+from qgjet.config.settings import TargetSettings
+from qgjet.runners.registry import make_runner
 from qgjet.domain.events import Partition
 
 async def main():
-    target = Target(name="emulator", runner="command", command=("true",), env={{{MARK!r}: {bench.family.mark!r}}},
+    target = TargetSettings(name="emulator", runner="command", command=("true",), env={{{MARK!r}: {bench.family.mark!r}}},
                     prepare=("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started"))
     session = await make_runner(target).prepare(Partition("acme", "1", "emulator"), Path({str(bench.directory)!r}))
     print("prepared")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Partition, Verdict
 from qgjet.errors import InvalidSettings, PrepareFailed
 from qgjet.process.stop_control import StopReason
 from qgjet.runners.base import Attempt, Session
-from qgjet.runners.registry import Target, make_runner
+from qgjet.runners.registry import make_runner
 from qgjet.runners.scripted import ScriptedCrash, ScriptedRunner
 
 MakeAttempt = Callable[..., Attempt]
@@ -31,7 +32,7 @@ async def test_the_nth_attempt_takes_the_nth_outcome_and_the_last_one_repeats(ma
 
 
 async def test_without_a_script_everything_passes(make_attempt: MakeAttempt) -> None:
-    session = await make_runner(Target(name="emulator", runner="scripted")).prepare(PARTITION, Path("/nowhere"))
+    session = await make_runner(TargetSettings(name="emulator", runner="scripted")).prepare(PARTITION, Path("/nowhere"))
     assert (await session.run(make_attempt())).verdict is Verdict.PASSED
     assert await session.healthy()
     await session.release()
@@ -97,4 +98,4 @@ async def test_prepare_fails_as_often_as_scripted() -> None:
 @pytest.mark.parametrize("outcomes", [{"*": ()}, {"*": ("pass",)}, {"a": ("passed", "prepare_failed")}, {"@prepare": ("failed",)}])
 def test_words_that_mean_nothing_are_refused(outcomes: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(InvalidSettings, match="outcomes"):
-        make_runner(Target(name="x", runner="scripted", outcomes=outcomes))
+        make_runner(TargetSettings(name="x", runner="scripted", outcomes=outcomes))

@@ -12,7 +12,7 @@ import pytest
 
 from agents import ended, eventually, running_agent, story, submit
 from factories import spec
-from qgjet.config.settings import ArtifactSettings, Target
+from qgjet.config.settings import ArtifactSettings, TargetSettings
 from qgjet.domain.events import Artifact, JobSpec, Outcome, Verdict
 from qgjet.runners.base import Runner
 from qgjet.runners.registry import make_runner
@@ -79,7 +79,7 @@ async def test_a_submitter_gets_one_argument_and_nothing_else(log: EventLog, tmp
     (project / "job.py").write_text(RECORD)
     for name in FORBIDDEN:
         monkeypatch.setenv(name, "")
-    target = Target(
+    target = TargetSettings(
         name="emulator", runner="command", dir=str(project), command=(sys.executable, "job.py", "{test}"), prepare=("true",), env={"RECORD": str(record)}
     )
     tests = [*(test for test in NEVER if test and "\ud800" not in test), *AS_IT_IS]
@@ -101,7 +101,7 @@ async def test_an_id_leads_nowhere(field: str, log: EventLog, tmp_path: Path) ->
     (project / "builds").mkdir(parents=True)
     secret.touch()
     command = ("sh", "-c", 'touch "ran-$1"', "sh", "{job_id}")
-    target = Target(name="emulator", runner="command", dir=str(project), command=command, build="builds/{" + field + "}.apk")
+    target = TargetSettings(name="emulator", runner="command", dir=str(project), command=command, build="builds/{" + field + "}.apk")
     ids = ["../../secret", "..", "$(touch x)/..", "a/../../../secret", "a\\b", "a\0b", "/etc"]
     jobs = [spec(**{field: one}, infra_retries=0, test=f"{number}") for number, one in enumerate(ids)]
     found = await outcomes(log, jobs, tmp_path / "work", {"emulator": make_runner(target)})
@@ -120,7 +120,7 @@ PLANTED = {
 
 
 async def test_what_is_planted_where_the_report_is_due_is_no_evidence(log: EventLog, tmp_path: Path) -> None:
-    target = Target(name="emulator", runner="command", dir=str(tmp_path), command=("sh", "-c", 'R=$1; eval "$(cat "$2")"', "sh", "{report}", "{test}"))
+    target = TargetSettings(name="emulator", runner="command", dir=str(tmp_path), command=("sh", "-c", 'R=$1; eval "$(cat "$2")"', "sh", "{report}", "{test}"))
     for number, script in enumerate(PLANTED.values()):
         (tmp_path / f"{number}.sh").write_text(script)
     jobs = [spec(test=f"{number}.sh", infra_retries=0, max_retries=0) for number in range(len(PLANTED))]
@@ -162,7 +162,7 @@ async def test_only_plain_files_of_the_attempt_itself_leave_the_agent_and_nobody
     (outside / "other-job.txt").write_text("of another job")
     (tmp_path / "job.py").write_text(HOSTILE_FILES)
     env = {"OUTSIDE": str(outside), "PID": str(pid)}
-    target = Target(name="emulator", runner="command", dir=str(tmp_path), command=(sys.executable, "job.py", "{test}"), env=env)
+    target = TargetSettings(name="emulator", runner="command", dir=str(tmp_path), command=(sys.executable, "job.py", "{test}"), env=env)
     job = spec(max_retries=0)
     (outcome,) = await outcomes(log, [job], tmp_path / "work", {"emulator": make_runner(target)}, artifact_settings=ArtifactSettings())
     stored: list[Artifact] = [one for one in outcome.artifacts if one.sha256]
@@ -202,7 +202,7 @@ async def test_playwright_itself_gets_one_file_and_its_own_configuration(log: Ev
     monkeypatch.setenv("NODE_OPTIONS", f"--require={project}/evil.js")
     monkeypatch.setenv("PLAYWRIGHT_JSON_OUTPUT_FILE", str(tmp_path / "elsewhere.json"))
     job = spec(test=f"tests/{hostile}", infra_retries=0, max_retries=0)
-    target = Target(name="emulator", dir=str(project))
+    target = TargetSettings(name="emulator", dir=str(project))
     (outcome,) = await outcomes(log, [job], tmp_path / "work", {"emulator": make_runner(target)})
     assert (outcome.verdict, outcome.message) == (Verdict.PASSED, "")
     assert {path.name for path in project.iterdir()} >= {"ran"}

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from qgjet.agent.agent import Agent
 from qgjet.agent.factory import chosen_targets, make_agent, queue_in_force, work_dir
 from qgjet.config import files
-from qgjet.config.settings import Settings, Target
+from qgjet.config.settings import Settings, TargetSettings
 from qgjet.errors import CannotReach, LogUnavailable, NotPermitted
 from qgjet.jetstream.connection import Bus, open_bus
 from qgjet.store.event_log import EventLog
@@ -99,11 +99,11 @@ def halt(one: Agent) -> None:
     one.halt()
 
 
-def _described(target: Target) -> str:
+def _described(target: TargetSettings) -> str:
     return f"{target.name} ({counted(target.slots, 'slot')})"
 
 
-def retries_of(target: Target) -> str:
+def retries_of(target: TargetSettings) -> str:
     """Who tries a failed test again. The retries of both multiply, so `qgjet agent` and `doctor` say which are in force."""
     if target.runner != "appwright" or not target.test_retries:
         return "failed tests are retried by the queue"

@@ -31,7 +31,7 @@ def restore(
     """Put the streams of a backup on a server. The whole backup is checked before anything is touched.
 
     Stop API and agents before: they would make empty streams on an empty server. Jobs that were queued then are queued again, jobs that ran are run again, and
-    each API builds its read model anew. Ends with 2 when the server has such streams already or the backup is damaged, 4 when the server cannot be reached.
+    each API rebuilds its read model. Ends with 2 when the server has such streams already or the backup is damaged, 4 when the server cannot be reached.
     """
     settings = files.load(config_file, {"nats_url": nats})
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from qgjet.client.base import Batch, Client, SubmitResult, open_client, patience
 from qgjet.client.results import report_of, tracked
 from qgjet.client.tracker import JobTracker
-from qgjet.config.settings import Settings, Target
+from qgjet.config.settings import Settings, TargetSettings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
@@ -142,7 +142,7 @@ def _plan(settings: Settings, asked: Asked, **others: Any) -> Plan:
 def _local(settings: Settings, asked: Asked) -> tuple[Settings, Asked]:
     """For a server of our own: an org and a version if none is given, and only the targets asked for. Raises InvalidInput for one that is not declared."""
     names = targets_of(asked, settings)
-    declared = settings.targets or {name: Target(name=name, dir=str(Path.cwd())) for name in names}
+    declared = settings.targets or {name: TargetSettings(name=name, dir=str(Path.cwd())) for name in names}
     unknown = [name for name in names if name not in declared]
     if unknown:
         raise InvalidInput("target", f"{', '.join(unknown)}: no such target; qgjet.toml declares {', '.join(declared)}")

@@ -24,7 +24,7 @@ def serve(
     nats: NatsServer = None,
     database: Annotated[
         Path | None,
-        typer.Option("--database", metavar="FILE", help="This replica's own; made, and made anew, from the log. [default: .qgjet/read-model.sqlite]"),
+        typer.Option("--database", metavar="FILE", help="This replica's own, built from the log. [default: .qgjet/read-model.sqlite]"),
     ] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody for a token; on loopback only. [QGJET_API_AUTH=false]")] = False,
     config_file: flags.Config = None,

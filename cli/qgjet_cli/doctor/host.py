@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from qgjet.config.settings import Settings, Target
+from qgjet.config.settings import Settings, TargetSettings
 from qgjet.errors import InvalidSettings, QgjetError
 from qgjet.jetstream.connection import parse_version
 from qgjet.jetstream.server import server_binary
@@ -55,7 +55,7 @@ def _look_at_binary() -> Check:
     return ok("nats-server", f"{dotted(version)}, for `up` and `run`") if version else warn("nats-server", f"{binary} does not run", mend)
 
 
-def look_at_target(target: Target, max_retries: int = 0) -> list[Check]:
+def look_at_target(target: TargetSettings, max_retries: int = 0) -> list[Check]:
     """Whether this host could run its jobs."""
     about = f"target {target.name}"
     try:
@@ -76,7 +76,7 @@ def look_at_target(target: Target, max_retries: int = 0) -> list[Check]:
 Problem = tuple[Health, str, str]
 
 
-def _programs(target: Target, project: Path) -> list[Problem]:
+def _programs(target: TargetSettings, project: Path) -> list[Problem]:
     """Programs that the target calls and that are not there."""
     found: list[Problem] = []
     for key in ("command", "prepare", "healthy", "release"):
@@ -86,7 +86,7 @@ def _programs(target: Target, project: Path) -> list[Problem]:
     return found
 
 
-def _retries(target: Target, max_retries: int) -> list[Problem]:
+def _retries(target: TargetSettings, max_retries: int) -> list[Problem]:
     """Two ways to try a failed test again, which multiply."""
     if target.runner != "appwright" or not target.test_retries or not max_retries:
         return []
@@ -95,18 +95,18 @@ def _retries(target: Target, max_retries: int) -> list[Problem]:
     return [(Health.WARN, f"a test that fails runs {runs} times: {target.test_retries + 1} inside AppWright for each of {max_retries + 1} by the queue", mend)]
 
 
-def _which(program: str, target: Target, project: Path) -> str | None:
+def _which(program: str, target: TargetSettings, project: Path) -> str | None:
     """Where the agent would find it: names on the target's PATH, paths from the project."""
     return shutil.which(str(project / program) if "/" in program else program, path=target.env.get("PATH"))
 
 
-def _builds(target: Target, project: Path) -> list[Problem]:
+def _builds(target: TargetSettings, project: Path) -> list[Problem]:
     if not target.build or any(project.glob(re.sub(r"\{\w+\}", "*", target.build.lstrip("/")))) or target.build.startswith("/"):
         return []
     return [(Health.WARN, f"no build matches {target.build}", "jobs wait for theirs: put it there, or correct `build`")]
 
 
-def _appwright(target: Target, project: Path) -> tuple[list[str], list[Problem]]:
+def _appwright(target: TargetSettings, project: Path) -> tuple[list[str], list[Problem]]:
     """Versions for people, and what AppWright would fail at."""
     found: list[str] = []
     problems: list[Problem] = []
