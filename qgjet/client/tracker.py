@@ -16,14 +16,6 @@ from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import LIVE, AttemptEnded, AttemptLost, Cancelled, Event, Finished, Outcome, Released, Requeued, Slot, Status, Submitted, Verdict
 from qgjet.domain.job import Job, broken_rule, explanation_of, state_of
 
-LEGACY_STATUS = {
-    Status.QUEUED: "queued",
-    Status.RUNNING: "in_progress",
-    Status.DONE: "completed",
-    Status.FAILED: "failed",
-    Status.CANCELLED: "failed",
-}
-"""The words of S1, which has none for cancelled."""
 _NO_FAILURE = frozenset({Verdict.PASSED, Verdict.SKIPPED, Verdict.CANCELLED})
 
 

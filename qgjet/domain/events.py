@@ -63,6 +63,14 @@ class Verdict(StrEnum):
     SKIPPED = "skipped"
 
 
+LEGACY_STATUS = {
+    Status.QUEUED: "queued",
+    Status.RUNNING: "in_progress",
+    Status.DONE: "completed",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "failed",
+}
+"""The words of the systems before qgjet, which have none for cancelled."""
 GREEN = frozenset({Verdict.PASSED, Verdict.FLAKY, Verdict.SKIPPED})
 """Verdicts of `done` jobs."""
 NO_VERDICT = frozenset({Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR})

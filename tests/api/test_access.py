@@ -29,7 +29,7 @@ from qgjet.store import agent_registry
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now
 from qgjet_projections.api import access, create_app, serve
-from qgjet_projections.api.app import ROUTES
+from qgjet_projections.api.app import API, ROUTES
 from qgjet_projections.api.headers import source_hash
 from qgjet_projections.api.routes import events
 
@@ -99,6 +99,13 @@ def test_every_route_says_what_it_needs() -> None:
     api = {"/livez", "/healthz", "/readyz", "/docs", "/docs/openapi.json", "/docs/openapi.yaml", "/docs/openapi.yml", "/docs/{path:str}"}
     assert public == api | {"/ui/login", "/ui/logout", "/ui/assets/{name:str}"}
     assert {scope for (method, path), scope in needs.items() if method == "POST" and path not in public} <= {Scope.SUBMIT, Scope.OPERATE}
+
+
+def test_what_version_0_1_had_is_there_with_and_without_the_version() -> None:
+    by_path = {(method, path): handler.fn for path, method, handler in handlers()}
+    versioned = {key: handler for key, handler in by_path.items() if key[1].startswith("/v1/")}
+    assert len(versioned) >= len(API)
+    assert {(method, path.removeprefix("/v1")): handler for (method, path), handler in versioned.items()}.items() <= by_path.items()
 
 
 async def test_every_protected_route_documents_it_and_asks_for_a_token(guarded: Settings, run_api: RunApi, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

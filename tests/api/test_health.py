@@ -172,16 +172,21 @@ class TestDocs:
         assert {path for _, path in operations} >= {
             "/submit",
             "/status/{job_id}",
-            "/jobs/{job_id}/events",
-            "/suites/{suite_id}/cancel",
-            "/events",
+            "/jobs/{job_id}/status",
+            "/v1/jobs/{job_id}/events",
+            "/v1/suites/{suite_id}/cancel",
+            "/v1/events",
             "/healthz",
             "/metrics",
         }
         assert all(operation["summary"] and operation["tags"] for operation in operations.values())
         assert set(operations["post", "/submit"]["responses"]) == {"200", "202", "400", "401", "403", "409", "413", "415", "422", "429", "503"}
         assert "application/problem+json" in operations["post", "/submit"]["responses"]["409"]["content"]
-        assert "min_seq" in {one["name"] for one in operations["get", "/jobs"]["parameters"]}
+        assert "min_seq" in {one["name"] for one in operations["get", "/v1/jobs"]["parameters"]}
+        ids = [operation["operationId"] for operation in operations.values()]
+        assert len(set(ids)) == len(ids)
+        assert operations["get", "/v1/jobs"]["operationId"] == "listJobs"
+        assert operations["post", "/v1/jobs"]["operationId"] == "submitJob"
         assert {"org_id", "test", "test_path", "on_duplicate"} <= set(schema["components"]["schemas"]["SubmitRequest"]["properties"])
 
     async def test_the_page_is_readable_without_the_internet(self, api: httpx.AsyncClient) -> None:

@@ -144,7 +144,7 @@ async def test_what_is_not_there_is_a_404_and_no_browser_guesses(api: httpx.Asyn
 
 async def test_they_are_in_the_schema(api: httpx.AsyncClient) -> None:
     paths = (await api.get("/docs/openapi.json")).json()["paths"]
-    described = {kind: paths[f"/suites/{{suite_id}}/{kind}"]["get"]["responses"] for kind in KINDS}
+    described = {kind: paths[f"/v1/suites/{{suite_id}}/{kind}"]["get"]["responses"] for kind in KINDS}
     assert {kind: next(iter(answers["200"]["content"])) for kind, answers in described.items()} == {
         "junit.xml": "application/xml",
         "ctrf.json": "application/json",

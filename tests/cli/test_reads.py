@@ -39,6 +39,17 @@ async def test_status_shows_the_job_and_its_attempts(over_api: Cli, work: Work, 
     assert (found["legacy_status"], found["verdict"], [attempt["verdict"] for attempt in found["attempts"]]) == ("completed", "flaky", ["failed", "passed"])
 
 
+async def test_status_ends_with_the_exit_code_of_the_verdict_when_it_is_asked_to(over_api: Cli, work: Work, log: EventLog) -> None:
+    (waiting,) = await submitted(over_api, C, flags=("--target", "toaster"))
+    async with work({A: ("failed",), B: ("infra_error",)}):
+        jobs = await submitted(over_api, A, B, flags=("--max-retries", "0", "--infra-retries", "0"))
+        await all_ended(log, A, B)
+    for job_id, code in ((waiting, 0), (jobs[0], 1), (jobs[1], 3)):
+        assert (await over_api("status", job_id)).code == 0
+        ended = await over_api("status", job_id, "--exit-status", "--json")
+        assert (ended.code, ended.json["job_id"]) == (code, job_id)
+
+
 async def test_an_unknown_job_is_said_in_one_line(over_api: Cli) -> None:
     for args in (("status", "nope"), ("wait", "--suite", "nope"), ("status", "../suites")):
         ended = await over_api(*args)

@@ -19,8 +19,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def ask(question: Callable[[ApiClient], Awaitable[T]], show: Callable[[T], None], *, what: str, json: bool, api: str | None, config: Path | None) -> None:
-    """The answer as one JSON document, or as `show` tells it. `what`: what the API is needed for, should there be only NATS."""
+def ask(
+    question: Callable[[ApiClient], Awaitable[T]],
+    show: Callable[[T], None],
+    *,
+    what: str,
+    json: bool,
+    api: str | None,
+    config: Path | None,
+    exit_of: Callable[[T], Exit] = lambda _: Exit.PASSED,
+) -> None:
+    """Print the answer as one JSON document, or as `show` does. `what`: what the API is needed for, should there be only NATS."""
     settings = settings_of(config, None, api)
 
     async def body(_: Interrupts) -> Exit:
@@ -30,6 +39,6 @@ def ask(question: Callable[[ApiClient], Awaitable[T]], show: Callable[[T], None]
             console.json(answer)
         else:
             show(answer)
-        return Exit.PASSED
+        return exit_of(answer)
 
     foreground.run(body)

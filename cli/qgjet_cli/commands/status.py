@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from qgjet.domain.events import LIVE, Status, Verdict
 from qgjet.errors import InvalidInput
 from qgjet_cli.commands.question import ask
 from qgjet_cli.options import flags
 from qgjet_cli.output import console
+from qgjet_cli.runtime.exits import Exit, of_verdicts
 
 COLUMNS = ("attempt", "verdict", "time", "device", "agent", "reason")
 
@@ -17,15 +19,21 @@ COLUMNS = ("attempt", "verdict", "time", "device", "agent", "reason")
 def status(
     job: Annotated[str | None, typer.Argument(metavar="JOB_ID", help="The job.", show_default=False)] = None,
     job_id: Annotated[str | None, typer.Option("--job-id", metavar="ID", help="The same, as a flag.")] = None,
+    exit_status: Annotated[bool, typer.Option("--exit-status", help="Exit with the code of the verdict, as `qgjet wait`; 0 for an active job.")] = False,
     json: flags.Json = False,
     api: flags.Api = None,
     config: flags.Config = None,
 ) -> None:
-    """Show a job and its attempts. The exit code is 0 whatever the job's verdict is: see `qgjet wait` for that."""
+    """Show a job and its attempts. Without --exit-status the exit code is 0 whatever the job's verdict is."""
     if (job is None) == (job_id is None):
         raise InvalidInput("job_id", "give one job: `qgjet status JOB_ID`")
     wanted = job or job_id or ""
-    ask(lambda client: client.job(wanted), show, what="reading a job by its id", json=json, api=api, config=config)
+    exit_of = _exit_of if exit_status else lambda _: Exit.PASSED
+    ask(lambda client: client.job(wanted), show, what="reading a job by its id", json=json, api=api, config=config, exit_of=exit_of)
+
+
+def _exit_of(job: dict[str, Any]) -> Exit:
+    return Exit.PASSED if Status(job["status"]) in LIVE else of_verdicts([Verdict(job["verdict"]) if job["verdict"] else None])
 
 
 def show(job: dict[str, Any]) -> None:

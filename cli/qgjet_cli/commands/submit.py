@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from qgjet.client.base import Batch, SubmitResult, open_client
 from qgjet.client.results import slot_of
-from qgjet.client.tracker import LEGACY_STATUS
 from qgjet.config.settings import Settings
 from qgjet.domain.decide import OnDuplicate
-from qgjet.domain.events import Slot, Status
+from qgjet.domain.events import LEGACY_STATUS, Slot, Status
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, settings_of
 from qgjet_cli.output import console

@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from qgjet.client.base import SubmitResult
 from qgjet.client.results import REFUSED
-from qgjet.client.tracker import LEGACY_STATUS, JobFailure, JobTracker, TrackedJob
+from qgjet.client.tracker import JobFailure, JobTracker, TrackedJob
 from qgjet.domain.decide import FLAKY, NOT_PASSED_AGAIN
-from qgjet.domain.events import Status, Verdict
+from qgjet.domain.events import LEGACY_STATUS, Status, Verdict
 from qgjet_cli.output import console
 from qgjet_cli.runtime.exits import CannotWrite, Exit, of_verdicts
 

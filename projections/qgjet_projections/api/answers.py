@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.control import Kind
-from qgjet.domain.events import JobSpec, Partition, Status, Verdict
+from qgjet.domain.events import LEGACY_STATUS, JobSpec, Partition, Status, Verdict
 from qgjet.domain.job import status_of
 from qgjet.errors import DuplicateJob, QgjetError, Refused
 from qgjet.reporting.model import worst
@@ -22,14 +22,6 @@ from qgjet_projections.usecases.pending import PendingReason, Surroundings, part
 
 MAX_MESSAGE = 2048
 """Characters of a message. Agents write no longer ones."""
-LEGACY_STATUS = {
-    Status.QUEUED: "queued",
-    Status.RUNNING: "in_progress",
-    Status.DONE: "completed",
-    Status.FAILED: "failed",
-    Status.CANCELLED: "failed",
-}
-"""The words of S1, which has none for cancelled."""
 
 
 class Submission(Struct, frozen=True, kw_only=True):
@@ -43,6 +35,15 @@ class Submission(Struct, frozen=True, kw_only=True):
     """A live job held the slot: it is this one, and nothing was written."""
     replaced: str | None = None
     """The live job that was cancelled to make room."""
+
+
+class JobStatusAnswer(Struct, frozen=True, kw_only=True):
+    job_id: str
+    status: str
+    """`queued`, `in_progress`, `completed` or `failed`, which a cancelled job is too."""
+    test_path: str
+    app_version_id: str
+    created_at: datetime
 
 
 class StatusAnswer(Struct, frozen=True, kw_only=True):
@@ -294,6 +295,12 @@ def submission(accepted: Accepted) -> Submission:
         seq=accepted.seq,
         attached=accepted.attached,
         replaced=accepted.replaced or None,
+    )
+
+
+def job_status_answer(job: JobView) -> JobStatusAnswer:
+    return JobStatusAnswer(
+        job_id=job.job_id, status=LEGACY_STATUS[job.status], test_path=job.test, app_version_id=job.app_version_id, created_at=job.created_at
     )
 
 

@@ -11,10 +11,12 @@ from contextlib import AbstractAsyncContextManager
 from types import FrameType
 from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
-from litestar.types import ControllerRouterHandler
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ControllerRouterHandler, Method
+from litestar.types.internal_types import PathParameterDefinition
 
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet_projections.api.access import Access, access_of, admit, close_streams
@@ -28,48 +30,61 @@ from qgjet_projections.service import Service, open_service
 from qgjet_projections.web.page import template_config
 from qgjet_projections.web.routes import dashboard
 
-ROUTES: list[ControllerRouterHandler] = [
-    submissions.submit,
-    submissions.submit_suite,
-    submissions.rerun_suite,
-    jobs.status,
-    jobs.jobs,
-    jobs.job,
-    logs.log,
-    artifacts.artifacts,
-    artifacts.artifact,
-    jobs.cancel,
-    jobs.rerun,
-    suites.suites,
-    suites.suite,
-    suites.cancel_suite,
-    suite_reports.junit_xml,
-    suite_reports.ctrf_json,
-    suite_reports.report_json,
-    suite_reports.report_html,
-    suites.partitions,
-    suites.agents,
-    statistics.hours,
-    statistics.list_tests,
-    statistics.history_of_test,
-    dead.dead_letters,
-    dead.dead_letter,
-    dead.redrive,
-    dead.discard,
-    dead.redrive_all,
-    dead.discard_all,
-    queue.pauses,
-    queue.pause,
-    queue.resume,
-    queue.drain,
-    queue.priority,
-    events.events,
-    events.job_events,
-    health.livez,
-    health.healthz,
-    health.readyz,
-    health.prometheus,
-]
+API: dict[str, ControllerRouterHandler] = {
+    "submitJob": submissions.submit,
+    "submitSuite": submissions.submit_suite,
+    "rerunSuite": submissions.rerun_suite,
+    "listJobs": jobs.jobs,
+    "getJob": jobs.job,
+    "getLog": logs.log,
+    "listArtifacts": artifacts.artifacts,
+    "getArtifact": artifacts.artifact,
+    "cancelJob": jobs.cancel,
+    "rerunJob": jobs.rerun,
+    "listSuites": suites.suites,
+    "getSuite": suites.suite,
+    "cancelSuite": suites.cancel_suite,
+    "getSuiteJunit": suite_reports.junit_xml,
+    "getSuiteCtrf": suite_reports.ctrf_json,
+    "getSuiteReport": suite_reports.report_json,
+    "getSuiteReportPage": suite_reports.report_html,
+    "listPartitions": suites.partitions,
+    "listAgents": suites.agents,
+    "listHours": statistics.hours,
+    "listTests": statistics.list_tests,
+    "getTestHistory": statistics.history_of_test,
+    "listDeadLetters": dead.dead_letters,
+    "getDeadLetter": dead.dead_letter,
+    "redriveDeadLetter": dead.redrive,
+    "discardDeadLetter": dead.discard,
+    "redriveDeadLetters": dead.redrive_all,
+    "discardDeadLetters": dead.discard_all,
+    "listPauses": queue.pauses,
+    "pauseQueue": queue.pause,
+    "resumeQueue": queue.resume,
+    "drainAgent": queue.drain,
+    "setPriority": queue.priority,
+    "streamEvents": events.events,
+    "streamJobEvents": events.job_events,
+}
+"""By operation id. Below `/v1`, and below `/` for clients of version 0.1."""
+OTHERS: dict[str, ControllerRouterHandler] = {
+    "submitJobUnversioned": submissions.submit_unversioned,
+    "getStatus": jobs.status,
+    "getJobStatus": jobs.job_status,
+    "livez": health.livez,
+    "healthz": health.healthz,
+    "readyz": health.readyz,
+    "metrics": health.prometheus,
+}
+"""Without a version: what other programs call by these very paths, and probes."""
+ROUTES = [*API.values(), *OTHERS.values()]
+
+
+def operation_id(handler: HTTPRouteHandler, method: Method, _: list[str | PathParameterDefinition]) -> str:
+    """Of a handler by one of its methods. A HEAD has the name of its GET behind it."""
+    name = next(name for name, one in (API | OTHERS).items() if isinstance(one, HTTPRouteHandler) and one.fn is handler.fn)
+    return name if method != "HEAD" else f"head{name[0].upper()}{name[1:]}"
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -96,7 +111,12 @@ def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]], access:
             yield
 
     return Litestar(
-        [*ROUTES, dashboard()],
+        [
+            Router("/v1", route_handlers=list(API.values())),
+            Router("/", route_handlers=list(API.values()), include_in_schema=False),
+            *OTHERS.values(),
+            dashboard(),
+        ],
         lifespan=[lifespan],
         state=State({"access": access}),
         guards=[admit],
@@ -108,7 +128,7 @@ def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]], access:
         request_class=JsonRequest,
         request_max_body_size=MAX_BODY_BYTES,
         template_config=template_config(),
-        openapi_config=openapi_config(),
+        openapi_config=openapi_config(operation_id),
         logging_config=None,
     )
 

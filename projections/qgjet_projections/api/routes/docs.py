@@ -14,6 +14,7 @@ from litestar import Request, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme, Tag
+from litestar.types import OperationIDCreator
 
 from qgjet.version import __version__
 from qgjet_projections.api.access import PUBLIC
@@ -139,8 +140,9 @@ def _schemas(schema: Mapping[str, Any]) -> Iterable[str]:
         yield f'<details id="{escape(name)}"><summary><code>{escape(name)}</code></summary>{table}</details>'
 
 
-def openapi_config() -> OpenAPIConfig:
+def openapi_config(operation_id: OperationIDCreator) -> OpenAPIConfig:
     return OpenAPIConfig(
+        operation_id_creator=operation_id,
         title="qgjet",
         version=__version__,
         description="Queue for AppWright test jobs. Errors are problem documents (RFC 9457).",
@@ -152,6 +154,7 @@ def openapi_config() -> OpenAPIConfig:
             Tag("suites", "The jobs of one submission, such as a CI run."),
             Tag("queue", "What waits, and who works."),
             Tag("events", "The log behind all of it."),
+            Tag("compatibility", "Paths that other programs call, such as `qgjob` 1.4.0."),
             Tag("health", "For probes and Prometheus."),
         ],
         render_plugins=[ReferencePage(path="/"), JsonRenderPlugin(path="/openapi.json"), YamlRenderPlugin(path=["/openapi.yaml", "/openapi.yml"])],

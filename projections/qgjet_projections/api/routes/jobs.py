@@ -20,10 +20,12 @@ from qgjet_projections.api.answers import (
     JobAnswer,
     JobDetail,
     JobPage,
+    JobStatusAnswer,
     StatusAnswer,
     Submission,
     job_answer,
     job_detail,
+    job_status_answer,
     status_answer,
 )
 from qgjet_projections.api.problems import documented
@@ -49,9 +51,20 @@ class RerunRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The suite of the new job. Empty: none, so that a suite that has its result keeps it."""
 
 
-@get("/status/{job_id:str}", summary="Status of a job", responses=documented(400, 404, 503), opt=READ, tags=["jobs"])
+@get("/status/{job_id:str}", summary="Status of a job", responses=documented(400, 404, 503), opt=READ, tags=["compatibility"])
 async def status(service: TheService, reads: Reads, job_id: FromPath[str]) -> StatusAnswer:
     return status_answer(await commands.known_job(service, reads, job_id))
+
+
+@get(
+    "/jobs/{job_id:str}/status",
+    summary="Status of a job, as `qgjob` 1.4.0 reads it",
+    responses=documented(400, 404, 503),
+    opt=READ,
+    tags=["compatibility"],
+)
+async def job_status(service: TheService, reads: Reads, job_id: FromPath[str]) -> JobStatusAnswer:
+    return job_status_answer(await commands.known_job(service, reads, job_id))
 
 
 @get("/jobs", summary="List jobs, last submitted first", responses=documented(400, 503), opt=READ, tags=["jobs"])

@@ -15,10 +15,11 @@ from msgspec import Struct
 from qgjet.domain.events import JobSpec
 from qgjet.domain.submission import SubmitRequest, SuiteRequest
 from qgjet.errors import QgjetError
-from qgjet_projections.api.access import SUBMIT, TheCaller
+from qgjet_projections.api.access import SUBMIT, Caller, TheCaller
 from qgjet_projections.api.answers import Submission, SuiteJobAnswer, SuiteSubmission, suite_job
 from qgjet_projections.api.problems import NothingAccepted, documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
+from qgjet_projections.service import Service
 from qgjet_projections.usecases import commands
 
 MAX_KEY = 255
@@ -47,16 +48,31 @@ SuiteBody = Annotated[
 ]
 
 
+_SUBMIT_ANSWERS = {
+    200: ResponseSpec(Submission, generate_examples=False, description="Attached to an active job"),
+    **documented(400, 409, 413, 415, 422, 503),
+}
+
+
 @post(
-    ["/submit", "/jobs"],
+    "/jobs",
     status_code=202,
     summary="Submit a job",
-    description="202: queued. 200: a live job holds the slot and the submission was attached to it (`on_duplicate` is `attach`, the default).",
-    responses={200: ResponseSpec(Submission, generate_examples=False, description="Attached to a live job"), **documented(400, 409, 413, 415, 422, 503)},
+    description="202: queued. 200: an active job of the same test was there, and the submission was attached to it (`on_duplicate` is `attach`, the default).",
+    responses=_SUBMIT_ANSWERS,
     opt=SUBMIT,
     tags=["jobs"],
 )
 async def submit(service: TheService, caller: TheCaller, data: SubmitBody, idempotency_key: IdempotencyKey = None) -> Response[Submission]:
+    return await _submit(service, caller, data, idempotency_key)
+
+
+@post("/submit", status_code=202, summary="Submit a job: as `POST /v1/jobs`", responses=_SUBMIT_ANSWERS, opt=SUBMIT, tags=["compatibility"])
+async def submit_unversioned(service: TheService, caller: TheCaller, data: SubmitBody, idempotency_key: IdempotencyKey = None) -> Response[Submission]:
+    return await _submit(service, caller, data, idempotency_key)
+
+
+async def _submit(service: Service, caller: Caller, data: SubmitRequest, idempotency_key: str | None) -> Response[Submission]:
     answer, replayed = await commands.submit(service, caller, data, _key(idempotency_key))
     headers = {"Location": f"/jobs/{answer.job_id}", **(REPLAYED if replayed else {})}
     return Response(answer, status_code=200 if answer.attached else 202, headers=headers)
