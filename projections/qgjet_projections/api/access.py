@@ -29,7 +29,7 @@ from qgjet.config.settings import ApiSettings
 from qgjet.errors import InvalidSettings
 from qgjet.support.clock import Clock, utc_now
 from qgjet_projections.api.limits import Buckets, Places
-from qgjet_projections.api.problems import ForeignOrg, ForeignPage, NeedsScope, TooManyRequests, Unauthenticated
+from qgjet_projections.usecases.errors import ForeignOrg, ForeignPage, NeedsScope, TooManyRequests, Unauthenticated
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Monotonic = Callable[[], float]

@@ -15,26 +15,13 @@ from qgjet.domain.job import status_of
 from qgjet.errors import DuplicateJob, QgjetError, Refused
 from qgjet.reporting.model import worst
 from qgjet.store.agent_registry import AgentInfo
-from qgjet.store.event_log import Accepted
 from qgjet.support.text import shortened
 from qgjet_projections.readmodel.views import DeadLetter, EventView, JobView, PartitionView, Settlement, SuiteView
 from qgjet_projections.usecases.pending import PendingReason, Surroundings, partition_reason, pending_reason
+from qgjet_projections.usecases.results import Submission
 
 MAX_MESSAGE = 2048
 """Characters of a message. Agents write no longer ones."""
-
-
-class Submission(Struct, frozen=True, kw_only=True):
-    """Answer to a submission."""
-
-    job_id: str
-    status: Status
-    seq: int
-    """Hand it to a read as `min_seq` and the read knows of this submission."""
-    attached: bool = False
-    """A live job held the slot: it is this one, and nothing was written."""
-    replaced: str | None = None
-    """The live job that was cancelled to make room."""
 
 
 class JobStatusAnswer(Struct, frozen=True, kw_only=True):
@@ -128,15 +115,6 @@ class ArtifactAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class ArtifactList(Struct, frozen=True, kw_only=True):
     artifacts: list[ArtifactAnswer]
-
-
-class CancelAnswer(Struct, frozen=True, kw_only=True):
-    job_id: str
-    status: Status
-    """`running`: its agent was asked to stop it."""
-    cancel_requested: bool
-    """False: only the named suite does not wait for it any more. Others do, so it goes on."""
-    seq: int
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
@@ -286,16 +264,6 @@ class Health(Struct, frozen=True, omit_defaults=True):
     status: str
     warnings: tuple[str, ...] = ()
     """What will become a problem, for those who send a token."""
-
-
-def submission(accepted: Accepted) -> Submission:
-    return Submission(
-        job_id=accepted.job_id,
-        status=accepted.status,
-        seq=accepted.seq,
-        attached=accepted.attached,
-        replaced=accepted.replaced or None,
-    )
 
 
 def job_status_answer(job: JobView) -> JobStatusAnswer:

@@ -10,7 +10,7 @@ from litestar import Request
 from litestar.exceptions import HTTPException
 
 from qgjet.support.text import shortened
-from qgjet_projections.api.problems import FieldError, InvalidBody, pointer
+from qgjet_projections.usecases.errors import FieldError, InvalidBody, pointer
 
 MAX_BODY_BYTES = 1024 * 1024
 

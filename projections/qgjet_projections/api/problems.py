@@ -1,24 +1,9 @@
-"""Errors as problem documents (RFC 9457). The only place where an error becomes an HTTP status.
-
-| error                                               | status                                             |
-|-----------------------------------------------------|----------------------------------------------------|
-| InvalidInput, InvalidBody, a bad parameter          | 400                                                |
-| Unauthenticated                                     | 401, with WWW-Authenticate                         |
-| NeedsScope, ForeignOrg, ForeignPage                 | 403                                                |
-| UnknownJob, …Suite, …Agent, …Artifact, no route     | 404                                                |
-| ArtifactGone                                        | 410                                                |
-| Refused, DuplicateJob                               | 409                                                |
-| IdempotencyMismatch                                 | 422                                                |
-| TooManyRequests                                     | 429, with Retry-After                              |
-| LogUnavailable, NotCaughtUp, IncompatibleServer     | 503, with Retry-After                              |
-| StoreFull, Overloaded                               | 503, with a longer Retry-After                     |
-| anything else                                       | 500, without details: they are in the server's log |
-"""
+"""Errors as problem documents (RFC 9457). The only place where an error becomes an HTTP status: `TABLE` has them all."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -29,8 +14,24 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
-from qgjet.errors import ArtifactGone, DuplicateJob, IncompatibleServer, InvalidInput, LogUnavailable, Overloaded, QgjetError, Refused, StoreFull, UnknownJob
+from qgjet.errors import ArtifactGone, DuplicateJob, IncompatibleServer, InvalidInput, LogUnavailable, Overloaded, Refused, StoreFull, UnknownJob
 from qgjet.support.text import shortened
+from qgjet_projections.usecases.errors import (
+    FieldError,
+    ForeignOrg,
+    ForeignPage,
+    IdempotencyMismatch,
+    InvalidBody,
+    NeedsScope,
+    NotCaughtUp,
+    NothingAccepted,
+    TooManyRequests,
+    Unauthenticated,
+    UnknownAgent,
+    UnknownArtifact,
+    UnknownSuite,
+    pointer_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +42,6 @@ RETRY_AFTER_S = 1
 """A connection is mended within a second of the server's return, a read model catches up in less."""
 _RETRY_LATER_S = {"store-full": 30, "overloaded": 5}
 """Somebody has to make room; the server has to store what it has."""
-
-
-class FieldError(Struct, frozen=True, omit_defaults=True):
-    """What is wrong in one place of a request."""
-
-    detail: str
-    pointer: str = ""
-    """JSON pointer into the body, as a URI fragment: `#/jobs/3/test`."""
-    parameter: str = ""
-    """Name of the query, path or header parameter, when it is not the body."""
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -73,70 +64,6 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The scope that a token needs for this."""
 
 
-class InvalidBody(QgjetError):
-    """The body cannot be read as what the route expects."""
-
-    def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(f"{one.pointer or 'body'}: {one.detail}" for one in errors[:3]))
-        self.errors = tuple(errors)
-
-
-class Unauthenticated(QgjetError):
-    """The request has no token, or one that is not accepted."""
-
-
-class NeedsScope(QgjetError):
-    """The token does not have the scope that the route needs."""
-
-    def __init__(self, message: str, scope: str = "") -> None:
-        super().__init__(message)
-        self.scope = scope
-
-
-class ForeignOrg(QgjetError):
-    """The token is bound to other orgs than the one that the request names."""
-
-
-class ForeignPage(QgjetError):
-    """Nobody is asked for a token here, and the request may come from a page in somebody's browser."""
-
-
-class TooManyRequests(QgjetError):
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class UnknownSuite(QgjetError):
-    """No suite of that id."""
-
-
-class UnknownAgent(QgjetError):
-    """No agent of that name is alive."""
-
-
-class UnknownArtifact(QgjetError):
-    """The attempt left no file of that name."""
-
-
-class IdempotencyMismatch(QgjetError):
-    """The key was used for another request before."""
-
-
-class NotCaughtUp(LogUnavailable):
-    """The read model has not got as far as the reader asks."""
-
-
-class NothingAccepted(QgjetError):
-    """Not one job of a suite was accepted."""
-
-    def __init__(self, message: str, jobs: Sequence[Any], *, first: QgjetError, refused: bool) -> None:
-        super().__init__(message)
-        self.jobs = tuple(jobs)
-        self.first = first
-        self.refused = refused
-
-
 def problem(
     request: Request[Any, Any, Any], status: int, detail: str, kind: str = "", *, headers: Mapping[str, str] | None = None, **members: Any
 ) -> Response[Problem]:
@@ -153,104 +80,66 @@ def problem(
     return Response(document, status_code=status, media_type=MEDIA_TYPE, headers={**retry, **(headers or {})})
 
 
-_TITLES = {
-    "invalid-request": "The request cannot be accepted",
-    "unauthenticated": "A token is needed",
-    "scope": "The token does not allow this",
-    "org": "The token is for other orgs",
-    "page": "Pages of other sites may not do this",
-    "too-many-requests": "Too many requests",
-    "duplicate": "A live job already holds the slot",
-    "conflict": "The job's state does not allow this",
-    "unknown-job": "No such job",
-    "unknown-suite": "No such suite",
-    "unknown-artifact": "No such artifact",
-    "unknown-agent": "No such agent",
-    "artifact-gone": "The artifact is not stored",
-    "unavailable": "Not available now",
-    "not-caught-up": "The read model is behind",
-    "store-full": "The event store is full",
-    "overloaded": "The event store takes no more at the moment",
-    "idempotency-mismatch": "The idempotency key belongs to another request",
-    "internal": "Internal error",
-}
+class Row(Struct, frozen=True):
+    """How one kind of error is answered."""
+
+    error: type[Exception]
+    status: int
+    kind: str
+    """Last part of the URN of its type."""
+    title: str
+    members: Callable[[Request[Any, Any, Any], Any], dict[str, Any]] = lambda _, __: {}
+    """What its document has besides."""
+    headers: Callable[[Any], dict[str, str]] = lambda _: {}
+
+    def answer(self, request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+        return problem(request, self.status, str(error), self.kind, headers=self.headers(error), **self.members(request, error))
 
 
-def invalid_input(request: Request[Any, Any, Any], error: InvalidInput) -> Response[Problem]:
-    in_body = request.method != "GET"
+def _where(request: Request[Any, Any, Any], error: InvalidInput) -> dict[str, Any]:
     reason = shortened(error.reason, MAX_DETAIL)
-    where = FieldError(reason, pointer_of(error.field)) if in_body else FieldError(reason, parameter=error.field)
-    return problem(request, 400, str(error), "invalid-request", errors=(where,))
+    return {"errors": (FieldError(reason, pointer_of(error.field)) if request.method != "GET" else FieldError(reason, parameter=error.field),)}
 
 
-def invalid_body(request: Request[Any, Any, Any], error: InvalidBody) -> Response[Problem]:
-    return problem(request, 400, str(error), "invalid-request", errors=error.errors)
+TABLE = (
+    Row(InvalidInput, 400, "invalid-request", "The request cannot be accepted", members=_where),
+    Row(InvalidBody, 400, "invalid-request", "The request cannot be accepted", members=lambda _, error: {"errors": error.errors}),
+    Row(Unauthenticated, 401, "unauthenticated", "A token is needed", headers=lambda _: {"WWW-Authenticate": 'Bearer realm="qgjet"'}),
+    Row(NeedsScope, 403, "scope", "The token does not allow this", members=lambda _, error: {"scope": error.scope}),
+    Row(ForeignOrg, 403, "org", "The token is for other orgs"),
+    Row(ForeignPage, 403, "page", "Pages of other sites may not do this"),
+    Row(UnknownJob, 404, "unknown-job", "No such job"),
+    Row(UnknownSuite, 404, "unknown-suite", "No such suite"),
+    Row(UnknownAgent, 404, "unknown-agent", "No such agent"),
+    Row(UnknownArtifact, 404, "unknown-artifact", "No such artifact"),
+    Row(ArtifactGone, 410, "artifact-gone", "The artifact is not stored"),
+    Row(DuplicateJob, 409, "duplicate", "A live job already holds the slot", members=lambda _, error: {"job_id": error.job_id}),
+    Row(Refused, 409, "conflict", "The job's state does not allow this"),
+    Row(IdempotencyMismatch, 422, "idempotency-mismatch", "The idempotency key belongs to another request"),
+    Row(TooManyRequests, 429, "too-many-requests", "Too many requests", headers=lambda error: {"Retry-After": str(error.retry_after_s)}),
+    Row(NotCaughtUp, 503, "not-caught-up", "The read model is behind"),
+    Row(StoreFull, 503, "store-full", "The event store is full"),
+    Row(Overloaded, 503, "overloaded", "The event store takes no more at the moment"),
+    Row(LogUnavailable, 503, "unavailable", "Not available now"),
+    Row(IncompatibleServer, 503, "unavailable", "Not available now"),
+)
+"""An error is answered as its own class, or as the nearest one above it."""
+_TITLES = {row.kind: row.title for row in TABLE} | {"internal": "Internal error"}
 
 
-def duplicate(request: Request[Any, Any, Any], error: DuplicateJob) -> Response[Problem]:
-    return problem(request, 409, str(error), "duplicate", job_id=error.job_id)
+def row_of(error: BaseException) -> Row | None:
+    rows = {row.error: row for row in TABLE}
+    return next((rows[kind] for kind in type(error).__mro__ if kind in rows), None)
 
 
-def refused(request: Request[Any, Any, Any], error: Refused) -> Response[Problem]:
-    return problem(request, 409, str(error), "conflict")
-
-
-def unauthenticated(request: Request[Any, Any, Any], error: Unauthenticated) -> Response[Problem]:
-    return problem(request, 401, str(error), "unauthenticated", headers={"WWW-Authenticate": 'Bearer realm="qgjet"'})
-
-
-def needs_scope(request: Request[Any, Any, Any], error: NeedsScope) -> Response[Problem]:
-    return problem(request, 403, str(error), "scope", scope=error.scope)
-
-
-def foreign_org(request: Request[Any, Any, Any], error: ForeignOrg) -> Response[Problem]:
-    return problem(request, 403, str(error), "org")
-
-
-def foreign_page(request: Request[Any, Any, Any], error: ForeignPage) -> Response[Problem]:
-    return problem(request, 403, str(error), "page")
-
-
-def too_many_requests(request: Request[Any, Any, Any], error: TooManyRequests) -> Response[Problem]:
-    return problem(request, 429, str(error), "too-many-requests", headers={"Retry-After": str(error.retry_after_s)})
-
-
-def unknown_job(request: Request[Any, Any, Any], error: UnknownJob) -> Response[Problem]:
-    return problem(request, 404, str(error), "unknown-job")
-
-
-def unknown_suite(request: Request[Any, Any, Any], error: UnknownSuite) -> Response[Problem]:
-    return problem(request, 404, str(error), "unknown-suite")
-
-
-def unknown_agent(request: Request[Any, Any, Any], error: UnknownAgent) -> Response[Problem]:
-    return problem(request, 404, str(error), "unknown-agent")
-
-
-def unknown_artifact(request: Request[Any, Any, Any], error: UnknownArtifact) -> Response[Problem]:
-    return problem(request, 404, str(error), "unknown-artifact")
-
-
-def artifact_gone(request: Request[Any, Any, Any], error: ArtifactGone) -> Response[Problem]:
-    return problem(request, 410, str(error), "artifact-gone")
-
-
-def mismatch(request: Request[Any, Any, Any], error: IdempotencyMismatch) -> Response[Problem]:
-    return problem(request, 422, str(error), "idempotency-mismatch")
+def kind_of_unavailable(error: BaseException) -> str:
+    row = row_of(error)
+    return row.kind if row is not None and row.status == HTTPStatus.SERVICE_UNAVAILABLE else "unavailable"
 
 
 def nothing_accepted(request: Request[Any, Any, Any], error: NothingAccepted) -> Response[Problem]:
     status, kind = (409, "duplicate") if error.refused else (503, kind_of_unavailable(error.first))
     return problem(request, status, str(error), kind, jobs=error.jobs)
-
-
-def unavailable(request: Request[Any, Any, Any], error: QgjetError) -> Response[Problem]:
-    return problem(request, 503, str(error), kind_of_unavailable(error))
-
-
-def kind_of_unavailable(error: BaseException) -> str:
-    kinds = ((NotCaughtUp, "not-caught-up"), (StoreFull, "store-full"), (Overloaded, "overloaded"))
-    return next((kind for one, kind in kinds if isinstance(error, one)), "unavailable")
 
 
 def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
@@ -280,34 +169,9 @@ def unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Pr
     return problem(request, 500, "the server failed on this request; its log says why", "internal")
 
 
-def pointer_of(field: str) -> str:
-    """JSON pointer of a dotted field, as a URI fragment. Raw keys with dots are given as tuples to `pointer`."""
-    return pointer(field.split("."))
-
-
-def pointer(path: Sequence[str]) -> str:
-    return "#" + "".join("/" + quote(key.replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@", errors="replace") for key in path)
-
-
 HANDLERS: ExceptionHandlersMap = {
-    InvalidInput: invalid_input,
-    InvalidBody: invalid_body,
-    DuplicateJob: duplicate,
-    Refused: refused,
-    Unauthenticated: unauthenticated,
-    NeedsScope: needs_scope,
-    ForeignOrg: foreign_org,
-    ForeignPage: foreign_page,
-    TooManyRequests: too_many_requests,
-    UnknownJob: unknown_job,
-    UnknownSuite: unknown_suite,
-    UnknownAgent: unknown_agent,
-    UnknownArtifact: unknown_artifact,
-    ArtifactGone: artifact_gone,
-    IdempotencyMismatch: mismatch,
+    **{row.error: row.answer for row in TABLE},
     NothingAccepted: nothing_accepted,
-    LogUnavailable: unavailable,
-    IncompatibleServer: unavailable,
     HTTPException: http_error,
     Exception: unexpected,
 }

@@ -11,9 +11,9 @@ from litestar.params import QueryParameter
 from litestar.types import Message, Scope
 
 from qgjet_projections.api.access import Caller, TheCaller
-from qgjet_projections.api.problems import NotCaughtUp
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
+from qgjet_projections.usecases.errors import NotCaughtUp
 
 MIN_SEQ_WAIT_S = 2.0
 APPLIED_SEQ, LAG = "Qgjet-Applied-Seq", "Qgjet-Lag-Seconds"

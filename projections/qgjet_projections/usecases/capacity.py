@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qgjet.domain.events import JobSpec, Partition
-from qgjet_projections.api.problems import TooManyRequests
 from qgjet_projections.service import Service
+from qgjet_projections.usecases.errors import TooManyRequests
 
 RETRY_AFTER_S = 30
 

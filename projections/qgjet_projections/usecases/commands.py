@@ -20,13 +20,13 @@ from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused, UnknownJob
 from qgjet.store import suite_log
 from qgjet.store.event_log import EventLog
-from qgjet_projections.api.access import Caller
-from qgjet_projections.api.answers import CancelAnswer, Submission, submission
-from qgjet_projections.api.problems import FieldError, IdempotencyMismatch, InvalidBody, NotCaughtUp, UnknownSuite, pointer_of
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import JobQuery, JobView, SuiteView
 from qgjet_projections.service import Service
+from qgjet_projections.usecases.caller import Caller
 from qgjet_projections.usecases.capacity import check_partitions
+from qgjet_projections.usecases.errors import FieldError, IdempotencyMismatch, InvalidBody, NotCaughtUp, UnknownSuite, pointer_of
+from qgjet_projections.usecases.results import CancelAnswer, Submission, submission
 
 CATCH_UP_S = 2.0
 CANCEL_WINDOW = 64

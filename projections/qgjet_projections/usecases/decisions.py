@@ -14,13 +14,13 @@ from qgjet.domain.decide import Requeue
 from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
 from qgjet.store import control_log
 from qgjet.support.text import check_short
-from qgjet_projections.api.access import Caller
-from qgjet_projections.api.problems import ForeignOrg, UnknownAgent
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import DeadLetter, DeadQuery, JobView
 from qgjet_projections.service import Service
 from qgjet_projections.usecases import commands
+from qgjet_projections.usecases.caller import Caller
 from qgjet_projections.usecases.commands import CATCH_UP_S
+from qgjet_projections.usecases.errors import ForeignOrg, UnknownAgent
 
 WINDOW = 32
 MOST_AT_ONCE = 500

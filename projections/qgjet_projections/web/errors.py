@@ -11,8 +11,9 @@ from litestar.response import Redirect
 from litestar.types import ExceptionHandlersMap
 from litestar_htmx import ClientRedirect
 
-from qgjet_projections.api.problems import HANDLERS, Problem, Unauthenticated
+from qgjet_projections.api.problems import HANDLERS, Problem
 from qgjet_projections.api.routes.events import MEDIA_TYPE
+from qgjet_projections.usecases.errors import Unauthenticated
 from qgjet_projections.web.page import page, query
 
 _WHAT_TO_DO = {

@@ -12,8 +12,8 @@ from litestar.response import Redirect
 from msgspec import Struct
 
 from qgjet_projections.api.access import COOKIE, PUBLIC
-from qgjet_projections.api.problems import Unauthenticated
 from qgjet_projections.api.reads import TheService
+from qgjet_projections.usecases.errors import Unauthenticated
 from qgjet_projections.web.page import AnyRequest, own_path, page
 
 LASTS_S = 30 * 86_400

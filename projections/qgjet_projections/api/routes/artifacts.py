@@ -23,12 +23,13 @@ from qgjet.store.artifacts import ArtifactStore, ObjectInfo, object_name
 from qgjet_projections.api import headers
 from qgjet_projections.api.access import READ
 from qgjet_projections.api.answers import ArtifactAnswer, ArtifactList
-from qgjet_projections.api.problems import UnknownArtifact, documented
+from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Reads, TheService
 from qgjet_projections.api.routes.logs import chain
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
 from qgjet_projections.usecases import commands
+from qgjet_projections.usecases.errors import UnknownArtifact
 
 SHOWN = re.compile(r"image/(png|jpeg|gif|webp)|(video|audio)/[a-z0-9.+-]+|text/plain|application/json", re.ASCII)
 """Types without anything active in them. No SVG, HTML, XML or PDF."""

@@ -15,25 +15,14 @@ from qgjet.domain.control import Pauses
 from qgjet.domain.events import Status, Verdict
 from qgjet.support.text import ShortText
 from qgjet_projections.api.access import READ, SUBMIT, TheCaller
-from qgjet_projections.api.answers import (
-    CancelAnswer,
-    JobAnswer,
-    JobDetail,
-    JobPage,
-    JobStatusAnswer,
-    StatusAnswer,
-    Submission,
-    job_answer,
-    job_detail,
-    job_status_answer,
-    status_answer,
-)
+from qgjet_projections.api.answers import JobAnswer, JobDetail, JobPage, JobStatusAnswer, StatusAnswer, job_answer, job_detail, job_status_answer, status_answer
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
 from qgjet_projections.readmodel.views import JobQuery, JobView
 from qgjet_projections.service import Service
 from qgjet_projections.usecases import commands
 from qgjet_projections.usecases.pending import Surroundings
+from qgjet_projections.usecases.results import CancelAnswer, Submission
 
 Tags = Annotated[list[str] | None, QueryParameter(name="tag", description="`key:value`; several must all hold.")]
 

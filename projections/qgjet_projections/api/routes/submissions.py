@@ -16,11 +16,13 @@ from qgjet.domain.events import JobSpec
 from qgjet.domain.submission import SubmitRequest, SuiteRequest
 from qgjet.errors import QgjetError
 from qgjet_projections.api.access import SUBMIT, Caller, TheCaller
-from qgjet_projections.api.answers import Submission, SuiteJobAnswer, SuiteSubmission, suite_job
-from qgjet_projections.api.problems import NothingAccepted, documented
+from qgjet_projections.api.answers import SuiteJobAnswer, SuiteSubmission, suite_job
+from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
 from qgjet_projections.service import Service
 from qgjet_projections.usecases import commands
+from qgjet_projections.usecases.errors import NothingAccepted
+from qgjet_projections.usecases.results import Submission
 
 MAX_KEY = 255
 REPLAYED = {"Idempotency-Replayed": "true"}
