@@ -391,7 +391,7 @@ async def _pages(url: str, database: str) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    from qgjet_projections.api import serve
+    from qgjet_projections.serving.server import serve
 
     await serve(settings, ready=lambda address: print("ready", address, sep="\n", flush=True))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from qgjet.config.loader import load_settings
 from qgjet.config.settings import Settings
 from qgjet.errors import InvalidSettings
-from qgjet_projections.api.app import create_app
+from qgjet_projections.serving.app import create_app
 
 
 def _settings() -> Settings:

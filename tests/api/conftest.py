@@ -18,7 +18,7 @@ from qgjet.domain.decide import EndAttempt, Release, Start
 from qgjet.domain.events import Outcome, Slot, Verdict
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
-from qgjet_projections.api import serve
+from qgjet_projections.serving.server import serve
 
 Json = dict[str, Any]
 S0_BODY: Json = {"org_id": "qualgent", "app_version_id": "xyz123", "test_path": "tests/onboarding.spec.js", "priority": 3, "target": "emulator"}

@@ -28,10 +28,11 @@ from qgjet.jetstream.server import NatsServer
 from qgjet.store import agent_registry
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now
-from qgjet_projections.api import access, create_app, serve
-from qgjet_projections.api.app import API, ROUTES
+from qgjet_projections.api import access
 from qgjet_projections.api.headers import source_hash
 from qgjet_projections.api.routes import events
+from qgjet_projections.serving.app import API, ROUTES, create_app
+from qgjet_projections.serving.server import serve
 
 Json = dict[str, Any]
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]

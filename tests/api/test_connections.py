@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from agents import eventually
 from api.test_access import RunApi, bearing, make_token
 from qgjet.config.settings import Settings
-from qgjet_projections.api import access, connections
+from qgjet_projections.api import access
+from qgjet_projections.serving import connections
 
 HALF = b"GET /livez HTTP/1.1\r\nHost: 127."
 

@@ -23,7 +23,7 @@ from qgjet.errors import IncompatibleServer, InvalidSettings
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import streams
-from qgjet_projections.api import serve
+from qgjet_projections.serving.server import serve
 
 RunApi = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 

@@ -15,7 +15,7 @@ from typing import Any
 from patience import patience
 from qgjet.agent.agent import Agent
 from qgjet.config.settings import Settings
-from qgjet_projections.api import serve
+from qgjet_projections.serving.server import serve
 from surroundings import is_ours
 
 BIN = Path(sys.executable).parent

@@ -14,7 +14,7 @@ import pytest
 
 from patience import patience
 from qgjet.config.loader import load_settings
-from qgjet_projections.local_stack import LocalStack
+from qgjet_projections.serving.local_stack import LocalStack
 
 CONFIG = """
 [targets.emulator]

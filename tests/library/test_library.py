@@ -20,7 +20,7 @@ from qgjet.errors import CannotReach, DuplicateJob, InvalidInput, InvalidSetting
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
-from qgjet_projections.local_stack import LocalStack
+from qgjet_projections.serving.local_stack import LocalStack
 
 CONFIG = """
 [targets.emulator]

@@ -23,7 +23,7 @@ from qgjet.jetstream.connection import SERVER_CEILING, SERVER_FLOOR, parse_versi
 from qgjet.jetstream.server import NatsServer
 from qgjet_cli.main import main
 from qgjet_projections.api.access import access_of
-from qgjet_projections.api.app import create_app
+from qgjet_projections.serving.app import create_app
 from security.guarded import guarded_server, password_of
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -26,7 +26,7 @@ from qgjet_cli.commands.doctor import examine
 from qgjet_cli.doctor.check import Check, Health, exit_code, worst
 from qgjet_cli.doctor.host import look_at_target
 from qgjet_cli.doctor.server import look_at_api, look_at_server
-from qgjet_projections.local_stack import LocalStack
+from qgjet_projections.serving.local_stack import LocalStack
 
 
 def of(checks: list[Check], about: str) -> Check:

@@ -23,7 +23,7 @@ from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
-from qgjet_projections.local_stack import LocalStack
+from qgjet_projections.serving.local_stack import LocalStack
 
 SCRIPTED = """
 [targets.emulator]
@@ -189,7 +189,7 @@ async def test_settings_for_a_cluster_do_not_get_in_the_way() -> None:
 OWNER = """
 import asyncio, os, sys
 from qgjet.config.loader import load_settings
-from qgjet_projections import local_stack
+from qgjet_projections.serving import local_stack
 
 if "elsewhere" in sys.argv:  # as where the kernel does not help
     from qgjet.jetstream import server

@@ -25,7 +25,7 @@ from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 from qgjet_cli.doctor.server import look_at_server
-from qgjet_projections.local_stack import LocalStack
+from qgjet_projections.serving.local_stack import LocalStack
 from security.guarded import guarded_server, login_of, password_of, variables_of
 
 JOB = {"QGJET_ORG_ID": "acme", "QGJET_APP_VERSION_ID": "1.0", "QGJET_TARGET": "emulator"}

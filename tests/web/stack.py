@@ -28,7 +28,7 @@ from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now
-from qgjet_projections.api import serve
+from qgjet_projections.serving.server import serve
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]

@@ -162,7 +162,7 @@ async def _reached(plan: Plan, interrupts: Interrupts) -> AsyncIterator[tuple[Cl
         async with open_client(plan.settings, patience_s=plan.patience_s, notice=console.note) as client:
             yield client, None
         return
-    from qgjet_projections.local_stack import LocalStack
+    from qgjet_projections.serving.local_stack import LocalStack
 
     interrupts.leave_s = EMBEDDED_LEAVE_S
     console.note("No server is configured: starting one for this run.")

@@ -40,7 +40,7 @@ def serve(
 
 
 async def _serve(settings: Settings) -> int:
-    from qgjet_projections.api.server import serve  # a second: not for every command
+    from qgjet_projections.serving.server import serve  # a second: not for every command
 
     serving = asyncio.create_task(serve(settings, ready=lambda url: log.info("API on %s, documentation on %s/docs", url, url)))
     with daemon.stopping(serving.cancel, serving.cancel) as stops:

@@ -18,7 +18,7 @@ from qgjet_cli.commands.agent import drain, halt
 from qgjet_cli.options import flags
 from qgjet_cli.options.flags import DEFAULT_NATS_URL, ServedTargets
 from qgjet_cli.runtime import daemon
-from qgjet_projections.local_stack import ANY_NATS_PORT, LocalStack
+from qgjet_projections.serving.local_stack import ANY_NATS_PORT, LocalStack
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from qgjet.config.settings import ApiSettings, Settings
 from qgjet.errors import InvalidSettings
 from qgjet.support.clock import within
 from qgjet_projections.api.access import Access, access_of
-from qgjet_projections.api.app import app_over
-from qgjet_projections.api.connections import BoundedProtocol
 from qgjet_projections.service import Service, open_service
+from qgjet_projections.serving.app import app_over
+from qgjet_projections.serving.connections import BoundedProtocol
 
 log = logging.getLogger(__name__)
 

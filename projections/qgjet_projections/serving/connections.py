@@ -1,7 +1,7 @@
 """Bounds on connections: uvicorn's HTTP protocol with deadlines for requests, and with limits for all connections and for those of one address.
 
 uvicorn waits for ever for the rest of a request header or body. For servers that qgjet does not start: `uvicorn --http
-qgjet_projections.api.connections:BoundedProtocol`.
+qgjet_projections.serving.connections:BoundedProtocol`.
 """
 
 from __future__ import annotations

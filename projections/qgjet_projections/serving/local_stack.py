@@ -130,7 +130,7 @@ class LocalStack:
 
     @contextlib.asynccontextmanager
     async def _api(self) -> AsyncIterator[str]:
-        from qgjet_projections.api.server import serve
+        from qgjet_projections.serving.server import serve
 
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         serving = self._part("the API", serve(self.settings, ready=ready.set_result))

@@ -1,0 +1,1 @@
+"""Puts API and dashboard together and serves them: under uvicorn, or as part of a local stack."""
