@@ -13,8 +13,8 @@ import typer
 from qgjet.errors import QgjetError
 from qgjet.version import __version__
 from qgjet_cli.commands import agents, artifacts, cancel, dead, listing, logs, queue, rerun, run, status, submit, suites, tests, token, wait
+from qgjet_cli.exits import HELP, Exit, of_error
 from qgjet_cli.output import console
-from qgjet_cli.runtime.exits import HELP, Exit, of_error
 
 app = typer.Typer(
     add_completion=False,

@@ -19,7 +19,7 @@ from qgjet.client.http import api_client
 from qgjet.config.settings import Settings
 from qgjet.errors import NeedsToken, NotAllowed
 from qgjet.support.clock import utc_now
-from qgjet_cli.runtime.exits import Exit, of_error
+from qgjet_cli.exits import Exit, of_error
 
 SUBMIT = ("submit", "--test", "tests/a.spec.js")
 

@@ -14,8 +14,8 @@ from qgjet.domain.decide import Cancel
 from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
-from qgjet_cli.runtime import exits
-from qgjet_cli.runtime.exits import Exit, of_verdicts
+from qgjet_cli import exits
+from qgjet_cli.exits import Exit, of_verdicts
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 HANG = ("hang",)

@@ -17,7 +17,7 @@ from github_runner import Runner, outputs_of
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Status, TestError, TestResult, Try, Verdict
 from qgjet.reporting.model import JobReport, SuiteReport
-from qgjet_cli.ci import github
+from qgjet_cli.output import github
 from strategies import hostile_text
 
 TOKEN = "0123456789abcdef0123456789abcdef"

@@ -18,8 +18,8 @@ import qgjet
 from cli.commandline import BIN, Cli, Inside, Work
 from qgjet.client.tracker import TrackedJob
 from qgjet.domain.events import Slot, Status, Verdict
+from qgjet_cli.exits import Exit
 from qgjet_cli.output import console
-from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.tracking import result
 
 

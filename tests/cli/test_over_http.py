@@ -23,7 +23,7 @@ from qgjet.domain.events import Outcome, Slot, Verdict
 from qgjet.domain.job import fold
 from qgjet.domain.submission import SubmitRequest
 from qgjet.errors import CannotReach, InvalidSettings, NotAccepted
-from qgjet_cli.runtime.exits import Exit, of_error
+from qgjet_cli.exits import Exit, of_error
 from qgjet_cli.tracking.progress import Lines
 from qgjet_cli.tracking.watch import watch
 

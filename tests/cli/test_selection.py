@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from qgjet.errors import InvalidInput
+from qgjet_cli.exits import NoTests
 from qgjet_cli.options.selection import alternatives, expand, is_pattern
-from qgjet_cli.runtime.exits import NoTests
 
 FILES = (
     "top.spec.js",

@@ -30,7 +30,7 @@ from qgjet.store.event_log import EventLog
 from qgjet.store.suite_log import Submission, submit_suite
 from qgjet_cli.doctor.check import Health
 from qgjet_cli.doctor.server import look_at_server
-from qgjet_cli.runtime.exits import Exit
+from qgjet_cli.exits import Exit
 
 SOON = QueueSettings(visibility_timeout_s=0.8, max_deliver=2, retry_base_s=0.02, retry_cap_s=0.05)
 FILLER = "qg.job.acme.filler.emulator"

@@ -26,7 +26,7 @@ from qgjet.store import backup
 from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
-from qgjet_cli.runtime.exits import Exit
+from qgjet_cli.exits import Exit
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.projector import Projector
 from security.guarded import guarded_server, variables_of

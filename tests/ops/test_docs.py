@@ -34,7 +34,7 @@ from qgjet.config.settings import (
 from qgjet.jetstream.server import random_passwords, server_binary
 from qgjet.runners.registry import make_runner
 from qgjet.support.units import duration, size
-from qgjet_cli.runtime.exits import Exit
+from qgjet_cli.exits import Exit
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)

@@ -12,7 +12,7 @@ from factories import NOW
 from qgjet.config.settings import JobSettings
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.submission import MAX_TAG_KEY, MAX_TAG_VALUE, MAX_TAGS, SubmitRequest, make_spec
-from qgjet_cli.ci import detect
+from qgjet_cli.options import ci
 from strategies import hostile_text
 
 SHA, MERGE = "3f786850e387550fdab836ed7e6dc881de23001b", "89e6c98d92887913cadf06b2adb97f26cde4849b"
@@ -225,12 +225,12 @@ def without(tags: dict[str, str], *keys: str) -> dict[str, str]:
     ],
 )
 def test_a_run_is_known_by_what_its_system_says(environ: dict[str, str], event: bytes, expected: dict[str, str]) -> None:
-    assert detect.tags(environ, event) == expected
+    assert ci.tags(environ, event) == expected
 
 
 @pytest.mark.parametrize("url", ["https://u:p@host/acme/shop.git", "git@host:acme/shop.git", "ssh://git@host:22/acme/shop", "host:acme/shop"])
 def test_of_a_repositorys_address_only_the_path_is_kept(url: str) -> None:
-    assert detect.tags(JENKINS | {"GIT_URL": url})["repository"] == "acme/shop"
+    assert ci.tags(JENKINS | {"GIT_URL": url})["repository"] == "acme/shop"
 
 
 NAMES = sorted({name for environ in (GITHUB_PULL, GITLAB_MERGE, JENKINS, BUILDKITE, CIRCLECI) for name in environ})
@@ -240,15 +240,15 @@ environments = st.builds(
     st.dictionaries(st.sampled_from(NAMES), hostile_text | st.text(min_size=250, max_size=600)),
 )
 ci_switches = {"GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "CIRCLECI", "JENKINS_URL"}
-own_tags = st.dictionaries(st.sampled_from(detect.KEYS) | st.integers(0, 60).map(str), st.text("abc", max_size=5), max_size=MAX_TAGS)
+own_tags = st.dictionaries(st.sampled_from(ci.KEYS) | st.integers(0, 60).map(str), st.text("abc", max_size=5), max_size=MAX_TAGS)
 
 
 @given(environments, st.binary() | st.just(EVENT), own_tags)
 def test_whatever_a_ci_says_is_accepted_beside_the_submitters_own(environ: dict[str, str], event: bytes, own: dict[str, str]) -> None:
-    found = detect.tags(environ, event)
-    assert found.keys() <= set(detect.KEYS)
+    found = ci.tags(environ, event)
+    assert found.keys() <= set(ci.KEYS)
     assert all(key and len(key) <= MAX_TAG_KEY and 0 < len(value) <= MAX_TAG_VALUE for key, value in found.items())
-    tags = detect.joined(own, found)
+    tags = ci.joined(own, found)
     assert own.items() <= tags.items()
     assert len(tags) == min(len(own | found), MAX_TAGS)
     request = SubmitRequest(org_id="acme", app_version_id="1", target="emulator", test="a.spec.ts", tags=tags)
@@ -257,10 +257,10 @@ def test_whatever_a_ci_says_is_accepted_beside_the_submitters_own(environ: dict[
 
 def test_what_is_missed_least_is_left_out_first() -> None:
     own = {str(number): "" for number in range(MAX_TAGS - 2)}
-    assert list(detect.joined(own, detect.tags(GITHUB)))[-2:] == ["commit", "branch"]
+    assert list(ci.joined(own, ci.tags(GITHUB)))[-2:] == ["commit", "branch"]
 
 
 def test_an_address_that_is_too_long_is_left_out_and_not_cut() -> None:
-    tags = detect.tags(GITHUB | {"GITHUB_REPOSITORY": "acme/" + "x" * 300})
+    tags = ci.tags(GITHUB | {"GITHUB_REPOSITORY": "acme/" + "x" * 300})
     assert "run_url" not in tags
     assert len(tags["repository"]) == MAX_TAG_VALUE

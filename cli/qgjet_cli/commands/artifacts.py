@@ -10,12 +10,12 @@ import typer
 
 from qgjet.client.base import open_api
 from qgjet.domain.events import Artifact
+from qgjet_cli.exits import Exit
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 from qgjet_cli.output import console, downloads
 from qgjet_cli.output.downloads import Wanted
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 COLUMNS = ("attempt", "name", "type", "size", "note")

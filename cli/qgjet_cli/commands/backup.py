@@ -12,12 +12,12 @@ from qgjet.domain.subjects import STREAM
 from qgjet.jetstream.connection import connect
 from qgjet.store import backup as backups
 from qgjet.store.backup import Manifest
+from qgjet_cli.exits import Exit
 from qgjet_cli.options import flags
 from qgjet_cli.options.flags import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, NatsServer
 from qgjet_cli.output import console
 from qgjet_cli.output.console import counted
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit
 
 
 def backup(

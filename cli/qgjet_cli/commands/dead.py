@@ -15,11 +15,11 @@ from qgjet.support.clock import utc_now
 from qgjet.support.units import duration
 from qgjet_cli.commands import status
 from qgjet_cli.commands.question import ask
+from qgjet_cli.exits import Exit
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from qgjet.domain.events import Status, Verdict
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
 from qgjet_cli.commands.status import priority_order
+from qgjet_cli.exits import Exit
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of, tags_of
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 

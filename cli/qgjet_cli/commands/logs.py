@@ -14,11 +14,11 @@ import typer
 
 from qgjet.client.base import LONG_PATIENCE_S, PATIENCE_S, open_api
 from qgjet.domain.events import LIVE
+from qgjet_cli.exits import Exit
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 if TYPE_CHECKING:

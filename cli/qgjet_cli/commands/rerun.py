@@ -9,11 +9,11 @@ import typer
 
 from qgjet.client.base import open_api
 from qgjet.errors import NeedsToken, NotAccepted
+from qgjet_cli.exits import Exit
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 if TYPE_CHECKING:

@@ -20,14 +20,14 @@ from qgjet.config.settings import Settings, TargetSettings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.errors import InvalidInput, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli.ci import github
+from qgjet_cli import exits
 from qgjet_cli.commands.submit import slots_of, tell_refused, told, warn_attached
+from qgjet_cli.exits import Exit, of_error
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, seconds, settings_of, targets_of
-from qgjet_cli.output import console, downloads, reports
+from qgjet_cli.output import console, downloads, github, reports
 from qgjet_cli.output.reports import Outputs
-from qgjet_cli.runtime import exits, foreground
-from qgjet_cli.runtime.exits import Exit, of_error
+from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.tracking import result
 from qgjet_cli.tracking.progress import summary, view_of

@@ -9,9 +9,9 @@ import typer
 from qgjet.domain.events import LIVE, Status, Verdict
 from qgjet.errors import InvalidInput
 from qgjet_cli.commands.question import ask
+from qgjet_cli.exits import Exit, of_verdicts
 from qgjet_cli.options import flags
 from qgjet_cli.output import console
-from qgjet_cli.runtime.exits import Exit, of_verdicts
 
 COLUMNS = ("attempt", "verdict", "time", "device", "agent", "reason")
 

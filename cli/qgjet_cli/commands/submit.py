@@ -9,11 +9,12 @@ from qgjet.client.results import slot_of
 from qgjet.config.settings import Settings
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import LEGACY_STATUS, Slot, Status
+from qgjet_cli import exits
+from qgjet_cli.exits import Exit
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import Asked, batch_of, settings_of
 from qgjet_cli.output import console
-from qgjet_cli.runtime import exits, foreground
-from qgjet_cli.runtime.exits import Exit
+from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.foreground import Interrupts
 from qgjet_cli.tracking.watch import unserved
 

@@ -10,11 +10,11 @@ import typer
 
 from qgjet.client.base import open_api
 from qgjet.support.clock import utc_now
+from qgjet_cli.exits import Exit
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 COLUMNS = ("suite", "verdict", "jobs", "passed", "flaky", "failed", "no verdict", "live", "age", "took", "branch", "commit")

@@ -11,11 +11,11 @@ import typer
 from qgjet.client.base import open_api
 from qgjet.reporting.text import percent
 from qgjet_cli.commands.question import ask
+from qgjet_cli.exits import Exit
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
 from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit
 from qgjet_cli.runtime.foreground import Interrupts
 
 COLUMNS = ("target", "org", "runs", "passed", "flaky", "time", "test")

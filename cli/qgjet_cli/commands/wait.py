@@ -17,13 +17,12 @@ from qgjet.domain.events import GREEN, Verdict
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, NotAccepted, QgjetError
 from qgjet.reporting.model import SuiteReport
-from qgjet_cli.ci import detect, github
-from qgjet_cli.options import flags
+from qgjet_cli.exits import Exit, of_error
+from qgjet_cli.options import ci, flags
 from qgjet_cli.options.request import seconds, settings_of
-from qgjet_cli.output import console, downloads, reports
+from qgjet_cli.output import console, downloads, github, reports
 from qgjet_cli.output.reports import Outputs
 from qgjet_cli.runtime import foreground
-from qgjet_cli.runtime.exits import Exit, of_error
 from qgjet_cli.runtime.foreground import Interrupted, Interrupts, TimedOut
 from qgjet_cli.tracking import result
 from qgjet_cli.tracking.progress import View, summary, view_of
@@ -92,7 +91,7 @@ def wait(
                     reports.write(_report(tracker), outputs, of_error(error), settings)
                     step.finish(_report(tracker))
                 raise
-            if outputs.asked or directory is not None or detect.is_github(os.environ):
+            if outputs.asked or directory is not None or ci.is_github(os.environ):
                 with interrupts.held("looking up the attempts"):
                     await _look_up(client, tracker)
             if not interrupts.heard:

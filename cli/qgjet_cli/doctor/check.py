@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from qgjet_cli.runtime.exits import Exit
+from qgjet_cli.exits import Exit
 
 
 class Health(StrEnum):

@@ -18,7 +18,7 @@ from qgjet.domain.submission import SubmitRequest, check_suite_id, make_spec
 from qgjet.errors import InvalidInput
 from qgjet.support.clock import utc_now
 from qgjet.support.units import duration
-from qgjet_cli.ci import detect
+from qgjet_cli.options import ci
 from qgjet_cli.options.selection import expand
 
 BUILT_IN = JobSettings()
@@ -123,12 +123,12 @@ def _chosen(flag: int | None, setting: int, built_in: int) -> int | None:
 def _all_tags(asked: Asked) -> dict[str, str]:
     """Those asked for and what the CI says of the run. Under a key the latter would make another request of a command that is run again, so there are none."""
     own = tags_of(asked.tags)
-    return detect.joined(own, detect.tags(os.environ, _event(os.environ))) if asked.ci_tags and not asked.idempotency_key else own
+    return ci.joined(own, ci.tags(os.environ, _event(os.environ))) if asked.ci_tags and not asked.idempotency_key else own
 
 
 def _event(environ: Mapping[str, str]) -> bytes:
     """What GitHub Actions was started by, a JSON document; empty elsewhere."""
-    path = environ.get("GITHUB_EVENT_PATH", "") if detect.is_github(environ) else ""
+    path = environ.get("GITHUB_EVENT_PATH", "") if ci.is_github(environ) else ""
     try:
         return Path(path).read_bytes() if path else b""
     except OSError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from qgjet.domain.submission import check_test
 from qgjet.errors import InvalidInput
 from qgjet.runners.template import lacks_file
-from qgjet_cli.runtime.exits import NoTests
+from qgjet_cli.exits import NoTests
 
 MAX_ALTERNATIVES = 1000
 _MAGIC = re.compile(r"[*?\[{]")

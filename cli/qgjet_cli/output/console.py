@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from qgjet.errors import InvalidInput
-from qgjet_cli.runtime.exits import CannotWrite
+from qgjet_cli.exits import CannotWrite
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -14,8 +14,8 @@ from qgjet.errors import InvalidInput
 from qgjet.reporting import ctrf, document, html, junit
 from qgjet.reporting.model import SuiteReport
 from qgjet.support.addresses import without_password
+from qgjet_cli.exits import Exit
 from qgjet_cli.output import console
-from qgjet_cli.runtime.exits import Exit
 
 
 class Outputs(Struct, frozen=True, kw_only=True):

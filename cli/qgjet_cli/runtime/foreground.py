@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 import typer
 
+from qgjet_cli.exits import Exit
 from qgjet_cli.output import console
 from qgjet_cli.runtime import daemon
-from qgjet_cli.runtime.exits import Exit
 
 LEAVE_S = 2.0
 """From the second signal on, connections get so long to close."""

@@ -12,8 +12,8 @@ from qgjet.client.results import REFUSED
 from qgjet.client.tracker import JobFailure, JobTracker, TrackedJob
 from qgjet.domain.decide import FLAKY, NOT_PASSED_AGAIN
 from qgjet.domain.events import LEGACY_STATUS, Status, Verdict
+from qgjet_cli.exits import CannotWrite, Exit, of_verdicts
 from qgjet_cli.output import console
-from qgjet_cli.runtime.exits import CannotWrite, Exit, of_verdicts
 
 COLUMNS = ("test", "target", "version", "verdict", "tries", "time", "reason")
 

@@ -21,7 +21,7 @@ from qgjet.config.settings import Settings
 from qgjet.domain.attempts import CONCLUSIVE, AttemptRecord, not_passed_again
 from qgjet.domain.events import GREEN, TestError, TestResult, Verdict
 from qgjet.reporting.model import WORST_FIRST, JobReport, SuiteReport
-from qgjet_cli.ci import detect
+from qgjet_cli.options import ci
 from qgjet_cli.options.request import project_of
 from qgjet_cli.output import console
 
@@ -78,13 +78,13 @@ class Step:
 
     def finish(self, report: SuiteReport) -> None:
         """Print groups and annotations to the step's log, and write its files."""
-        if detect.is_github(self._environ):
+        if ci.is_github(self._environ):
             console.raw([*groups(report, token=self._token), *map(command, annotations_of(report, _places(self._settings, self._environ)))])
             self.write(report)
 
     def write(self, report: SuiteReport) -> None:
         """Write the job summary and the outputs. A later call replaces what an earlier one wrote."""
-        if detect.is_github(self._environ):
+        if ci.is_github(self._environ):
             junit = str(Path(self._junit).absolute()) if self._junit and Path(self._junit).is_file() else ""
             self._replace("GITHUB_STEP_SUMMARY", lambda there: summary(report, limit=SUMMARY_BYTES - there))
             self._replace("GITHUB_OUTPUT", lambda _: outputs(report, junit=junit, delimiter=f"qgjet_{self._token}"))
