@@ -8,7 +8,7 @@ import pytest
 
 from qgjet.errors import InvalidInput
 from qgjet_cli.exits import NoTests
-from qgjet_cli.options.selection import alternatives, expand, is_pattern
+from qgjet_cli.options.selection import expand, is_pattern
 
 FILES = (
     "top.spec.js",
@@ -97,6 +97,36 @@ def test_directories_and_patterns_that_lead_out_are_refused(root: Path, path: st
         expand([path], root)
 
 
-def test_braces_may_be_nested() -> None:
-    assert sorted(alternatives("{a,b{c,d}}.js")) == ["a.js", "bc.js", "bd.js"]
-    assert alternatives("a{b}.js") == ["a{b}.js"]
+def test_braces_may_be_nested(root: Path) -> None:
+    assert expand(["tests/{a.spec.js,deep/{c.spec.ts,er/d.spec.js}}"], root) == ["tests/a.spec.js", "tests/deep/c.spec.ts", "tests/deep/er/d.spec.js"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (["tests/*.spec.*", "!tests/[aB].*"], ["tests/[id].spec.ts", "tests/b.spec.ts"]),
+        (["!**/deep/**", "**/*.spec.js"], ["tests/a.spec.js", "top.spec.js"]),
+        (["tests/a.spec.js", "./tests/b.spec.ts", "!tests/a.spec.js"], ["./tests/b.spec.ts"]),
+        (["not/here.js", "!not/*.{ts,js}", "top.spec.js"], ["top.spec.js"]),
+        (["tests/.hidden/*", "tests/a.spec.js", "!tests/**/e.*"], ["tests/a.spec.js"]),
+        (["tests/a.spec.js", "!nothing/**"], ["tests/a.spec.js"]),
+    ],
+)
+def test_what_an_exclusion_matches_is_left_out(root: Path, asked: list[str], found: list[str]) -> None:
+    assert expand(asked, root) == found
+
+
+def test_a_file_whose_name_begins_like_an_exclusion_is_a_test(root: Path) -> None:
+    (root / "!odd.spec.js").touch()
+    assert expand(["!odd.spec.js"], root) == ["!odd.spec.js"]
+
+
+def test_exclusions_alone_and_exclusions_of_everything_are_errors(root: Path) -> None:
+    with pytest.raises(InvalidInput, match="name those to run"):
+        expand(["!tests/a.spec.js"], root)
+    with pytest.raises(NoTests, match="is excluded by !tests"):
+        expand(["tests/a.spec.js", "!tests/**"], root)
+    with pytest.raises(InvalidInput):
+        expand(["tests/a.spec.js", "!../*"], root)
+    with pytest.raises(InvalidInput, match="more than 1000"):
+        expand(["tests/a.spec.js", "!" + "{a,b}" * 15], root)

@@ -15,7 +15,8 @@ Tests = Annotated[
     typer.Option(
         "--test",
         metavar="PATH|GLOB",
-        help="Test file inside the test project, or a pattern such as 'tests/**/*.spec.[jt]s' ({a,b} works too); quote it. Repeatable.",
+        help="Test file inside the test project, or a pattern such as 'tests/**/*.spec.[jt]s' ({a,b} works too); quote it. Repeatable; "
+        "one such as '!tests/slow/**' leaves tests out.",
         show_default=False,
     ),
 ]

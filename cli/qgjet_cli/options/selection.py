@@ -1,16 +1,18 @@
 """Which tests: `--test` takes paths and patterns, expanded here, because a CI's shell may not do it.
 
-A pattern may hold `*`, `?`, `[…]`, `**` (directories at any depth) and `{a,b}`. Names that begin with a dot and directories named node_modules match only a
-pattern that names them; `**` does not follow symbolic links.
+A pattern may hold `*`, `?`, `[…]`, `**` (directories at any depth) and `{a,b}`; one with `!` in front of it excludes tests. Names that begin with a dot and
+directories named node_modules match only a pattern that names them; `**` does not follow symbolic links.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from qgjet.domain.submission import check_test
 from qgjet.errors import InvalidInput
@@ -18,32 +20,44 @@ from qgjet.runners.template import lacks_file
 from qgjet_cli.exits import NoTests
 
 MAX_ALTERNATIVES = 1000
+"""Patterns that the braces of one may stand for."""
 _MAGIC = re.compile(r"[*?\[{]")
-_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_MODULES = "node_modules"
 
 
 def expand(asked: Sequence[str], root: Path, *, must_exist: bool = False) -> list[str]:
     """The test paths that `asked` stands for, relative to `root`, with `/`: each once, in the order asked, sorted within a pattern.
 
-    A plain path is taken as it is written, whether it is here or not, unless it `must_exist`.
+    A plain path is taken as it is written, whether it is here or not, unless it `must_exist`. What a `!pattern` matches is left out, wherever it stands.
 
     Raises:
-        NoTests: A pattern matches no file, or a path that must exist does not.
-        InvalidInput: A path is a directory.
+        NoTests: A pattern matches no file, a path that must exist does not, or everything was excluded.
+        InvalidInput: A path is a directory, or there are exclusions only.
     """
+    wanted = [text for text in asked if not _is_exclusion(text, root)]
+    excluded = [text[1:] for text in asked if _is_exclusion(text, root)]
+    if excluded and not wanted:
+        raise InvalidInput("test", f"!{excluded[0]} leaves tests out; name those to run, too, such as 'tests/**/*.spec.[jt]s'")
     found: dict[str, None] = {}
-    for text in asked:
+    for text in wanted:
         found |= dict.fromkeys(_matches(text, root) if is_pattern(text, root) else [_plain(text, root)])
-    missing = [test for test in found if must_exist and lacks_file(test, root)]
+    left = [test for test in found if not any(_is_match(test, pattern) for pattern in excluded)]
+    if not left and found:
+        raise NoTests(f"every test that was asked for is excluded by {', '.join(f'!{pattern}' for pattern in excluded)}")
+    missing = [test for test in left if must_exist and lacks_file(test, root)]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise NoTests(f"there is no test file {missing[0]}{more} in {root}")
-    return list(found)
+    return left
 
 
 def is_pattern(text: str, root: Path) -> bool:
     """False for a plain path, and for a file that really has such a name: `tests/[id].spec.ts`."""
     return bool(_MAGIC.search(text)) and not os.path.lexists(root / text)
+
+
+def _is_exclusion(text: str, root: Path) -> bool:
+    return text.startswith("!") and len(text) > 1 and not os.path.lexists(root / text)
 
 
 def _plain(text: str, root: Path) -> str:
@@ -53,59 +67,40 @@ def _plain(text: str, root: Path) -> str:
 
 
 def _matches(pattern: str, root: Path) -> list[str]:
-    wanted = [check_test(one) for one in alternatives(pattern)]
-    files = {path for one in wanted for path in _below(root, "", one.removeprefix("./").split("/"))}
+    with _limited(pattern):
+        found = _glob().glob(_checked(pattern), root_dir=root, flags=_flags() | _glob().NODIR, limit=MAX_ALTERNATIVES)
+    files = [path for path in found if _MODULES in pattern or _MODULES not in path.split("/")]
     if not files:
         raise NoTests(f"no file matches {pattern!r} in {root}")
-    return sorted(files)
+    return sorted(set(files))
 
 
-def alternatives(pattern: str) -> list[str]:
-    """`a.{js,ts}` -> `a.js`, `a.ts`; nested braces too. Raises InvalidInput when there are more than 1000."""
-    done: dict[str, None] = {}
-    todo = [pattern]
-    while todo:
-        one = todo.pop()
-        match = _BRACES.search(one)
-        if match is None:
-            done[one] = None
-        else:
-            todo += [one[: match.start()] + choice + one[match.end() :] for choice in match[1].split(",")]
-        if len(done) + len(todo) > MAX_ALTERNATIVES:
-            raise InvalidInput("test", f"the braces of {pattern[:60]!r} stand for more than {MAX_ALTERNATIVES} patterns")
-    return list(done)
+def _is_match(test: str, pattern: str) -> bool:
+    with _limited(pattern):
+        return bool(_glob().globmatch(test.removeprefix("./"), _checked(pattern), flags=_flags() | _glob().DOTGLOB, limit=MAX_ALTERNATIVES))
 
 
-def _below(root: Path, prefix: str, parts: Sequence[str]) -> Iterator[str]:
-    """Files under `root/prefix` that the pattern's `parts` match."""
-    head, rest = parts[0], parts[1:]
-    if head == "**":
-        yield from _below(root, prefix, rest or ["*"])
-        for entry in _entries(root, prefix):
-            if entry.is_dir(follow_symlinks=False) and _visible(entry.name, "*"):
-                yield from _below(root, f"{prefix}{entry.name}/", parts)
-    elif rest:
-        for name in _directories(root, prefix, head):
-            yield from _below(root, f"{prefix}{name}/", rest)
-    else:
-        yield from (prefix + entry.name for entry in _entries(root, prefix) if _visible(entry.name, head) and entry.is_file())
+def _checked(pattern: str) -> str:
+    """The pattern as one below the project. Raises InvalidInput for one that leads out of it."""
+    check_test(pattern)
+    return pattern.removeprefix("./")
 
 
-def _directories(root: Path, prefix: str, part: str) -> Iterator[str]:
-    if not _MAGIC.search(part):
-        yield part
-        return
-    yield from (entry.name for entry in _entries(root, prefix) if _visible(entry.name, part) and entry.is_dir())
+def _glob() -> ModuleType:
+    """Two hundredths of a second that a plain path need not wait for."""
+    return import_module("wcmatch.glob")
 
 
-def _entries(root: Path, prefix: str) -> list[os.DirEntry[str]]:
+def _flags() -> int:
+    glob = _glob()
+    return int(glob.GLOBSTAR | glob.BRACE | glob.CASE)
+
+
+@contextlib.contextmanager
+def _limited(pattern: str) -> Iterator[None]:
+    from wcmatch._wcparse import PatternLimitException  # raised by `glob`, and exported nowhere else
+
     try:
-        with os.scandir(root / prefix) as entries:
-            return list(entries)
-    except OSError:  # not there, not a directory, or not ours to read
-        return []
-
-
-def _visible(name: str, part: str) -> bool:
-    hidden = name.startswith(".") and not part.startswith(".")
-    return not hidden and name != "node_modules" and fnmatchcase(name, part)
+        yield
+    except PatternLimitException:
+        raise InvalidInput("test", f"the braces of {pattern[:60]!r} stand for more than {MAX_ALTERNATIVES} patterns") from None
