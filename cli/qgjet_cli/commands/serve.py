@@ -11,6 +11,7 @@ import typer
 
 from qgjet.config import files
 from qgjet.config.settings import Settings
+from qgjet.support.plugins import extra
 from qgjet_cli.options import flags
 from qgjet_cli.options.flags import NatsServer
 from qgjet_cli.runtime import daemon
@@ -40,7 +41,8 @@ def serve(
 
 
 async def _serve(settings: Settings) -> int:
-    from qgjet_projections.serving.server import serve  # a second: not for every command
+    with extra("server", "the API"):
+        from qgjet_projections.serving.server import serve  # a second: not for every command
 
     serving = asyncio.create_task(serve(settings, ready=lambda url: log.info("API on %s, documentation on %s/docs", url, url)))
     with daemon.stopping(serving.cancel, serving.cancel) as stops:

@@ -29,6 +29,7 @@ from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
+from qgjet.support.plugins import extra
 
 ANY_NATS_PORT = -1
 WATCH_S = 0.2
@@ -130,7 +131,8 @@ class LocalStack:
 
     @contextlib.asynccontextmanager
     async def _api(self) -> AsyncIterator[str]:
-        from qgjet_projections.serving.server import serve
+        with extra("embedded", "the API"):
+            from qgjet_projections.serving.server import serve
 
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         serving = self._part("the API", serve(self.settings, ready=ready.set_result))
