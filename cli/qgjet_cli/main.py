@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from qgjet.errors import QgjetError
 from qgjet.version import __version__
@@ -16,8 +17,26 @@ from qgjet_cli.commands import agents, artifacts, cancel, dead, listing, logs, q
 from qgjet_cli.exits import HELP, Exit, of_error
 from qgjet_cli.output import console
 
+SECTIONS = {
+    "Run tests": ("run", "submit", "wait", "rerun", "cancel"),
+    "See results": ("status", "logs", "artifacts", "list", "suites", "tests", "dead"),
+    "Steer the queue": ("queue", "pause", "resume", "priority", "agents", "drain"),
+    "Run servers and agents": ("up", "agent", "serve", "token", "backup", "restore", "doctor"),
+}
+
+
+class Sections(TyperGroup):
+    """Lists the commands by what they are for."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for title, names in SECTIONS.items():
+            limit = formatter.width - 6 - max(map(len, self.commands))
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit)) for name in names])
+
+
 app = typer.Typer(
-    add_completion=False,
+    cls=Sections,
     rich_markup_mode=None,  # plain help: rich would double the time of `qgjet --help`
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -70,7 +89,7 @@ _HEAVY = {
     "agent": "Execute jobs for some targets.",
     "serve": "Serve the HTTP API.",
     "up": "Start a server, the API and an agent on this machine.",
-    "doctor": "Look for what is missing, and say how to mend it.",
+    "doctor": "Look for what is missing, and say how to fix it.",
     "backup": "Save events, artifacts and logs into a directory, while work goes on.",
     "restore": "Put a backup on a server.",
 }
@@ -78,10 +97,17 @@ _HEAVY = {
 
 
 def _register_heavy(argv: Sequence[str]) -> None:
-    called = next((word for word in argv if not word.startswith("-")), "")
+    called = next((word for word in _completed() or argv if not word.startswith("-")), "")
     for name, summary in _HEAVY.items():
         command = getattr(import_module(f"qgjet_cli.commands.{name}"), name) if name == called else _not_called
         app.command(name, short_help=summary)(command)
+
+
+def _completed() -> list[str]:
+    """The words of the command line that a shell asks to complete, without the program's name."""
+    completes = any(name.endswith("_COMPLETE") and name.startswith("_QGJ") for name in os.environ)
+    words = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    return words.split()[1:] if completes else []
 
 
 def _not_called() -> None:

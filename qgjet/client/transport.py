@@ -195,8 +195,8 @@ class Http:
             return NotAllowed(f"{self.where} does not allow this: {detail}", status=status, problem=problem)
         if self._has_token:
             return NeedsToken(f"{self.where} does not accept the token of QGJET_API_TOKEN (api_token_file): {detail}", status=status, problem=problem)
-        mend = "set QGJET_API_TOKEN, or api_token_file; `qgjet token create` makes one beside the server"
-        return NeedsToken(f"{self.where} asks for a token: {mend}", status=status, problem=problem)
+        fix = "set QGJET_API_TOKEN, or api_token_file; `qgjet token create` makes one beside the server"
+        return NeedsToken(f"{self.where} asks for a token: {fix}", status=status, problem=problem)
 
 
 async def _first(pieces: AsyncIterator[bytes]) -> bytes:

@@ -13,11 +13,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import typer
 
 import qgjet
 from cli.commandline import BIN, Cli, Inside, Work
+from patience import patience
 from qgjet.client.tracker import TrackedJob
 from qgjet.domain.events import Slot, Status, Verdict
+from qgjet_cli import main
 from qgjet_cli.exits import Exit
 from qgjet_cli.output import console
 from qgjet_cli.tracking import result
@@ -163,3 +166,23 @@ def test_a_table_keeps_markup_and_long_texts_as_they_are(capsys: pytest.CaptureF
     result.show([result.of_track(track)], code, suite_id="", json=False)
     (_, row) = capsys.readouterr().out.splitlines()
     assert row.split() == ["a" * 150, "[red]t", "v", "failed", "0", "x:", "[bold]", "second", "line"]
+
+
+def test_every_command_is_in_one_section_of_the_help() -> None:
+    main._register_heavy([])
+    known = set(typer.main.get_command(main.app).commands)  # type: ignore[attr-defined]
+    listed = [name for names in main.SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(known)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("qgjet sta", "status"), ("qgjet agent --sl", "--slots"), ("qgjob status --exit", "--exit-status"), ("qgjet dead re", "redrive")],
+)
+def test_a_shell_completes_commands_and_flags(words: str, found: str) -> None:
+    """Also those of commands that are only imported when they are called."""
+    program = words.split()[0]
+    completing = {f"_{program.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    command = [str(Path(sys.executable).with_name(program))]
+    ended = subprocess.run(command, env=os.environ | completing, capture_output=True, text=True, timeout=patience(30), check=False)
+    assert ended.stdout.split() == [found], ended.stderr

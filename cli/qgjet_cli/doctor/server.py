@@ -107,8 +107,8 @@ def _look_at_streams(deployment: Deployment, settings: Settings, missing: Sequen
 def _look_at_room(full: str) -> list[Check]:
     if not full:
         return []
-    mend = "a shorter queue.retention, `nats stream purge OBJ_qg-artifacts`, or a higher max_file_store; docs/operations.md says what each one costs"
-    return [fail("store", full, mend, server=True)]
+    fix = "a shorter queue.retention, `nats stream purge OBJ_qg-artifacts`, or a higher max_file_store; docs/operations.md says what each one costs"
+    return [fail("store", full, fix, server=True)]
 
 
 def _look_at_lanes(lanes: Sequence[LaneState], agents: Sequence[AgentInfo]) -> Check:
@@ -190,8 +190,8 @@ async def look_at_api(settings: Settings) -> list[Check]:
         return [fail("API", str(error), "correct api_token_file (QGJET_API_TOKEN_FILE)")]
     answer = await _get(settings, "/readyz")
     if answer is None:
-        mend = "start it with `qgjet serve`, or correct api_url (QGJET_API_URL, --api)"
-        return [fail("API", f"{without_password(settings.api_url)} does not answer", mend, server=True)]
+        fix = "start it with `qgjet serve`, or correct api_url (QGJET_API_URL, --api)"
+        return [fail("API", f"{without_password(settings.api_url)} does not answer", fix, server=True)]
     if answer.status_code == httpx.codes.OK:
         return [await _look_at_token(settings)]
     found = f"{without_password(settings.api_url)} is not ready ({answer.status_code}): {_reason(answer)}"
@@ -203,8 +203,8 @@ async def _look_at_token(settings: Settings) -> Check:
     answer = await _get(settings, "/partitions")
     if answer is None or answer.status_code not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN, httpx.codes.TOO_MANY_REQUESTS):
         return ok("API", f"{without_password(settings.api_url)} is ready")
-    mend = "set QGJET_API_TOKEN, or api_token_file; `qgjet token create` makes one beside the server"
-    return fail("API", f"{without_password(settings.api_url)} is ready, but: {_reason(answer)}", mend, server=True)
+    fix = "set QGJET_API_TOKEN, or api_token_file; `qgjet token create` makes one beside the server"
+    return fail("API", f"{without_password(settings.api_url)} is ready, but: {_reason(answer)}", fix, server=True)
 
 
 async def _get(settings: Settings, path: str) -> httpx.Response | None:
