@@ -63,7 +63,7 @@ async def submit() -> list[Figure]:
     """One submission after the other, against plain publishes of the same bytes by nats-py. In turns, so that both see the same machine."""
     async with work.broker() as (_, log):
         raw_s = own_s = 0.0
-        jetstream = log.bus.client.jetstream()
+        jetstream = log.connection.client.jetstream()
         for turn in range(10):
             jobs = work.specs(200, f"submit-{turn}")
             payload = codec.encode(decide(Submit(jobs[0]), None, log.clock()))
@@ -86,7 +86,7 @@ async def bulk() -> list[Figure]:
     """Many submissions in flight, against as many plain publishes of the same bytes by nats-py."""
     count, turns = 10_000, []
     async with work.broker() as (_, log):
-        jetstream = log.bus.client.jetstream()
+        jetstream = log.connection.client.jetstream()
         for turn in range(3):
             jobs = work.specs(count, f"bulk-{turn}")
             payload = codec.encode(decide(Submit(jobs[0]), None, log.clock()))
@@ -132,7 +132,7 @@ async def _drain(count: int) -> float:
     async with work.broker() as (server, log), _read_model(log) as (projector, model):
         jobs = work.specs(count, "drain")
         await log.submit_many(jobs)
-        await Queue(log.bus, work.QUEUE).ensure(Lane(jobs[0].partition, 5))
+        await Queue(log.connection, work.QUEUE).ensure(Lane(jobs[0].partition, 5))
         await projector.wait_for(count, 60)
         with work.process("agent", server.url, "100"):  # it says that it is ready before it asks for the first job
             began = time.perf_counter()
@@ -149,7 +149,7 @@ async def _move(count: int) -> float:
     async with work.broker() as (server, log):
         jobs = work.specs(count, "drain")
         await log.submit_many(jobs)
-        await Queue(log.bus, work.QUEUE).ensure(Lane(jobs[0].partition, 5))
+        await Queue(log.connection, work.QUEUE).ensure(Lane(jobs[0].partition, 5))
         with work.process("move", server.url, "100"):
             began = time.perf_counter()
             while (await log.state()).last_seq < 3 * count:  # noqa: ASYNC110 - it is another process
@@ -195,7 +195,7 @@ async def latency() -> list[Figure]:
 
 async def _three_writes(log: EventLog) -> float:
     """Seconds for three plain publishes, one after the other, to a stream that no part of qgjet reads."""
-    jetstream = log.bus.client.jetstream()
+    jetstream = log.connection.client.jetstream()
     began = time.perf_counter()
     for _ in range(3):
         await jetstream.publish(work.REFERENCE, bytes(300), timeout=5)
@@ -205,7 +205,7 @@ async def _three_writes(log: EventLog) -> float:
 async def _first_job(log: EventLog) -> None:
     """Wait for the agent's ear, and for its first prepare."""
     (job,) = work.specs(1, "latency")
-    await Queue(log.bus, work.QUEUE).ensure(Lane(job.partition, 5))
+    await Queue(log.connection, work.QUEUE).ensure(Lane(job.partition, 5))
     await log.submit(job)
     async with log.tail(1) as batches, asyncio.timeout(30):
         async for batch in batches:
@@ -337,9 +337,9 @@ async def overview() -> list[Figure]:
     path = await asyncio.to_thread(history.long_history)
     async with work.broker() as (server, log):
         seq = history.belongs_to(path, (await log.state()).created)
-        await log.bus.api(f"STREAM.PURGE.{STREAM}", {"seq": seq + 1})  # a log that goes on where the read model ends
+        await log.connection.api(f"STREAM.PURGE.{STREAM}", {"seq": seq + 1})  # a log that goes on where the read model ends
         for agent in history.agents(path):
-            await agent_registry.announce(log.bus, agent)
+            await agent_registry.announce(log.connection, agent)
         with work.process("pages", server.url, str(path)) as api:
             assert api.stdout is not None
             async with httpx.AsyncClient(base_url=api.stdout.readline().decode().strip(), timeout=60) as client:

@@ -52,17 +52,17 @@ def specs(count: int, name: str) -> list[JobSpec]:
 async def broker() -> AsyncIterator[tuple[NatsServer, EventLog]]:
     """A server with the shipped nats.conf and an empty log."""
     with tempfile.TemporaryDirectory(prefix="qgjet-bench-") as directory:
-        async with nats_server(Path(directory)) as server, connect(server.url, name="bench") as bus:
-            await streams.ensure(bus)
-            await bus.api("STREAM.CREATE.BENCH", {"name": "BENCH", "subjects": [REFERENCE], "storage": "file"})
-            yield server, EventLog(bus)
+        async with nats_server(Path(directory)) as server, connect(server.url, name="bench") as connection:
+            await streams.ensure(connection)
+            await connection.api("STREAM.CREATE.BENCH", {"name": "BENCH", "subjects": [REFERENCE], "storage": "file"})
+            yield server, EventLog(connection)
 
 
 async def serve(url: str, slots: int) -> None:
     """One agent with the scripted runner, until it is ended."""
     with tempfile.TemporaryDirectory(prefix="qgjet-bench-") as directory:
-        async with connect(url, name="bench-agent") as bus:
-            agent = Agent(EventLog(bus), {"bench": ScriptedRunner({})}, {"bench": slots}, Path(directory), AgentSettings(), QUEUE)
+        async with connect(url, name="bench-agent") as connection:
+            agent = Agent(EventLog(connection), {"bench": ScriptedRunner({})}, {"bench": slots}, Path(directory), AgentSettings(), QUEUE)
             print("ready", flush=True)
             await agent.run()
 

@@ -16,7 +16,7 @@ from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import JobSpec, Slot, event_type
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.runners.base import Runner
 from qgjet.runners.scripted import ScriptedRunner
 from qgjet.store import streams
@@ -44,9 +44,9 @@ def scripted(outcomes: Mapping[str, tuple[str, ...]] | None = None, *, gate: asy
     return {"emulator": ScriptedRunner(outcomes or {}, gate=gate)}
 
 
-async def agree(bus: Bus, wanted: Deployment) -> Deployment:
+async def agree(connection: Connection, wanted: Deployment) -> Deployment:
     """Put these leases in force at once, even shorter ones: no agent holds a lease."""
-    return await streams.shorten(bus, await streams.change_leases(bus, wanted))
+    return await streams.shorten(connection, await streams.change_leases(connection, wanted))
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +62,7 @@ async def running_agent(
 ) -> AsyncIterator[Agent]:
     """An agent for the length of a block; halted at its end."""
     runners = runners or scripted()
-    await agree(log.bus, queue.deployment)
+    await agree(log.connection, queue.deployment)
     agent = Agent(log, runners, dict.fromkeys(runners, slots), work_dir, AgentSettings(**{"poll_s": 1.0, **settings}), queue, artifact_settings)
     task = asyncio.create_task(agent.run())
     try:
@@ -75,7 +75,7 @@ async def running_agent(
 
 async def submit(log: EventLog, spec: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> Accepted:
     """Submit, with a consumer for the lane: what the janitor sees to elsewhere."""
-    await Queue(log.bus, FAST).ensure(Lane(spec.partition, spec.rank))
+    await Queue(log.connection, FAST).ensure(Lane(spec.partition, spec.rank))
     return await log.submit(spec, on_duplicate)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from patience import patience
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
@@ -48,12 +48,12 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 
 
 @pytest.fixture
-async def bus(server: NatsServer) -> AsyncIterator[Bus]:
+async def connection(server: NatsServer) -> AsyncIterator[Connection]:
     async with connect(server.url, name="test") as connected:
         await streams.ensure(connected)
         yield connected
 
 
 @pytest.fixture
-def log(bus: Bus) -> EventLog:
-    return EventLog(bus)
+def log(connection: Connection) -> EventLog:
+    return EventLog(connection)

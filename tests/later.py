@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.store.event_log import EventLog, StreamState
 from qgjet.support.clock import utc_now
 
@@ -15,13 +15,13 @@ from qgjet.support.clock import utc_now
 class LaterLog(EventLog):
     """`now` gives the present time, for the server and this host alike."""
 
-    def __init__(self, bus: Bus, now: Callable[[], datetime]) -> None:
-        super().__init__(bus, now)
+    def __init__(self, connection: Connection, now: Callable[[], datetime]) -> None:
+        super().__init__(connection, now)
 
     async def state(self) -> StreamState:
         return replace(await super().state(), now=self.clock())
 
 
-def in_(bus: Bus, duration: timedelta) -> LaterLog:
+def in_(connection: Connection, duration: timedelta) -> LaterLog:
     """The log as it will be after `duration`, unless something is written."""
-    return LaterLog(bus, lambda: utc_now() + duration)
+    return LaterLog(connection, lambda: utc_now() + duration)

@@ -19,7 +19,7 @@ from qgjet.config.settings import Settings
 from qgjet.domain.control import Pauses
 from qgjet.domain.deployment import Deployment
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import EventLog
@@ -128,7 +128,7 @@ class Service:
         return found
 
     def _why_lost(self) -> str:
-        return self._broken if self._log is None else self._log.bus.why
+        return self._broken if self._log is None else self._log.connection.why
 
     # -- keeping it up -----------------------------------------------------------------------------------------------
 
@@ -151,9 +151,9 @@ class Service:
             await within(PAUSE_S, self.closing)
 
     async def _connected(self) -> None:
-        async with connect(self._address, name="qgjet-api", login=self.settings.nats) as bus, self._janitors_bus(bus) as other:
+        async with connect(self._address, name="qgjet-api", login=self.settings.nats) as connection, self._janitors_connection(connection) as other:
             self.deployment = await _agree(other, self.settings)
-            self._log = EventLog(bus, self.clock)
+            self._log = EventLog(connection, self.clock)
             try:
                 await self._project_for_ever(self._log, other)
             finally:
@@ -161,19 +161,19 @@ class Service:
                 self._lost_at = self._loop.time()
 
     @contextlib.asynccontextmanager
-    async def _janitors_bus(self, shared: Bus) -> AsyncIterator[Bus]:
+    async def _janitors_connection(self, shared: Connection) -> AsyncIterator[Connection]:
         """The connection for what is the janitor's: its own when it has a login of its own, so that this process's other one needs none of its rights."""
         login = self.settings.nats.of_janitor
         if login is None or not self.settings.api.janitor:
             yield shared
         else:
-            async with connect(self._address, name="qgjet-janitor", login=login) as bus:
-                yield bus
+            async with connect(self._address, name="qgjet-janitor", login=login) as connection:
+                yield connection
 
-    async def _project_for_ever(self, event_log: EventLog, janitors_bus: Bus) -> None:
+    async def _project_for_ever(self, event_log: EventLog, janitors_connection: Connection) -> None:
         while not self.closing.is_set():
             try:
-                await self._project(event_log, janitors_bus)
+                await self._project(event_log, janitors_connection)
             except IncompatibleServer:
                 raise
             except (NotPermitted, LogUnavailable, ReadModelGone) as error:
@@ -182,40 +182,40 @@ class Service:
                 self._note(error)
             await within(PAUSE_S, self.closing)
 
-    async def _project(self, event_log: EventLog, janitors_bus: Bus) -> None:
+    async def _project(self, event_log: EventLog, janitors_connection: Connection) -> None:
         """Until the projector fails, or its file is gone; raises why."""
         if self.read_model.is_gone:
             await asyncio.to_thread(self.read_model.renew)
         retention_s = self.deployment.retention_s
         async with (
             Projector(event_log, self.read_model, retention_s=retention_s, complaints=self._complaints) as projector,
-            self._janitor(janitors_bus),
-            Retention(EventLog(janitors_bus, self.clock), self.read_model, projector, purges=self.settings.api.janitor),
+            self._janitor(janitors_connection),
+            Retention(EventLog(janitors_connection, self.clock), self.read_model, projector, purges=self.settings.api.janitor),
         ):
             self.projector, self._broken, self.refusal = projector, "", None
             try:
-                await self._watch(event_log.bus, janitors_bus, projector)
+                await self._watch(event_log.connection, janitors_connection, projector)
             finally:
                 self.projector = None
             raise projector.failure or RuntimeError("the projector has ended")
 
-    async def _watch(self, bus: Bus, janitors_bus: Bus, projector: Projector) -> None:
-        reconnects = bus.reconnects
+    async def _watch(self, connection: Connection, janitors_connection: Connection, projector: Projector) -> None:
+        reconnects = connection.reconnects
         while projector.failure is None:
             if self.read_model.is_gone:
                 raise ReadModelGone(f"the read model {self.read_model.path} was deleted or replaced: it is rebuilt from the log")
-            self._lost_at = _lost(bus, self._lost_at, self._loop.time())
+            self._lost_at = _lost(connection, self._lost_at, self._loop.time())
             self._tried.set()
-            if bus.is_connected and bus.reconnects != reconnects:
+            if connection.is_connected and connection.reconnects != reconnects:
                 with contextlib.suppress(LogUnavailable):  # gone again: the next round tries again
-                    seen = bus.reconnects
-                    await _agree(janitors_bus, self.settings)  # the server may be a new, empty one
+                    seen = connection.reconnects
+                    await _agree(janitors_connection, self.settings)  # the server may be a new, empty one
                     reconnects = seen
             await asyncio.sleep(WATCH_S)
 
-    def _janitor(self, bus: Bus) -> contextlib.AbstractAsyncContextManager[object]:
+    def _janitor(self, connection: Connection) -> contextlib.AbstractAsyncContextManager[object]:
         """The janitor beside the projector, unless it is switched off (`api.janitor`)."""
-        return Janitor(EventLog(bus, self.clock), self.read_model, self.settings.queue) if self.settings.api.janitor else contextlib.nullcontext()
+        return Janitor(EventLog(connection, self.clock), self.read_model, self.settings.queue) if self.settings.api.janitor else contextlib.nullcontext()
 
     def _note(self, error: Exception, *, exc_info: bool = False) -> None:
         self._broken = str(error) or type(error).__name__
@@ -292,7 +292,7 @@ class Service:
         return self._asking
 
     async def _read_agents(self) -> list[AgentInfo]:
-        self._agents = await agent_registry.agents(self.log.bus)
+        self._agents = await agent_registry.agents(self.log.connection)
         self._answered = True
         self._agents_until = self._loop.time() + AGENTS_FRESH_S
         return self._agents
@@ -301,16 +301,16 @@ class Service:
         return Pauses(self.read_model.pauses())
 
 
-async def _agree(bus: Bus, settings: Settings) -> Deployment:
+async def _agree(connection: Connection, settings: Settings) -> Deployment:
     """Make what is missing, and put this process's retention in force, and its leases for the agents that start from now on: as far as its NATS user may."""
-    await streams.ensure(bus, settings.deployment)
-    await streams.change_retention(bus, settings.queue.retention_s)
-    return await streams.change_leases(bus, settings.deployment)
+    await streams.ensure(connection, settings.deployment)
+    await streams.change_retention(connection, settings.queue.retention_s)
+    return await streams.change_leases(connection, settings.deployment)
 
 
-def _lost(bus: Bus, since: float | None, now: float) -> float | None:
+def _lost(connection: Connection, since: float | None, now: float) -> float | None:
     """Since when the connection is lost; None while it is there."""
-    if bus.is_connected:
+    if connection.is_connected:
         return None
     return now if since is None else since
 

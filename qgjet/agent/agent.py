@@ -73,7 +73,7 @@ class Agent:
     ) -> None:
         self.instance = f"{settings.name or socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         self._log = event_log
-        self._queue = Queue(event_log.bus, queue_settings)
+        self._queue = Queue(event_log.connection, queue_settings)
         self._settings = settings
         self._work_dir = work_dir
         self._slots = [AgentSlot(target, runners[target], work_dir) for target, count in slots.items() for _ in range(count)]
@@ -103,7 +103,7 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until drained; returns with every session released and the agent withdrawn."""
-        self._log.bus.on_reconnect.append(self._on_reconnect)
+        self._log.connection.on_reconnect.append(self._on_reconnect)
         with contextlib.suppress(OSError):  # `Host` sees to it before each job
             private_files.make_directory(self._work_dir)
         try:
@@ -113,7 +113,7 @@ class Agent:
                     await self._draining.wait()
                 await end(*tasks, within_s=STOP_TIMEOUT_S, again_s=STOP_TIMEOUT_S / 2)
         finally:
-            self._log.bus.on_reconnect.remove(self._on_reconnect)
+            self._log.connection.on_reconnect.remove(self._on_reconnect)
             await self._say_goodbye()
 
     def _on_reconnect(self) -> None:
@@ -140,13 +140,13 @@ class Agent:
         await asyncio.gather(*(stop() for stop in self._deaf.values()), return_exceptions=True)
         await asyncio.gather(*(slot.release() for slot in self._slots), return_exceptions=True)
         with contextlib.suppress(LogUnavailable):
-            await withdraw(self._log.bus, self.instance)
+            await withdraw(self._log.connection, self.instance)
 
     # -- giving work to slots ----------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
         """Give lanes with work to free slots until one of both runs out."""
-        while self._work is not None and not self.draining and self._busy < self._limit and self._log.bus.is_connected:
+        while self._work is not None and not self.draining and self._busy < self._limit and self._log.connection.is_connected:
             if not self._catalog.waiting() or self._is_backing_off():
                 return
             chosen = choose(self._open_lanes(), self._bench(), self._turns)
@@ -320,7 +320,7 @@ class Agent:
     async def _wait_for_server(self) -> None:
         await asyncio.sleep(0.5)
         with contextlib.suppress(LogUnavailable):
-            await self._log.bus.wait_connected(self._settings.poll_s)
+            await self._log.connection.wait_connected(self._settings.poll_s)
 
     async def _listen(self) -> None:
         """Hear the bell of a target exactly while a slot of it is free: a bell that nobody can answer is for somebody else."""
@@ -349,7 +349,7 @@ class Agent:
             with contextlib.suppress(LogUnavailable):
                 await self._executor.visibility.read()
                 self._queue.settings = self._executor.visibility.settings
-                await announce(self._log.bus, self.info())
+                await announce(self._log.connection, self.info())
             await within(RENEW_EVERY_S, self._announce_now)
             self._announce_now.clear()
 
@@ -378,7 +378,7 @@ class Agent:
 
     async def _follow_controls(self) -> None:
         """Know what is paused, and whether somebody has asked this agent to drain."""
-        async with contextlib.aclosing(follow(self._log.bus, poll_s=self._settings.poll_s)) as decisions:
+        async with contextlib.aclosing(follow(self._log.connection, poll_s=self._settings.poll_s)) as decisions:
             async for pauses, events in decisions:
                 if any(self._is_told_to_drain(event) for event in events):
                     self.drain()

@@ -87,7 +87,7 @@ class Executor:
     visibility: VisibilityTimeout = field(init=False)
 
     def __post_init__(self) -> None:
-        self.visibility = VisibilityTimeout(self.event_log.bus, self.queue_settings)
+        self.visibility = VisibilityTimeout(self.event_log.connection, self.queue_settings)
 
     async def execute(self, delivery: Delivery, slot: AgentSlot) -> Result:
         """Never raises for what a job, a runner or the log does; the message is answered, or comes back by itself."""
@@ -118,7 +118,7 @@ class Executor:
         here = self.running.get(delivery.spec.job_id)  # looked up before the state is read, which then knows its attempt
         # the first claim of a warm partition needs no read: a stale one is refused by the log; before a costly prepare it is asked
         ready = delivery.meta.num_delivered == 1 and slot.partition == delivery.spec.partition and here is None
-        lease.server = self.event_log.bus.server
+        lease.server = self.event_log.connection.server
         job = state_of(delivery.event, delivery.seq) if ready else await self.event_log.load(delivery.spec.slot)
         while True:
             now = self.event_log.clock()
@@ -161,7 +161,7 @@ class Executor:
         return replace(job, retry_at=None)
 
     async def _reload(self, delivery: Delivery, lease: Lease) -> Job | None:
-        lease.server = self.event_log.bus.server
+        lease.server = self.event_log.connection.server
         return await self.event_log.load(delivery.spec.slot)
 
     async def _came_too_early(self, delivery: Delivery) -> bool:
@@ -172,7 +172,7 @@ class Executor:
         by that of an agent, a job could be taken from whoever runs it, or be left with nobody, for as long as the clock is wrong.
         """
         redelivery_s = self.visibility.redelivery_s
-        if lease_time() - self.event_log.bus.server_since < redelivery_s:
+        if lease_time() - self.event_log.connection.server_since < redelivery_s:
             return True
         return await self.event_log.quiet_s(delivery.spec.slot) < redelivery_s
 
@@ -248,7 +248,7 @@ class Executor:
         # one name per attempt, from an id that anybody may have written: it leads nowhere else
         name = encode_token(spec.job_id).replace("/", "%2F")
         path = f"{self.work_dir}/job-{name}-{job.attempt}"
-        feed = LogFeed(self.event_log.bus, spec.job_id, job.attempt)
+        feed = LogFeed(self.event_log.connection, spec.job_id, job.attempt)
         limits = (spec.execution_timeout_s or self.agent_settings.execution_timeout_s, job.execution_timeout_s)
         deadline = _Deadline(lease.stop_control, min(limit for limit in limits if limit is not None))
         lease.on_limit = deadline.shorten
@@ -280,7 +280,7 @@ class Executor:
         if outcome.verdict is Verdict.INFRA_ERROR and outcome.reason in _JOB_IS_GONE:
             return outcome  # nobody will hear of it
         limit_s = self.artifact_settings.upload_timeout_s
-        leftovers = Leftovers(ArtifactStore(self.event_log.bus), self.artifact_settings, attempt.spec.job_id, attempt.number, attempt.path, redactor)
+        leftovers = Leftovers(ArtifactStore(self.event_log.connection), self.artifact_settings, attempt.spec.job_id, attempt.number, attempt.path, redactor)
         tasks: list[asyncio.Task[Any]] = []
         try:
             await leftovers.look(outcome.verdict)

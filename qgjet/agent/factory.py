@@ -15,7 +15,7 @@ from qgjet.config.settings import QueueSettings, Settings, TargetSettings
 from qgjet.domain.deployment import DEFAULT_VISIBILITY_TIMEOUT_S
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import InvalidSettings, NotPermitted
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.runners.registry import make_runner
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
@@ -45,13 +45,13 @@ def make_agent(settings: Settings, event_log: EventLog, directory: Path) -> Agen
     return Agent(event_log, runners, slots, directory, settings.agent, settings.queue, settings.artifacts)
 
 
-async def queue_in_force(bus: Bus, settings: Settings) -> QueueSettings:
+async def queue_in_force(connection: Connection, settings: Settings) -> QueueSettings:
     """Make what is missing, or wait for somebody who may. A log that is there stays as it is: its ranks and leases are agreed."""
     asked, told = settings.queue, ""
     while True:
-        there = await streams.stream_config(bus, STREAM) is not None
+        there = await streams.stream_config(connection, STREAM) is not None
         try:
-            in_force = asked.agreed(await streams.ensure(bus, None if there else settings.deployment))
+            in_force = asked.agreed(await streams.ensure(connection, None if there else settings.deployment))
             break
         except NotPermitted as error:
             if told != str(error):

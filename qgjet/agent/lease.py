@@ -46,7 +46,7 @@ class Lease:
         self.attempt = 0
         """That runs; 0 before `running`."""
         self.server = ""
-        """`bus.server` when the job's state was read that the next command rests on."""
+        """`connection.server` when the job's state was read that the next command rests on."""
         self.stop_control = StopControl(self._confirmed + HOLD * self._visibility_s)
         self.on_limit: Callable[[float], None] = lambda _: None
         """Gets the limit of the attempt, in seconds, that another submission has brought; at each heartbeat."""

@@ -7,7 +7,7 @@ import contextlib
 
 from qgjet.domain import subjects
 from qgjet.errors import LogUnavailable
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 
 MAX_MESSAGE = 64 * 1024
 MAX_BUFFER = 1024 * 1024
@@ -20,8 +20,8 @@ class LogFeed:
     A convenience for watchers: while the server is away, output beyond 1 MiB is left out, and the feed says so. The whole log is the attempt's own file.
     """
 
-    def __init__(self, bus: Bus, job_id: str, attempt: int) -> None:
-        self._bus = bus
+    def __init__(self, connection: Connection, job_id: str, attempt: int) -> None:
+        self._connection = connection
         self._subject = subjects.log_subject(job_id, attempt)
         self._buffer = bytearray()
         self._left_out = 0
@@ -44,10 +44,10 @@ class LogFeed:
         with contextlib.suppress(LogUnavailable):
             while self._buffer:
                 piece = self._piece()
-                await self._bus.publish(self._subject, piece)
+                await self._connection.publish(self._subject, piece)
                 del self._buffer[: len(piece)]
             if self._left_out:
-                await self._bus.publish(self._subject, b"[%d bytes of output were left out here]\n" % self._left_out)
+                await self._connection.publish(self._subject, b"[%d bytes of output were left out here]\n" % self._left_out)
                 self._left_out = 0
 
     def _piece(self) -> bytes:

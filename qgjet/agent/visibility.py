@@ -7,7 +7,7 @@ import logging
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import IncompatibleServer
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.store import streams
 from qgjet.support.clock import lease_time
 from qgjet.support.log_limiter import Repeated
@@ -22,8 +22,8 @@ class VisibilityTimeout:
     shorter. A longer one is adopted by the next start; until then this agent sends more heartbeats than it has to.
     """
 
-    def __init__(self, bus: Bus, settings: QueueSettings) -> None:
-        self._bus = bus
+    def __init__(self, connection: Connection, settings: QueueSettings) -> None:
+        self._connection = connection
         self.settings = settings
         """With what is in force for consumers."""
         self.shortest_s = settings.visibility_timeout_s
@@ -38,7 +38,7 @@ class VisibilityTimeout:
     async def read(self) -> None:
         """Adopt what is in force. Raises LogUnavailable."""
         asked_at = lease_time()
-        config = await streams.stream_config(self._bus, STREAM)
+        config = await streams.stream_config(self._connection, STREAM)
         try:
             deployment = None if config is None else streams.deployment_of(config)
         except IncompatibleServer as error:  # as little can be read by who would shorten it

@@ -19,7 +19,7 @@ from qgjet.domain.subjects import STREAM, Lane
 from qgjet.domain.submission import hash_of, idempotent_id, make_spec
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import ArtifactGone, CannotReach, InvalidInput, LogUnavailable, NoConsumerLeft, NotPermitted, QgjetError, StoreFull
-from qgjet.jetstream.connection import Bus, open_bus
+from qgjet.jetstream.connection import Connection, open_connection
 from qgjet.store import agent_registry, streams
 from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.store.event_log import Accepted, EventLog
@@ -34,16 +34,16 @@ SUBMIT_PATIENCE_S = 30.0
 
 @contextlib.asynccontextmanager
 async def nats_client(settings: Settings, *, patience_s: float, notice: Notice) -> AsyncIterator[NatsClient]:
-    bus = await _connected(settings)
+    connection = await _connected(settings)
     try:
-        yield NatsClient(bus, settings, await _deployment(bus, settings), patience_s, notice)
+        yield NatsClient(connection, settings, await _deployment(connection, settings), patience_s, notice)
     finally:
-        await bus.close()
+        await connection.close()
 
 
-async def _connected(settings: Settings) -> Bus:
+async def _connected(settings: Settings) -> Connection:
     try:
-        return await open_bus(settings.nats_url, name="qgjet-cli", login=settings.nats)
+        return await open_connection(settings.nats_url, name="qgjet-cli", login=settings.nats)
     except NotPermitted:
         raise  # it answers, and says why not
     except LogUnavailable as error:
@@ -52,19 +52,19 @@ async def _connected(settings: Settings) -> Bus:
         ) from error
 
 
-async def _deployment(bus: Bus, settings: Settings) -> Deployment:
+async def _deployment(connection: Connection, settings: Settings) -> Deployment:
     """The deployment in force. Who comes first sets it up as the settings say; settings without a word about the order accept what is there."""
     asked = settings.deployment
-    fresh = await streams.stream_config(bus, STREAM) is None
-    return await streams.ensure(bus, asked if fresh or asked.priority_order != Deployment().priority_order else None)
+    fresh = await streams.stream_config(connection, STREAM) is None
+    return await streams.ensure(connection, asked if fresh or asked.priority_order != Deployment().priority_order else None)
 
 
 class NatsClient:
-    def __init__(self, bus: Bus, settings: Settings, deployment: Deployment, patience_s: float, notice: Notice) -> None:
-        self.where = f"NATS at {bus.url}"
-        self._bus = bus
-        self._log = EventLog(bus)
-        self._queue = Queue(bus, settings.queue.agreed(deployment))
+    def __init__(self, connection: Connection, settings: Settings, deployment: Deployment, patience_s: float, notice: Notice) -> None:
+        self.where = f"NATS at {connection.url}"
+        self._connection = connection
+        self._log = EventLog(connection)
+        self._queue = Queue(connection, settings.queue.agreed(deployment))
         self._settings = settings
         self._deployment = deployment
         self._patience_s = patience_s
@@ -174,7 +174,7 @@ class NatsClient:
 
     def check(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self._bus.is_connected:
+        if self._connection.is_connected:
             if self._lost_at is not None:
                 self._notice(f"connected to {self.where} again")
             self._lost_at = None
@@ -182,7 +182,7 @@ class NatsClient:
             self._lost_at = now
             self._notice(f"the connection to {self.where} is lost; trying again for {self._patience_s:.0f} s")
         elif now - self._lost_at >= self._patience_s:
-            raise CannotReach(self._bus.why or f"{self.where} has been away for {self._patience_s:.0f} s")
+            raise CannotReach(self._connection.why or f"{self.where} has been away for {self._patience_s:.0f} s")
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class NatsClient:
         return {job.job_id for job in jobs if job is not None and not job.cancel_requested}
 
     async def artifact(self, job_id: str, attempt: int, name: str) -> AsyncGenerator[bytes, None]:
-        store = ArtifactStore(self._bus)
+        store = ArtifactStore(self._connection)
         info = await store.stat(object_name(job_id, attempt, name))
         if info is None:
             raise ArtifactGone(f"{name} is not stored any more")
@@ -200,7 +200,7 @@ class NatsClient:
 
     async def served(self) -> set[tuple[str, str]] | None:
         try:
-            agents = await agent_registry.agents(self._bus)
+            agents = await agent_registry.agents(self._connection)
         except LogUnavailable:
             return None
         return {(target.target, agent.app_version_id or ALL) for agent in agents if not agent.draining for target in agent.targets}

@@ -195,7 +195,7 @@ class _Pending(Struct):
     what: str
 
 
-class Bus:
+class Connection:
     """Requests, publishes and subscriptions on one connection that mends itself.
 
     Made by `connect`. Safe for any number of tasks of one event loop.
@@ -236,8 +236,8 @@ class Bus:
         await self.subscribe(f"{self._inbox}.*", self._answer, unlimited=True)
         self._connected.set()
         self._keepers = [
-            self._loop.create_task(self._sweep(), name="bus-sweep"),
-            self._loop.create_task(self._watch(), name="bus-watch"),
+            self._loop.create_task(self._sweep(), name="connection-sweep"),
+            self._loop.create_task(self._watch(), name="connection-watch"),
         ]
 
     @property
@@ -449,21 +449,21 @@ def _fail(future: asyncio.Future[Msg], error: Exception) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, *, name: str, login: NatsSettings | None = None, timeout_s: float = 5.0, check: bool = True) -> AsyncIterator[Bus]:
-    """A Bus on the server at `url`, or on one of several, separated by commas, as who `login` says; closed at the end.
+async def connect(url: str, *, name: str, login: NatsSettings | None = None, timeout_s: float = 5.0, check: bool = True) -> AsyncIterator[Connection]:
+    """A Connection on the server at `url`, or on one of several, separated by commas, as who `login` says; closed at the end.
 
     Raises LogUnavailable when no server answers within `timeout_s`, NotPermitted at once for one that does not let us in or cannot be trusted,
     IncompatibleServer for one that qgjet must not be used with, InvalidSettings for an address that is none, or a login that cannot be used. Later losses of
     the connection are mended for ever, a user that is let in no more too; what is in flight then fails with LogUnavailable.
     """
-    bus = await open_bus(url, name=name, login=login, timeout_s=timeout_s, check=check)
+    connection = await open_connection(url, name=name, login=login, timeout_s=timeout_s, check=check)
     try:
-        yield bus
+        yield connection
     finally:
-        await bus.close()
+        await connection.close()
 
 
-async def open_bus(url: str, *, name: str, login: NatsSettings | None = None, timeout_s: float = 5.0, check: bool = True) -> Bus:
+async def open_connection(url: str, *, name: str, login: NatsSettings | None = None, timeout_s: float = 5.0, check: bool = True) -> Connection:
     """Like `connect`, for owners that close it themselves."""
     login = login or NatsSettings()
     servers = _addresses(url)
@@ -495,40 +495,40 @@ async def open_bus(url: str, *, name: str, login: NatsSettings | None = None, ti
         if ears.refusal is not None:
             raise ears.refusal from None
         raise LogUnavailable(f"no NATS server at {shown}: {ears.complaint or str(error) or type(error).__name__}") from error
-    ears.bus = bus = Bus(client, shown, user)
+    ears.connection = connection = Connection(client, shown, user)
     try:
-        await bus._open()
+        await connection._open()
         if check:
             check_server(client)
             client.refuses_unsupported = True
     except BaseException:
-        await bus.close()
+        await connection.close()
         raise
-    return bus
+    return connection
 
 
 class _Ears:
-    """What nats-py reports on the side: for the bus, as soon as there is one; before that, an error that trying again cannot mend ends the first try."""
+    """What nats-py reports on the side: for the connection, as soon as there is one; before that, an error that trying again cannot mend ends the first try."""
 
     def __init__(self, client: Client, url: str, user: str) -> None:
         self._client, self._url, self._user = client, url, user
-        self.bus: Bus | None = None
+        self.connection: Connection | None = None
         self.refusal: NotPermitted | None = None
         self.complaint = ""
-        """Of the last try before there is a bus: the reason why there is none."""
+        """Of the last try before there is a connection: the reason why there is none."""
 
     async def disconnected(self) -> None:
-        if self.bus is not None:
-            await self.bus._disconnected()
+        if self.connection is not None:
+            await self.connection._disconnected()
 
     async def reconnected(self) -> None:
-        if self.bus is not None:
-            await self.bus._reconnected()
+        if self.connection is not None:
+            await self.connection._reconnected()
 
     async def told(self, error: Exception) -> None:
         refusal = _refusal(self._url, self._user, error)
-        if self.bus is not None:
-            self.bus._told(error, refusal)
+        if self.connection is not None:
+            self.connection._told(error, refusal)
         elif refusal is None:
             self.complaint = getattr(error, "strerror", None) or str(error) or type(error).__name__
         else:

@@ -10,7 +10,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from qgjet.errors import LogUnavailable, NotPermitted
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.support.clock import within
 
 TIMEOUT_S = 5.0
@@ -37,12 +37,12 @@ def microseconds(time: str) -> int:
         return 0
 
 
-async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: int, max_bytes: int) -> list[Stored]:
+async def messages(connection: Connection, stream: str, subject: str, after: int, *, batch: int, max_bytes: int) -> list[Stored]:
     """Up to `batch` messages of `subject` after a sequence; empty when there are no more. The stream must allow direct gets.
 
     Raises LogUnavailable when the server does not say that this is all: a stream that is missing, or has no leader yet, is not an empty one.
     """
-    inbox = bus.client.new_inbox()
+    inbox = connection.client.new_inbox()
     found: list[Stored] = []
     complete = asyncio.Event()
     problems: list[LogUnavailable] = []
@@ -58,18 +58,18 @@ async def messages(bus: Bus, stream: str, subject: str, after: int, *, batch: in
             found.append(Stored(int(headers["Nats-Sequence"]), headers.get("Nats-Subject", ""), message.data, stored_at))
             return
         if (status := headers.get("Status", "")) not in _END:
-            problems.append(LogUnavailable(f"{stream} at {bus.url} cannot be read: {status} {headers.get('Description', '')}".rstrip()))
+            problems.append(LogUnavailable(f"{stream} at {connection.url} cannot be read: {status} {headers.get('Description', '')}".rstrip()))
         complete.set()
 
-    subscription = await bus.subscribe(inbox, receive)
+    subscription = await connection.subscribe(inbox, receive)
     try:
         body = msgspec.json.encode({"seq": after + 1, "next_by_subj": subject, "batch": batch, "max_bytes": max_bytes})
-        with bus.when_refused(asked := f"$JS.API.DIRECT.GET.{stream}", refused):
-            await bus.publish(asked, body, reply=inbox)
+        with connection.when_refused(asked := f"$JS.API.DIRECT.GET.{stream}", refused):
+            await connection.publish(asked, body, reply=inbox)
             if not await within(TIMEOUT_S, complete):
-                raise LogUnavailable(f"no answer from NATS at {bus.url} ({subject})")
+                raise LogUnavailable(f"no answer from NATS at {connection.url} ({subject})")
         if problems:
             raise problems[0]
     finally:
-        await bus.unsubscribe(subscription)
+        await connection.unsubscribe(subscription)
     return found

@@ -12,7 +12,7 @@ from msgspec import Struct
 from qgjet.domain.events import Instant
 from qgjet.domain.subjects import AGENTS_BUCKET, encode_token
 from qgjet.errors import LogUnavailable
-from qgjet.jetstream.connection import STOP_TIMEOUT_S, Bus, read_ack, refusal
+from qgjet.jetstream.connection import STOP_TIMEOUT_S, Connection, read_ack, refusal
 from qgjet.jetstream.direct_get import Stored, messages
 
 log = logging.getLogger(__name__)
@@ -65,33 +65,33 @@ class Announcement(Struct, frozen=True, kw_only=True):
 _info = msgspec.json.Decoder(AgentInfo)
 
 
-async def announce(bus: Bus, info: AgentInfo) -> None:
+async def announce(connection: Connection, info: AgentInfo) -> None:
     """Say that the agent is alive; has to be repeated within the bucket's time to live (30 s)."""
-    ack = read_ack(await bus.request(_PREFIX + encode_token(info.instance), msgspec.json.encode(info)))
+    ack = read_ack(await connection.request(_PREFIX + encode_token(info.instance), msgspec.json.encode(info)))
     if ack.error is not None:
         raise refusal("the list of agents", ack.error)
 
 
-async def withdraw(bus: Bus, instance: str) -> None:
+async def withdraw(connection: Connection, instance: str) -> None:
     """Say that the agent is gone. Harmless when it is not known."""
-    await bus.request(_PREFIX + encode_token(instance), b"", headers={"KV-Operation": "DEL", "Nats-Rollup": "sub"}, timeout_s=STOP_TIMEOUT_S)
+    await connection.request(_PREFIX + encode_token(instance), b"", headers={"KV-Operation": "DEL", "Nats-Rollup": "sub"}, timeout_s=STOP_TIMEOUT_S)
 
 
-async def agents(bus: Bus, *, timeout_s: float = 2.0) -> list[AgentInfo]:
+async def agents(connection: Connection, *, timeout_s: float = 2.0) -> list[AgentInfo]:
     """All agents that are alive, by name. Raises LogUnavailable when the list cannot be had whole.
 
     Direct gets in batches, and no ordered consumer, which nats-py's own KV functions are made of.
     """
-    return sorted((one.info for one in await announcements(bus, timeout_s=timeout_s)), key=lambda info: (info.name, info.instance))
+    return sorted((one.info for one in await announcements(connection, timeout_s=timeout_s)), key=lambda info: (info.name, info.instance))
 
 
-async def announcements(bus: Bus, *, timeout_s: float = 2.0) -> list[Announcement]:
+async def announcements(connection: Connection, *, timeout_s: float = 2.0) -> list[Announcement]:
     """As `agents`, each with the sequence of its entry."""
     found: dict[str, Announcement | None] = {}  # by subject: an entry that is renewed meanwhile comes again
     after = 0
     try:
         async with asyncio.timeout(timeout_s):
-            while batch := await messages(bus, f"KV_{AGENTS_BUCKET}", _PREFIX + ">", after, batch=_BATCH, max_bytes=_BATCH_BYTES):
+            while batch := await messages(connection, f"KV_{AGENTS_BUCKET}", _PREFIX + ">", after, batch=_BATCH, max_bytes=_BATCH_BYTES):
                 found |= {one.subject: _announcement(one) for one in batch}
                 after = batch[-1].seq
     except TimeoutError:

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from qgjet.domain.subjects import ARTIFACTS_BUCKET, encode_token
 from qgjet.errors import ArtifactGone, LogUnavailable, NotPermitted, StoreFull
-from qgjet.jetstream.connection import Bus, JetStreamError, Msg, read_ack, refusal, translated
+from qgjet.jetstream.connection import Connection, JetStreamError, Msg, read_ack, refusal, translated
 from qgjet.jetstream.direct_get import messages
 
 STREAM = f"OBJ_{ARTIFACTS_BUCKET}"
@@ -85,8 +85,8 @@ def object_name(job_id: str, attempt: int, path: str) -> str:
 class ArtifactStore:
     """Reads and writes on one connection. Stateless: any number may be used side by side. Errors: LogUnavailable, ArtifactGone."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ class ArtifactStore:
         await asyncio.sleep(min(0.1, max(deadline - time(), 0.0)))
         if time() >= deadline:
             raise problem
-        await self._bus.wait_connected(deadline - time())
+        await self._connection.wait_connected(deadline - time())
 
     async def _send(self, name: str, nuid: str, file: BinaryIO, content_type: str) -> ObjectInfo:
         """Send the chunks, in order and never more than a window of them."""
@@ -139,7 +139,7 @@ class ArtifactStore:
             while chunk := await asyncio.to_thread(_read, file, digest):
                 if len(waiting) == WINDOW:
                     _mark(marks, sent - WINDOW, await waiting.pop(0))
-                waiting.append(asyncio.ensure_future(self._stored(await self._bus.send(_CHUNKS + nuid, chunk, timeout_s=CHUNK_TIMEOUT_S), nuid)))
+                waiting.append(asyncio.ensure_future(self._stored(await self._connection.send(_CHUNKS + nuid, chunk, timeout_s=CHUNK_TIMEOUT_S), nuid)))
                 size, sent = size + len(chunk), sent + 1
             for number in range(sent - len(waiting), sent):
                 _mark(marks, number, await waiting.pop(0))
@@ -168,12 +168,12 @@ class ArtifactStore:
 
     async def _describe(self, info: ObjectInfo) -> None:
         payload = msgspec.json.encode({key: value for key, value in msgspec.to_builtins(info).items() if value is not None})
-        await self._stored(await self._bus.send(_meta_subject(info.name), payload, headers={"Nats-Rollup": "sub"}), info.name)
+        await self._stored(await self._connection.send(_meta_subject(info.name), payload, headers={"Nats-Rollup": "sub"}), info.name)
 
     async def _forget(self, nuid: str) -> None:
         """Remove chunks that nobody will ask for. What stays for want of an answer goes with its age."""
         try:
-            await self._bus.api(f"STREAM.PURGE.{STREAM}", {"filter": _CHUNKS + nuid}, timeout_s=2.0)
+            await self._connection.api(f"STREAM.PURGE.{STREAM}", {"filter": _CHUNKS + nuid}, timeout_s=2.0)
         except LogUnavailable:
             return
 
@@ -182,7 +182,7 @@ class ArtifactStore:
     async def stat(self, name: str) -> ObjectInfo | None:
         """The object's description; None when there is none."""
         try:
-            answer = await self._bus.api(f"STREAM.MSG.GET.{STREAM}", {"last_by_subj": _meta_subject(name)})
+            answer = await self._connection.api(f"STREAM.MSG.GET.{STREAM}", {"last_by_subj": _meta_subject(name)})
         except JetStreamError as error:
             if error.error.err_code in (_NO_MESSAGE, _NO_STREAM):
                 return None
@@ -194,7 +194,7 @@ class ArtifactStore:
         """The objects of one attempt, by name. The store has no index: this looks through the names of all its objects, events tell sooner."""
         prefix, found, offset, total = attempt_prefix(job_id, attempt), list[str](), 0, 1
         while offset < total:
-            answer = await self._bus.api(f"STREAM.INFO.{STREAM}", {"subjects_filter": _META + ">", "offset": offset})
+            answer = await self._connection.api(f"STREAM.INFO.{STREAM}", {"subjects_filter": _META + ">", "offset": offset})
             with translated("the list of artifacts"):
                 page = answer["state"].get("subjects") or {}
             found += [name for name in map(_name_of, page) if name.startswith(prefix)]
@@ -211,7 +211,7 @@ class ArtifactStore:
         position, after = _place(info, start)
         first = after
         while position < end:
-            found = await messages(self._bus, STREAM, _CHUNKS + info.nuid, after, batch=READ_CHUNKS, max_bytes=READ_BYTES)
+            found = await messages(self._connection, STREAM, _CHUNKS + info.nuid, after, batch=READ_CHUNKS, max_bytes=READ_BYTES)
             if not found or (first and after == first and found[0].seq != first + 1):
                 if not first:
                     raise ArtifactGone(f"{info.name} is not in the object store {ARTIFACTS_BUCKET} any more")

@@ -22,7 +22,7 @@ from msgspec import Struct
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.subjects import ARTIFACTS_BUCKET, LOGS, STREAM, lane_consumer, parse_consumer
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
-from qgjet.jetstream.connection import ApiError, Bus, JetStreamError, Msg, translated
+from qgjet.jetstream.connection import ApiError, Connection, JetStreamError, Msg, translated
 from qgjet.store import streams
 from qgjet.store.job_queue import Queue
 from qgjet.support import private_files
@@ -66,27 +66,27 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Consumers that there were, to be made again."""
 
 
-async def save(bus: Bus, directory: Path, names: Sequence[str] = KEPT, clock: Clock = utc_now) -> Manifest:
+async def save(connection: Connection, directory: Path, names: Sequence[str] = KEPT, clock: Clock = utc_now) -> Manifest:
     """Write a backup of the streams that there are into `directory`, which must not exist.
 
     Raises InvalidInput when it does, LogUnavailable when the server stops answering: nothing is left then. Work goes on meanwhile.
     """
     if directory.exists():
         raise InvalidInput("DIR", f"{directory} exists: name a new directory")
-    there = [name for name in names if await streams.stream_config(bus, name) is not None]
+    there = [name for name in names if await streams.stream_config(connection, name) is not None]
     if STREAM not in there:
-        raise Refused(f"there is nothing to save at {bus.url}: it has no stream {STREAM}")
+        raise Refused(f"there is nothing to save at {connection.url}: it has no stream {STREAM}")
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     private_files.make_directory(partial)
     try:
-        lanes = [lane_consumer(state.lane) for state in await Queue(bus, QueueSettings()).lanes()]
+        lanes = [lane_consumer(state.lane) for state in await Queue(connection, QueueSettings()).lanes()]
         made_at = clock()
-        saved = [await _save_stream(bus, name, partial / name) for name in there]
+        saved = [await _save_stream(connection, name, partial / name) for name in there]
         manifest = Manifest(
             format=FORMAT,
             qgjet=__version__,
-            server=_server_version(bus),
+            server=_server_version(connection),
             made_at=made_at,
             streams=tuple(saved),
             lanes=tuple(sorted(lanes)),
@@ -100,15 +100,15 @@ async def save(bus: Bus, directory: Path, names: Sequence[str] = KEPT, clock: Cl
     return manifest
 
 
-def _server_version(bus: Bus) -> str:
-    version = bus.client.connected_server_version
+def _server_version(connection: Connection) -> str:
+    version = connection.client.connected_server_version
     return f"{version.major}.{version.minor}.{version.patch}"
 
 
-async def _save_stream(bus: Bus, name: str, directory: Path) -> SavedStream:
+async def _save_stream(connection: Connection, name: str, directory: Path) -> SavedStream:
     private_files.make_directory(directory)
     with private_files.create(directory / "stream.tar.s2") as file:
-        snapshot = await _Snapshot.take(bus, name, file)
+        snapshot = await _Snapshot.take(connection, name, file)
     with private_files.create(directory / "backup.json") as file:
         file.write(msgspec.json.encode(snapshot.described))
     state = snapshot.described["state"]
@@ -125,27 +125,27 @@ async def _save_stream(bus: Bus, name: str, directory: Path) -> SavedStream:
 class _Snapshot:
     """One snapshot on its way into a file: each chunk is acknowledged once it is written, so the disk sets the pace."""
 
-    def __init__(self, bus: Bus, name: str, file: BinaryIO) -> None:
+    def __init__(self, connection: Connection, name: str, file: BinaryIO) -> None:
         self.described: dict[str, Any] = {}
         self.size = 0
         self.digest = hashlib.sha256()
-        self._bus = bus
+        self._connection = connection
         self._name = name
         self._file = file
         self._chunks: asyncio.Queue[Msg] = asyncio.Queue()
 
     @classmethod
-    async def take(cls, bus: Bus, name: str, file: BinaryIO) -> _Snapshot:
-        snapshot = cls(bus, name, file)
-        inbox = bus.client.new_inbox()
-        subscription = await bus.subscribe(inbox, snapshot._chunks.put)
+    async def take(cls, connection: Connection, name: str, file: BinaryIO) -> _Snapshot:
+        snapshot = cls(connection, name, file)
+        inbox = connection.client.new_inbox()
+        subscription = await connection.subscribe(inbox, snapshot._chunks.put)
         try:
             body = {"deliver_subject": inbox, "chunk_size": CHUNK_BYTES, "no_consumers": True, "jsck": True}
-            answer = await bus.api(f"STREAM.SNAPSHOT.{name}", body, timeout_s=STALL_S)
+            answer = await connection.api(f"STREAM.SNAPSHOT.{name}", body, timeout_s=STALL_S)
             snapshot.described = {"config": answer["config"], "state": answer["state"]}
             await snapshot._write_all()
         finally:
-            await bus.unsubscribe(subscription)
+            await connection.unsubscribe(subscription)
         return snapshot
 
     async def _write_all(self) -> None:
@@ -154,7 +154,7 @@ class _Snapshot:
             self.digest.update(chunk.data)
             self.size += len(chunk.data)
             if chunk.reply:
-                await self._bus.publish(chunk.reply)
+                await self._connection.publish(chunk.reply)
 
     async def _next(self) -> Msg | None:
         """None at the end of the snapshot."""
@@ -215,44 +215,44 @@ def _not_whole(path: Path, error: OSError) -> InvalidInput:
     return InvalidInput("DIR", f"{path} cannot be read ({error.strerror}): the backup is not whole")
 
 
-async def restore(bus: Bus, directory: Path, *, replace: bool = False, replicas: int | None = None) -> Manifest:
+async def restore(connection: Connection, directory: Path, *, replace: bool = False, replicas: int | None = None) -> Manifest:
     """Put the streams of a backup on a server that has none of them; with `replace` in the place of those it has.
 
     Checks the whole backup before it touches anything. Raises InvalidInput for a backup that cannot be used, Refused when streams are there. The log comes
     last: while it is missing nobody works. After an error the same call with `replace` is the way on.
     """
     manifest = await asyncio.to_thread(read_manifest, directory)
-    there = [one.name for one in manifest.streams if await streams.stream_config(bus, one.name) is not None]
+    there = [one.name for one in manifest.streams if await streams.stream_config(connection, one.name) is not None]
     if there and not replace:
-        raise Refused(f"{bus.url} has {', '.join(there)} already: restore into an empty server, or pass --replace to lose what is there now")
+        raise Refused(f"{connection.url} has {', '.join(there)} already: restore into an empty server, or pass --replace to lose what is there now")
     for name in there:
-        await _delete(bus, name)
+        await _delete(connection, name)
     for one in reversed(manifest.streams):
-        await _restore_stream(bus, one, directory / one.name, replicas)
-    await _set_up(bus, manifest)
+        await _restore_stream(connection, one, directory / one.name, replicas)
+    await _set_up(connection, manifest)
     return manifest
 
 
-async def _delete(bus: Bus, name: str) -> None:
+async def _delete(connection: Connection, name: str) -> None:
     try:
-        await bus.api(f"STREAM.DELETE.{name}", timeout_s=STALL_S)
+        await connection.api(f"STREAM.DELETE.{name}", timeout_s=STALL_S)
     except JetStreamError as error:
         if error.error.err_code != _NOT_FOUND:
             raise
 
 
-async def _restore_stream(bus: Bus, saved: SavedStream, directory: Path, replicas: int | None) -> None:
+async def _restore_stream(connection: Connection, saved: SavedStream, directory: Path, replicas: int | None) -> None:
     described = _described(directory / "backup.json", saved)
     if replicas is not None:
         described["config"]["num_replicas"] = replicas
-    answer = await bus.api(f"STREAM.RESTORE.{saved.name}", described, timeout_s=STALL_S)
+    answer = await connection.api(f"STREAM.RESTORE.{saved.name}", described, timeout_s=STALL_S)
     subject = answer["deliver_subject"]
     with (directory / "stream.tar.s2").open("rb") as file:
         while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            _raise_refusal(saved.name, await bus.request(subject, chunk, timeout_s=STALL_S))
-    last = await bus.request(subject, timeout_s=RESTORE_S)
+            _raise_refusal(saved.name, await connection.request(subject, chunk, timeout_s=STALL_S))
+    last = await connection.request(subject, timeout_s=RESTORE_S)
     _raise_refusal(saved.name, last)
-    state = (await bus.api(f"STREAM.INFO.{saved.name}"))["state"]
+    state = (await connection.api(f"STREAM.INFO.{saved.name}"))["state"]
     if state["last_seq"] < saved.last_seq:
         raise LogUnavailable(f"{saved.name} ends at {state['last_seq']} after the restore, not at {saved.last_seq}: try again with --replace")
     log.info("%s is back: %d messages up to %d", saved.name, state["messages"], state["last_seq"])
@@ -267,9 +267,9 @@ def _raise_refusal(name: str, message: Msg) -> None:
             raise JetStreamError(f"restore of {name}", msgspec.convert(answer["error"], ApiError))
 
 
-async def _set_up(bus: Bus, manifest: Manifest) -> None:
+async def _set_up(connection: Connection, manifest: Manifest) -> None:
     """What a backup leaves out: the other streams, and a consumer for each lane, so that work goes on even where no janitor is."""
-    deployment = await streams.ensure(bus)
-    queue = Queue(bus, QueueSettings().agreed(deployment))
+    deployment = await streams.ensure(connection)
+    queue = Queue(connection, QueueSettings().agreed(deployment))
     for lane in filter(None, map(parse_consumer, manifest.lanes)):
         await queue.ensure(lane)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from qgjet.domain.control import ALL_CONTROLS, Control, Pauses, decode, encode, is_about, subject_of
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import LogUnavailable, UndecodableEvent
-from qgjet.jetstream.connection import Bus, Msg, read_ack, refusal
+from qgjet.jetstream.connection import Connection, Msg, read_ack, refusal
 from qgjet.jetstream.direct_get import Stored, messages
 from qgjet.support.clock import within
 from qgjet.support.log_limiter import Repeated
@@ -24,14 +24,14 @@ _LOOK_AGAIN_S = 0.05
 _TROUBLE_S = 1.0
 
 
-async def append(bus: Bus, event: Control) -> int:
+async def append(connection: Connection, event: Control) -> int:
     """Write a decision; gives its sequence. To write it again does no harm.
 
     Raises InvalidInput for a reason that is too long, LogUnavailable (StoreFull, Overloaded).
     """
     check_short("reason", event.reason)
     subject = subject_of(event)
-    ack = read_ack(await bus.request(subject, encode(event)))
+    ack = read_ack(await connection.request(subject, encode(event)))
     if ack.error is not None:
         raise refusal("the event log", ack.error)
     if not ack.seq:
@@ -42,8 +42,8 @@ async def append(bus: Bus, event: Control) -> int:
 class ControlReader:
     """Reads each control event once, first to last."""
 
-    def __init__(self, bus: Bus, complaints: Repeated | None = None) -> None:
-        self._bus = bus
+    def __init__(self, connection: Connection, complaints: Repeated | None = None) -> None:
+        self._connection = connection
         self._after = 0
         self._complaints = complaints or Repeated(log)
 
@@ -54,7 +54,7 @@ class ControlReader:
         """
         found: list[Control] = []
         after = self._after
-        while batch := await messages(self._bus, STREAM, ALL_CONTROLS, after, batch=_BATCH, max_bytes=_BATCH_BYTES):
+        while batch := await messages(self._connection, STREAM, ALL_CONTROLS, after, batch=_BATCH, max_bytes=_BATCH_BYTES):
             found += [event for one in batch if (event := self._decision(one)) is not None]
             after = batch[-1].seq
         self._after = after
@@ -73,7 +73,7 @@ class ControlReader:
         return None
 
 
-async def follow(bus: Bus, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, list[Control]], None]:
+async def follow(connection: Connection, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, list[Control]], None]:
     """The pauses in force with the events that led to them: once all that there is, then whatever is new. Ends only when it is closed.
 
     After a reconnect everything comes again: the server may be another one. What is written is heard of at once, and looked for every `poll_s`.
@@ -83,16 +83,16 @@ async def follow(bus: Bus, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, lis
     async def hear(_: Msg) -> None:
         written.set()
 
-    subscription = await bus.subscribe(ALL_CONTROLS, hear)
+    subscription = await connection.subscribe(ALL_CONTROLS, hear)
     skipped = Repeated(log)  # after each reconnect, all is read again
-    reader, pauses, reconnects, known = ControlReader(bus, skipped), Pauses(), bus.reconnects, False
+    reader, pauses, reconnects, known = ControlReader(connection, skipped), Pauses(), connection.reconnects, False
     complaints = Repeated(log)
     try:
         while True:
             heard = written.is_set()
             written.clear()
-            if bus.reconnects != reconnects:
-                reader, pauses, reconnects, known = ControlReader(bus, skipped), Pauses(), bus.reconnects, False
+            if connection.reconnects != reconnects:
+                reader, pauses, reconnects, known = ControlReader(connection, skipped), Pauses(), connection.reconnects, False
             try:
                 events = await _stored(reader) if heard else await reader.new()
             except LogUnavailable as error:
@@ -107,7 +107,7 @@ async def follow(bus: Bus, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, lis
                 yield pauses, events
             await within(poll_s, written)
     finally:
-        await bus.stop_listening(subscription)
+        await connection.stop_listening(subscription)
 
 
 async def _stored(reader: ControlReader) -> list[Control]:

@@ -22,7 +22,7 @@ from qgjet.domain.decide import Attach, Cancel, Command, OnDuplicate, Submit, de
 from qgjet.domain.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.domain.job import Job, contradiction, fold, state_of
 from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, Overloaded, QgjetError, Refused, StoreFull, UndecodableEvent, WrongVersion
-from qgjet.jetstream.connection import Bus, JetStreamError, Msg, Subscription, read_ack, refusal, translated
+from qgjet.jetstream.connection import Connection, JetStreamError, Msg, Subscription, read_ack, refusal, translated
 from qgjet.jetstream.direct_get import messages, microseconds
 from qgjet.jetstream.login import matches
 from qgjet.support.clock import Clock, utc_now, within
@@ -69,8 +69,8 @@ class Accepted(Struct, frozen=True, kw_only=True):
 class EventLog:
     """Reads and appends on one connection. Stateless: any number may be used side by side."""
 
-    def __init__(self, bus: Bus, clock: Clock = utc_now) -> None:
-        self.bus = bus
+    def __init__(self, connection: Connection, clock: Clock = utc_now) -> None:
+        self.connection = connection
         self.clock = clock
         self._complaints = Repeated(log)
 
@@ -83,13 +83,13 @@ class EventLog:
         `expected` is this one or somebody else's. LogUnavailable means that this was not possible in time, and the event may be there. StoreFull, which
         time alone does not mend, is raised at once.
 
-        `server`: `bus.server` when `expected` was read, if that was not just now. Another server process may have lost the end of the log in a power
+        `server`: `connection.server` when `expected` was read, if that was not just now. Another server process may have lost the end of the log in a power
         cut and given its sequences to other events, so an `expected` from before raises WrongVersion, too: read the slot again.
         """
         prefix = subjects.slot_prefix(slot)
         rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
         subject = subjects.event_subject(prefix, event_type(event), rank)
-        return await self._append(prefix, subject, codec.encode(event), expected, server or self.bus.server, timeout_s)
+        return await self._append(prefix, subject, codec.encode(event), expected, server or self.connection.server, timeout_s)
 
     async def _append(self, prefix: str, subject: str, payload: bytes, expected: int, server: str, timeout_s: float) -> int:
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -100,18 +100,18 @@ class EventLog:
         }
         uncertain = False
         while True:
-            if server != self.bus.server:
+            if server != self.connection.server:
                 return await self._resolve(slot_filter, expected, payload, uncertain)
             try:
-                ack = read_ack(await self.bus.request(subject, payload, headers=headers))
+                ack = read_ack(await self.connection.request(subject, payload, headers=headers))
                 if ack.error is None and ack.seq:
-                    self.bus.store_full = False
+                    self.connection.store_full = False
                     return ack.seq
                 if ack.error is not None and ack.error.err_code in _WRONG_VERSION:
                     return await self._resolve(slot_filter, expected, payload, uncertain)
                 problem = refusal("the event log", ack.error) if ack.error is not None else LogUnavailable("the event log does not accept events: no stream")
-                self.bus.store_full = isinstance(problem, StoreFull)
-                if self.bus.store_full or (ack.error is not None and ack.error.code not in _TRANSIENT):
+                self.connection.store_full = isinstance(problem, StoreFull)
+                if self.connection.store_full or (ack.error is not None and ack.error.code not in _TRANSIENT):
                     raise problem
             except (JetStreamError, StoreFull):
                 raise
@@ -133,14 +133,14 @@ class EventLog:
             raise problem
         await asyncio.sleep(0.05)
         try:
-            await self.bus.wait_connected(deadline - loop.time())
+            await self.connection.wait_connected(deadline - loop.time())
         except LogUnavailable:
             raise problem from None
 
     async def execute(self, slot: Slot, command: Command, job: Job | None, *, server: str = "", timeout_s: float = APPEND_TIMEOUT_S) -> tuple[Event, int]:
         """Decide on `job` and append. On a lost race, or a refusal that rests on an old `job`, reload and decide again.
 
-        `server`: `bus.server` when `job` was read, if that was not just now.
+        `server`: `connection.server` when `job` was read, if that was not just now.
         Raises Refused when the slot's present state does not allow the command, LogUnavailable when the log does not answer for `timeout_s`.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -151,10 +151,10 @@ class EventLog:
                 return event, await self.append(slot, event, version, server=server, timeout_s=timeout_s)
             except WrongVersion as lost:
                 give_up_race(deadline, lost)
-                server = self.bus.server
+                server = self.connection.server
                 job, version = await self._reload(slot, deadline)
             except Refused:
-                server = self.bus.server
+                server = self.connection.server
                 known, (job, version) = job, await self._reload(slot, deadline)
                 if job == known:
                     raise
@@ -173,7 +173,7 @@ class EventLog:
         """
         deadline = asyncio.get_running_loop().time() + APPEND_TIMEOUT_S
         while True:
-            server = self.bus.server
+            server = self.connection.server
             job = await self.load(slot)
             if job is None or job.job_id != job_id or not job.live:
                 return None
@@ -196,7 +196,7 @@ class EventLog:
         """
         job: Job | None = None
         version = searched = 0
-        server = self.bus.server
+        server = self.connection.server
         deadline = asyncio.get_running_loop().time() + APPEND_TIMEOUT_S
         while True:
             if job is not None and job.job_id == spec.job_id:
@@ -218,7 +218,7 @@ class EventLog:
                 seq = await self.append(spec.slot, event, version, server=server)
             except WrongVersion as lost:
                 give_up_race(deadline, lost)
-                server = self.bus.server
+                server = self.connection.server
                 job, version = await self.read(spec.slot)
                 continue
             if not isinstance(event, Submitted):
@@ -266,7 +266,7 @@ class EventLog:
 
         Who decides on a version that is gone is refused like everybody whom another append overtook, and an empty slot expects 0 again.
         """
-        answer = await self.bus.api(f"STREAM.PURGE.{subjects.STREAM}", {"filter": prefix + ".>", "seq": before_seq}, timeout_s=30.0)
+        answer = await self.connection.api(f"STREAM.PURGE.{subjects.STREAM}", {"filter": prefix + ".>", "seq": before_seq}, timeout_s=30.0)
         with translated("a purge of the log"):
             return int(answer["purged"])
 
@@ -296,12 +296,12 @@ class EventLog:
     async def quiet_s(self, slot: Slot) -> float:
         """How long ago the slot's last event was stored, by the server's clock alone: those of the agents may be wrong. 0 for an empty slot."""
         try:
-            answer = await self.bus.api(f"STREAM.MSG.GET.{subjects.STREAM}", {"last_by_subj": subjects.slot_filter(slot)})
+            answer = await self.connection.api(f"STREAM.MSG.GET.{subjects.STREAM}", {"last_by_subj": subjects.slot_filter(slot)})
         except JetStreamError as error:
             if error.error.err_code == _NO_MESSAGE:
                 return 0.0
             raise
-        info = await self.bus.api(f"STREAM.INFO.{subjects.STREAM}")
+        info = await self.connection.api(f"STREAM.INFO.{subjects.STREAM}")
         with translated("the time of an event"):
             stored, now = (msgspec.convert(text, datetime) for text in (answer["message"]["time"], info["ts"]))
             return (now - stored).total_seconds()
@@ -327,7 +327,7 @@ class EventLog:
 
     async def _get(self, query: dict[str, Any]) -> Recorded | None:
         try:
-            answer = await self.bus.api(f"STREAM.MSG.GET.{subjects.STREAM}", query)
+            answer = await self.connection.api(f"STREAM.MSG.GET.{subjects.STREAM}", query)
         except JetStreamError as error:
             if error.error.err_code == _NO_MESSAGE:
                 return None
@@ -338,7 +338,7 @@ class EventLog:
 
     async def state(self) -> StreamState:
         """How far the log reaches, which one it is, and how many consumers read it."""
-        info = await self.bus.api(f"STREAM.INFO.{subjects.STREAM}")
+        info = await self.connection.api(f"STREAM.INFO.{subjects.STREAM}")
         with translated("the state of the log"):
             return StreamState(
                 first_seq=info["state"]["first_seq"],
@@ -440,7 +440,7 @@ class Tail:
 
     def __init__(self, event_log: EventLog, from_seq: int, filters: Sequence[str], batch: int) -> None:
         self._log = event_log
-        self._bus = event_log.bus
+        self._connection = event_log.connection
         self._filters = list(filters)
         self._batch = batch
         self._next = from_seq
@@ -486,7 +486,7 @@ class Tail:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, self.MAX_PAUSE_S)
                 with contextlib.suppress(LogUnavailable):
-                    await self._bus.wait_connected(5.0)
+                    await self._connection.wait_connected(5.0)
                 continue
             if taken:
                 self._next = max(self._next, taken[-1].seq + 1)
@@ -494,9 +494,9 @@ class Tail:
 
     async def _start(self) -> None:
         self._buffer, self._expected_consumer_seq, self._outstanding, self._broken = [], 1, 0, False
-        self._reconnects = self._bus.reconnects
-        self._inbox = self._bus.client.new_inbox()
-        subscription = await self._bus.subscribe(self._inbox, self._receive, unlimited=True)
+        self._reconnects = self._connection.reconnects
+        self._inbox = self._connection.client.new_inbox()
+        subscription = await self._connection.subscribe(self._inbox, self._receive, unlimited=True)
         self._subscription = subscription
         config = {
             "description": "qgjet: follows the log",
@@ -511,7 +511,7 @@ class Tail:
             "inactive_threshold": 60_000_000_000,
         }
         try:
-            answer = await self._bus.api(f"CONSUMER.CREATE.{subjects.STREAM}", {"stream_name": subjects.STREAM, "config": config})
+            answer = await self._connection.api(f"CONSUMER.CREATE.{subjects.STREAM}", {"stream_name": subjects.STREAM, "config": config})
         except JetStreamError as error:
             if error.error.err_code != NO_CONSUMER_LEFT:
                 raise
@@ -533,7 +533,7 @@ class Tail:
                 "expires": int(self.PULL_EXPIRES_S * 1e9),
                 "idle_heartbeat": int(self.HEARTBEAT_S * 1e9),
             }
-            await self._bus.publish(f"$JS.API.CONSUMER.MSG.NEXT.{subjects.STREAM}.{self._consumer}", msgspec.json.encode(body), reply=self._inbox)
+            await self._connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{subjects.STREAM}.{self._consumer}", msgspec.json.encode(body), reply=self._inbox)
 
     async def _receive(self, message: Msg) -> None:
         self._last_sign = self._loop.time()
@@ -563,7 +563,7 @@ class Tail:
     async def _take_directly(self) -> list[Recorded]:
         """One batch, or nothing after a pause. Of several filters everything is read, and what none of them matches is stepped over."""
         subject = self._filters[0] if len(self._filters) == 1 else subjects.ALL_EVENTS
-        found = await messages(self._bus, subjects.STREAM, subject, self._next - 1, batch=self._batch, max_bytes=self.MAX_DIRECT_BYTES)
+        found = await messages(self._connection, subjects.STREAM, subject, self._next - 1, batch=self._batch, max_bytes=self.MAX_DIRECT_BYTES)
         if not found:
             await asyncio.sleep(self.LOOK_S)
             return []
@@ -575,7 +575,7 @@ class Tail:
         self._arrived.clear()
         taken, self._buffer = self._buffer, []
         silent = self._loop.time() - self._last_sign >= self.SILENCE_S
-        if self._broken or silent or self._bus.reconnects != self._reconnects:  # a pull dies silently with its server
+        if self._broken or silent or self._connection.reconnects != self._reconnects:  # a pull dies silently with its server
             await self._drop()
         else:
             await self._pull()
@@ -585,7 +585,7 @@ class Tail:
         consumer, self._consumer = self._consumer, ""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            await self._bus.unsubscribe(subscription)
+            await self._connection.unsubscribe(subscription)
         if consumer:
             with contextlib.suppress(LogUnavailable):
                 await self._delete(consumer)
@@ -593,5 +593,5 @@ class Tail:
     async def _delete(self, consumer: str) -> None:
         """Few roles may: for the others it goes by itself, a minute after its last reader."""
         subject = f"CONSUMER.DELETE.{subjects.STREAM}.{consumer}"
-        if self._bus.is_connected and await self._bus.may_publish(f"$JS.API.{subject}", timeout_s=1.0):
-            await self._bus.api(subject, timeout_s=1.0)
+        if self._connection.is_connected and await self._connection.may_publish(f"$JS.API.{subject}", timeout_s=1.0):
+            await self._connection.api(subject, timeout_s=1.0)

@@ -22,7 +22,7 @@ from qgjet.domain import subjects
 from qgjet.domain.events import JobSpec, Requeued, Submitted
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
-from qgjet.jetstream.connection import Bus, JetStreamError, Msg, translated
+from qgjet.jetstream.connection import Connection, JetStreamError, Msg, translated
 from qgjet.store.event_log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
 from qgjet.support.clock import lease_time
 from qgjet.support.log_limiter import Repeated
@@ -113,7 +113,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     event: Submitted | Requeued
     meta: AckSubject
     reply: str
-    bus: Bus
+    connection: Connection
     asked_at: float
     """`lease_time()` when the pull was sent: the visibility timeout cannot have begun earlier."""
 
@@ -128,22 +128,22 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
     async def ack(self) -> None:
         """Not confirmed: a lost one brings the message back, and its ticket says that it is over."""
-        await self.bus.publish(self.reply, b"+ACK")
+        await self.connection.publish(self.reply, b"+ACK")
 
     async def nak(self, delay_s: float = 0.0) -> None:
         """Give it back, not to be delivered before `delay_s`."""
-        await self.bus.publish(self.reply, _nak(delay_s))
+        await self.connection.publish(self.reply, _nak(delay_s))
 
     async def extend(self, timeout_s: float) -> None:
         """Start the visibility timeout anew. Confirmed by the server; raises LogUnavailable when it is not."""
-        await self.bus.request(self.reply, b"+WPI", timeout_s=timeout_s)
+        await self.connection.request(self.reply, b"+WPI", timeout_s=timeout_s)
 
 
 class Queue:
     """Lanes and deliveries on one connection."""
 
-    def __init__(self, bus: Bus, settings: QueueSettings) -> None:
-        self.bus = bus
+    def __init__(self, connection: Connection, settings: QueueSettings) -> None:
+        self.connection = connection
         self.settings = settings
         self._inboxes: list[_PullInbox] = []
         self._ensured: set[Lane] = set()
@@ -168,11 +168,11 @@ class Queue:
 
     async def may_ensure(self, lane: Lane) -> bool:
         """Whether the NATS user may make the lane's consumer. Who only submits may leave it to agents and the janitor."""
-        return await self.bus.may_publish(f"$JS.API.{_create_subject(lane)}")
+        return await self.connection.may_publish(f"$JS.API.{_create_subject(lane)}")
 
     async def _adopt(self, lane: Lane) -> None:
         """Use the consumer that is there. One that waits less than our heartbeats count on would hand our jobs on; one that waits longer does no harm."""
-        config = _described(await self.bus.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")).config
+        config = _described(await self.connection.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")).config
         if not config.serves(lane):
             await self._replace(lane, "another program made or changed it")
         elif config.ack_wait < self._ack_wait_ns:
@@ -190,7 +190,7 @@ class Queue:
     async def _replace(self, lane: Lane, why: str) -> None:
         """Make a new consumer in the place of one that cannot serve. Not by an update: what such a consumer has passed over stays passed over."""
         name = subjects.lane_consumer(lane)
-        if not await self.bus.may_publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}"):
+        if not await self.connection.may_publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}"):
             raise LogUnavailable(f"consumer {name} on {STREAM} cannot hand out jobs as it should: {why}. The janitor replaces it, or an operator deletes it")
         log.warning("consumer %s on %s is replaced: it cannot hand out jobs as it should, because %s", name, STREAM, why)
         await self.drop(lane)
@@ -199,7 +199,7 @@ class Queue:
     async def _put(self, lane: Lane, action: str) -> None:
         config = self._config(lane, subjects.lane_consumer(lane))
         try:
-            await self.bus.api(_create_subject(lane), {"stream_name": STREAM, "config": config, "action": action})
+            await self.connection.api(_create_subject(lane), {"stream_name": STREAM, "config": config, "action": action})
         except JetStreamError as error:
             if error.error.err_code == NO_CONSUMER_LEFT:
                 raise NoConsumerLeft(
@@ -231,7 +231,7 @@ class Queue:
     async def drop(self, lane: Lane) -> None:
         """Delete the lane's consumer. Whoever needs it makes it again; nothing is lost."""
         try:
-            await self.bus.api(f"CONSUMER.DELETE.{STREAM}.{subjects.lane_consumer(lane)}")
+            await self.connection.api(f"CONSUMER.DELETE.{STREAM}.{subjects.lane_consumer(lane)}")
         except JetStreamError as error:
             if error.error.err_code != _NOT_FOUND:
                 raise
@@ -259,7 +259,7 @@ class Queue:
     async def _next(self, lane: Lane, wait_s: float) -> Msg | None:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{subjects.lane_consumer(lane)}"
         body = b'{"batch":1,"expires":%d}' % int(wait_s * _NANOS) if wait_s else b'{"batch":1,"no_wait":true}'
-        inbox = self._inboxes.pop() if self._inboxes else await _PullInbox.open(self.bus)
+        inbox = self._inboxes.pop() if self._inboxes else await _PullInbox.open(self.connection)
         try:
             return await inbox.ask(subject, body, wait_s + TAKE_TIMEOUT_S, self._late)
         finally:
@@ -267,7 +267,7 @@ class Queue:
 
     async def _late(self, message: Msg) -> None:
         """Give back unseen what came after its pull was given up. Not at once: a second delivery of a job that runs would say that its lease is over."""
-        await self.bus.publish(message.reply, _nak(self.settings.visibility_timeout_s))
+        await self.connection.publish(message.reply, _nak(self.settings.visibility_timeout_s))
 
     async def _delivery(self, lane: Lane, message: Msg, asked_at: float) -> Delivery | None:
         meta = parse_ack_subject(message.reply)
@@ -279,20 +279,20 @@ class Queue:
         event = recorded(meta.stream_seq, message.subject, message.data).event
         if not isinstance(event, Submitted | Requeued):
             self._complaints.warn(f"message {meta.stream_seq} of {lane} cannot be run by this version; left to a newer agent")
-            await self.bus.publish(message.reply, _nak(UNREADABLE_AGAIN_S))
+            await self.connection.publish(message.reply, _nak(UNREADABLE_AGAIN_S))
             return None
         if not subjects.is_about(message.subject, event.spec.slot):
             log.error("message %d of %s is about another slot than its subject says, so no writer of ours has sent it: given up", meta.stream_seq, lane)
-            await self.bus.publish(message.reply, b"+TERM it is about another slot than its subject says")  # the janitor hears of it, and ends the job
+            await self.connection.publish(message.reply, b"+TERM it is about another slot than its subject says")  # the janitor hears of it, and ends the job
             return None
-        return Delivery(lane=lane, event=event, meta=meta, reply=message.reply, bus=self.bus, asked_at=asked_at)
+        return Delivery(lane=lane, event=event, meta=meta, reply=message.reply, connection=self.connection, asked_at=asked_at)
 
     async def lanes(self) -> list[LaneState]:
         """All lanes that have a consumer, with their depths. 18 ms at 1,000 of them."""
         found: list[LaneState] = []
         total, offset = 1, 0
         while offset < total:
-            page = await self.bus.api(f"CONSUMER.LIST.{STREAM}", {"offset": offset})
+            page = await self.connection.api(f"CONSUMER.LIST.{STREAM}", {"offset": offset})
             with translated("the list of consumers"):
                 total = int(page["total"])
                 consumers = page.get("consumers") or []
@@ -315,16 +315,16 @@ class Queue:
 
         filters = (subjects.target_filter(target), subjects.bell_filter(target))
         # a group per filter: one queue name over two filters would be one group, and agents of two targets would take each other's bells
-        subscriptions = [await self.bus.subscribe(one, ring, queue=_group(one)) for one in filters]
+        subscriptions = [await self.connection.subscribe(one, ring, queue=_group(one)) for one in filters]
 
         async def stop() -> None:
-            await asyncio.gather(*map(self.bus.stop_listening, subscriptions))
+            await asyncio.gather(*map(self.connection.stop_listening, subscriptions))
 
         return stop
 
     async def ring(self, lane: Lane) -> None:
         """Tell one idle agent, if there is any, that more waits in `lane` than this one can take."""
-        await self.bus.publish(subjects.bell_subject(lane))
+        await self.connection.publish(subjects.bell_subject(lane))
 
 
 def _create_subject(lane: Lane) -> str:
@@ -392,19 +392,19 @@ def _refuse(answer: asyncio.Future[Msg | None], error: NotPermitted) -> None:
 
 
 class _PullInbox:
-    """Where the answer to one pull at a time arrives. Deliveries come under their own subject, so pulls cannot share the inbox of the bus."""
+    """Where the answer to one pull at a time arrives. Deliveries come under their own subject, so pulls cannot share the inbox of the connection."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
-        self._subject = bus.client.new_inbox()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._subject = connection.client.new_inbox()
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[Msg | None] | None = None
         self._late: Callable[[Msg], Awaitable[None]] | None = None
 
     @classmethod
-    async def open(cls, bus: Bus) -> _PullInbox:
-        inbox = cls(bus)
-        await bus.subscribe(inbox._subject, inbox._receive)
+    async def open(cls, connection: Connection) -> _PullInbox:
+        inbox = cls(connection)
+        await connection.subscribe(inbox._subject, inbox._receive)
         return inbox
 
     async def ask(self, subject: str, body: bytes, timeout_s: float, late: Callable[[Msg], Awaitable[None]]) -> Msg | None:
@@ -416,13 +416,13 @@ class _PullInbox:
         self._answer = answer = self._loop.create_future()
         timer = self._loop.call_later(timeout_s, _end, answer)  # half the cost of asyncio.timeout
         try:
-            with self._bus.when_refused(subject, partial(_refuse, answer)):
-                await self._bus.publish(subject, body, reply=self._subject)
+            with self._connection.when_refused(subject, partial(_refuse, answer)):
+                await self._connection.publish(subject, body, reply=self._subject)
                 message: Msg | None = await answer
         finally:
             timer.cancel()
             self._answer = None
-        if message is None and not self._bus.is_connected:
+        if message is None and not self._connection.is_connected:
             raise LogUnavailable("the connection broke during a pull")
         return message
 

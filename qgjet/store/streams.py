@@ -11,7 +11,7 @@ import msgspec
 from qgjet.domain.deployment import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
 from qgjet.domain.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM
 from qgjet.errors import IncompatibleServer, NotPermitted, StoreFull
-from qgjet.jetstream.connection import Bus, JetStreamError, read_ack, translated
+from qgjet.jetstream.connection import Connection, JetStreamError, read_ack, translated
 
 log = logging.getLogger(__name__)
 
@@ -37,27 +37,29 @@ _ROOM = "qg.log.room.0"
 """Of no job: what is said there is a question about the store."""
 
 
-async def ensure(bus: Bus, wanted: Deployment | None = None) -> Deployment:
+async def ensure(connection: Connection, wanted: Deployment | None = None) -> Deployment:
     """Create what is missing, as far as this NATS user may, and return the deployment in force. Raises NotPermitted when it may not make the log itself.
 
     An existing log keeps its priority order: ranks are in its subjects. Raises IncompatibleServer when `wanted` asks for another one, or
     when a stream of our name was set up by somebody else for something else. It also keeps its visibility timeout; `change_leases` is for that.
     """
     asked = wanted or Deployment()
-    existing = await stream_config(bus, STREAM)
+    existing = await stream_config(connection, STREAM)
     if existing is None:
-        if not await _may_create(bus, STREAM):
-            raise NotPermitted(f"there is no stream {STREAM} at {bus.url} yet, and {_who(bus)} may not make it: start the API first, or an operator's command")
-        await _create(bus, _events(asked))
-        existing = await stream_config(bus, STREAM) or {}
+        if not await _may_create(connection, STREAM):
+            raise NotPermitted(
+                f"there is no stream {STREAM} at {connection.url} yet, and {_who(connection)} may not make it: start the API first, or an operator's command"
+            )
+        await _create(connection, _events(asked))
+        existing = await stream_config(connection, STREAM) or {}
     in_force = deployment_of(existing)
     if wanted is not None and wanted.priority_order != in_force.priority_order:
         raise IncompatibleServer(
             f"priority_order is {in_force.priority_order} on this server, not {wanted.priority_order}: it is fixed when the stream {STREAM} is made"
         )
     for config in (_advisories(asked), _logs(asked), _agents(asked), _artifacts(asked)):
-        if await stream_config(bus, config["name"]) is None and await _may_create(bus, config["name"]):
-            await _create(bus, config)
+        if await stream_config(connection, config["name"]) is None and await _may_create(connection, config["name"]):
+            await _create(connection, config)
     return in_force
 
 
@@ -81,15 +83,15 @@ def deployment_of(config: dict[str, Any]) -> Deployment:
         raise IncompatibleServer(f"the metadata of stream {STREAM} cannot be read: {error}") from error
 
 
-async def change_leases(bus: Bus, wanted: Deployment) -> Deployment:
+async def change_leases(connection: Connection, wanted: Deployment) -> Deployment:
     """Put the visibility timeout and the limit of deliveries of `wanted` in force; returns the deployment in force.
 
     A longer timeout is in force at once: a lease that goes by the shorter one is safe. A shorter one is announced: agents adopt it, and only when none can hold
     a lease that goes by the longer one do consumers get it (`shorten`). In the other order, jobs would be given to others between two heartbeats.
     """
-    config = await stream_config(bus, STREAM)
+    config = await stream_config(connection, STREAM)
     if config is None:
-        return await ensure(bus, wanted)
+        return await ensure(connection, wanted)
     in_force = deployment_of(config)
     shorter = wanted.visibility_timeout_s < in_force.visibility_timeout_s
     changed = msgspec.structs.replace(
@@ -100,10 +102,10 @@ async def change_leases(bus: Bus, wanted: Deployment) -> Deployment:
     )
     if changed == in_force:
         return in_force
-    if not await bus.may_publish(f"$JS.API.STREAM.UPDATE.{STREAM}"):
-        log.info("the visibility timeout stays at %gs: %s may not change it, an API with a janitor may", in_force.visibility_timeout_s, _who(bus))
+    if not await connection.may_publish(f"$JS.API.STREAM.UPDATE.{STREAM}"):
+        log.info("the visibility timeout stays at %gs: %s may not change it, an API with a janitor may", in_force.visibility_timeout_s, _who(connection))
         return in_force
-    await _put_leases(bus, config, changed)
+    await _put_leases(connection, config, changed)
     if shorter:
         adoption_s = adoption_time_s(in_force.visibility_timeout_s)
         log.info("the visibility timeout becomes %gs when all agents have adopted it, in about %.0f s", wanted.visibility_timeout_s, adoption_s)
@@ -121,33 +123,33 @@ def adoption_time_s(visibility_timeout_s: float) -> float:
     return VALUE_FRESH_S + visibility_timeout_s
 
 
-async def shorten(bus: Bus, announced: Deployment) -> Deployment:
+async def shorten(connection: Connection, announced: Deployment) -> Deployment:
     """Put the announced shorter timeout in force for consumers too, and return the deployment in force. Only for who knows that all agents keep to it."""
-    config = await stream_config(bus, STREAM)
+    config = await stream_config(connection, STREAM)
     in_force = announced if config is None else deployment_of(config)
     if config is None or in_force != announced or not in_force.next_visibility_timeout_s:
         return in_force
     shortened = msgspec.structs.replace(in_force, visibility_timeout_s=in_force.next_visibility_timeout_s, next_visibility_timeout_s=0.0)
-    await _put_leases(bus, config, shortened)
+    await _put_leases(connection, config, shortened)
     log.info("the visibility timeout is now %gs", shortened.visibility_timeout_s)
     return shortened
 
 
-async def _put_leases(bus: Bus, config: dict[str, Any], changed: Deployment) -> None:
+async def _put_leases(connection: Connection, config: dict[str, Any], changed: Deployment) -> None:
     metadata = (config.get("metadata") or {}) | _lease_metadata(changed)
-    await bus.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": metadata}, timeout_s=15.0)
+    await connection.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": metadata}, timeout_s=15.0)
 
 
-async def change_retention(bus: Bus, retention_s: float) -> None:
+async def change_retention(connection: Connection, retention_s: float) -> None:
     """Put the retention of events in force for whoever purges and prunes, at once. A second call with the same value writes nothing."""
-    config = await stream_config(bus, STREAM)
+    config = await stream_config(connection, STREAM)
     if config is None or deployment_of(config).retention_s == retention_s:
         return
-    if not await bus.may_publish(f"$JS.API.STREAM.UPDATE.{STREAM}"):
-        log.info("the retention of events stays as it is: %s may not change it, an API with a janitor may", _who(bus))
+    if not await connection.may_publish(f"$JS.API.STREAM.UPDATE.{STREAM}"):
+        log.info("the retention of events stays as it is: %s may not change it, an API with a janitor may", _who(connection))
         return
     metadata = (config.get("metadata") or {}) | {_RETENTION_KEY: str(retention_s)}
-    await bus.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": metadata}, timeout_s=15.0)
+    await connection.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": metadata}, timeout_s=15.0)
     log.info("jobs that have ended are now forgotten %s", f"after {retention_s / _DAY_S:g} days" if retention_s else "never")
 
 
@@ -159,10 +161,10 @@ def _lease_metadata(wanted: Deployment) -> dict[str, str]:
     }
 
 
-async def stream_config(bus: Bus, name: str) -> dict[str, Any] | None:
+async def stream_config(connection: Connection, name: str) -> dict[str, Any] | None:
     """The configuration of a stream, None when it does not exist."""
     try:
-        info = await bus.api(f"STREAM.INFO.{name}")
+        info = await connection.api(f"STREAM.INFO.{name}")
     except JetStreamError as error:
         if error.error.err_code == _NOT_FOUND:
             return None
@@ -171,39 +173,39 @@ async def stream_config(bus: Bus, name: str) -> dict[str, Any] | None:
         return msgspec.convert(info["config"], dict[str, Any])
 
 
-async def _may_create(bus: Bus, name: str) -> bool:
-    return await bus.may_publish(f"$JS.API.STREAM.CREATE.{name}")
+async def _may_create(connection: Connection, name: str) -> bool:
+    return await connection.may_publish(f"$JS.API.STREAM.CREATE.{name}")
 
 
-def _who(bus: Bus) -> str:
-    return f"the NATS user {bus.user!r}" if bus.user else "this NATS user"
+def _who(connection: Connection) -> str:
+    return f"the NATS user {connection.user!r}" if connection.user else "this NATS user"
 
 
-async def why_full(bus: Bus) -> str:
+async def why_full(connection: Connection) -> str:
     """Why no event can be stored; empty when there is room, as far as can be told without storing one."""
-    info = await bus.api(f"STREAM.INFO.{STREAM}")
+    info = await connection.api(f"STREAM.INFO.{STREAM}")
     with translated(f"the size of {STREAM}"):
         limit, held = info["config"].get("max_bytes", -1), info["state"]["bytes"]
     if 0 < limit < held + MARGIN_BYTES:
         return f"the event store is full: {STREAM} holds {held} of {limit} bytes (max_bytes)"
-    if not bus.store_full:
+    if not connection.store_full:
         return ""
     # the last append was refused; whether that has passed, a line of output that nobody asks for shows
-    answer = read_ack(await bus.request(_ROOM, b"room?"))
-    bus.store_full = answer.error is not None
+    answer = read_ack(await connection.request(_ROOM, b"room?"))
+    connection.store_full = answer.error is not None
     return f"the event store is full: {answer.error.description} (max_file_store of the NATS server)" if answer.error is not None else ""
 
 
-async def store_bytes(bus: Bus) -> dict[str, tuple[int, int]]:
+async def store_bytes(connection: Connection) -> dict[str, tuple[int, int]]:
     """What each stream on the server takes, and how much it may: 0, no limit of its own."""
-    infos = await asyncio.gather(*(bus.api(f"STREAM.INFO.{name}") for name in (STREAM, *OTHER_STREAMS)))
+    infos = await asyncio.gather(*(connection.api(f"STREAM.INFO.{name}") for name in (STREAM, *OTHER_STREAMS)))
     with translated("the sizes of the streams"):
         return {info["config"]["name"]: (info["state"]["bytes"], max(info["config"].get("max_bytes", 0), 0)) for info in infos}
 
 
-async def _create(bus: Bus, config: dict[str, Any]) -> None:
+async def _create(connection: Connection, config: dict[str, Any]) -> None:
     try:
-        await bus.api(f"STREAM.CREATE.{config['name']}", config, timeout_s=15.0)
+        await connection.api(f"STREAM.CREATE.{config['name']}", config, timeout_s=15.0)
     except JetStreamError as error:
         if error.error.err_code == _NO_STORAGE:
             asked = f"{config['max_bytes']} bytes" if config.get("max_bytes") else "storage"

@@ -350,19 +350,19 @@ async def _append_all(log: EventLog, messages: Sequence[_Message]) -> int:
     """One atomic batch; gives the sequence of its last message. Only the last one is answered."""
     batch_id = uuid.uuid4().hex
     for number, message in enumerate(messages[:-1], 1):
-        await log.bus.publish(message.subject, message.payload, headers=_headers(message, batch_id, number))
+        await log.connection.publish(message.subject, message.payload, headers=_headers(message, batch_id, number))
     last = messages[-1]
     headers = _headers(last, batch_id, len(messages)) | {"Nats-Batch-Commit": "1"}
-    ack = read_ack(await log.bus.request(last.subject, last.payload, headers=headers))
+    ack = read_ack(await log.connection.request(last.subject, last.payload, headers=headers))
     if ack.error is None and ack.seq:
-        log.bus.store_full = False
+        log.connection.store_full = False
         return ack.seq
     if ack.error is None:
         raise LogUnavailable("the event log does not accept events: no stream")
     if ack.error.err_code in _LOST_RACE:
         raise WrongVersion("a slot of the suite has moved on")
     problem = refusal("the event log", ack.error)
-    log.bus.store_full = isinstance(problem, StoreFull)
+    log.connection.store_full = isinstance(problem, StoreFull)
     if ack.error.code == 503 and isinstance(problem, JetStreamError):
         raise LogUnavailable(f"the event log does not accept events: {ack.error.description}")
     raise problem

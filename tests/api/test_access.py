@@ -23,7 +23,7 @@ from qgjet.auth.tokens import Scope
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain.events import Verdict
 from qgjet.errors import InvalidSettings
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import agent_registry
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
@@ -280,12 +280,12 @@ async def test_an_operator_of_one_org_steers_that_one_alone(two: Two, file: Path
     assert [one["name"] for one in (await two.ask("GET", "/queue/pauses")).json()["pauses"]] == ["acme"]
 
 
-async def test_lists_hold_nothing_of_other_orgs(two: Two, bus: Bus, eventually: Any) -> None:
+async def test_lists_hold_nothing_of_other_orgs(two: Two, connection: Connection, eventually: Any) -> None:
     running = AgentInfo(
         instance="i", name="m", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2),), slots=2, since=NOW,
         running=(two.own["live"], two.foreign["live"]), warm=("acme/1/emulator", "globex/1/emulator", "acme/x/1/emulator"),
     )  # fmt: skip
-    await agent_registry.announce(bus, running)
+    await agent_registry.announce(connection, running)
 
     async def ask(path: str, **params: Any) -> Json:
         answer = await two.ask("GET", path, params=params)

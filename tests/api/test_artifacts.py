@@ -14,7 +14,7 @@ import pytest
 
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import log_subject
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.store.artifacts import CHUNK_BYTES, STREAM, ArtifactStore, object_name
 from qgjet_projections.api.routes.artifacts import disposition
 from qgjet_projections.api.routes.logs import Position, Splitter
@@ -27,12 +27,12 @@ DATA = random.Random(1).randbytes(3 * CHUNK_BYTES + 77)
 class Left:
     """A job whose only attempt left files behind."""
 
-    def __init__(self, api: httpx.AsyncClient, bus: Bus, job_id: str) -> None:
-        self.api, self.bus, self.job_id = api, bus, job_id
+    def __init__(self, api: httpx.AsyncClient, connection: Connection, job_id: str) -> None:
+        self.api, self.connection, self.job_id = api, connection, job_id
         self.entries: list[Json] = []
 
     async def file(self, name: str, data: bytes, content_type: str = "application/octet-stream") -> Json:
-        info = await ArtifactStore(self.bus).put(object_name(self.job_id, 1, name), io.BytesIO(data))
+        info = await ArtifactStore(self.connection).put(object_name(self.job_id, 1, name), io.BytesIO(data))
         self.entries.append({"name": name, "content_type": content_type, "size": info.size, "sha256": info.sha256})
         return self.entries[-1]
 
@@ -41,10 +41,10 @@ class Left:
 
 
 @pytest.fixture
-async def left(api: httpx.AsyncClient, bus: Bus, submit: Submit, agent: Any) -> Left:
+async def left(api: httpx.AsyncClient, connection: Connection, submit: Submit, agent: Any) -> Left:
     job_id = (await submit())["job_id"]
     await agent.start()
-    return Left(api, bus, job_id)
+    return Left(api, connection, job_id)
 
 
 @pytest.fixture
@@ -160,11 +160,11 @@ class TestDownload:
         await left.file("v.webm", DATA, "video/webm")
         await left.file("w.webm", DATA, "video/webm")
         await ends()
-        info = await ArtifactStore(left.bus).stat(object_name(left.job_id, 1, "w.webm"))
+        info = await ArtifactStore(left.connection).stat(object_name(left.job_id, 1, "w.webm"))
         assert info is not None
-        await left.bus.api(f"STREAM.PURGE.{STREAM}", {"filter": f"$O.qg-artifacts.C.{info.nuid}"})
+        await left.connection.api(f"STREAM.PURGE.{STREAM}", {"filter": f"$O.qg-artifacts.C.{info.nuid}"})
         assert (await left.api.get(left.url("w.webm"))).status_code == 410
-        await left.bus.api(f"STREAM.PURGE.{STREAM}")
+        await left.connection.api(f"STREAM.PURGE.{STREAM}")
         gone = await left.api.get(left.url("v.webm"))
         assert (gone.status_code, gone.json()["type"]) == (410, "urn:qgjet:problem:artifact-gone")
 
@@ -182,14 +182,14 @@ def test_a_file_name_is_quoted_for_old_clients_and_new_ones() -> None:
 
 class TestWholeLog:
     async def test_an_ended_attempt_gives_its_whole_log(self, left: Left, ends: Ends) -> None:
-        await left.bus.request(log_subject(left.job_id, 1), b"only a part\n")
+        await left.connection.request(log_subject(left.job_id, 1), b"only a part\n")
         await left.file("output.log", b"\xff the whole\n" * 30_000, "text/plain")
         assert (await left.api.get(f"/jobs/{left.job_id}/log")).content == b"only a part\n"
         await ends()
         got = await left.api.get(f"/jobs/{left.job_id}/log")
         assert got.content == b"\xff the whole\n" * 30_000
         assert got.headers["content-type"] == "text/plain; charset=utf-8"
-        await left.bus.api(f"STREAM.PURGE.{STREAM}")
+        await left.connection.api(f"STREAM.PURGE.{STREAM}")
         assert (await left.api.get(f"/jobs/{left.job_id}/log")).content == b"only a part\n"
 
 
@@ -226,7 +226,7 @@ class TestEvents:
     async def test_lines_come_as_events_until_the_attempt_ends(self, left: Left, agent: Any) -> None:
         pieces = [b"one\ntw", b"o\n\n", b"\xff\xfe\x1b[31mred\r\n", b"caf\xc3", b"\xa9\n", b"x" * 150_000 + b"\nlast"]
         for piece in pieces:
-            await left.bus.request(log_subject(left.job_id, 1), piece)
+            await left.connection.request(log_subject(left.job_id, 1), piece)
         events = Events()
         async with left.api.stream("GET", f"/jobs/{left.job_id}/log", headers=SSE) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
@@ -239,7 +239,7 @@ class TestEvents:
     async def test_they_resume_after_any_event(self, left: Left, agent: Any) -> None:
         pieces = [b"one\ntw", b"o\nthree\n\nfo", b"ur\r\nfive\n", b"six"]
         for piece in pieces:
-            await left.bus.request(log_subject(left.job_id, 1), piece)
+            await left.connection.request(log_subject(left.job_id, 1), piece)
         await agent.end(Verdict.PASSED)
         for count in range(1, 7):
             events = Events()
@@ -254,13 +254,13 @@ class TestEvents:
         got = await left.api.get(f"/jobs/{left.job_id}/log", headers={**SSE, "Last-Event-ID": "1.2.3"})
         assert got.status_code == 400
 
-    async def test_a_queued_job_is_waited_for(self, api: httpx.AsyncClient, submit: Submit, agent: Any, bus: Bus) -> None:
+    async def test_a_queued_job_is_waited_for(self, api: httpx.AsyncClient, submit: Submit, agent: Any, connection: Connection) -> None:
         job_id = (await submit())["job_id"]
         events = Events()
         async with api.stream("GET", f"/jobs/{job_id}/log", headers=SSE) as answer:
             reading = asyncio.create_task(events.read(answer))
             await agent.start()
-            await bus.request(log_subject(job_id, 1), b"here\n")
+            await connection.request(log_subject(job_id, 1), b"here\n")
             await agent.end(Verdict.PASSED)
             await reading
         assert (events.data, events.ended) == (b"here\n", True)

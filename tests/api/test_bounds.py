@@ -61,7 +61,7 @@ async def test_commands_straight_to_nats_have_the_same_bound(log: EventLog, subm
     with pytest.raises(InvalidInput, match="at most 500 are accepted"):
         await log.cancel(slot, body["job_id"], by="ana", reason=LONG)
     with pytest.raises(InvalidInput, match="at most 500 are accepted"):
-        await append(log.bus, Paused(kind=Kind.TARGET, name="emulator", at=NOW, reason=LONG))
+        await append(log.connection, Paused(kind=Kind.TARGET, name="emulator", at=NOW, reason=LONG))
     assert await log.cancel(slot, body["job_id"], by="ana", reason=LONG[:500]) is not None
 
 
@@ -77,7 +77,7 @@ async def test_longer_texts_of_older_versions_are_shortened_in_answers(api: http
         assert isinstance(event, CancelRequested)
         await log.append(slot, replace(event, reason=HUGE), job.version)
     paused = Paused(kind=Kind.TARGET, name="emulator", at=NOW, by="ana", reason=HUGE)
-    last = (await log.bus.client.jetstream().publish(control.subject_of(paused), control.encode(paused))).seq
+    last = (await log.connection.client.jetstream().publish(control.subject_of(paused), control.encode(paused))).seq
 
     found = (await api.get("/jobs", params={"min_seq": last})).json()["jobs"]
     assert {job["reason"] for job in found} == {HUGE[:499] + "…"}

@@ -59,7 +59,7 @@ async def test_jobs_without_a_verdict_are_dead_letters_and_others_are_not(api: h
 async def test_a_dead_letter_shows_cause_attempts_and_last_output(api: httpx.AsyncClient, die: Any, log: EventLog) -> None:
     job_id = await die()
     for number in range(30):
-        await log.bus.request(log_subject(job_id, 1), f"line {number}\n".encode())
+        await log.connection.request(log_subject(job_id, 1), f"line {number}\n".encode())
     found = (await api.get(f"/dead/{job_id}")).json()
     assert (found["verdict"], found["reason"], found["message"], found["settlement"]) == ("infra_error", *BROKEN.values(), None)
     assert [(one["attempt"], one["reason"]) for one in found["attempts"]] == [(1, "device_lost")]
@@ -108,7 +108,7 @@ async def test_discard_says_why_and_leaves_the_job_as_it_ended(api: httpx.AsyncC
     found = (await api.get(f"/dead/{job_id}")).json()
     assert (found["status"], found["verdict"], found["settlement"]["how"], found["settlement"]["note"]) == ("failed", "infra_error", "discarded", "known")
     assert (await api.post(f"/dead/{job_id}/discard")).status_code == 409
-    (event,) = await ControlReader(log.bus).new()
+    (event,) = await ControlReader(log.connection).new()
     assert isinstance(event, Discarded)
     assert (event.name, event.org_id, event.by, event.reason) == (job_id, "qualgent", "api", "known")
 

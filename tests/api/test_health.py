@@ -20,7 +20,7 @@ from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain import subjects
 from qgjet.domain.events import Partition, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
@@ -135,9 +135,9 @@ async def test_what_was_read_survives_a_restart_and_a_lost_file(settings: Settin
             assert job.json()["status"] == "queued"
 
 
-async def test_metrics_count_jobs_by_status(api: httpx.AsyncClient, submit: Submit, agent: Any, bus: Bus) -> None:
+async def test_metrics_count_jobs_by_status(api: httpx.AsyncClient, submit: Submit, agent: Any, connection: Connection) -> None:
     await agent_registry.announce(
-        bus,
+        connection,
         AgentInfo(instance="i", name="m", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2, running=1),), slots=2, since=NOW),
     )
     await submit()
@@ -231,11 +231,11 @@ class TestProblems:
 
 
 async def test_a_stream_near_its_limit_of_consumers_is_a_warning_and_a_metric(
-    bus: Bus, log: EventLog, settings: Settings, run_api: RunApi, eventually: Any
+    connection: Connection, log: EventLog, settings: Settings, run_api: RunApi, eventually: Any
 ) -> None:
-    await bus.api(f"STREAM.DELETE.{subjects.STREAM}")
-    await streams.ensure(bus, replace(settings.queue.deployment, max_consumers=10))
-    queue = Queue(bus, settings.queue)
+    await connection.api(f"STREAM.DELETE.{subjects.STREAM}")
+    await streams.ensure(connection, replace(settings.queue.deployment, max_consumers=10))
+    queue = Queue(connection, settings.queue)
     async with run_api(settings) as api:
 
         async def answer() -> Json | None:

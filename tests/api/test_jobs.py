@@ -11,7 +11,7 @@ import httpx
 from factories import NOW
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import log_subject
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.store import agent_registry
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.store.event_log import EventLog
@@ -119,18 +119,18 @@ class TestPendingReason:
         reason: str | None = (await api.get(f"/jobs/{job_id}", params={"min_seq": seq})).json()["pending_reason"]
         return reason
 
-    async def test_no_agent_serves_the_target(self, api: httpx.AsyncClient, submit: Submit, bus: Bus) -> None:
-        await agent_registry.announce(bus, agent_info(targets=(TargetSlots(target="device", slots=1),)))
-        await agent_registry.announce(bus, agent_info(instance="agent-2", draining=True))
-        await agent_registry.announce(bus, agent_info(instance="agent-3", app_version_id="other"))
+    async def test_no_agent_serves_the_target(self, api: httpx.AsyncClient, submit: Submit, connection: Connection) -> None:
+        await agent_registry.announce(connection, agent_info(targets=(TargetSlots(target="device", slots=1),)))
+        await agent_registry.announce(connection, agent_info(instance="agent-2", draining=True))
+        await agent_registry.announce(connection, agent_info(instance="agent-3", app_version_id="other"))
         assert await self.reason(api, (await submit())["job_id"]) == "no_agent"
 
-    async def test_all_slots_are_taken(self, api: httpx.AsyncClient, submit: Submit, bus: Bus) -> None:
-        await agent_registry.announce(bus, agent_info(targets=(TargetSlots(target="emulator", slots=1, running=1),), running=("x",)))
+    async def test_all_slots_are_taken(self, api: httpx.AsyncClient, submit: Submit, connection: Connection) -> None:
+        await agent_registry.announce(connection, agent_info(targets=(TargetSlots(target="emulator", slots=1, running=1),), running=("x",)))
         assert await self.reason(api, (await submit())["job_id"]) == "no_slot"
 
-    async def test_it_may_start_at_any_moment(self, api: httpx.AsyncClient, submit: Submit, bus: Bus) -> None:
-        await agent_registry.announce(bus, agent_info())
+    async def test_it_may_start_at_any_moment(self, api: httpx.AsyncClient, submit: Submit, connection: Connection) -> None:
+        await agent_registry.announce(connection, agent_info())
         assert await self.reason(api, (await submit())["job_id"]) is None
 
     async def test_it_waits_for_its_retry(self, api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:
@@ -209,32 +209,32 @@ class TestRerun:
 
 
 class TestLog:
-    async def say(self, bus: Bus, job_id: str, attempt: int, *texts: str) -> None:
+    async def say(self, connection: Connection, job_id: str, attempt: int, *texts: str) -> None:
         for text in texts:
-            await bus.request(log_subject(job_id, attempt), text.encode())
+            await connection.request(log_subject(job_id, attempt), text.encode())
 
-    async def test_the_output_of_an_attempt_is_text(self, api: httpx.AsyncClient, submit: Submit, agent: Any, bus: Bus) -> None:
+    async def test_the_output_of_an_attempt_is_text(self, api: httpx.AsyncClient, submit: Submit, agent: Any, connection: Connection) -> None:
         job_id = (await submit())["job_id"]
         assert (await api.get(f"/jobs/{job_id}/log")).text == ""
         await agent.start()
-        await self.say(bus, job_id, 1, *(f"line {number}\n" for number in range(300)))
+        await self.say(connection, job_id, 1, *(f"line {number}\n" for number in range(300)))
         seq = await agent.end(Verdict.FAILED)
         await agent.start()
-        await self.say(bus, job_id, 2, "second\n")
+        await self.say(connection, job_id, 2, "second\n")
         first = await api.get(f"/jobs/{job_id}/log", params={"attempt": 1, "min_seq": seq + 1})
         assert first.headers["content-type"] == "text/plain; charset=utf-8"
         assert first.text == "".join(f"line {number}\n" for number in range(300))
         assert (await api.get(f"/jobs/{job_id}/log")).text == "second\n"
 
-    async def test_it_can_be_followed_to_the_end_of_the_attempt(self, api: httpx.AsyncClient, submit: Submit, agent: Any, bus: Bus) -> None:
+    async def test_it_can_be_followed_to_the_end_of_the_attempt(self, api: httpx.AsyncClient, submit: Submit, agent: Any, connection: Connection) -> None:
         job_id = (await submit())["job_id"]
         seq = await agent.start()
-        await self.say(bus, job_id, 1, "o", "ne\n")
+        await self.say(connection, job_id, 1, "o", "ne\n")
         seen = []
         async with api.stream("GET", f"/jobs/{job_id}/log", params={"follow": True, "min_seq": seq}) as answer:
             async for line in answer.aiter_lines():
                 seen.append(line)
                 if line == "one":
-                    await self.say(bus, job_id, 1, "two")
+                    await self.say(connection, job_id, 1, "two")
                     await agent.end(Verdict.PASSED)
         assert seen == ["one", "two"]

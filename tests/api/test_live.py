@@ -21,7 +21,7 @@ from qgjet.auth import token_file, tokens
 from qgjet.auth.tokens import Scope
 from qgjet.config.settings import Settings
 from qgjet.domain.events import Verdict
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.store import agent_registry
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.support.clock import utc_now
@@ -132,18 +132,18 @@ async def test_a_busy_queue_moves_a_page_at_its_pace(api: httpx.AsyncClient, sub
         assert len(told) <= (time.monotonic() - began) / 0.5 + 1
 
 
-async def test_pages_with_agents_move_when_these_do(api: httpx.AsyncClient, bus: Bus) -> None:
+async def test_pages_with_agents_move_when_these_do(api: httpx.AsyncClient, connection: Connection) -> None:
     info = AgentInfo(instance="i", name="m", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2),), slots=2, since=NOW)
     async with changes(api, after=0, agents="true") as with_agents, changes(api, after=0) as without:
         assert await anext(with_agents) == -1
-        await agent_registry.announce(bus, info)
+        await agent_registry.announce(connection, info)
         assert await anext(with_agents) == 0
-        await agent_registry.announce(bus, replace(info, draining=True))
+        await agent_registry.announce(connection, replace(info, draining=True))
         assert await anext(with_agents) == 0
         assert await anext(without) == -1
 
 
-async def test_other_orgs_move_no_page_of_ones_own(settings: Settings, run_api: RunApi, tmp_path: Path, bus: Bus) -> None:
+async def test_other_orgs_move_no_page_of_ones_own(settings: Settings, run_api: RunApi, tmp_path: Path, connection: Connection) -> None:
     file = tmp_path / "tokens.json"
     operator, bound = bearing(make_token(file, Scope.OPERATE)), bearing(make_token(file, orgs=("acme",)))
     async with run_api(replace(settings, api=replace(settings.api, tokens_file=str(file)))) as api:
@@ -156,14 +156,14 @@ async def test_other_orgs_move_no_page_of_ones_own(settings: Settings, run_api: 
 
         foreign = await submit("globex", 0)
         info = AgentInfo(instance="i", name="m", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2),), slots=2, since=NOW)
-        await agent_registry.announce(bus, info)
+        await agent_registry.announce(connection, info)
         for params in ({}, {"agents": "true"}, {"suite_id": "ci"}, {"job_id": foreign["job_id"]}):
             async with changes(api, bound, after=0, **params) as said:
                 assert await anext(said) == -1, params
                 await submit("globex", len(params) + 1)
-                await agent_registry.announce(bus, replace(info, running=(foreign["job_id"],), warm=("globex/1/emulator",)))
+                await agent_registry.announce(connection, replace(info, running=(foreign["job_id"],), warm=("globex/1/emulator",)))
                 assert await anext(said) == -1, params
-                await agent_registry.announce(bus, info)
+                await agent_registry.announce(connection, info)
         async with changes(api, bound, after=0) as said:
             own = await submit("acme", 0)
             told = await anext(said)

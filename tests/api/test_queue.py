@@ -18,7 +18,7 @@ from qgjet.config.settings import Settings
 from qgjet.domain.control import DrainRequested
 from qgjet.domain.decide import Requeue
 from qgjet.domain.events import Slot, Submitted
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.store import agent_registry
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.store.control_log import ControlReader
@@ -92,8 +92,8 @@ async def test_what_cannot_be_paused_is_said(api: httpx.AsyncClient) -> None:
     assert (await api.get("/queue/pauses")).json() == {"pauses": []}
 
 
-async def test_reasons_are_counted(api: httpx.AsyncClient, submit: Submit, agent: Any, bus: Bus) -> None:
-    await agent_registry.announce(bus, agent_info(targets=(TargetSlots(target="device", slots=1, running=1),), running=("j",)))
+async def test_reasons_are_counted(api: httpx.AsyncClient, submit: Submit, agent: Any, connection: Connection) -> None:
+    await agent_registry.announce(connection, agent_info(targets=(TargetSlots(target="device", slots=1, running=1),), running=("j",)))
     for target, tests in (("emulator", "ab"), ("device", "c"), ("sofa", "d")):
         for test in tests:
             await submit(target=target, test_path=f"tests/{test}.spec.js")
@@ -107,15 +107,15 @@ async def test_reasons_are_counted(api: httpx.AsyncClient, submit: Submit, agent
     assert [(s.labels, s.value) for s in samples["qgjet_queue_paused"]] == [({"kind": "target", "name": "sofa"}, 1)]
 
 
-async def test_an_agent_is_drained_by_its_name_where_that_is_enough(api: httpx.AsyncClient, bus: Bus, eventually: Any) -> None:
+async def test_an_agent_is_drained_by_its_name_where_that_is_enough(api: httpx.AsyncClient, connection: Connection, eventually: Any) -> None:
     assert (await api.post("/agents/mac/drain")).status_code == 404
-    await agent_registry.announce(bus, agent_info("mac-1"))
+    await agent_registry.announce(connection, agent_info("mac-1"))
     await eventually(lambda: _agents(api, 1))
     drained = await api.post("/agents/mac/drain", json={"reason": "new cables"})
     assert drained.status_code == 202
-    (event,) = await ControlReader(bus).new()
+    (event,) = await ControlReader(connection).new()
     assert (type(event), event.name, event.reason) == (DrainRequested, "mac-1", "new cables")
-    await agent_registry.announce(bus, agent_info("mac-2"))
+    await agent_registry.announce(connection, agent_info("mac-2"))
     await eventually(lambda: _agents(api, 2))
     several = await api.post("/agents/mac/drain")
     assert (several.status_code, "mac-1, mac-2" in several.json()["detail"]) == (400, True)

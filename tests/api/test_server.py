@@ -36,8 +36,8 @@ async def test_a_port_that_is_taken_is_said_before_anything_else(tmp_path: Path)
 
 
 async def test_a_server_with_another_priority_order_is_refused(server: NatsServer, tmp_path: Path) -> None:
-    async with connect(server.url, name="test") as bus:
-        await streams.ensure(bus, Deployment(priority_order="high-first"))
+    async with connect(server.url, name="test") as connection:
+        await streams.ensure(connection, Deployment(priority_order="high-first"))
     settings = Settings(nats_url=server.url, api=ApiSettings(port=0, database=str(tmp_path / "x.sqlite")))
     with pytest.raises(IncompatibleServer, match="high-first"):
         await serve(settings, ready=print)

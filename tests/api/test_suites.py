@@ -11,7 +11,7 @@ import pytest
 from factories import NOW
 from qgjet.domain.decide import Start
 from qgjet.domain.events import Slot, Verdict
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.store import agent_registry
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
 from qgjet.store.event_log import EventLog
@@ -195,7 +195,7 @@ async def test_partitions_show_the_queue(api: httpx.AsyncClient, submit: Submit,
     assert sorted((one["target"], one["queued"], one["running"]) for one in body["partitions"]) == [("device", 1, 0), ("emulator", 1, 1)]
 
 
-async def test_agents_are_those_that_are_alive(api: httpx.AsyncClient, bus: Bus) -> None:
+async def test_agents_are_those_that_are_alive(api: httpx.AsyncClient, connection: Connection) -> None:
     assert (await api.get("/agents")).json() == {"agents": []}
     info = AgentInfo(instance="i", name="mac", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2, running=1),), slots=2, since=NOW)
-    await agent_registry.announce(bus, info)
+    await agent_registry.announce(connection, info)

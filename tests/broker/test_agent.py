@@ -31,7 +31,7 @@ async def test_a_job_that_waits_is_run_and_acknowledged(log: EventLog, tmp_path:
     async with running_agent(log, tmp_path):
         assert (await ended(log, job.slot)).verdict is Verdict.PASSED
     assert await story(log, job.slot) == ["submitted", "started", "finished"]
-    (lane,) = await Queue(log.bus, FAST).lanes()
+    (lane,) = await Queue(log.connection, FAST).lanes()
     assert (lane.pending, lane.unacknowledged) == (0, 0)
 
 
@@ -44,7 +44,7 @@ async def test_an_idle_agent_hears_of_a_lane_that_did_not_exist_before(log: Even
 
 
 async def present(log: EventLog, instance: str) -> bool:
-    return instance in {info.instance for info in await agent_registry.agents(log.bus)}
+    return instance in {info.instance for info in await agent_registry.agents(log.connection)}
 
 
 async def test_a_failed_test_is_retried_as_often_as_it_may_be(log: EventLog, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ async def test_an_attempt_that_takes_too_long_times_out(log: EventLog, tmp_path:
 
 async def test_two_agents_share_a_lane_and_run_each_job_once(log: EventLog, tmp_path: Path) -> None:
     jobs = [spec(test=f"tests/{number}.spec.js") for number in range(60)]
-    await Queue(log.bus, FAST).ensure(Lane(jobs[0].partition, 5))
+    await Queue(log.connection, FAST).ensure(Lane(jobs[0].partition, 5))
     async with running_agent(log, tmp_path, slots=3), running_agent(log, tmp_path, slots=3):
         await log.submit_many(jobs)
         for job in jobs:
@@ -347,4 +347,4 @@ async def runs(log: EventLog, wanted: JobSpec) -> bool:
 
 
 async def idle_but_for(log: EventLog, deliveries: int) -> bool:
-    return sum(lane.unacknowledged for lane in await Queue(log.bus, FAST).lanes()) == deliveries
+    return sum(lane.unacknowledged for lane in await Queue(log.connection, FAST).lanes()) == deliveries

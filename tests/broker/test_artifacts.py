@@ -18,7 +18,7 @@ from agents import eventually
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.subjects import LOGS
 from qgjet.errors import ArtifactGone, LogUnavailable
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import artifacts, streams
 from qgjet.store.artifacts import CHUNK_BYTES, MARK_EVERY, ArtifactStore, object_name
@@ -27,8 +27,8 @@ NATS_CLI = Path(__file__).parents[2] / ".tools" / "bin" / "nats"
 
 
 @pytest.fixture
-def store(bus: Bus) -> ArtifactStore:
-    return ArtifactStore(bus)
+def store(connection: Connection) -> ArtifactStore:
+    return ArtifactStore(connection)
 
 
 def content(size: int) -> bytes:
@@ -41,8 +41,8 @@ async def whole(store: ArtifactStore, name: str, start: int = 0, end: int | None
     return b"".join([piece async for piece in store.get(info, start, end)])
 
 
-async def stored_messages(bus: Bus) -> int:
-    return int((await bus.api(f"STREAM.INFO.{artifacts.STREAM}"))["state"]["messages"])
+async def stored_messages(connection: Connection) -> int:
+    return int((await connection.api(f"STREAM.INFO.{artifacts.STREAM}"))["state"]["messages"])
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 40 * CHUNK_BYTES + 7])
@@ -78,8 +78,8 @@ async def test_the_cli_of_nats_reads_it(server: NatsServer, store: ArtifactStore
     assert target.read_bytes() == data
 
 
-async def test_the_client_of_nats_reads_and_writes_it(bus: Bus, store: ArtifactStore) -> None:
-    theirs = await bus.client.jetstream().object_store("qg-artifacts")
+async def test_the_client_of_nats_reads_and_writes_it(connection: Connection, store: ArtifactStore) -> None:
+    theirs = await connection.client.jetstream().object_store("qg-artifacts")
     data = content(3 * CHUNK_BYTES + 5)
     await store.put("j/1/report.json", io.BytesIO(data))
     assert (await theirs.get("j/1/report.json")).data == data
@@ -90,12 +90,12 @@ async def test_the_client_of_nats_reads_and_writes_it(bus: Bus, store: ArtifactS
     assert await store.stat("j/1/other") is None
 
 
-async def test_a_second_put_leaves_one_object(bus: Bus, store: ArtifactStore) -> None:
+async def test_a_second_put_leaves_one_object(connection: Connection, store: ArtifactStore) -> None:
     data = content(2 * CHUNK_BYTES)
     for _ in range(3):
         await store.put("j/1/a", io.BytesIO(data))
     assert await whole(store, "j/1/a") == data
-    assert await stored_messages(bus) == 3
+    assert await stored_messages(connection) == 3
 
 
 async def test_the_objects_of_an_attempt_are_listed(store: ArtifactStore) -> None:
@@ -106,7 +106,7 @@ async def test_the_objects_of_an_attempt_are_listed(store: ArtifactStore) -> Non
     assert await store.of_attempt("nobody", 1) == []
 
 
-async def test_a_put_outlasts_a_restart_of_the_server(server: NatsServer, bus: Bus, store: ArtifactStore) -> None:
+async def test_a_put_outlasts_a_restart_of_the_server(server: NatsServer, connection: Connection, store: ArtifactStore) -> None:
     data = content(60 * CHUNK_BYTES)
     file = Stopping(data, at=30 * CHUNK_BYTES)
     putting = asyncio.create_task(store.put("j/1/a", file, timeout_s=30))
@@ -116,7 +116,7 @@ async def test_a_put_outlasts_a_restart_of_the_server(server: NatsServer, bus: B
     file.go_on.release()
     await putting
     assert await whole(store, "j/1/a") == data
-    assert await stored_messages(bus) <= 61 + 60, "at most the chunks of the first try are left"
+    assert await stored_messages(connection) <= 61 + 60, "at most the chunks of the first try are left"
 
 
 class Stopping(io.BytesIO):
@@ -135,7 +135,7 @@ class Stopping(io.BytesIO):
         return super().read(size)
 
 
-async def test_a_put_that_takes_too_long_leaves_nothing(server: NatsServer, bus: Bus, store: ArtifactStore) -> None:
+async def test_a_put_that_takes_too_long_leaves_nothing(server: NatsServer, connection: Connection, store: ArtifactStore) -> None:
     assert server.process is not None
     server.process.send_signal(signal.SIGSTOP)
     try:
@@ -146,23 +146,23 @@ async def test_a_put_that_takes_too_long_leaves_nothing(server: NatsServer, bus:
     assert await store.stat("j/1/a") is None
 
 
-async def test_without_the_bucket_a_put_fails_and_a_look_finds_nothing(bus: Bus, store: ArtifactStore) -> None:
-    await bus.api(f"STREAM.DELETE.{artifacts.STREAM}")
+async def test_without_the_bucket_a_put_fails_and_a_look_finds_nothing(connection: Connection, store: ArtifactStore) -> None:
+    await connection.api(f"STREAM.DELETE.{artifacts.STREAM}")
     assert await store.stat("j/1/a") is None
     with pytest.raises(LogUnavailable):
         await store.put("j/1/a", io.BytesIO(b"x"), timeout_s=0.3)
 
 
-async def test_chunks_that_are_gone_or_changed_are_noticed(bus: Bus, store: ArtifactStore) -> None:
+async def test_chunks_that_are_gone_or_changed_are_noticed(connection: Connection, store: ArtifactStore) -> None:
     info = await store.put("j/1/a", io.BytesIO(content(3 * CHUNK_BYTES)))
-    first = (await bus.api(f"STREAM.MSG.GET.{artifacts.STREAM}", {"last_by_subj": f"$O.qg-artifacts.C.{info.nuid}"}))["message"]["seq"] - 2
-    await bus.api(f"STREAM.MSG.DELETE.{artifacts.STREAM}", {"seq": first})
+    first = (await connection.api(f"STREAM.MSG.GET.{artifacts.STREAM}", {"last_by_subj": f"$O.qg-artifacts.C.{info.nuid}"}))["message"]["seq"] - 2
+    await connection.api(f"STREAM.MSG.DELETE.{artifacts.STREAM}", {"seq": first})
     with pytest.raises(ArtifactGone):
         await whole(store, "j/1/a")
-    await bus.request(f"$O.qg-artifacts.C.{info.nuid}", content(CHUNK_BYTES))
+    await connection.request(f"$O.qg-artifacts.C.{info.nuid}", content(CHUNK_BYTES))
     with pytest.raises(ArtifactGone, match="damaged"):
         await whole(store, "j/1/a")
-    await bus.api(f"STREAM.PURGE.{artifacts.STREAM}", {"filter": f"$O.qg-artifacts.C.{info.nuid}"})
+    await connection.api(f"STREAM.PURGE.{artifacts.STREAM}", {"filter": f"$O.qg-artifacts.C.{info.nuid}"})
     with pytest.raises(ArtifactGone):
         await whole(store, "j/1/a")
 
@@ -201,8 +201,8 @@ async def test_a_large_file_neither_fills_the_memory_nor_stops_the_event_loop(st
 
 async def test_the_retention_of_the_settings_counts_when_the_streams_are_made(server: NatsServer) -> None:
     day = 86_400 * 10**9
-    async with connect(server.url, name="test") as bus:
+    async with connect(server.url, name="test") as connection:
         for days, found in ((3, (3 * day, day)), (9, (3 * day, day))):  # the second time they are there
-            await streams.ensure(bus, Deployment(artifact_retention_s=days * 86_400.0, log_retention_s=86_400.0))
-            ages = [(await streams.stream_config(bus, name) or {})["max_age"] for name in (artifacts.STREAM, LOGS)]
+            await streams.ensure(connection, Deployment(artifact_retention_s=days * 86_400.0, log_retention_s=86_400.0))
+            ages = [(await streams.stream_config(connection, name) or {})["max_age"] for name in (artifacts.STREAM, LOGS)]
             assert tuple(ages) == found

@@ -23,7 +23,7 @@ from qgjet_projections.readmodel.projector import Projector
 async def joined(log: EventLog, suite_id: str, **fields: object) -> JobSpec:
     """A suite of one job, which is created or attached."""
     wanted = spec(suite_ids=(suite_id,), **fields)
-    await Queue(log.bus, FAST).ensure(Lane(wanted.partition, wanted.rank))
+    await Queue(log.connection, FAST).ensure(Lane(wanted.partition, wanted.rank))
     await submit_suite(log, Submission(suite_id=suite_id, id=suite_id, specs=[wanted], modes=[OnDuplicate.ATTACH]))
     return wanted
 

@@ -48,7 +48,7 @@ async def has_looked(log: EventLog, agent: Agent) -> None:
     """The agent has listed the lanes anew, and what it believes to wait is what waits."""
 
     async def looked() -> bool:
-        (lane,) = await Queue(log.bus, FAST).lanes()
+        (lane,) = await Queue(log.connection, FAST).lanes()
         return agent._catalog.has_waiting(lane.lane)
 
     await eventually(looked)
@@ -56,21 +56,21 @@ async def has_looked(log: EventLog, agent: Agent) -> None:
 
 async def test_a_paused_target_starts_nothing_until_it_is_resumed(log: EventLog, tmp_path: Path) -> None:
     job = spec()
-    await control_log.append(log.bus, paused())
+    await control_log.append(log.connection, paused())
     async with running_agent(log, tmp_path, poll_s=0.1) as agent:
         await submit(log, job)
         await has_looked(log, agent)
         assert not await is_started(log, job)
-        await control_log.append(log.bus, resumed())
+        await control_log.append(log.connection, resumed())
         await ended(log, job.slot)
 
 
 async def test_an_agent_hears_of_a_pause_at_once(log: EventLog, tmp_path: Path) -> None:
     async with running_agent(log, tmp_path, poll_s=60) as agent:
         await eventually(lambda: knows(agent, paused=False))
-        await control_log.append(log.bus, paused())
+        await control_log.append(log.connection, paused())
         await eventually(lambda: knows(agent, paused=True))
-        await control_log.append(log.bus, resumed())
+        await control_log.append(log.connection, resumed())
         await eventually(lambda: knows(agent, paused=False))
 
 
@@ -84,7 +84,7 @@ async def test_a_pause_leaves_what_runs_and_what_it_is_not_about_alone(log: Even
     async with running_agent(log, tmp_path, runners=scripted(gate=gate), poll_s=0.2) as agent:
         await submit(log, first)
         await eventually(lambda: is_started(log, first))
-        await control_log.append(log.bus, paused(kind=Kind.ORG, name="acme"))
+        await control_log.append(log.connection, paused(kind=Kind.ORG, name="acme"))
         await eventually(lambda: knows(agent, paused=True))
         await submit(log, second)
         await submit(log, other)
@@ -96,7 +96,7 @@ async def test_a_pause_leaves_what_runs_and_what_it_is_not_about_alone(log: Even
 
 async def test_a_pause_ends_by_itself_in_time(log: EventLog, tmp_path: Path) -> None:
     job = spec()
-    await control_log.append(log.bus, paused(until=utc_now() + timedelta(seconds=0.7)))
+    await control_log.append(log.connection, paused(until=utc_now() + timedelta(seconds=0.7)))
     async with running_agent(log, tmp_path, poll_s=60) as agent:
         await submit(log, job)
         await has_looked(log, agent)
@@ -111,13 +111,13 @@ async def test_an_agent_drains_when_it_is_told_and_others_do_not(log: EventLog, 
         async with asyncio.timeout(patience(10)), asyncio.TaskGroup() as group:
             group.create_task(goes.run())
             await eventually(lambda: knows(goes, paused=False))  # it listens now: what comes while it starts may wait for its next poll
-            await control_log.append(log.bus, DrainRequested(kind=Kind.AGENT, name=goes.instance, at=utc_now()))
+            await control_log.append(log.connection, DrainRequested(kind=Kind.AGENT, name=goes.instance, at=utc_now()))
         assert (goes.draining, stays.draining) == (True, False)
 
 
 async def test_a_new_server_knows_no_pauses(tmp_path: Path, server: NatsServer, log: EventLog) -> None:
     """What an old log said is not in force on a new one."""
-    await control_log.append(log.bus, paused())
+    await control_log.append(log.connection, paused())
     job = spec()
     async with running_agent(log, tmp_path / "agent", poll_s=1) as agent:
         await eventually(lambda: knows(agent, paused=True))
@@ -128,7 +128,7 @@ async def test_a_new_server_knows_no_pauses(tmp_path: Path, server: NatsServer, 
 
             async def set_up() -> bool:
                 with contextlib.suppress(LogUnavailable):  # the client may not have noticed yet that its server is gone
-                    await streams.ensure(log.bus)
+                    await streams.ensure(log.connection)
                     return True
                 return False
 
@@ -140,40 +140,40 @@ async def test_a_new_server_knows_no_pauses(tmp_path: Path, server: NatsServer, 
 
 
 async def test_what_cannot_be_read_is_stepped_over(log: EventLog) -> None:
-    await log.bus.request(f"{CONTROL_PREFIX}.target.emulator.painted", b'{"type":"painted"}')
-    await control_log.append(log.bus, paused())
-    reader = ControlReader(log.bus)
+    await log.connection.request(f"{CONTROL_PREFIX}.target.emulator.painted", b'{"type":"painted"}')
+    await control_log.append(log.connection, paused())
+    reader = ControlReader(log.connection)
     assert [type(event) for event in await reader.new()] == [Paused]
     assert await reader.new() == []
-    await control_log.append(log.bus, resumed())
+    await control_log.append(log.connection, resumed())
     assert [type(event) for event in await reader.new()] == [Resumed]
 
 
 async def test_a_decision_that_stands_where_another_would_is_none(log: EventLog) -> None:
     """The read model does not count it, so an agent that obeyed it would wait and nobody could see why."""
-    await log.bus.request(subject_of(paused(name="sofa")), encode(paused()))
-    await control_log.append(log.bus, paused(kind=Kind.ORG, name="acme"))
-    assert [event.name for event in await ControlReader(log.bus).new()] == ["acme"]
+    await log.connection.request(subject_of(paused(name="sofa")), encode(paused()))
+    await control_log.append(log.connection, paused(kind=Kind.ORG, name="acme"))
+    assert [event.name for event in await ControlReader(log.connection).new()] == ["acme"]
 
 
 async def test_a_log_that_does_not_answer_is_not_an_empty_one(server: NatsServer) -> None:
     """As a node of a cluster does before it has found the others: nobody there may believe that nothing is paused."""
-    async with connect(server.url, name="test") as bus:
+    async with connect(server.url, name="test") as connection:
         with pytest.raises(LogUnavailable, match="503"):
-            await ControlReader(bus).new()
+            await ControlReader(connection).new()
 
 
 async def test_what_was_read_before_the_connection_broke_comes_with_the_next_call(server: NatsServer, log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct_get, "TIMEOUT_S", 0.5)
-    await control_log.append(log.bus, paused())
-    async with proxy(server) as relay, connect(relay.url, name="test") as bus:
-        reader = ControlReader(bus)
+    await control_log.append(log.connection, paused())
+    async with proxy(server) as relay, connect(relay.url, name="test") as connection:
+        reader = ControlReader(connection)
         relay.cut_at(b"NATS/1.0 404")  # that there are no more
         with pytest.raises(LogUnavailable):
             await reader.new()
         assert relay.cut.is_set()
         await relay.accept()
-        await bus.wait_connected(10)
+        await connection.wait_connected(10)
         assert [type(event) for event in await reader.new()] == [Paused]
 
 
@@ -193,7 +193,7 @@ async def test_a_server_that_is_away_is_complained_about_once(
         return tries > 20
 
     monkeypatch.setattr(ControlReader, "new", counted)
-    async with contextlib.aclosing(control_log.follow(log.bus, poll_s=0.01)) as decisions:
+    async with contextlib.aclosing(control_log.follow(log.connection, poll_s=0.01)) as decisions:
         await anext(decisions)
         server.kill()
         waiting = asyncio.ensure_future(anext(decisions))

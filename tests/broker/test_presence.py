@@ -19,7 +19,7 @@ def info(name: str) -> AgentInfo:
 
 async def test_an_agent_that_moves_while_the_list_is_read_stands_on_it_once(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
-        await agent_registry.announce(log.bus, info(name))
+        await agent_registry.announce(log.connection, info(name))
     pages = 0
 
     async def a_page_later(*args: Any, **more: Any) -> list[direct_get.Stored]:
@@ -27,11 +27,11 @@ async def test_an_agent_that_moves_while_the_list_is_read_stands_on_it_once(log:
         found = await direct_get.messages(*args, **more)
         pages += 1
         if pages == 1:
-            await agent_registry.announce(log.bus, info("a"))
-            await agent_registry.withdraw(log.bus, "b")
+            await agent_registry.announce(log.connection, info("a"))
+            await agent_registry.withdraw(log.connection, "b")
         return found
 
     monkeypatch.setattr(agent_registry, "_BATCH", 2)
     monkeypatch.setattr(agent_registry, "messages", a_page_later)
-    assert [one.name for one in await agent_registry.agents(log.bus)] == ["a", "c"]
+    assert [one.name for one in await agent_registry.agents(log.connection)] == ["a", "c"]
     assert pages > 1

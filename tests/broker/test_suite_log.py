@@ -178,13 +178,13 @@ async def test_long_names_are_split_before_they_break_a_message(log: EventLog) -
 
 async def test_a_server_that_goes_away_in_the_middle_loses_and_doubles_nothing(server: NatsServer, log: EventLog) -> None:
     specs = jobs(400)
-    async with connect(server.url, name="submitter") as bus:
-        submitting = asyncio.create_task(submit_suite(EventLog(bus), submission(specs)))
+    async with connect(server.url, name="submitter") as connection:
+        submitting = asyncio.create_task(submit_suite(EventLog(connection), submission(specs)))
         await eventually(lambda: _last_seq(log))
         server.kill()
         await server.start()
         answers = await submitting
-    await log.bus.wait_connected(10)
+    await log.connection.wait_connected(10)
     assert [answer.job_id for answer in answers] == [one.job_id for one in specs]
     for one in specs:
         assert len(await log.history(one.slot)) == 1

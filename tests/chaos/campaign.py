@@ -162,9 +162,9 @@ async def _set_up(plan: Plan, stack: contextlib.AsyncExitStack) -> Stage:
         await stage.cluster.ready()
         servers = stage.cluster.nodes
     stage.fleet.nats_url = ",".join(server.url for server in servers)
-    async with connect(stage.fleet.nats_url, name="setup") as bus:
-        await streams.ensure(bus, replace(plan.queue.deployment, max_consumers=len(nemesis.LANES) + SPARE_CONSUMERS))
-        await streams.change_leases(bus, plan.queue.deployment)
+    async with connect(stage.fleet.nats_url, name="setup") as connection:
+        await streams.ensure(connection, replace(plan.queue.deployment, max_consumers=len(nemesis.LANES) + SPARE_CONSUMERS))
+        await streams.change_leases(connection, plan.queue.deployment)
     stage.proxies = [await stack.enter_async_context(proxy(server)) for server in (servers * 2)[:2]]
     _start(plan, stage)
     stack.callback(stage.fleet.close)
@@ -240,11 +240,11 @@ async def _settle(fleet: Fleet, log: EventLog, follower: Follower) -> None:
 
 
 async def _collect(plan: Plan, stage: Stage, log: EventLog, history: History) -> None:
-    lanes = await patiently(Queue(log.bus, plan.queue).lanes)
+    lanes = await patiently(Queue(log.connection, plan.queue).lanes)
     history.deliverable = [lane_consumer(state.lane) for state in lanes if state.pending or state.unacknowledged]
     await asyncio.to_thread(stage.fleet.stop_agents)
     history.replicas = await _replicas(plan, stage.fleet, log)
-    history.log = await read_log(log.bus)
+    history.log = await read_log(log.connection)
     history.unread = stage.fleet.executions(history.executions)
     _guarded(stage.fleet, history)
     history.surprises = stage.fleet.surprises

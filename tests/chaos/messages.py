@@ -16,30 +16,30 @@ from faults.watched import patiently
 from qgjet.domain import suite
 from qgjet.domain.subjects import STREAM, parse_job_subject
 from qgjet.errors import UndecodableEvent
-from qgjet.jetstream.connection import Bus, JetStreamError
+from qgjet.jetstream.connection import Connection, JetStreamError
 from qgjet.store.event_log import EventLog, recorded
 
 PAGE = 200
 NO_MESSAGE = 10037
 
 
-async def read_log(bus: Bus, first: int = 1) -> list[Logged]:
+async def read_log(connection: Connection, first: int = 1) -> list[Logged]:
     """All messages from `first` on, with the times at which the server stored them, on this host's monotonic clock."""
-    last = (await EventLog(bus).state()).last_seq
+    last = (await EventLog(connection).state()).last_seq
     behind = time.time() - time.monotonic()
     found: list[Logged] = []
     for start in range(first, last + 1, PAGE):
-        asked = (_message(bus, seq) for seq in range(start, min(start + PAGE, last + 1)))
+        asked = (_message(connection, seq) for seq in range(start, min(start + PAGE, last + 1)))
         found += [_logged(message, behind) for message in await asyncio.gather(*asked) if message is not None]
     return found
 
 
-async def _message(bus: Bus, seq: int) -> dict[str, Any] | None:
+async def _message(connection: Connection, seq: int) -> dict[str, Any] | None:
     """None only when the server states that there is none: a read without an answer is repeated, or the log would look as if it had a hole."""
 
     async def ask() -> dict[str, Any] | None:
         try:
-            message: dict[str, Any] = (await bus.api(f"STREAM.MSG.GET.{STREAM}", {"seq": seq}))["message"]
+            message: dict[str, Any] = (await connection.api(f"STREAM.MSG.GET.{STREAM}", {"seq": seq}))["message"]
             return message
         except JetStreamError as error:
             if error.error.err_code == NO_MESSAGE:

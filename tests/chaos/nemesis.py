@@ -298,9 +298,9 @@ async def drop_consumers(stage: Stage) -> tuple[str, str]:
     url = stage.fleet.nats_url
     dropped = 0
     with contextlib.suppress(LogUnavailable):
-        async with connect(url, name="nemesis") as bus:
+        async with connect(url, name="nemesis") as connection:
             for lane in stage.rng.sample(LANES, 6):
-                await Queue(bus, stage.fleet.queue).drop(lane)
+                await Queue(connection, stage.fleet.queue).drop(lane)
                 dropped += 1
     return "consumers", f"{dropped} lanes"
 
@@ -330,10 +330,10 @@ async def cut_tail(stage: Stage) -> tuple[str, str]:
 
 async def _difference(older: Path, newer: Path) -> list[Logged]:
     """What one store has of the log, and the other has not."""
-    async with nats_server(older) as server, connect(server.url, name="nemesis") as bus:
-        last = (await EventLog(bus).state()).last_seq
-    async with nats_server(newer) as server, connect(server.url, name="nemesis") as bus:
-        return await read_log(bus, last + 1)
+    async with nats_server(older) as server, connect(server.url, name="nemesis") as connection:
+        last = (await EventLog(connection).state()).last_seq
+    async with nats_server(newer) as server, connect(server.url, name="nemesis") as connection:
+        return await read_log(connection, last + 1)
 
 
 async def fill_disk(stage: Stage) -> tuple[str, str]:

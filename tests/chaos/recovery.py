@@ -57,9 +57,9 @@ async def measure(directory: Path, say: Callable[[str], None], *, events: int) -
 async def load(url: str, queue: QueueSettings, directory: Path) -> AsyncIterator[EventLog]:
     """Two agents, and a client that submits all the time."""
     fleet = Fleet(directory, queue, url, seed=1)
-    async with connect(url, name="load", timeout_s=15.0) as bus:
-        await patiently(lambda: agree(bus, queue.deployment))
-        log = EventLog(bus)
+    async with connect(url, name="load", timeout_s=15.0) as connection:
+        await patiently(lambda: agree(connection, queue.deployment))
+        log = EventLog(connection)
         submitting = asyncio.create_task(_submit(log))
         try:
             for place in ("one", "two"):
@@ -123,12 +123,12 @@ async def after_restarts(directory: Path, say: Callable[[str], None]) -> list[tu
 
 
 async def _set_up(server: NatsServer) -> None:
-    async with connect(server.url, name="setup") as bus:
-        await streams.ensure(bus, ONE_SERVER.deployment)
+    async with connect(server.url, name="setup") as connection:
+        await streams.ensure(connection, ONE_SERVER.deployment)
 
 
 async def _starts(log: EventLog) -> list[float]:
-    return [one.at for one in await patiently(lambda: read_log(log.bus)) if isinstance(one.event, Started)]
+    return [one.at for one in await patiently(lambda: read_log(log.connection)) if isinstance(one.event, Started)]
 
 
 def _longest_pause(starts: list[float], since: float, until: float) -> float:
@@ -137,17 +137,17 @@ def _longest_pause(starts: list[float], since: float, until: float) -> float:
 
 async def after_a_dead_read_loop(directory: Path, say: Callable[[str], None]) -> tuple[str, float]:
     """nats-py's read loop may end for ever on an error of its own, and the connection still looks alive."""
-    async with nats_server(directory) as server, connect(server.url, name="loop") as bus:
-        began, before = time.monotonic(), bus.reconnects
-        reading = bus.client._reading_task
+    async with nats_server(directory) as server, connect(server.url, name="loop") as connection:
+        began, before = time.monotonic(), connection.reconnects
+        reading = connection.client._reading_task
         assert reading is not None
         reading.cancel()
 
         async def mended() -> bool:
-            return bus.reconnects > before
+            return connection.reconnects > before
 
         await eventually(mended, within_s=60.0)
-        await bus.api("INFO")
+        await connection.api("INFO")
         took_s = time.monotonic() - began
     say(f"a connection whose read loop has died works again after {took_s:.1f} s")
     return "read loop", took_s
@@ -158,9 +158,9 @@ async def after_a_dead_read_loop(directory: Path, say: Callable[[str], None]) ->
 
 async def projection(directory: Path, say: Callable[[str], None], events: int) -> list[tuple[str, float]]:
     """An API process that is killed and started again: with its database, and without."""
-    async with nats_server(directory / "nats") as server, connect(server.url, name="fill") as bus:
-        await streams.ensure(bus, ONE_SERVER.deployment)
-        log = EventLog(bus)
+    async with nats_server(directory / "nats") as server, connect(server.url, name="fill") as connection:
+        await streams.ensure(connection, ONE_SERVER.deployment)
+        log = EventLog(connection)
         await fill(log, events)
         fleet = Fleet(directory / "fleet", ONE_SERVER, server.url, seed=1)
         try:
@@ -197,7 +197,7 @@ async def fill(log: EventLog, events: int) -> None:
         before = (await log.state()).last_seq
         for number in range(JOBS_AT_ONCE):
             for subject, payload in _story(first + number, before + EACH * number):
-                await log.bus.publish(subject, payload)
+                await log.connection.publish(subject, payload)
         await _stored(log, before + EACH * JOBS_AT_ONCE)
 
 

@@ -160,12 +160,12 @@ async def work(settings: WorkerSettings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         while True:
             try:
-                bus = await stack.enter_async_context(connect(settings.url, name=settings.name))
+                connection = await stack.enter_async_context(connect(settings.url, name=settings.name))
                 break
             except LogUnavailable:
                 await asyncio.sleep(0.2)
         runner = RecordingRunner(ledger, settings.queue.visibility_timeout_s, random.Random(settings.seed))
-        log = EventLog(bus, clock_of(settings.path / "clock"))
+        log = EventLog(connection, clock_of(settings.path / "clock"))
         wanted = AgentSettings(name=settings.name, poll_s=1.0)
         agent = Agent(log, {settings.target: runner}, {settings.target: settings.slots}, settings.path / "work", wanted, settings.queue)
         ledger.agent = agent.instance

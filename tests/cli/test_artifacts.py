@@ -17,7 +17,7 @@ from factories import spec
 from qgjet.config.settings import TargetSettings
 from qgjet.domain.decide import EndAttempt, Start
 from qgjet.domain.events import Artifact, JobSpec, Outcome, Verdict
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.runners.registry import make_runner
 from qgjet.store.artifacts import STREAM, ArtifactStore, object_name
 from qgjet.store.event_log import EventLog
@@ -112,7 +112,7 @@ async def told(log: EventLog, *artifacts: Artifact) -> JobSpec:
     return job
 
 
-async def test_what_is_not_as_it_was_told_is_not_kept(over_api: Cli, log: EventLog, bus: Bus) -> None:
+async def test_what_is_not_as_it_was_told_is_not_kept(over_api: Cli, log: EventLog, connection: Connection) -> None:
     data = b"good"
     digest = hashlib.sha256(data).hexdigest()
     names = ["good.txt", "../../evil.txt", "/tmp/evil.txt", "gone.txt", "a\nb"]
@@ -122,10 +122,10 @@ async def test_what_is_not_as_it_was_told_is_not_kept(over_api: Cli, log: EventL
         Artifact(name="left-out.webm", content_type="video/webm", size=4, sha256="", note="left out: larger than max_file"),
     )
     for name in names:
-        await ArtifactStore(bus).put(object_name(job.job_id, 1, name), io.BytesIO(data))
-    gone = await ArtifactStore(bus).stat(object_name(job.job_id, 1, "gone.txt"))
+        await ArtifactStore(connection).put(object_name(job.job_id, 1, name), io.BytesIO(data))
+    gone = await ArtifactStore(connection).stat(object_name(job.job_id, 1, "gone.txt"))
     assert gone is not None
-    await bus.api(f"STREAM.PURGE.{STREAM}", {"filter": f"$O.qg-artifacts.C.{gone.nuid}"})
+    await connection.api(f"STREAM.PURGE.{STREAM}", {"filter": f"$O.qg-artifacts.C.{gone.nuid}"})
     before = files(over_api.cwd.parent)
     found = await over_api("artifacts", job.job_id, "--download", "out")
     assert found.code == 4
@@ -136,8 +136,8 @@ async def test_what_is_not_as_it_was_told_is_not_kept(over_api: Cli, log: EventL
     assert json.loads((await over_api("artifacts", job.job_id, "--json")).out)["artifacts"][-1]["note"] == "left out: larger than max_file"
 
 
-async def test_run_ends_with_its_verdict_when_files_cannot_be_fetched(cli: Cli, agent: Callable[[], Any], bus: Bus) -> None:
-    await bus.api(f"STREAM.UPDATE.{STREAM}", (await bus.api(f"STREAM.INFO.{STREAM}"))["config"] | {"max_msgs": 1, "discard": "old"})
+async def test_run_ends_with_its_verdict_when_files_cannot_be_fetched(cli: Cli, agent: Callable[[], Any], connection: Connection) -> None:
+    await connection.api(f"STREAM.UPDATE.{STREAM}", (await connection.api(f"STREAM.INFO.{STREAM}"))["config"] | {"max_msgs": 1, "discard": "old"})
     async with agent():
         found = await cli("run", "--test", B, "--max-retries", "0", "--artifacts-dir", "out")
     assert found.code == 1

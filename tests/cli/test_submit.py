@@ -11,7 +11,7 @@ from cli.commandline import ORG, TARGET, VERSION, Cli, Work
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Slot, Submitted, Verdict
 from qgjet.domain.subjects import STREAM, Lane, lane_consumer
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 
@@ -168,12 +168,12 @@ async def test_a_job_is_found_by_an_agent_that_comes_later_without_a_janitor(cli
         assert (await of_agent(log, slot())).verdict is Verdict.PASSED
 
 
-async def test_a_lane_keeps_the_visibility_timeout_of_its_deployment(cli: Cli, bus: Bus) -> None:
+async def test_a_lane_keeps_the_visibility_timeout_of_its_deployment(cli: Cli, connection: Connection) -> None:
     async def config() -> Any:
-        return (await bus.api(f"CONSUMER.INFO.{STREAM}.{lane_consumer(lane)}"))["config"]
+        return (await connection.api(f"CONSUMER.INFO.{STREAM}.{lane_consumer(lane)}"))["config"]
 
     lane = Lane(slot().partition, 5)
-    await Queue(bus, QueueSettings(visibility_timeout_s=77.0)).ensure(lane)
+    await Queue(connection, QueueSettings(visibility_timeout_s=77.0)).ensure(lane)
     before = await config()
     assert (await cli("submit", "--test", A)).code == 0
     assert await config() == before

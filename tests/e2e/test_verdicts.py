@@ -205,7 +205,7 @@ async def state(log: EventLog, test: str) -> Job | None:
 
 async def test_a_run_that_is_interrupted_cancels_what_waits_and_what_runs(server: NatsServer, log: EventLog, lab: Path) -> None:
     """Twenty seconds of a test that hangs, and one behind it; Ctrl-C ends both."""
-    await agree(log.bus, BRIEF.deployment)
+    await agree(log.connection, BRIEF.deployment)
     named = ("--test", "tests/profile.spec.ts", "--test", "tests/login.spec.ts")
     asked = ("--org-id", "shop", "--app-version-id", "hang", "--target", "emulator", *named, "--junit", "junit.xml")
     async with process(lab, "agent", "--target", "emulator", QGJET_NATS_URL=server.url):
@@ -222,7 +222,7 @@ async def test_a_run_that_is_interrupted_cancels_what_waits_and_what_runs(server
 
 
 async def test_a_killed_agent_costs_the_job_nothing_but_time(server: NatsServer, log: EventLog, lab: Path) -> None:
-    await agree(log.bus, BRIEF.deployment)
+    await agree(log.connection, BRIEF.deployment)
     variables = {"QGJET_NATS_URL": server.url, "QGJET_AGENT_POLL": "500ms"}
     asked = ("--org-id", "shop", "--app-version-id", "1.0.0", "--target", "emulator", "--test", "tests/cart.spec.ts", "--max-retries", "0")
     cart = Slot("shop", "1.0.0", "emulator", "tests/cart.spec.ts")

@@ -11,7 +11,7 @@ from agents import agree
 from faults.crew import SOON, Crew, Yard, crew
 from faults.proxy import Proxy, proxy
 from faults.watched import Ledger
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.jetstream.server import NatsServer
 from qgjet_projections.readmodel import ReadModel
 
@@ -40,9 +40,9 @@ def yard(tmp_path: Path) -> Yard:
 
 
 @pytest.fixture
-async def agents(server: NatsServer, bus: Bus, yard: Yard) -> AsyncIterator[Crew]:
+async def agents(server: NatsServer, connection: Connection, yard: Yard) -> AsyncIterator[Crew]:
     """Starts agents as processes, on a server where everything is set up."""
-    await agree(bus, SOON.deployment)
+    await agree(connection, SOON.deployment)
     with crew(server.url, yard) as started:
         yield started
 

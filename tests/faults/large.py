@@ -45,8 +45,8 @@ async def large(url: str, log: EventLog, yard: Yard, *, log_mb: int, video_mb: i
         if message.data.startswith(b"+WPI"):
             beats.append(time.monotonic())
 
-    await agree(log.bus, SOON.deployment)
-    listening = await log.bus.client.subscribe("$JS.ACK.QG_EVENTS.>", cb=heard)
+    await agree(log.connection, SOON.deployment)
+    listening = await log.connection.client.subscribe("$JS.ACK.QG_EVENTS.>", cb=heard)
     (yard.path / "large.py").write_text(JOB)
     command = (sys.executable, "-I", "-S", str(yard.path / "large.py"), str(log_mb), str(video_mb))
     job = spec(test="large", max_retries=0, infra_retries=0)

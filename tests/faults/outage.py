@@ -55,7 +55,7 @@ def memory_kb() -> int:
 @contextlib.asynccontextmanager
 async def at_work(log: EventLog, tmp_path: Path) -> AsyncIterator[Service]:
     """An API with a janitor, and an agent."""
-    settings = Settings(nats_url=log.bus.url, queue=FAST, api=ApiSettings(database=str(tmp_path / "read.sqlite")))
+    settings = Settings(nats_url=log.connection.url, queue=FAST, api=ApiSettings(database=str(tmp_path / "read.sqlite")))
     async with open_service(settings) as service, running_agent(log, tmp_path / "agent"):
         await at_peace(service)
         yield service

@@ -49,9 +49,9 @@ class Storm:
             settings = Settings(nats_url=self._url, queue=self._queue, api=ApiSettings(database=str(self._path / "read-model.sqlite")))
             await stack.enter_async_context(open_service(settings))
             for number in range(AGENTS):
-                bus = await stack.enter_async_context(connect(self._url, name=f"agent {number}"))
+                connection = await stack.enter_async_context(connect(self._url, name=f"agent {number}"))
                 runners = watched(self.ledger, f"agent {number}", takes_s=self._takes_s)
-                await stack.enter_async_context(running_agent(EventLog(bus), self._path, runners=runners, slots=SLOTS, queue=self._queue, poll_s=0.5))
+                await stack.enter_async_context(running_agent(EventLog(connection), self._path, runners=runners, slots=SLOTS, queue=self._queue, poll_s=0.5))
             submitting = asyncio.create_task(self._submit(log))
             try:
                 yield log
@@ -107,4 +107,4 @@ async def rage(storm: Storm, break_it: Callable[[EventLog], Awaitable[object]], 
 
 async def drop_consumers(log: EventLog, storm: Storm) -> None:
     for lane in storm.lanes:
-        await Queue(log.bus, QUEUE).drop(lane)
+        await Queue(log.connection, QUEUE).drop(lane)

@@ -39,7 +39,7 @@ async def test_the_healthy_agent_runs_all_jobs_and_the_broken_one_is_shown(log: 
         await submit(log, jobs[0])
 
         async def shown() -> bool:
-            return any(one.problem and one.problem_since for one in await agent_registry.agents(log.bus) if one.instance == agent.instance)
+            return any(one.problem and one.problem_since for one in await agent_registry.agents(log.connection) if one.instance == agent.instance)
 
         await eventually(shown, within_s=30, what="the problem in the list of agents")
         async with running_agent(log, tmp_path / "healthy", name="healthy"):

@@ -27,7 +27,7 @@ from qgjet.store.job_queue import Delivery, Queue
 async def test_of_two_agents_that_hold_the_same_message_one_starts_the_job(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
     """A consumer that was made anew delivers what somebody has in hand already. Both know nothing but their message."""
     jobs = [spec(test=f"tests/{number}.spec.js") for number in range(20)]
-    await Queue(log.bus, FAST).ensure(Lane(jobs[0].partition, 5))
+    await Queue(log.connection, FAST).ensure(Lane(jobs[0].partition, 5))
     await log.submit_many(jobs)
     pairs = [await taken(log, len(jobs)), await taken(log, len(jobs))]
     async with asyncio.TaskGroup() as group:
@@ -44,15 +44,15 @@ async def test_a_consumer_that_many_create_while_it_is_deleted_serves_its_lane(l
     """A single nats-server 2.15.1 may remove the files of the new consumer together with those of the old one: every later change of it fails, for good."""
     longer = QueueSettings(visibility_timeout_s=60.0)
     async with contextlib.AsyncExitStack() as stack:
-        buses = [await stack.enter_async_context(connect(server.url, name=f"creator {number}")) for number in range(6)]
+        connections = [await stack.enter_async_context(connect(server.url, name=f"creator {number}")) for number in range(6)]
         for number in range(40):
             job = spec(app_version_id=f"build-{number}")
             await log.submit(job)
             lane = Lane(job.partition, job.rank)
-            await Queue(log.bus, FAST).ensure(lane)
-            await asyncio.gather(Queue(log.bus, FAST).drop(lane), *(Queue(bus, FAST).ensure(lane) for bus in buses))
-            await Queue(log.bus, FAST).ensure(lane)
-            queue = Queue(log.bus, longer)
+            await Queue(log.connection, FAST).ensure(lane)
+            await asyncio.gather(Queue(log.connection, FAST).drop(lane), *(Queue(connection, FAST).ensure(lane) for connection in connections))
+            await Queue(log.connection, FAST).ensure(lane)
+            queue = Queue(log.connection, longer)
             await queue.ensure(lane)
             assert [state.ack_wait_ns for state in await queue.lanes() if state.lane == lane] == [queue._ack_wait_ns]
             delivery = await queue.take(lane, 1.0)
@@ -63,7 +63,7 @@ async def test_a_consumer_that_many_create_while_it_is_deleted_serves_its_lane(l
 
 async def taken(log: EventLog, number: int) -> list[Delivery]:
     """All messages of the lane, from a consumer that remembers nothing."""
-    queue, lane = Queue(log.bus, FAST), Lane(spec().partition, 5)
+    queue, lane = Queue(log.connection, FAST), Lane(spec().partition, 5)
     await queue.drop(lane)
     return [delivery for _ in range(number) if (delivery := await queue.take(lane, 1.0)) is not None]
 
@@ -107,7 +107,7 @@ async def test_replace_stops_a_running_job_within_a_heartbeat_and_takes_its_plac
 
 
 async def test_of_50_clients_that_race_for_one_slot_one_gets_it_and_it_is_free_again_after_the_end(server: NatsServer, log: EventLog, tmp_path: Path) -> None:
-    await Queue(log.bus, FAST).ensure(Lane(spec().partition, 5))
+    await Queue(log.connection, FAST).ensure(Lane(spec().partition, 5))
     async with contextlib.AsyncExitStack() as stack:
         logs = [EventLog(await stack.enter_async_context(connect(server.url, name=f"client {number}"))) for number in range(10)]
         for round_number in (1, 2):
@@ -134,7 +134,7 @@ async def test_of_50_clients_that_insist_the_last_one_has_the_slot(server: NatsS
 
 async def test_a_cancel_that_races_with_a_claim_either_prevents_the_run_or_stops_it(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
     jobs = [spec(test=f"tests/{number}.spec.js") for number in range(60)]
-    await Queue(log.bus, FAST).ensure(Lane(jobs[0].partition, 5))
+    await Queue(log.connection, FAST).ensure(Lane(jobs[0].partition, 5))
 
     async def cancel(number: int) -> None:
         job = jobs[number]
@@ -162,7 +162,7 @@ async def test_a_cancel_that_races_with_a_claim_either_prevents_the_run_or_stops
 
 
 async def quiet(log: EventLog) -> bool:
-    return all((state.pending, state.unacknowledged) == (0, 0) for state in await Queue(log.bus, FAST).lanes())
+    return all((state.pending, state.unacknowledged) == (0, 0) for state in await Queue(log.connection, FAST).lanes())
 
 
 async def test_a_message_that_comes_too_early_does_not_overtake_the_heartbeats_of_who_runs_the_job(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
@@ -174,7 +174,7 @@ async def test_a_message_that_comes_too_early_does_not_overtake_the_heartbeats_o
         await run.heartbeat()
         await run.heartbeat()
         async with running_agent(log, tmp_path, runners=watched(ledger, "two"), poll_s=0.05):
-            await log.bus.publish(f"$JS.ACK.QG_EVENTS.{lane_consumer(lane)}.1.{accepted.seq}.1.0.0", b"-NAK")
+            await log.connection.publish(f"$JS.ACK.QG_EVENTS.{lane_consumer(lane)}.1.{accepted.seq}.1.0.0", b"-NAK")
             final = await ended(log, job.slot)
     assert ledger.overlaps == []
     assert (final.verdict, final.attempt) == (Verdict.PASSED, 1)

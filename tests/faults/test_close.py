@@ -10,8 +10,8 @@ import pytest
 
 from agents import eventually
 from patience import patience
-from qgjet.jetstream import connection as buses
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream import connection as connections
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.support.clock import bounded, end
 from qgjet_cli.runtime import daemon
@@ -46,25 +46,25 @@ async def within(seconds: float, close: Callable[[], Awaitable[object]]) -> None
 
 
 async def test_a_cancellation_that_the_watchdog_loses_does_not_hang_close(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buses, "_WATCHDOG_S", 0.0)
-    bus = await buses.open_bus(server.url, name="test")
+    monkeypatch.setattr(connections, "_WATCHDOG_S", 0.0)
+    connection = await connections.open_connection(server.url, name="test")
     deaf = Deaf(1)
-    monkeypatch.setattr(bus.client, "rtt", deaf)
+    monkeypatch.setattr(connection.client, "rtt", deaf)
     await deaf.began.wait()
-    await within(MOST_S, bus.close)
-    assert all(keeper.done() for keeper in bus._keepers)
+    await within(MOST_S, connection.close)
+    assert all(keeper.done() for keeper in connection._keepers)
 
 
 @pytest.mark.parametrize("step", ["flush", "close", "rtt"])
 async def test_a_step_that_never_ends_does_not_hang_close(server: NatsServer, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    monkeypatch.setattr(buses, "_WATCHDOG_S", 0.0)
-    bus = await buses.open_bus(server.url, name="test")
-    client_close, deaf = bus.client.close, Deaf(100)
-    monkeypatch.setattr(bus.client, step, deaf)
+    monkeypatch.setattr(connections, "_WATCHDOG_S", 0.0)
+    connection = await connections.open_connection(server.url, name="test")
+    client_close, deaf = connection.client.close, Deaf(100)
+    monkeypatch.setattr(connection.client, step, deaf)
     if step == "rtt":
         await deaf.began.wait()
     try:
-        await within(MOST_S, bus.close)
+        await within(MOST_S, connection.close)
         assert deaf.began.is_set()
     finally:
         await client_close()
@@ -73,23 +73,23 @@ async def test_a_step_that_never_ends_does_not_hang_close(server: NatsServer, mo
         await end(*[task for task in left if task is not None], within_s=MOST_S)
 
 
-async def test_a_subscription_that_cannot_be_drained_is_left(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_subscription_that_cannot_be_drained_is_left(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     async def receive(_: object) -> None:
         """Nothing to do."""
 
-    subscription = await bus.subscribe("some.subject", receive)
+    subscription = await connection.subscribe("some.subject", receive)
     deaf = Deaf(2)
     monkeypatch.setattr(subscription, "drain", deaf)
-    await within(MOST_S, lambda: bus.stop_listening(subscription))
-    assert subscription._id not in bus.client._subs
+    await within(MOST_S, lambda: connection.stop_listening(subscription))
+    assert subscription._id not in connection.client._subs
 
 
 async def test_a_first_connection_ends_in_time_whatever_is_lost(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buses._Client, "_process_connect_init", Deaf(2))
+    monkeypatch.setattr(connections._Client, "_process_connect_init", Deaf(2))
 
     async def opened() -> None:
-        with pytest.raises(buses.LogUnavailable, match="no NATS server"):
-            await buses.open_bus(server.url, name="test", timeout_s=0.2)
+        with pytest.raises(connections.LogUnavailable, match="no NATS server"):
+            await connections.open_connection(server.url, name="test", timeout_s=0.2)
 
     await within(MOST_S, opened)
 
@@ -127,11 +127,11 @@ async def test_a_bound_gives_results_errors_and_the_end() -> None:
 
 
 async def test_closing_while_the_server_is_away_is_quick(server: NatsServer) -> None:
-    async with connect(server.url, name="test") as bus:
+    async with connect(server.url, name="test") as connection:
         server.kill()
 
         async def away() -> bool:
-            return not bus.is_connected
+            return not connection.is_connected
 
         await eventually(away)
         began = time.monotonic()

@@ -10,49 +10,49 @@ from agents import eventually
 from patience import patience
 from qgjet.errors import NotPermitted
 from qgjet.jetstream import connection as connections
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 
 
-async def test_a_connection_whose_read_loop_has_died_is_noticed_and_made_anew(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_whose_read_loop_has_died_is_noticed_and_made_anew(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """nats-py's read loop ends for good on any error of its own, and says nothing."""
     assert connections._WATCHDOG_S + connections._ROUND_TRIP_S < 15
     monkeypatch.setattr(connections, "_WATCHDOG_S", 0.1)
     monkeypatch.setattr(connections, "_ROUND_TRIP_S", 0.2)
-    bus._keepers[-1].cancel()
-    bus._keepers[-1] = bus._loop.create_task(bus._watch())  # with the shorter times
-    assert bus.client._reading_task is not None
-    bus.client._reading_task.cancel()
+    connection._keepers[-1].cancel()
+    connection._keepers[-1] = connection._loop.create_task(connection._watch())  # with the shorter times
+    assert connection.client._reading_task is not None
+    connection.client._reading_task.cancel()
 
     async def mended() -> bool:
-        return bus.reconnects > 0
+        return connection.reconnects > 0
 
     await eventually(mended)
-    assert bus.client.is_connected
-    await bus.api("INFO")
+    assert connection.client.is_connected
+    await connection.api("INFO")
 
 
 async def test_after_a_failover_an_older_server_is_refused_by_name(server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
-    async with connect(server.url, name="test") as bus:
+    async with connect(server.url, name="test") as connection:
         server.stop()
         older = await asyncio.start_server(_older, "127.0.0.1", server.port)
         try:
 
             async def refused() -> bool:
-                return "2.10.0 is not supported" in bus.why
+                return "2.10.0 is not supported" in connection.why
 
             await eventually(refused)
-            assert not bus.is_connected
+            assert not connection.is_connected
             with pytest.raises(NotPermitted, match=r"2\.10\.0 is not supported: use 2\.15\.1 or newer"):
-                await bus.wait_connected(0.1)
+                await connection.wait_connected(0.1)
         finally:
             older.close()
             await older.wait_closed()
         said = [line for line in caplog.messages if "2.10.0" in line]
         assert len(said) == 1, "said once, however often it is tried"
         await server.start()
-        await bus.wait_connected(patience(10))
-        assert (bus.is_connected, bus.why) == (True, "")
+        await connection.wait_connected(patience(10))
+        assert (connection.is_connected, connection.why) == (True, "")
 
 
 async def _older(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -58,10 +58,10 @@ async def test_every_job_ends_after_the_end_of_the_log_was_lost(tmp_path: Path, 
     await server.start()
     read_model = ReadModel.open(tmp_path / "read.sqlite")
     try:
-        async with connect(server.url, name="test") as bus:
-            await streams.ensure(bus)
-            await agree(bus, FAST.deployment)
-            log = EventLog(bus)
+        async with connect(server.url, name="test") as connection:
+            await streams.ensure(connection)
+            await agree(connection, FAST.deployment)
+            log = EventLog(connection)
             async with (
                 Projector(log, read_model) as projector,
                 Janitor(log, read_model, FAST),
@@ -88,7 +88,7 @@ async def test_every_job_ends_after_the_end_of_the_log_was_lost(tmp_path: Path, 
                 server.kill()
                 await asyncio.to_thread(restore, store, copy, consumers_too)
                 await server.start()
-                await bus.wait_connected(patience(10))
+                await connection.wait_connected(patience(10))
                 for job in after:  # their clients have had an answer, and submit again what is not there
                     await submit(log, job)
                 await eventually(all_done, within_s=90, what="the end of all jobs, once more")
@@ -103,15 +103,15 @@ async def test_an_attempt_that_the_log_has_forgotten_does_not_run_beside_its_sec
     """The message comes to the agent that runs the job already, whose name and attempt number the second start would have, too."""
     ledger, gate, job = Ledger(), asyncio.Event(), spec()
     lane = Lane(job.partition, job.rank)
-    async with connect(server.url, name="test") as bus:
-        await streams.ensure(bus)
-        log = EventLog(bus)
+    async with connect(server.url, name="test") as connection:
+        await streams.ensure(connection)
+        log = EventLog(connection)
         async with running_agent(log, tmp_path / "work", runners=watched(ledger, gate=gate), slots=2):
             await submit(log, job)
             run = await ledger.started(job.slot)
-            await bus.api(f"STREAM.PURGE.{STREAM}", {"filter": event_subject(slot_prefix(job.slot), "started", None)})
+            await connection.api(f"STREAM.PURGE.{STREAM}", {"filter": event_subject(slot_prefix(job.slot), "started", None)})
             assert await statuses(log, [job]) == [Status.QUEUED]
-            queue = Queue(bus, FAST)
+            queue = Queue(connection, FAST)
             await queue.drop(lane)
             await patiently(lambda: queue.ensure(lane))
             await queue.ring(lane)
@@ -130,10 +130,10 @@ async def test_a_job_is_not_taken_from_its_agent_when_the_server_has_lost_its_la
     server = NatsServer(store)
     await server.start()
     try:
-        async with connect(server.url, name="two") as bus, proxy(server) as relay, connect(relay.url, name="one") as relayed:
-            await streams.ensure(bus)
-            await agree(bus, queue.deployment)
-            log, stubborn = EventLog(bus), {"emulator": StubbornRunner(ledger, "one")}
+        async with connect(server.url, name="two") as connection, proxy(server) as relay, connect(relay.url, name="one") as relayed:
+            await streams.ensure(connection)
+            await agree(connection, queue.deployment)
+            log, stubborn = EventLog(connection), {"emulator": StubbornRunner(ledger, "one")}
             async with running_agent(EventLog(relayed), tmp_path / "one", runners=stubborn, queue=queue):
                 await submit(log, job)
                 run = await ledger.started(job.slot)
@@ -174,8 +174,8 @@ async def test_a_result_is_not_appended_to_an_event_that_has_taken_the_place_of_
             server.kill()
             await asyncio.to_thread(restore, store, copy, True)
             await server.start()
-            for bus in (one, two):
-                await bus.wait_connected(patience(10))
+            for connection in (one, two):
+                await connection.wait_connected(patience(10))
             assert one.server != before
             _, again = await other.execute(job.slot, Start(ticket=submitted.seq, agent="two"), await other.load(job.slot))
             assert again == seq

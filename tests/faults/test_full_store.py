@@ -22,7 +22,7 @@ from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import STREAM
 from qgjet.errors import InvalidInput, LogUnavailable, Overloaded, StoreFull
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer, config_file
 from qgjet.store import control_log, streams
 from qgjet.store.artifacts import ArtifactStore
@@ -53,20 +53,20 @@ async def small(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
     store = config(tmp_path / "nats.conf", "max_file_store: 50GB", f"max_file_store: {'3MB' if of_server else '50GB'}")
     server = NatsServer(tmp_path / "nats", config=store)
     await server.start()
-    async with connect(server.url, name="test") as bus:
-        await streams.ensure(bus, SOON.deployment)
+    async with connect(server.url, name="test") as connection:
+        await streams.ensure(connection, SOON.deployment)
         if not of_server:
-            events = await streams.stream_config(bus, STREAM)
-            await bus.api(f"STREAM.UPDATE.{STREAM}", (events or {}) | {"max_bytes": 1_000_000})
-        yield EventLog(bus)
+            events = await streams.stream_config(connection, STREAM)
+            await connection.api(f"STREAM.UPDATE.{STREAM}", (events or {}) | {"max_bytes": 1_000_000})
+        yield EventLog(connection)
     server.stop()
 
 
-async def fill(bus: Bus) -> None:
+async def fill(connection: Connection) -> None:
     """To the last byte."""
     for size in (50_000, 5_000, 100, 0):
         for number in range(200):
-            if b"error" in (await bus.request(f"{FILLER}.{size}.{number}", b"x" * size)).data:
+            if b"error" in (await connection.request(f"{FILLER}.{size}.{number}", b"x" * size)).data:
                 break
         else:
             raise AssertionError("it is never full")
@@ -77,7 +77,7 @@ async def make_room(log: EventLog) -> None:
 
 
 async def test_a_submission_to_a_full_store_says_so_and_works_once_there_is_room(small: EventLog, tmp_path: Path) -> None:
-    url = small.bus.url
+    url = small.connection.url
     body = {"org_id": "acme", "app_version_id": "1", "target": "emulator", "test": "a.js"}
     suite = {"org_id": "acme", "app_version_id": "1", "target": "emulator", "tests": ["a.js", "b.js"]}
     settings = Settings(nats_url=url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False))
@@ -87,7 +87,7 @@ async def test_a_submission_to_a_full_store_says_so_and_works_once_there_is_room
             return (await client.get("/readyz")).status_code == 200
 
         await eventually(ready)
-        await fill(small.bus)
+        await fill(small.connection)
         for path, asked in (("/submit", body), ("/suites", suite), ("/suites", suite | {"atomic": False})):
             answer = await client.post(path, json=asked)
             problem = answer.json()
@@ -97,7 +97,7 @@ async def test_a_submission_to_a_full_store_says_so_and_works_once_there_is_room
         unready = await client.get("/readyz")
         assert unready.status_code == 503
         assert [reason[:23] for reason in unready.json()["reasons"]] == ["the event store is full"]
-        if problem_of_stream(await streams.stream_config(small.bus, STREAM)):
+        if problem_of_stream(await streams.stream_config(small.connection, STREAM)):
             found = [check for check in await look_at_server(settings) if check.about == "store"]
             assert [(check.health, check.found[:23]) for check in found] == [(Health.FAIL, "the event store is full")]
         metrics = (await client.get("/metrics")).text
@@ -105,7 +105,7 @@ async def test_a_submission_to_a_full_store_says_so_and_works_once_there_is_room
         flags = ["--org-id", "acme", "--app-version-id", "1", "--target", "emulator", "--test", "c.js"]
         (tmp_path / "c.js").touch()
         cli = Cli(tmp_path)
-        for where in [["--nats", url]] if problem_of_stream(await streams.stream_config(small.bus, STREAM)) else [["--api", api]]:
+        for where in [["--nats", url]] if problem_of_stream(await streams.stream_config(small.connection, STREAM)) else [["--api", api]]:
             ended = await cli("submit", *flags, *where)
             assert (ended.code, "full" in ended.err) == (Exit.UNREACHABLE, True), ended.err
         await make_room(small)
@@ -139,7 +139,7 @@ async def test_agents_keep_results_and_claims_until_there_is_room(small: EventLo
         await eventually(state_is(small, waiting.slot, Status.RUNNING))  # type: ignore[arg-type]
         queued = spec(test="queued")
         await submit(small, queued)
-        await fill(small.bus)
+        await fill(small.connection)
         gate.set()
         loop = asyncio.get_running_loop()
         until = loop.time() + (SOON.visibility_timeout_s + 1) * SOON.max_deliver
@@ -161,21 +161,21 @@ async def submit_refused(log: EventLog) -> bool:
 
 
 async def test_a_decision_about_the_queue_says_so_too(small: EventLog) -> None:
-    await fill(small.bus)
+    await fill(small.connection)
     with pytest.raises(StoreFull, match="the event store is full"):
-        await control_log.append(small.bus, Paused(kind=Kind.TARGET, name="emulator", at=small.clock()))
+        await control_log.append(small.connection, Paused(kind=Kind.TARGET, name="emulator", at=small.clock()))
 
 
 async def test_an_artifact_without_room_is_refused_at_once_and_leaves_nothing(small: EventLog) -> None:
-    artifacts = ArtifactStore(small.bus)
-    await fill(small.bus)
-    info = await small.bus.api("STREAM.INFO.OBJ_qg-artifacts")
-    if (await small.bus.api(f"STREAM.INFO.{STREAM}"))["config"]["max_bytes"] > 0:
-        await small.bus.api("STREAM.UPDATE.OBJ_qg-artifacts", info["config"] | {"max_bytes": 1_000})
+    artifacts = ArtifactStore(small.connection)
+    await fill(small.connection)
+    info = await small.connection.api("STREAM.INFO.OBJ_qg-artifacts")
+    if (await small.connection.api(f"STREAM.INFO.{STREAM}"))["config"]["max_bytes"] > 0:
+        await small.connection.api("STREAM.UPDATE.OBJ_qg-artifacts", info["config"] | {"max_bytes": 1_000})
     async with asyncio.timeout(patience(5)):
         with pytest.raises(StoreFull, match="full"):
             await artifacts.put("job/1/video.webm", io.BytesIO(b"x" * 300_000))
-    assert (await small.bus.api("STREAM.INFO.OBJ_qg-artifacts"))["state"]["messages"] == 0
+    assert (await small.connection.api("STREAM.INFO.OBJ_qg-artifacts"))["state"]["messages"] == 0
 
 
 async def test_a_server_that_takes_no_more_at_the_moment_is_asked_again(tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ async def test_a_server_that_takes_no_more_at_the_moment_is_asked_again(tmp_path
     server = NatsServer(tmp_path / "nats", config=busy)
     await server.start()
     large = spec(tags={f"tag{number}": "x" * 100 for number in range(20)})
-    async with connect(server.url, name="test") as bus:
-        log = EventLog(bus)
-        await streams.ensure(bus)
+    async with connect(server.url, name="test") as connection:
+        log = EventLog(connection)
+        await streams.ensure(connection)
         waiting = asyncio.create_task(log.submit(large))
         other = spec(test="other", tags=large.tags)
         with pytest.raises(Overloaded, match="too many requests"):
@@ -201,19 +201,19 @@ async def test_a_server_that_takes_no_more_at_the_moment_is_asked_again(tmp_path
 async def test_an_event_over_the_limit_of_the_server_is_refused_and_does_not_hang(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats", config=config(tmp_path / "nats.conf", "max_payload: 1MB", "max_payload: 1KB"))
     await server.start()
-    async with connect(server.url, name="test") as bus:
-        await streams.ensure(bus)
+    async with connect(server.url, name="test") as connection:
+        await streams.ensure(connection)
         async with asyncio.timeout(patience(2)):
             with pytest.raises(InvalidInput, match="max_payload"):
-                await EventLog(bus).submit(spec(tags={f"tag{number}": "x" * 100 for number in range(20)}))
-        assert (await EventLog(bus).submit(spec())).seq == 1
+                await EventLog(connection).submit(spec(tags={f"tag{number}": "x" * 100 for number in range(20)}))
+        assert (await EventLog(connection).submit(spec())).seq == 1
     server.stop()
 
 
 async def test_a_server_with_too_little_for_the_streams_is_refused_by_name(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats", config=config(tmp_path / "nats.conf", "max_file_store: 50GB", "max_file_store: 1GB"))
     await server.start()
-    async with connect(server.url, name="test") as bus:
+    async with connect(server.url, name="test") as connection:
         with pytest.raises(LogUnavailable, match=r"cannot give QG_LOGS .* raise its max_file_store"):
-            await streams.ensure(bus)
+            await streams.ensure(connection)
     server.stop()

@@ -40,16 +40,16 @@ ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.QG_EVENTS.somebody"
 
 @pytest.fixture(autouse=True)
 async def _short_leases(log: EventLog) -> None:
-    await agree(log.bus, FAST.deployment)
+    await agree(log.connection, FAST.deployment)
 
 
 @contextlib.asynccontextmanager
 async def caught_up(log: EventLog, read_model: ReadModel, queue: QueueSettings = FAST, *, later_s: float = 0.0) -> AsyncIterator[Janitor]:
     """A janitor whose read model holds the whole log and stays behind from then on, `later_s` from now."""
-    await agree(log.bus, queue.deployment)
+    await agree(log.connection, queue.deployment)
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for((await log.state()).last_seq, patience(10))
-    yield Janitor(in_(log.bus, timedelta(seconds=later_s)), read_model, queue)
+    yield Janitor(in_(log.connection, timedelta(seconds=later_s)), read_model, queue)
 
 
 async def round_of(log: EventLog, read_model: ReadModel, queue: QueueSettings = FAST, *, later_s: float = 0.0) -> None:
@@ -58,22 +58,22 @@ async def round_of(log: EventLog, read_model: ReadModel, queue: QueueSettings = 
 
 
 async def advisories(log: EventLog) -> int:
-    return int((await log.bus.api("STREAM.INFO.QG_ADVISORIES"))["state"]["messages"])
+    return int((await log.connection.api("STREAM.INFO.QG_ADVISORIES"))["state"]["messages"])
 
 
 async def test_all_lanes_get_the_leases_in_force_whatever_the_janitor_was_started_with(log: EventLog, read_model: ReadModel) -> None:
     """Two with different settings would take turns with every consumer; what is stored with the log decides."""
     job = spec()
-    queue, lane = Queue(log.bus, FAST), Lane(job.partition, job.rank)
+    queue, lane = Queue(log.connection, FAST), Lane(job.partition, job.rank)
     await queue.ensure(lane)
     await round_of(log, read_model, FAST)
     in_force = QueueSettings(visibility_timeout_s=8.0, max_deliver=7)
     async with caught_up(log, read_model, FAST) as janitor:
-        await agree(log.bus, in_force.deployment)
+        await agree(log.connection, in_force.deployment)
         await janitor.round()
     (state,) = await queue.lanes()
     assert (state.ack_wait_ns, state.max_deliver) == (9_000_000_000, 7)
-    assert Queue(log.bus, in_force).is_current(state)
+    assert Queue(log.connection, in_force).is_current(state)
 
 
 async def test_a_submission_that_was_never_completed_is_taken_back(log: EventLog, read_model: ReadModel) -> None:
@@ -96,7 +96,7 @@ async def test_a_submission_that_was_never_completed_is_taken_back(log: EventLog
 async def test_a_suite_that_was_never_completed_is_not_green_though_all_its_jobs_passed(log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
     """Agents are quicker than the janitor. A client that goes on after all completes the suite."""
     first, second = spec(suite_ids=("s",)), spec(test="b.js", suite_ids=("s",))
-    await Queue(log.bus, FAST).ensure(Lane(first.partition, first.rank))
+    await Queue(log.connection, FAST).ensure(Lane(first.partition, first.rank))
     whole = Submission(suite_id="s", id="torn", specs=[first, second], modes=[OnDuplicate.ATTACH] * 2)
     await suite_log._submit(log, whole, [0], Counter({first.org_id: 1}), asyncio.get_running_loop().time() + 10)
     async with running_agent(log, tmp_path):
@@ -126,7 +126,7 @@ def absent(read_model: ReadModel) -> tuple[int, int, Verdict | None]:
 async def test_a_job_that_was_delivered_as_often_as_allowed_is_finished(log: EventLog, read_model: ReadModel) -> None:
     """By a consumer that takes and never answers. The server says so when somebody asks again after the last visibility timeout."""
     job = spec()
-    queue, lane = Queue(log.bus, GIVES_UP_SOON), Lane(job.partition, job.rank)
+    queue, lane = Queue(log.connection, GIVES_UP_SOON), Lane(job.partition, job.rank)
     await queue.ensure(lane)
     await log.submit(job)
     for _ in range(GIVES_UP_SOON.max_deliver):
@@ -151,7 +151,7 @@ async def asked_in_vain(log: EventLog, queue: Queue, lane: Lane) -> bool:
 async def test_a_queued_job_whose_lane_has_no_consumer_gets_one(log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
     jobs = [spec(app_version_id=version, rank=rank) for version in ("1", "2") for rank in (0, 9)]
     await log.submit_many(jobs)
-    assert await Queue(log.bus, FAST).lanes() == []
+    assert await Queue(log.connection, FAST).lanes() == []
     async with running_agent(log, tmp_path, poll_s=60.0), caught_up(log, read_model) as janitor:
         await eventually(lambda: done(log, jobs, janitor), what="four lanes are served")
 
@@ -167,7 +167,7 @@ async def test_a_queued_job_that_nothing_will_deliver_is_queued_again(log: Event
     job, other = spec(), spec(app_version_id="2.0.0")
     for one in (job, other):
         await submit(log, one)
-    delivery = await Queue(log.bus, FAST).take(Lane(job.partition, job.rank), 1.0)
+    delivery = await Queue(log.connection, FAST).take(Lane(job.partition, job.rank), 1.0)
     assert delivery is not None
     await delivery.ack()
     await round_of(log, read_model)
@@ -198,7 +198,7 @@ async def running_but_answered(log: EventLog, agent: str) -> JobSpec:
     """A job that the agent has started and whose message it has answered: no redelivery shows its loss."""
     job = spec()
     await submit(log, job)
-    delivery = await Queue(log.bus, FAST).take(Lane(job.partition, job.rank), 1.0)
+    delivery = await Queue(log.connection, FAST).take(Lane(job.partition, job.rank), 1.0)
     assert delivery is not None
     await delivery.ack()
     await log.execute(job.slot, Start(ticket=delivery.seq, agent=agent), await log.load(job.slot))
@@ -285,7 +285,7 @@ async def tells(log: EventLog, job: JobSpec, event: str) -> bool:
 async def test_a_job_that_was_re_ranked_a_moment_ago_keeps_its_new_rank(log: EventLog, read_model: ReadModel) -> None:
     job = spec()
     await submit(log, job)
-    delivery = await Queue(log.bus, FAST).take(Lane(job.partition, job.rank), 1.0)
+    delivery = await Queue(log.connection, FAST).take(Lane(job.partition, job.rank), 1.0)
     assert delivery is not None
     await delivery.ack()
     async with caught_up(log, read_model, later_s=60.0) as janitor:
@@ -301,7 +301,7 @@ async def test_advisories_that_make_no_sense_do_not_stop_it(log: EventLog, read_
     job = spec(submitted_at=utc_now(), queue_timeout_s=5.0)
     await log.submit(job)
     for data in nonsense:
-        await log.bus.request(ADVISORY, data)
+        await log.connection.request(ADVISORY, data)
     assert await advisories(log) == len(nonsense)
     await round_of(log, read_model, later_s=10.0)
     assert (await ended(log, job.slot)).verdict is Verdict.INFRA_ERROR
@@ -311,10 +311,10 @@ async def test_a_job_in_a_lane_that_cannot_be_does_not_keep_it_from_the_others(l
     """Written by somebody who does not know the limits; sorted before all others."""
     impossible, job = spec(org_id="a" * 100), spec()
     subject = f"qg.job.{impossible.org_id}.1%2E0%2E0.emulator.tests/onboarding%2Espec%2Ejs.submitted.p5"
-    await log.bus.request(subject, codec.encode(decide(Submit(impossible), None, utc_now())))
+    await log.connection.request(subject, codec.encode(decide(Submit(impossible), None, utc_now())))
     await log.submit(job)
     await round_of(log, read_model)
-    assert [state.lane for state in await Queue(log.bus, FAST).lanes()] == [Lane(job.partition, job.rank)]
+    assert [state.lane for state in await Queue(log.connection, FAST).lanes()] == [Lane(job.partition, job.rank)]
 
 
 @pytest.mark.parametrize("names_it", [False, True])
@@ -325,13 +325,13 @@ async def test_a_running_job_that_its_living_agent_does_not_name_is_lost(
     monkeypatch.setattr(janitors, "PRESENCE_GRACE_S", 0.0)
     job = await running_but_answered(log, "lives")
     info = AgentInfo(instance="lives", name="a", host="h", pid=1, version="1", targets=(), slots=1, since=utc_now(), running=(job.job_id,) * names_it)
-    await announce(log.bus, info)
+    await announce(log.connection, info)
     async with caught_up(log, read_model) as janitor:
         await janitor.round()
         deadline = asyncio.get_running_loop().time() + 2 * FAST.visibility_timeout_s
         while asyncio.get_running_loop().time() < deadline:
             await janitor.round()
         assert await story(log, job.slot) == ["submitted", "started"], "its entry is older than that, and may be older than the job"
-        await announce(log.bus, info)
+        await announce(log.connection, info)
         await janitor.round()
     assert await story(log, job.slot) == ["submitted", "started", *["attempt_lost"] * (not names_it)]

@@ -35,23 +35,23 @@ def lane(job: JobSpec) -> Lane:
 
 
 async def lanes(log: EventLog) -> set[Lane]:
-    return {state.lane for state in await Queue(log.bus, FAST).lanes()}
+    return {state.lane for state in await Queue(log.connection, FAST).lanes()}
 
 
 @pytest.fixture
 async def small(log: EventLog) -> EventLog:
     """A log with room for LIMIT consumers."""
-    await log.bus.api(f"STREAM.DELETE.{subjects.STREAM}")
-    await streams.ensure(log.bus, replace(FAST.deployment, max_consumers=LIMIT))
+    await log.connection.api(f"STREAM.DELETE.{subjects.STREAM}")
+    await streams.ensure(log.connection, replace(FAST.deployment, max_consumers=LIMIT))
     return log
 
 
 @pytest.fixture
 async def janitor(log: EventLog, read_model: ReadModel) -> AsyncIterator[Janitor]:
     """With a projector beside it, five minutes and more from now."""
-    await agree(log.bus, FAST.deployment)
+    await agree(log.connection, FAST.deployment)
     async with Projector(log, read_model):
-        yield Janitor(in_(log.bus, timedelta(minutes=6)), read_model, FAST)
+        yield Janitor(in_(log.connection, timedelta(minutes=6)), read_model, FAST)
 
 
 async def caught_up(log: EventLog, read_model: ReadModel) -> bool:
@@ -59,7 +59,7 @@ async def caught_up(log: EventLog, read_model: ReadModel) -> bool:
 
 
 async def test_a_partition_queue_goes_minutes_after_its_last_job(log: EventLog, read_model: ReadModel, janitor: Janitor) -> None:
-    queue = Queue(log.bus, FAST)
+    queue = Queue(log.connection, FAST)
     waits, runs, over = (spec(test=test, app_version_id=test) for test in ("waits", "runs", "over"))
     for job in (waits, runs, over):
         await log.submit(job)
@@ -82,9 +82,9 @@ async def test_a_read_model_that_is_behind_removes_no_partition_queue(log: Event
         await log.execute(job.slot, Cancel("me"), await log.load(job.slot))
         await eventually(lambda: caught_up(log, read_model))
     for one in (job, unknown):
-        await Queue(log.bus, FAST).ensure(lane(one))
+        await Queue(log.connection, FAST).ensure(lane(one))
     await log.submit(unknown)
-    await Janitor(in_(log.bus, timedelta(hours=1)), read_model, FAST).round()
+    await Janitor(in_(log.connection, timedelta(hours=1)), read_model, FAST).round()
     assert await lanes(log) == {lane(job), lane(unknown)}
 
 
@@ -92,7 +92,7 @@ async def test_a_job_that_comes_while_its_partition_queue_is_being_removed_keeps
     """The read model had everything when the round began."""
     old, new = spec(test="old"), spec(test="new")
     await log.submit(old)
-    await Queue(log.bus, FAST).ensure(lane(old))
+    await Queue(log.connection, FAST).ensure(lane(old))
     await log.execute(old.slot, Cancel("me"), await log.load(old.slot))
     await eventually(lambda: caught_up(log, read_model))
     situation = await janitor._look()
@@ -108,7 +108,7 @@ async def test_more_partitions_than_consumers_are_all_served(small: EventLog, re
     async with (
         Projector(small, read_model),
         running_agent(small, tmp_path, runners=scripted({"*": ("passed",)}), poll_s=0.3),
-        Janitor(in_(small.bus, timedelta(minutes=6)), read_model, FAST),
+        Janitor(in_(small.connection, timedelta(minutes=6)), read_model, FAST),
     ):
 
         async def all_passed() -> bool:
@@ -122,7 +122,7 @@ async def test_more_partitions_than_consumers_are_all_served(small: EventLog, re
 
 async def test_readers_and_other_duties_do_not_need_a_consumer(small: EventLog, read_model: ReadModel) -> None:
     """All places are taken by partitions with jobs when a projector starts; a queue timeout is due, and a queue is missing."""
-    queue = Queue(small.bus, FAST)
+    queue = Queue(small.connection, FAST)
     jobs = [spec(app_version_id=f"{number}") for number in range(LIMIT)]
     for job in jobs:
         await queue.ensure(lane(job))
@@ -133,7 +133,7 @@ async def test_readers_and_other_duties_do_not_need_a_consumer(small: EventLog, 
         await queue.ensure(lane(missing))
     async with Projector(small, read_model) as projector:
         assert await projector.wait_for((await small.state()).last_seq, 20.0)
-        janitor = Janitor(in_(small.bus, timedelta(seconds=60)), read_model, FAST)
+        janitor = Janitor(in_(small.connection, timedelta(seconds=60)), read_model, FAST)
         await janitor.round()
         assert await story(small, hasty.slot) == ["submitted", "finished"]
         assert await lanes(small) == {lane(job) for job in jobs}
@@ -145,7 +145,7 @@ async def test_readers_and_other_duties_do_not_need_a_consumer(small: EventLog, 
 
 async def test_a_reader_without_a_consumer_reads_what_its_filters_match(small: EventLog) -> None:
     for number in range(LIMIT):
-        await Queue(small.bus, FAST).ensure(Lane(spec(app_version_id=f"{number}").partition, 5))
+        await Queue(small.connection, FAST).ensure(Lane(spec(app_version_id=f"{number}").partition, 5))
     jobs = [spec(app_version_id=version, test=f"{number}.js") for number in range(20) for version in ("1", "2", "3")]
     await small.submit_many(jobs)
     wanted = [subjects.partition_filter(spec(app_version_id=version).partition) for version in ("1", "3")]
@@ -171,7 +171,7 @@ async def test_a_duty_that_fails_does_not_keep_the_others_from_their_work(
     async def fails(_: object) -> None:
         raise RuntimeError("as a defect does")
 
-    janitor = Janitor(in_(log.bus, timedelta(seconds=60)), read_model, FAST)
+    janitor = Janitor(in_(log.connection, timedelta(seconds=60)), read_model, FAST)
     for duty in ("_remove_idle_lanes", "_renew_lanes", "_lose_abandoned"):
         fails.__name__ = duty
         monkeypatch.setattr(janitor, duty, fails)
@@ -185,7 +185,7 @@ async def test_a_duty_that_fails_does_not_keep_the_others_from_their_work(
 async def test_a_running_job_survives_the_deletion_of_its_consumer(log: EventLog, tmp_path: Path) -> None:
     """By an operator, or by a janitor in the moment in which the job came."""
     gate, job = asyncio.Event(), spec(infra_retries=0, max_retries=0)
-    queue = Queue(log.bus, FAST)
+    queue = Queue(log.connection, FAST)
     await queue.ensure(lane(job))
     await log.submit(job)
     async with running_agent(log, tmp_path, runners=scripted({"*": ("passed",)}, gate=gate)):

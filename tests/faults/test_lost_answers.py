@@ -15,7 +15,7 @@ from qgjet.domain.decide import Cancel, Command, EndAttempt, OnDuplicate, Start,
 from qgjet.domain.events import JobSpec, Outcome, Status, Verdict
 from qgjet.domain.subjects import Lane
 from qgjet.errors import WrongVersion
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import Accepted, EventLog
 from qgjet.store.job_queue import Queue
@@ -43,8 +43,8 @@ async def test_an_append_whose_answer_is_lost_is_found_and_not_written_again(log
     job = STEPS[0].spec  # type: ignore[union-attr]
     version = await prepared(log, job, *before)
     event = decide(command, await log.load(job.slot), NOW)
-    async with connect(relay.url, name="unlucky") as bus:
-        seq = await meanwhile(relay, STORED, EventLog(bus).append(job.slot, event, version), nothing)
+    async with connect(relay.url, name="unlucky") as connection:
+        seq = await meanwhile(relay, STORED, EventLog(connection).append(job.slot, event, version), nothing)
     history = await log.history(job.slot)
     assert len(history) == steps
     assert (history[-1].seq, history[-1].event) == (seq, event)
@@ -57,21 +57,21 @@ async def test_an_append_whose_answer_is_lost_is_found_even_when_others_have_fol
     async def others() -> None:
         await prepared(log, job, Start(ticket=1, agent="other"), Cancel(by="other"))
 
-    async with connect(relay.url, name="unlucky") as bus:
-        assert await meanwhile(relay, STORED, EventLog(bus).append(job.slot, event, 0), others) == 1
+    async with connect(relay.url, name="unlucky") as connection:
+        assert await meanwhile(relay, STORED, EventLog(connection).append(job.slot, event, 0), others) == 1
     assert await story(log, job.slot) == ["submitted", "started", "cancel_requested"]
 
 
-async def is_away(bus: Bus) -> bool:
-    return not bus.is_connected
+async def is_away(connection: Connection) -> bool:
+    return not connection.is_connected
 
 
 async def test_an_append_without_a_connection_waits_for_one(log: EventLog, relay: Proxy) -> None:
     job = spec()
-    async with connect(relay.url, name="unlucky") as bus:
+    async with connect(relay.url, name="unlucky") as connection:
         relay.refuse()
-        await eventually(lambda: is_away(bus))
-        working = asyncio.create_task(EventLog(bus).append(job.slot, decide(Submit(job), None, NOW), 0))
+        await eventually(lambda: is_away(connection))
+        working = asyncio.create_task(EventLog(connection).append(job.slot, decide(Submit(job), None, NOW), 0))
         await relay.accept()
         assert await working == 1
     assert await story(log, job.slot) == ["submitted"]
@@ -79,9 +79,9 @@ async def test_an_append_without_a_connection_waits_for_one(log: EventLog, relay
 
 async def test_an_append_that_never_arrived_is_sent_again(log: EventLog, relay: Proxy) -> None:
     job = spec()
-    async with connect(relay.url, name="unlucky") as bus:
+    async with connect(relay.url, name="unlucky") as connection:
         relay.hold()
-        working = asyncio.create_task(EventLog(bus).append(job.slot, decide(Submit(job), None, NOW), 0))
+        working = asyncio.create_task(EventLog(connection).append(job.slot, decide(Submit(job), None, NOW), 0))
         await relay.reached(b"Nats-Expected-Last-Subject-Sequence")
         relay.refuse()
         relay.let_go()
@@ -92,9 +92,9 @@ async def test_an_append_that_never_arrived_is_sent_again(log: EventLog, relay: 
 
 async def test_an_append_that_never_arrived_gives_way_to_one_that_did(log: EventLog, relay: Proxy) -> None:
     mine, other = spec(), spec()
-    async with connect(relay.url, name="unlucky") as bus:
+    async with connect(relay.url, name="unlucky") as connection:
         relay.hold()
-        working = asyncio.create_task(EventLog(bus).append(mine.slot, decide(Submit(mine), None, NOW), 0))
+        working = asyncio.create_task(EventLog(connection).append(mine.slot, decide(Submit(mine), None, NOW), 0))
         await relay.reached(b"Nats-Expected-Last-Subject-Sequence")
         await log.submit(other)
         relay.refuse()
@@ -112,8 +112,8 @@ async def test_an_append_that_never_arrived_gives_way_to_one_that_did(log: Event
 async def test_a_submission_whose_answer_is_lost_is_answered_as_if_it_was_not(log: EventLog, relay: Proxy, how: OnDuplicate) -> None:
     """Above all, it does not find itself a duplicate of itself."""
     job = spec()
-    async with connect(relay.url, name="unlucky") as bus:
-        answer = await meanwhile(relay, STORED, EventLog(bus).submit(job, how), nothing)
+    async with connect(relay.url, name="unlucky") as connection:
+        answer = await meanwhile(relay, STORED, EventLog(connection).submit(job, how), nothing)
     assert answer == Accepted(job_id=job.job_id, seq=1)
     assert await story(log, job.slot) == ["submitted"]
 
@@ -125,9 +125,9 @@ async def test_a_server_killed_between_storing_and_answering_has_stored_once(ser
         server.kill()
         await server.start()
 
-    async with connect(relay.url, name="unlucky") as bus:
-        answers = await meanwhile(relay, STORED, EventLog(bus).submit_many(jobs), kill)
-        await log.bus.wait_connected(10)
+    async with connect(relay.url, name="unlucky") as connection:
+        answers = await meanwhile(relay, STORED, EventLog(connection).submit_many(jobs), kill)
+        await log.connection.wait_connected(10)
     assert [getattr(answer, "job_id", answer) for answer in answers] == [job.job_id for job in jobs]  # type: ignore[attr-defined]
     assert [answer.attached for answer in answers] == [False] * len(jobs)  # type: ignore[attr-defined]
     for job in jobs:
@@ -139,10 +139,10 @@ async def test_an_agent_that_loses_an_answer_runs_the_job_once(log: EventLog, re
     job = spec(infra_retries=0)
     gate = asyncio.Event()
     await submit(log, job)
-    async with connect(relay.url, name="unlucky") as bus:
+    async with connect(relay.url, name="unlucky") as connection:
         if lost == 1:
             relay.cut_at(STORED)
-        async with running_agent(EventLog(bus), tmp_path, runners=watched(ledger, gate=gate), name="unlucky"):
+        async with running_agent(EventLog(connection), tmp_path, runners=watched(ledger, gate=gate), name="unlucky"):
             if lost == 1:
                 await relay.cut.wait()
                 await relay.accept()
@@ -163,9 +163,9 @@ async def test_a_result_survives_a_connection_that_breaks_while_the_slot_is_read
     """The agent's version is an old one because of the cancel; the answer that tells it so is the last thing it hears for a while."""
     job = spec(max_retries=0, infra_retries=0)
     gate = asyncio.Event()
-    await Queue(log.bus, FAST).ensure(Lane(job.partition, job.rank))
+    await Queue(log.connection, FAST).ensure(Lane(job.partition, job.rank))
     await log.submit(job)
-    async with connect(relay.url, name="unlucky") as bus, running_agent(EventLog(bus), tmp_path, runners=watched(ledger, gate=gate)):
+    async with connect(relay.url, name="unlucky") as connection, running_agent(EventLog(connection), tmp_path, runners=watched(ledger, gate=gate)):
         run = await ledger.started(job.slot)
         await run.heartbeat()
         await log.execute(job.slot, Cancel(by="test"), await log.load(job.slot))

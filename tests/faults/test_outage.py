@@ -17,8 +17,8 @@ from faults.outage import at_work, away, cpu_s, listening, works
 from patience import patience
 from qgjet.config.settings import ApiSettings, Settings
 from qgjet.domain.subjects import slot_prefix
-from qgjet.jetstream import connection as buses
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream import connection as connections
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
 from qgjet.support.log_limiter import MOST, Repeated
@@ -68,7 +68,7 @@ def test_complaints_of_many_kinds_are_bounded_together(caplog: pytest.LogCapture
 async def test_an_event_that_cannot_be_read_costs_a_few_lines_however_often_it_is_read(log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
     slots = [spec().slot, spec(test="other").slot]
     for slot in slots:
-        await log.bus.request(slot_prefix(slot) + ".paused", b"?")
+        await log.connection.request(slot_prefix(slot) + ".paused", b"?")
     for slot in slots * 50:
         await log.load(slot)
     assert len([line for line in caplog.messages if "does not count" in line]) == len(slots)
@@ -102,40 +102,40 @@ async def test_a_disk_that_takes_nothing_costs_a_few_lines(
 @pytest.mark.parametrize("how", ["cancelled", "ended"])
 async def test_a_connection_whose_reader_has_died_is_noticed_and_mended(log: EventLog, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Whatever ended it: the client looks connected and hears nothing."""
-    monkeypatch.setattr(buses, "_WATCHDOG_S", 0.3)
-    monkeypatch.setattr(buses, "_ROUND_TRIP_S", 0.3)
-    async with connect(log.bus.url, name="deaf") as bus:
+    monkeypatch.setattr(connections, "_WATCHDOG_S", 0.3)
+    monkeypatch.setattr(connections, "_ROUND_TRIP_S", 0.3)
+    async with connect(log.connection.url, name="deaf") as connection:
         loop = asyncio.get_running_loop()
-        await _kill_reader(bus, how)
-        assert bus.client.is_connected
+        await _kill_reader(connection, how)
+        assert connection.client.is_connected
         since = loop.time()
 
         async def mended() -> bool:
-            return bus.reconnects == 1
+            return connection.reconnects == 1
 
         await eventually(mended, within_s=5, what="a new connection")
         assert loop.time() - since < 3
-        assert (await EventLog(bus).submit(spec())).seq == 1
+        assert (await EventLog(connection).submit(spec())).seq == 1
 
 
 def test_a_dead_connection_is_noticed_within_15_s() -> None:
-    assert buses._WATCHDOG_S + buses._ROUND_TRIP_S <= 15
+    assert connections._WATCHDOG_S + connections._ROUND_TRIP_S <= 15
 
 
-async def _kill_reader(bus: Bus, how: str) -> None:
-    reader = bus.client._reading_task
+async def _kill_reader(connection: Connection, how: str) -> None:
+    reader = connection.client._reading_task
     assert reader is not None
     if how == "cancelled":
         reader.cancel()
     else:
-        parser = bus.client._ps
+        parser = connection.client._ps
 
         async def fail(data: bytes = b"") -> None:
             del parser.parse
             raise ValueError("a message that nobody expected")
 
         parser.parse = fail  # type: ignore[method-assign]
-        await bus.client._send_ping()
+        await connection.client._send_ping()
     await asyncio.wait({reader}, timeout=patience(2))
     assert reader.done()
 

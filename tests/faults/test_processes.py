@@ -25,7 +25,7 @@ def job(test: str, **fields: object) -> JobSpec:
 
 
 async def submit(log: EventLog, wanted: JobSpec) -> None:
-    await Queue(log.bus, SOON).ensure(Lane(wanted.partition, wanted.rank))
+    await Queue(log.connection, SOON).ensure(Lane(wanted.partition, wanted.rank))
     await log.submit(wanted)
 
 
@@ -38,7 +38,7 @@ async def drains(log: EventLog) -> None:
     """Wait until an agent says that it drains."""
 
     async def ask() -> bool:
-        return any(info.draining for info in await agent_registry.agents(log.bus))
+        return any(info.draining for info in await agent_registry.agents(log.connection))
 
     await eventually(ask, what="an agent that drains")
 
@@ -121,7 +121,7 @@ async def test_the_first_sigterm_finishes_what_runs_and_leaves_the_rest(log: Eve
         assert (await ended(log, one.slot)).verdict is Verdict.PASSED
         assert await story(log, one.slot) == ["submitted", "started", "finished"]
     assert await story(log, waiting.slot) == ["submitted"]
-    (lane,) = await Queue(log.bus, SOON).lanes()
+    (lane,) = await Queue(log.connection, SOON).lanes()
     assert (lane.pending, lane.unacknowledged) == (1, 0), "what was not started is free for others at once"
 
 

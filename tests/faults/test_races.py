@@ -42,14 +42,14 @@ FOR_EVER = 60.0
 
 
 async def delivered(log: EventLog, job: JobSpec) -> Delivery:
-    delivery = await Queue(log.bus, FAST).take(Lane(job.partition, job.rank), 1.0)
+    delivery = await Queue(log.connection, FAST).take(Lane(job.partition, job.rank), 1.0)
     assert delivery is not None
     return delivery
 
 
 async def is_due_again(log: EventLog, job: JobSpec) -> None:
     """Wait until the server has counted the lease of the job's message as over: it is then the next to be delivered."""
-    info = await log.bus.api(f"CONSUMER.INFO.QG_EVENTS.{lane_consumer(Lane(job.partition, job.rank))}")
+    info = await log.connection.api(f"CONSUMER.INFO.QG_EVENTS.{lane_consumer(Lane(job.partition, job.rank))}")
     over = asyncio.get_running_loop().time() + 1.1 * info["config"]["ack_wait"] / 1e9
     await eventually(lambda: later_than(over))
 
@@ -85,7 +85,7 @@ async def test_a_message_that_is_given_back_unseen_does_not_cost_a_running_job_i
     lane = Lane(job.partition, job.rank)
     async with running_agent(log, tmp_path, runners=watched(ledger, "one", gate=gate)):
         run = await ledger.started(job.slot)
-        queue = GivesBack(log.bus, FAST)
+        queue = GivesBack(log.connection, FAST)
         await queue.drop(lane)
         await queue.ensure(lane)
         draining = Agent(log, watched(ledger, "two"), {"emulator": 1}, tmp_path, AgentSettings(), FAST)
@@ -109,9 +109,12 @@ async def test_a_message_that_arrives_too_late_is_not_given_back(log: EventLog, 
     """The agent was frozen, or the network; its message is somebody else's lease by now, which giving it back would end."""
     job = spec()
     gate = asyncio.Event()
-    await Queue(log.bus, BRIEF).ensure(Lane(job.partition, job.rank))
+    await Queue(log.connection, BRIEF).ensure(Lane(job.partition, job.rank))
     relay.hold_at(b"$JS.ACK.QG_EVENTS.")
-    async with connect(relay.url, name="late") as bus, running_agent(EventLog(bus), tmp_path, runners=watched(ledger, "late"), queue=BRIEF, poll_s=0.1):
+    async with (
+        connect(relay.url, name="late") as connection,
+        running_agent(EventLog(connection), tmp_path, runners=watched(ledger, "late"), queue=BRIEF, poll_s=0.1),
+    ):
         await log.submit(job)
         await relay.reached(b"$JS.ACK.QG_EVENTS.")
         async with running_agent(log, tmp_path, runners=watched(ledger, "prompt", gate=gate), queue=BRIEF, poll_s=0.1):
@@ -130,9 +133,12 @@ async def test_an_agent_that_was_cut_off_while_it_prepared_does_not_give_back_wh
     job = spec()
     gate = asyncio.Event()
     slow = SlowToPrepare(ledger, "slow")
-    await Queue(log.bus, BRIEF).ensure(Lane(job.partition, job.rank))
+    await Queue(log.connection, BRIEF).ensure(Lane(job.partition, job.rank))
     await log.submit(job)
-    async with connect(relay.url, name="slow") as bus, running_agent(EventLog(bus), tmp_path, runners={"emulator": slow}, queue=BRIEF, poll_s=0.1):
+    async with (
+        connect(relay.url, name="slow") as connection,
+        running_agent(EventLog(connection), tmp_path, runners={"emulator": slow}, queue=BRIEF, poll_s=0.1),
+    ):
         await slow.preparing.wait()
         relay.hold()
         async with running_agent(log, tmp_path, runners=watched(ledger, "prompt", gate=gate), queue=BRIEF, poll_s=0.1):
@@ -195,7 +201,7 @@ async def has_given_up(agent: Agent) -> bool:
 async def test_a_longer_visibility_timeout_holds_for_lanes_that_exist_already(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
     """Heartbeats that are timed for the new one come too late for a consumer that was made with the old one."""
     job = spec()
-    await Queue(log.bus, QueueSettings(visibility_timeout_s=0.5)).ensure(Lane(job.partition, job.rank))
+    await Queue(log.connection, QueueSettings(visibility_timeout_s=0.5)).ensure(Lane(job.partition, job.rank))
     await log.submit(job)
     longer = QueueSettings(visibility_timeout_s=6.0)
     async with (
@@ -211,7 +217,7 @@ async def test_deliveries_do_not_run_out_before_the_retries_do(log: EventLog, tm
     """`max_deliver` bounds what goes wrong, not what was asked for: ten retries of each kind are allowed, and draining is free."""
     job = spec(max_retries=10, infra_retries=10)
     few = QueueSettings(visibility_timeout_s=1.0, retry_base_s=0.01, retry_cap_s=0.02, max_deliver=5)
-    await Queue(log.bus, few).ensure(Lane(job.partition, job.rank))
+    await Queue(log.connection, few).ensure(Lane(job.partition, job.rank))
     await log.submit(job)
     outcomes = {"*": (*["infra_error", "failed"] * 4, "passed")}
     async with running_agent(log, tmp_path, runners=scripted(outcomes), queue=few, poll_s=0.1):
@@ -226,7 +232,7 @@ class SlowToRead(EventLog):
     """Reads wait at a gate."""
 
     def __init__(self, log: EventLog) -> None:
-        super().__init__(log.bus)
+        super().__init__(log.connection)
         self.gate = asyncio.Event()
         self.waiting = asyncio.Event()
 
@@ -272,8 +278,8 @@ async def test_a_halt_reaches_a_job_that_was_delivered_to_its_agent_twice(log: E
     await submit(log, job)
     async with running_agent(log, tmp_path, runners={"emulator": runner}, slots=2, poll_s=0.05) as agent:
         await eventually(lambda: runner.is_preparing(1))
-        await Queue(log.bus, FAST).drop(Lane(job.partition, job.rank))
-        await Queue(log.bus, FAST).ensure(Lane(job.partition, job.rank))
+        await Queue(log.connection, FAST).drop(Lane(job.partition, job.rank))
+        await Queue(log.connection, FAST).ensure(Lane(job.partition, job.rank))
         await eventually(lambda: runner.is_preparing(2))
         runner.gate.set()
         run = await ledger.started(job.slot)
@@ -399,18 +405,18 @@ async def test_a_bell_under_way_is_heard_by_one_who_stops_listening(log: EventLo
         busy.set()
         await go_on.wait()
 
-    queue = Queue(log.bus, FAST)
+    queue = Queue(log.connection, FAST)
     stop = await queue.listen("emulator", hear)
     lanes = [Lane(spec(app_version_id=f"{number}").partition, 5) for number in range(3)]
     await queue.ring(lanes[0])
     await busy.wait()
     await queue.ring(lanes[1])
     stopping = asyncio.create_task(stop())
-    await log.bus.client.flush()
+    await log.connection.client.flush()
     await queue.ring(lanes[2])
     go_on.set()
     await stopping
-    await log.bus.client.flush()
+    await log.connection.client.flush()
     assert heard == lanes[:2]
 
 
@@ -421,7 +427,7 @@ async def test_a_lost_server_is_not_asked_once_for_every_job_that_waits(
     monkeypatch.setattr(executor, "RESULT_TIMEOUT_S", 0.2)
     jobs = [spec(test=f"tests/{number}.spec.js") for number in range(500)]
     gate = asyncio.Event()
-    await Queue(log.bus, FAST).ensure(Lane(jobs[0].partition, 5))
+    await Queue(log.connection, FAST).ensure(Lane(jobs[0].partition, 5))
     await log.submit_many(jobs)
     with caplog.at_level(logging.WARNING, "qgjet"):
         async with running_agent(log, tmp_path, runners=watched(ledger, gate=gate), slots=2):
@@ -442,10 +448,10 @@ async def test_agents_that_cannot_all_be_listed_are_not_taken_for_gone(log: Even
     names = [f"agent-{number}" for number in range(1100)]
     info = Agent(log, scripted(), {"emulator": 1}, Path(), AgentSettings(), FAST).info()
     for start in range(0, len(names), 100):
-        await asyncio.gather(*(agent_registry.announce(log.bus, replaced(info, name)) for name in names[start : start + 100]))
+        await asyncio.gather(*(agent_registry.announce(log.connection, replaced(info, name)) for name in names[start : start + 100]))
     found = set(names)
     with contextlib.suppress(LogUnavailable):
-        found = {one.instance for one in await agent_registry.agents(log.bus)}
+        found = {one.instance for one in await agent_registry.agents(log.connection)}
     assert found == set(names)
 
 

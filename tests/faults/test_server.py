@@ -23,7 +23,7 @@ from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import Lane, lane_consumer
 from qgjet.errors import LogUnavailable
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import agent_registry
 from qgjet.store.event_log import EventLog
@@ -36,7 +36,9 @@ LONGER = QueueSettings(visibility_timeout_s=3.0)
 """A restart, and the reconnecting after it, take a second on a busy machine."""
 
 
-async def test_a_server_that_is_killed_under_load_loses_nothing_and_runs_nothing_twice_at_a_time(server: NatsServer, bus: Bus, tmp_path: Path) -> None:
+async def test_a_server_that_is_killed_under_load_loses_nothing_and_runs_nothing_twice_at_a_time(
+    server: NatsServer, connection: Connection, tmp_path: Path
+) -> None:
     async def kill(_: EventLog) -> None:
         server.kill()
         await server.start()
@@ -46,7 +48,9 @@ async def test_a_server_that_is_killed_under_load_loses_nothing_and_runs_nothing
     assert told["finished"] == len(storm.accepted) >= 3 * 40
 
 
-async def test_consumers_that_are_deleted_under_load_lose_nothing_and_run_nothing_twice_at_a_time(server: NatsServer, bus: Bus, tmp_path: Path) -> None:
+async def test_consumers_that_are_deleted_under_load_lose_nothing_and_run_nothing_twice_at_a_time(
+    server: NatsServer, connection: Connection, tmp_path: Path
+) -> None:
     storm = Storm(server.url, tmp_path)
     told = await rage(storm, lambda log: drop_consumers(log, storm), times=4)
     assert told["finished"] == told["started"] == len(storm.accepted), "no lease was lost by it"
@@ -73,13 +77,13 @@ async def test_a_job_that_ends_while_the_server_is_away_keeps_its_verdict(server
 async def test_a_server_away_for_less_than_the_lease_costs_a_running_job_nothing(server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
     job = spec(max_retries=0, infra_retries=0)
     gate = asyncio.Event()
-    await Queue(log.bus, LONGER).ensure(Lane(job.partition, job.rank))
+    await Queue(log.connection, LONGER).ensure(Lane(job.partition, job.rank))
     await log.submit(job)
     async with running_agent(log, tmp_path, runners=watched(ledger, gate=gate), queue=LONGER):
         run = await ledger.started(job.slot)
         await run.heartbeat()
         server.kill()
-        await eventually(lambda: is_away(log.bus))
+        await eventually(lambda: is_away(log.connection))
         await server.start()
         await run.heartbeat()
         gate.set()
@@ -88,8 +92,8 @@ async def test_a_server_away_for_less_than_the_lease_costs_a_running_job_nothing
     assert await story(log, job.slot) == ["submitted", "started", "finished"]
 
 
-async def is_away(bus: Bus) -> bool:
-    return not bus.is_connected
+async def is_away(connection: Connection) -> bool:
+    return not connection.is_connected
 
 
 async def killed(server: NatsServer) -> None:
@@ -134,7 +138,10 @@ async def test_an_agent_that_is_cut_off_stops_its_job_before_another_one_gets_it
     """What it says when it is back, heartbeats, a result and an answer to the message, comes too late."""
     job = spec(max_retries=0)
     await submit(log, job)
-    async with connect(relay.url, name="cut off") as bus, running_agent(EventLog(bus), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 60.0)):
+    async with (
+        connect(relay.url, name="cut off") as connection,
+        running_agent(EventLog(connection), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 60.0)),
+    ):
         run = await ledger.started(job.slot)
         await run.heartbeat()
         relay.hold()
@@ -142,7 +149,7 @@ async def test_an_agent_that_is_cut_off_stops_its_job_before_another_one_gets_it
             final = await ended(log, job.slot)
             history = await log.history(job.slot)
             relay.let_go()
-            await bus.request("$JS.API.INFO")
+            await connection.request("$JS.API.INFO")
     assert await log.history(job.slot) == history
     assert await story(log, job.slot) == ["submitted", "started", "attempt_lost", "started", "finished"]
     assert (final.verdict, final.attempt, final.infra_retries_left) == (Verdict.PASSED, 2, job.infra_retries - 1)
@@ -155,10 +162,10 @@ async def test_a_restart_of_the_server_does_not_hand_a_job_on_while_it_runs(
     """The server remembers the time of a delivery in whole seconds: after a restart it hands jobs on up to a second too early."""
     job, visibility_s = spec(), 2.0
     queue = QueueSettings(visibility_timeout_s=visibility_s)
-    await Queue(log.bus, queue).ensure(Lane(job.partition, job.rank))
+    await Queue(log.connection, queue).ensure(Lane(job.partition, job.rank))
     await log.submit(job)
     stubborn = {"emulator": StubbornRunner(ledger, "one")}
-    async with connect(relay.url, name="cut off") as bus, running_agent(EventLog(bus), tmp_path, runners=stubborn, queue=queue):
+    async with connect(relay.url, name="cut off") as connection, running_agent(EventLog(connection), tmp_path, runners=stubborn, queue=queue):
         run = await ledger.started(job.slot)
         while not (0.6 < sent_at(await run.heartbeat(), visibility_s) % 1 < 0.95 and time.monotonic() - run.began > visibility_s):
             pass  # it is one of three in a row, which are two thirds of a second apart
@@ -181,7 +188,7 @@ async def test_a_restart_of_the_server_does_not_hand_on_what_was_started_a_momen
     """
     job = spec()
     lane = Lane(job.partition, job.rank)
-    await Queue(log.bus, BRIEF).ensure(lane)
+    await Queue(log.connection, BRIEF).ensure(lane)
     await log.submit(job)
     await eventually(lambda: is_overdue(log, lane))
     async with (
@@ -189,7 +196,7 @@ async def test_a_restart_of_the_server_does_not_hand_on_what_was_started_a_momen
         running_agent(EventLog(one), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 1.5), queue=BRIEF),
     ):
         await ledger.started(job.slot)
-        two = EventLog(log.bus, lambda: utc_now() + ahead)
+        two = EventLog(log.connection, lambda: utc_now() + ahead)
         async with running_agent(two, tmp_path, runners=watched(ledger, "two", takes_s=lambda _: 1.5), queue=BRIEF, poll_s=0.05):
             server.kill()
             await server.start()
@@ -200,8 +207,8 @@ async def test_a_restart_of_the_server_does_not_hand_on_what_was_started_a_momen
 
 async def is_overdue(log: EventLog, lane: Lane) -> bool:
     """Whether the last event is older than the lane's messages may be without an answer, by the server's clock."""
-    consumer = await log.bus.api(f"CONSUMER.INFO.QG_EVENTS.{lane_consumer(lane)}")
-    stream = await log.bus.api("STREAM.INFO.QG_EVENTS")
+    consumer = await log.connection.api(f"CONSUMER.INFO.QG_EVENTS.{lane_consumer(lane)}")
+    stream = await log.connection.api("STREAM.INFO.QG_EVENTS")
     stored, now = (msgspec.convert(text, datetime) for text in (stream["state"]["last_ts"], stream["ts"]))
     return (now - stored).total_seconds() > consumer["config"]["ack_wait"] / 1e9
 
@@ -212,13 +219,13 @@ async def test_agents_are_known_again_after_a_restart_of_the_server(server: Nats
         await eventually(lambda: is_known(log, agent.instance))
         server.stop()
         await server.start()
-        await log.bus.wait_connected(10)
+        await log.connection.wait_connected(10)
         await eventually(lambda: is_known(log, agent.instance), what="the agent is known again")
 
 
 async def is_known(log: EventLog, instance: str) -> bool:
     with contextlib.suppress(LogUnavailable):
-        return instance in {info.instance for info in await agent_registry.agents(log.bus)}
+        return instance in {info.instance for info in await agent_registry.agents(log.connection)}
     return False
 
 

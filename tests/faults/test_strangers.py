@@ -23,7 +23,7 @@ from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
 from qgjet.errors import QgjetError
-from qgjet.jetstream.connection import Bus, JetStreamError, connect
+from qgjet.jetstream.connection import Connection, JetStreamError, connect
 from qgjet.store import agent_registry, streams
 from qgjet.store.artifacts import ArtifactStore
 from qgjet.store.control_log import ControlReader
@@ -40,7 +40,7 @@ GARBAGE = [b"", b"\xff\xfe\x00", b"null", b"[]", b"{}", b'{"type":"submitted"}',
 
 async def write(log: EventLog, subject: str, data: bytes) -> int:
     """Put bytes into the log as they are; gives their sequence."""
-    ack = msgspec.json.decode((await log.bus.request(subject, data)).data)
+    ack = msgspec.json.decode((await log.connection.request(subject, data)).data)
     return int(ack["seq"])
 
 
@@ -49,7 +49,7 @@ async def strange(log: EventLog, slot: Slot, data: bytes = NEWER) -> int:
 
 
 async def present(log: EventLog, instance: str) -> bool:
-    return instance in {info.instance for info in await agent_registry.agents(log.bus)}
+    return instance in {info.instance for info in await agent_registry.agents(log.connection)}
 
 
 # -- an event of a newer version ----------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ async def test_a_consumer_that_another_program_replaces_while_an_agent_runs_is_m
     async with running_agent(log, tmp_path), Projector(log, read_model), Janitor(log, read_model, FAST):
         await submit(log, job)
         await ended(log, job.slot)
-        await Queue(log.bus, FAST).drop(lane)
+        await Queue(log.connection, FAST).drop(lane)
         await strange_consumer(log, subjects.lane_consumer(lane), {"filter_subject": "qg.suite.>"})
         await eventually(lambda: is_usable(log, lane))
         await log.submit(later)
@@ -170,14 +170,14 @@ async def test_a_consumer_that_another_program_replaces_while_an_agent_runs_is_m
 
 
 async def is_usable(log: EventLog, lane: Lane) -> bool:
-    return any(state.usable for state in await Queue(log.bus, FAST).lanes() if state.lane == lane)
+    return any(state.usable for state in await Queue(log.connection, FAST).lanes() if state.lane == lane)
 
 
 @pytest.mark.parametrize("name", ["foreign", "a~b~c~p5", "a~b~c~p99", "~~~p5", "%FF~b~c~p5", f"{'x' * 100}~b~c~p5", "acme~1%2E0%2E0~emulator~p5"])
 async def test_the_queue_can_be_listed_with_consumers_of_any_name(log: EventLog, name: str) -> None:
     for policy in ("none", "explicit"):
         await strange_consumer(log, name if policy == "none" else f"{name}x", {"ack_policy": policy})
-    assert not [state for state in await Queue(log.bus, FAST).lanes() if state.usable]
+    assert not [state for state in await Queue(log.connection, FAST).lanes() if state.usable]
 
 
 @pytest.mark.parametrize("info", [{}, {"name": None}, {"name": "a~b~c~p5"}, {"name": "a~b~c~p5", "config": None, "created": "never"}])
@@ -191,9 +191,9 @@ async def strange_consumer(log: EventLog, name: str, config: dict[str, object]) 
 
     async def created() -> bool:
         with contextlib.suppress(JetStreamError):
-            await log.bus.api(f"CONSUMER.DELETE.{subjects.STREAM}.{name}")  # that an agent has created meanwhile
+            await log.connection.api(f"CONSUMER.DELETE.{subjects.STREAM}.{name}")  # that an agent has created meanwhile
         with contextlib.suppress(JetStreamError):  # the server may still remove the files of the one that was deleted
-            await log.bus.api(f"CONSUMER.CREATE.{subjects.STREAM}.{name}", {"stream_name": subjects.STREAM, "config": settings, "action": ""})
+            await log.connection.api(f"CONSUMER.CREATE.{subjects.STREAM}.{name}", {"stream_name": subjects.STREAM, "config": settings, "action": ""})
             return True
         return False
 
@@ -220,7 +220,7 @@ async def test_bells_for_lanes_that_cannot_be_do_not_end_an_agent(log: EventLog,
             f"qg.bell.{LONG}.1.emulator.p5",
             "qg.bell.acme.1.emulator.p",
         ):
-            await log.bus.publish(subject, odd)
+            await log.connection.publish(subject, odd)
         await log.submit(job)
         assert (await ended(log, job.slot, within_s=5.0)).verdict is Verdict.PASSED
 
@@ -228,7 +228,7 @@ async def test_bells_for_lanes_that_cannot_be_do_not_end_an_agent(log: EventLog,
 async def test_forged_submissions_do_not_end_an_agent(log: EventLog, tmp_path: Path) -> None:
     """Jobs that `make_spec` would have refused. Their messages stay in the queue until they are answered: what ends one agent ends every agent after it."""
     honest = spec(test="tests/honest.spec.js")
-    await Queue(log.bus, FAST).ensure(Lane(honest.partition, 5))
+    await Queue(log.connection, FAST).ensure(Lane(honest.partition, 5))
     forged = [
         spec(test="t" * 600),
         spec(test=""),
@@ -308,22 +308,22 @@ async def test_a_direct_hit_on_the_heartbeat_is_survived(log: EventLog, tmp_path
 
 @pytest.mark.parametrize("data", GARBAGE[:8], ids=range(8))
 async def test_entries_and_objects_of_another_program_are_passed_over(log: EventLog, data: bytes) -> None:
-    store = ArtifactStore(log.bus)
+    store = ArtifactStore(log.connection)
     await store.put("job/1/ours.txt", io.BytesIO(b"ours"))
     await write(log, f"$KV.{subjects.AGENTS_BUCKET}.foreign", data)
     await write(log, f"$O.{subjects.ARTIFACTS_BUCKET}.M.am9iLzEvZm9yZWlnbg==", data)  # job/1/foreign
     await write(log, f"$O.{subjects.ARTIFACTS_BUCKET}.M.-", data)
     await write(log, "qg.control.foreign.paused", data)
-    assert await agent_registry.agents(log.bus) == []
+    assert await agent_registry.agents(log.connection) == []
     assert [info.name for info in await store.of_attempt("job", 1)] == ["job/1/ours.txt"]
-    assert await ControlReader(log.bus).new() == []
+    assert await ControlReader(log.connection).new() == []
 
 
 async def test_streams_of_another_program_beside_ours_are_passed_over(log: EventLog) -> None:
-    await log.bus.api("STREAM.CREATE.FOREIGN", {"name": "FOREIGN", "subjects": ["foreign.>"], "retention": "workqueue"})
+    await log.connection.api("STREAM.CREATE.FOREIGN", {"name": "FOREIGN", "subjects": ["foreign.>"], "retention": "workqueue"})
     await write(log, "foreign.one", b"?")
-    assert set(await streams.store_bytes(log.bus)) == {subjects.STREAM, *streams.OTHER_STREAMS}
-    assert await streams.why_full(log.bus) == ""
+    assert set(await streams.store_bytes(log.connection)) == {subjects.STREAM, *streams.OTHER_STREAMS}
+    assert await streams.why_full(log.connection) == ""
 
 
 @pytest.mark.parametrize("metadata", [{"qgjet.visibility_timeout": "soon"}, {"qgjet.max_deliver": ""}, {"qgjet.next_visibility_timeout": "?"}])
@@ -332,9 +332,9 @@ async def test_metadata_that_an_operator_has_broken_ends_no_agent_and_no_lease(l
     await submit(log, job)
     async with running_agent(log, tmp_path) as agent:
         await eventually(lambda: present(log, agent.instance))
-        config = await streams.stream_config(log.bus, subjects.STREAM)
+        config = await streams.stream_config(log.connection, subjects.STREAM)
         assert config is not None
-        await log.bus.api(f"STREAM.UPDATE.{subjects.STREAM}", config | {"metadata": config["metadata"] | metadata})
+        await log.connection.api(f"STREAM.UPDATE.{subjects.STREAM}", config | {"metadata": config["metadata"] | metadata})
         await agent._executor.visibility.read()
         for one in (job, spec(test="after")):
             await log.submit(one)
@@ -346,31 +346,31 @@ async def test_answers_of_another_program_are_no_defect(log: EventLog, answer: b
     """Whoever may answer `$JS.API` requests, such as a proxy between accounts, may answer anything."""
     account = "foreign.api"
 
-    class Redirected(Bus):
+    class Redirected(Connection):
         async def publish(self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None) -> None:
             await super().publish(account if reply.startswith(self._inbox) else subject, payload, reply=reply, headers=headers)
 
     async def respond(message: Msg) -> None:
-        await log.bus.publish(message.reply, answer)
+        await log.connection.publish(message.reply, answer)
 
-    await log.bus.subscribe(account, respond)
+    await log.connection.subscribe(account, respond)
     job = spec()
-    async with connect(log.bus.url, name="test") as bus:
-        bus.__class__ = Redirected
-        other = EventLog(bus)
+    async with connect(log.connection.url, name="test") as connection:
+        connection.__class__ = Redirected
+        other = EventLog(connection)
         asks: list[Callable[[], Awaitable[object]]] = [
             other.state,
             lambda: other.load(job.slot),
             lambda: other.quiet_s(job.slot),
             lambda: other.forget("qg.job.a.b.c.d", 1),
             lambda: other.append(job.slot, decide(Submit(job), None, NOW), 0, timeout_s=0.0),
-            lambda: Queue(bus, FAST).lanes(),
-            lambda: Queue(bus, FAST).ensure(Lane(job.partition, 5)),
-            lambda: streams.ensure(bus),
-            lambda: streams.why_full(bus),
-            lambda: streams.store_bytes(bus),
-            lambda: ArtifactStore(bus).stat("name"),
-            lambda: ArtifactStore(bus).of_attempt("job", 1),
+            lambda: Queue(connection, FAST).lanes(),
+            lambda: Queue(connection, FAST).ensure(Lane(job.partition, 5)),
+            lambda: streams.ensure(connection),
+            lambda: streams.why_full(connection),
+            lambda: streams.store_bytes(connection),
+            lambda: ArtifactStore(connection).stat("name"),
+            lambda: ArtifactStore(connection).of_attempt("job", 1),
         ]
         for ask in asks:
             with contextlib.suppress(QgjetError):

@@ -31,9 +31,9 @@ SOON_S = 10.0
 
 @pytest.fixture
 async def log(server: NatsServer) -> AsyncIterator[EventLog]:
-    async with connect(server.url, name="test") as bus:
-        await streams.ensure(bus, Deployment(visibility_timeout_s=LONG.visibility_timeout_s))
-        yield EventLog(bus)
+    async with connect(server.url, name="test") as connection:
+        await streams.ensure(connection, Deployment(visibility_timeout_s=LONG.visibility_timeout_s))
+        yield EventLog(connection)
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def suspend(monkeypatch: pytest.MonkeyPatch) -> Suspend:
 async def held(log: EventLog) -> Lease:
     job = spec()
     await log.submit(job)
-    delivery = await Queue(log.bus, LONG).take(Lane(job.partition, job.rank), 1.0)
+    delivery = await Queue(log.connection, LONG).take(Lane(job.partition, job.rank), 1.0)
     assert delivery is not None
-    return Lease(log, delivery, "agent", VisibilityTimeout(log.bus, LONG))
+    return Lease(log, delivery, "agent", VisibilityTimeout(log.connection, LONG))
 
 
 async def test_a_lease_that_ran_out_during_a_suspend_is_not_extended(log: EventLog, suspend: Suspend) -> None:

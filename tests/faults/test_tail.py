@@ -38,8 +38,8 @@ async def stop(server: NatsServer, log: EventLog, relay: Proxy) -> None:
 async def delete_consumers(server: NatsServer, log: EventLog, relay: Proxy) -> None:
     """All of them: a tail's is the only kind there is here."""
     try:
-        for name in (await log.bus.api(f"CONSUMER.NAMES.{subjects.STREAM}"))["consumers"] or []:
-            await log.bus.api(f"CONSUMER.DELETE.{subjects.STREAM}.{name}")
+        for name in (await log.connection.api(f"CONSUMER.NAMES.{subjects.STREAM}"))["consumers"] or []:
+            await log.connection.api(f"CONSUMER.DELETE.{subjects.STREAM}.{name}")
     except LogUnavailable:  # the tail was faster in deleting its own
         return
 
@@ -97,8 +97,8 @@ async def test_every_event_comes_once_and_in_order_whatever_breaks(
     monkeypatch.setattr(Tail, "SILENCE_S", 1.5)
     monkeypatch.setattr(Tail, "HEARTBEAT_S", 0.5)
     written = asyncio.Event()
-    async with connect(relay.url, name="reader") as bus, asyncio.TaskGroup() as group:
-        readers = [Reader(EventLog(bus), batch) for batch in (3, 1000)]
+    async with connect(relay.url, name="reader") as connection, asyncio.TaskGroup() as group:
+        readers = [Reader(EventLog(connection), batch) for batch in (3, 1000)]
         tasks = [group.create_task(reader.run()) for reader in readers]
         group.create_task(write(log, EVENTS, written))
         for number in (1, 50, 120, 300):
@@ -141,4 +141,4 @@ async def test_a_tail_can_be_closed_while_the_server_is_away(server: NatsServer,
     async with asyncio.timeout(patience(3)):
         await asyncio.gather(task, return_exceptions=True)
     await server.start()
-    await log.bus.wait_connected(10)
+    await log.connection.wait_connected(10)

@@ -24,27 +24,27 @@ GIVES_UP_SOON = QueueSettings(visibility_timeout_s=1.0, max_deliver=2)
 
 
 async def submit(log: EventLog, job: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> None:
-    await Queue(log.bus, BRIEF).ensure(Lane(job.partition, job.rank))
+    await Queue(log.connection, BRIEF).ensure(Lane(job.partition, job.rank))
     await log.submit(job, on_duplicate)
 
 
 async def held(log: EventLog, job: JobSpec) -> Delivery:
     """The job's message, delivered to somebody who will not answer: it is delivered again a visibility timeout later."""
     await submit(log, job)
-    delivery = await Queue(log.bus, BRIEF).take(Lane(job.partition, job.rank), 1.0)
+    delivery = await Queue(log.connection, BRIEF).take(Lane(job.partition, job.rank), 1.0)
     assert delivery is not None
     return delivery
 
 
 async def rerank(log: EventLog, job: JobSpec, rank: int) -> None:
     new = spec(**{name: getattr(job, name) for name in job.__struct_fields__} | {"rank": rank, "priority": rank})
-    await Queue(log.bus, BRIEF).ensure(Lane(job.partition, rank))
+    await Queue(log.connection, BRIEF).ensure(Lane(job.partition, rank))
     await log.execute(job.slot, Requeue(spec=new, reason="rank", by="test"), await log.load(job.slot))
 
 
 async def quiet(log: EventLog, rank: int | None = None) -> bool:
     """Whether no lane, or none of `rank`, has anything left to deliver or to be answered."""
-    states = [state for state in await Queue(log.bus, BRIEF).lanes() if rank in (None, state.lane.rank)]
+    states = [state for state in await Queue(log.connection, BRIEF).lanes() if rank in (None, state.lane.rank)]
     return all((state.pending, state.unacknowledged) == (0, 0) for state in states)
 
 
@@ -118,7 +118,7 @@ async def test_a_late_answer_to_an_old_message_changes_nothing(log: EventLog, tm
 
 async def test_an_advisory_about_an_old_ticket_finishes_nobody(log: EventLog, read_model: ReadModel) -> None:
     job = spec()
-    queue = Queue(log.bus, GIVES_UP_SOON)
+    queue = Queue(log.connection, GIVES_UP_SOON)
     lane = Lane(job.partition, job.rank)
     await queue.ensure(lane)
     await log.submit(job)
@@ -129,7 +129,7 @@ async def test_an_advisory_about_an_old_ticket_finishes_nobody(log: EventLog, re
     assert await queue.take(lane, 0.05) is None
     await rerank(log, job, 2)
     await eventually(lambda: advisories(log))
-    await agree(log.bus, GIVES_UP_SOON.deployment)
+    await agree(log.connection, GIVES_UP_SOON.deployment)
     await Janitor(log, read_model, GIVES_UP_SOON).round()
     live = await log.load(job.slot)
     assert live is not None
@@ -138,5 +138,5 @@ async def test_an_advisory_about_an_old_ticket_finishes_nobody(log: EventLog, re
 
 
 async def advisories(log: EventLog) -> int:
-    info = await log.bus.api("STREAM.INFO.QG_ADVISORIES")
+    info = await log.connection.api("STREAM.INFO.QG_ADVISORIES")
     return int(info["state"]["messages"])

@@ -15,7 +15,7 @@ from qgjet.config.settings import QueueSettings
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import STREAM, Lane
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo
@@ -34,13 +34,13 @@ PRESENCE_TTL_S = 1.0
 async def long(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventLog]:
     """A log with a long visibility timeout, and a list of agents that forgets soon."""
     monkeypatch.setattr(streams, "VALUE_FRESH_S", 1.0)
-    async with connect(server.url, name="test") as bus:
-        await streams.ensure(bus, Deployment(visibility_timeout_s=LONG.visibility_timeout_s, agents_ttl_s=PRESENCE_TTL_S))
-        yield EventLog(bus)
+    async with connect(server.url, name="test") as connection:
+        await streams.ensure(connection, Deployment(visibility_timeout_s=LONG.visibility_timeout_s, agents_ttl_s=PRESENCE_TTL_S))
+        yield EventLog(connection)
 
 
-async def in_force(bus: Bus) -> Deployment:
-    return streams.deployment_of(await streams.stream_config(bus, STREAM) or {})
+async def in_force(connection: Connection) -> Deployment:
+    return streams.deployment_of(await streams.stream_config(connection, STREAM) or {})
 
 
 async def test_a_shorter_timeout_after_an_outage_longer_than_presence_takes_no_job_from_its_agent(
@@ -54,16 +54,16 @@ async def test_a_shorter_timeout_after_an_outage_longer_than_presence_takes_no_j
         Projector(long, read_model),
         Janitor(long, read_model, LONG),
     ):
-        await Queue(long.bus, LONG).ensure(lane)
+        await Queue(long.connection, LONG).ensure(lane)
         await long.submit(job)
         run = await ledger.started(job.slot)
         server.stop()
         await asyncio.sleep(2 * PRESENCE_TTL_S)  # the length of the outage
         await server.start()
-        await patiently(lambda: streams.change_leases(long.bus, SHORT.deployment))
+        await patiently(lambda: streams.change_leases(long.connection, SHORT.deployment))
 
         async def is_short() -> bool:
-            return any(Queue(long.bus, SHORT).is_current(state) for state in await Queue(long.bus, SHORT).lanes())
+            return any(Queue(long.connection, SHORT).is_current(state) for state in await Queue(long.connection, SHORT).lanes())
 
         await eventually(is_short, within_s=60)
         for _ in range(3):
@@ -83,26 +83,26 @@ async def test_consumers_get_a_shorter_timeout_only_when_every_agent_keeps_to_it
     async with running_agent(long, tmp_path, queue=LONG) as agent, Projector(long, read_model), Janitor(long, read_model, LONG):
         await ended(long, job.slot)
         announced_at = loop.time()
-        assert (await streams.change_leases(long.bus, SHORT.deployment)).visibility_timeout_s == LONG.visibility_timeout_s
+        assert (await streams.change_leases(long.connection, SHORT.deployment)).visibility_timeout_s == LONG.visibility_timeout_s
 
         async def has_adopted() -> bool:
-            return [info.visibility_timeout_s for info in await agent_registry.agents(long.bus)] == [SHORT.visibility_timeout_s]
+            return [info.visibility_timeout_s for info in await agent_registry.agents(long.connection)] == [SHORT.visibility_timeout_s]
 
         await eventually(has_adopted)
         assert agent.info().visibility_timeout_s == SHORT.visibility_timeout_s
-        assert not any(Queue(long.bus, SHORT).is_current(state) for state in await Queue(long.bus, SHORT).lanes() if state.lane == lane)
+        assert not any(Queue(long.connection, SHORT).is_current(state) for state in await Queue(long.connection, SHORT).lanes() if state.lane == lane)
 
         async def is_in_force() -> bool:
-            return (await in_force(long.bus)).visibility_timeout_s == SHORT.visibility_timeout_s
+            return (await in_force(long.connection)).visibility_timeout_s == SHORT.visibility_timeout_s
 
         await eventually(is_in_force, within_s=60)
         assert loop.time() - announced_at >= streams.adoption_time_s(LONG.visibility_timeout_s)
 
 
 async def test_a_longer_timeout_is_in_force_at_once_and_ends_the_wait_for_a_shorter_one(long: EventLog) -> None:
-    assert (await streams.change_leases(long.bus, SHORT.deployment)).next_visibility_timeout_s == SHORT.visibility_timeout_s
-    longer = await streams.change_leases(long.bus, Deployment(visibility_timeout_s=20.0))
-    assert longer == await in_force(long.bus)
+    assert (await streams.change_leases(long.connection, SHORT.deployment)).next_visibility_timeout_s == SHORT.visibility_timeout_s
+    longer = await streams.change_leases(long.connection, Deployment(visibility_timeout_s=20.0))
+    assert longer == await in_force(long.connection)
     assert (longer.visibility_timeout_s, longer.next_visibility_timeout_s, longer.lease_timeout_s) == (20.0, 0.0, 20.0)
 
 
@@ -112,14 +112,14 @@ async def test_an_agent_of_a_version_that_adopts_nothing_keeps_the_longer_timeou
     monkeypatch.setattr(streams, "VALUE_FRESH_S", -LONG.visibility_timeout_s)
     old = AgentInfo(instance="old", name="old", host="h", pid=1, version="0", targets=(), slots=1, since=NOW)
     janitor = Janitor(long, read_model, LONG)
-    await streams.change_leases(long.bus, SHORT.deployment)
+    await streams.change_leases(long.connection, SHORT.deployment)
     for _ in range(3):
-        await agent_registry.announce(long.bus, old)
+        await agent_registry.announce(long.connection, old)
         await janitor.round()
-    assert (await in_force(long.bus)).visibility_timeout_s == LONG.visibility_timeout_s
-    await agent_registry.withdraw(long.bus, old.instance)
+    assert (await in_force(long.connection)).visibility_timeout_s == LONG.visibility_timeout_s
+    await agent_registry.withdraw(long.connection, old.instance)
     await janitor.round()
-    assert (await in_force(long.bus)).visibility_timeout_s == SHORT.visibility_timeout_s
+    assert (await in_force(long.connection)).visibility_timeout_s == SHORT.visibility_timeout_s
 
 
 async def test_agents_announce_themselves_when_the_connection_comes_back(
@@ -128,7 +128,7 @@ async def test_agents_announce_themselves_when_the_connection_comes_back(
     monkeypatch.setattr("qgjet.agent.agent.RENEW_EVERY_S", 3600.0)
 
     async def present() -> bool:
-        return bool(await patiently(lambda: agent_registry.agents(long.bus)))
+        return bool(await patiently(lambda: agent_registry.agents(long.connection)))
 
     async with running_agent(long, tmp_path, queue=LONG):
         await eventually(present)

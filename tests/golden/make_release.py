@@ -27,7 +27,7 @@ from qgjet.domain.decide import Command, EndAttempt, Expire, Lose, OnDuplicate, 
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Artifact, JobSpec, Outcome, TestError, TestResult, Try, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import nats_server
 from qgjet.store import backup, streams
 from qgjet.store.artifacts import ArtifactStore, object_name
@@ -152,7 +152,7 @@ async def write(log: EventLog) -> None:
 async def _with_results(author: Author) -> None:
     job = await author.submit("with results", max_retries=0)
     await author.start(job)
-    info = await ArtifactStore(author.log.bus).put(object_name(job.job_id, 1, "screen.png"), io.BytesIO(ARTIFACT), content_type="image/png")
+    info = await ArtifactStore(author.log.connection).put(object_name(job.job_id, 1, "screen.png"), io.BytesIO(ARTIFACT), content_type="image/png")
     failed = Try(status="failed", duration_s=0.5, error=TestError(message="expected 1, got 2", file="a.js", line=3))
     tests = (TestResult(id="1", title="adds", outcome="failed", tries=(failed,)),)
     artifacts = (Artifact(name="screen.png", content_type="image/png", size=info.size, sha256=info.sha256),)
@@ -178,8 +178,8 @@ def told(job: Any) -> dict[str, Any]:
     return {field: value for field, value in msgspec.to_builtins(job).items() if field in fields}
 
 
-async def ensure_lanes(bus: Bus, jobs: list[dict[str, Any]]) -> None:
-    queue = Queue(bus, QueueSettings(visibility_timeout_s=VISIBILITY_S))
+async def ensure_lanes(connection: Connection, jobs: list[dict[str, Any]]) -> None:
+    queue = Queue(connection, QueueSettings(visibility_timeout_s=VISIBILITY_S))
     for rank in {job["priority"] for job in jobs}:
         await queue.ensure(Lane(spec().partition, rank))
 
@@ -187,13 +187,13 @@ async def ensure_lanes(bus: Bus, jobs: list[dict[str, Any]]) -> None:
 async def make(directory: Path) -> None:
     directory.mkdir()
     with tempfile.TemporaryDirectory() as scratch:
-        async with nats_server(Path(scratch) / "nats") as server, connect(server.url, name="release") as bus:
-            await streams.ensure(bus, Deployment(visibility_timeout_s=VISIBILITY_S, retention_s=0))
-            log = EventLog(bus)
+        async with nats_server(Path(scratch) / "nats") as server, connect(server.url, name="release") as connection:
+            await streams.ensure(connection, Deployment(visibility_timeout_s=VISIBILITY_S, retention_s=0))
+            log = EventLog(connection)
             await write(log)
             jobs = await read_model_of(log, Path(scratch) / "read-model.sqlite")
-            await ensure_lanes(bus, jobs)
-            await backup.save(bus, directory / "backup")
+            await ensure_lanes(connection, jobs)
+            await backup.save(connection, directory / "backup")
         compressed = gzip.compress((Path(scratch) / "read-model.sqlite").read_bytes(), mtime=0)
         (directory / "read-model.sqlite.gz").write_bytes(compressed)
     (directory / "qgjet.toml").write_text(SETTINGS)

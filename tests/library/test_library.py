@@ -186,9 +186,9 @@ async def test_a_restart_of_the_server_is_outlasted(server: NatsServer, tmp_path
     monkeypatch.chdir(tmp_path)
     gate = asyncio.Event()
     async with (
-        connect(server.url, name="test") as bus,
+        connect(server.url, name="test") as connection,
         qgjet.connect(server.url) as client,
-        running_agent(EventLog(bus), tmp_path, runners=scripted(gate=gate)),
+        running_agent(EventLog(connection), tmp_path, runners=scripted(gate=gate)),
     ):
         suite = await client.submit([job()])
         waiting = asyncio.create_task(suite.wait(timeout=patience(60)))

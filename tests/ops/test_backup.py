@@ -20,7 +20,7 @@ from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Status, Verdict
 from qgjet.domain.subjects import LOGS, STREAM, Lane
 from qgjet.errors import InvalidInput, LogUnavailable, Refused
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import backup
 from qgjet.store.artifacts import ArtifactStore, object_name
@@ -38,8 +38,8 @@ async def elsewhere(tmp_path: Path) -> AsyncIterator[NatsServer]:
         yield running
 
 
-async def read_artifact(bus: Bus, name: str) -> bytes:
-    store = ArtifactStore(bus)
+async def read_artifact(connection: Connection, name: str) -> bytes:
+    store = ArtifactStore(connection)
     info = await store.stat(name)
     assert info is not None
     return b"".join([piece async for piece in store.get(info)])
@@ -52,27 +52,27 @@ async def test_a_backup_under_load_brings_back_what_was_there(log: EventLog, tmp
     async with running_agent(log, tmp_path, runners=scripted({"running": ("passed",)}, gate=None)):
         await submit(log, done)
         await ended(log, done.slot)
-    await ArtifactStore(log.bus).put(object_name(done.job_id, 1, "report.bin"), io.BytesIO(content))
+    await ArtifactStore(log.connection).put(object_name(done.job_id, 1, "report.bin"), io.BytesIO(content))
     more = [spec(test=f"more {number}") for number in range(3_000)]
     async with running_agent(log, tmp_path, runners=scripted(gate=gate)):
         await submit(log, running)
         await eventually(lambda: _is(log, running.slot, Status.RUNNING))
         await submit(log, queued)
         submitting = asyncio.create_task(log.submit_many(more))
-        manifest = await backup.save(log.bus, tmp_path / "backup")
+        manifest = await backup.save(log.connection, tmp_path / "backup")
         answers = await submitting
         gate.set()
     assert not [one for one in answers if isinstance(one, Exception)], "nobody notices a backup"
     assert [one.name for one in manifest.streams] == list(backup.KEPT)
-    async with connect(elsewhere.url, name="test") as bus:
-        await backup.restore(bus, tmp_path / "backup")
-        there = EventLog(bus)
+    async with connect(elsewhere.url, name="test") as connection:
+        await backup.restore(connection, tmp_path / "backup")
+        there = EventLog(connection)
         state = await there.state()
         assert await there.history(done.slot) == await log.history(done.slot)
         assert [await there.get(seq) for seq in range(1, state.last_seq + 1, 97)] == [await log.get(seq) for seq in range(1, state.last_seq + 1, 97)]
-        assert await read_artifact(bus, object_name(done.job_id, 1, "report.bin")) == content
-        await agree(bus, Deployment(visibility_timeout_s=1.5))
-        await Queue(bus, QueueSettings(visibility_timeout_s=1.5)).renew(Lane(queued.partition, queued.rank))
+        assert await read_artifact(connection, object_name(done.job_id, 1, "report.bin")) == content
+        await agree(connection, Deployment(visibility_timeout_s=1.5))
+        await Queue(connection, QueueSettings(visibility_timeout_s=1.5)).renew(Lane(queued.partition, queued.rank))
         async with running_agent(there, tmp_path / "agent", slots=2):
             for one in (queued, running):
                 assert (await ended(there, one.slot, within_s=20)).verdict is Verdict.PASSED
@@ -85,7 +85,7 @@ async def _is(log: EventLog, slot: object, status: Status) -> bool:
 
 async def test_commands_save_and_restore_and_the_api_builds_its_read_model_anew(log: EventLog, tmp_path: Path, elsewhere: NatsServer) -> None:
     """The recipe of docs/operations.md: an API that knows the lost server finds the restored one in its place."""
-    cli = Cli(tmp_path, QGJET_NATS_URL=log.bus.url)
+    cli = Cli(tmp_path, QGJET_NATS_URL=log.connection.url)
     job, lost = spec(), spec(test="after the backup")
     await submit(log, job)
     saved = await cli("backup", "monday")
@@ -112,7 +112,7 @@ async def test_commands_save_and_restore_and_the_api_builds_its_read_model_anew(
 
 async def test_both_go_to_a_server_that_wants_a_password(log: EventLog, tmp_path: Path) -> None:
     await log.submit(spec())
-    await backup.save(log.bus, tmp_path / "monday")
+    await backup.save(log.connection, tmp_path / "monday")
     async with guarded_server(tmp_path / "guarded") as server:
         cli = Cli(tmp_path, QGJET_NATS_URL=server.url, **variables_of(server, "operator"))
         restored = await cli("restore", "monday")
@@ -123,16 +123,16 @@ async def test_both_go_to_a_server_that_wants_a_password(log: EventLog, tmp_path
 
 
 async def test_a_server_that_has_streams_is_not_touched_unless_asked(log: EventLog, tmp_path: Path) -> None:
-    cli = Cli(tmp_path, QGJET_NATS_URL=log.bus.url)
+    cli = Cli(tmp_path, QGJET_NATS_URL=log.connection.url)
     await log.submit(spec())
-    await backup.save(log.bus, tmp_path / "backup")
+    await backup.save(log.connection, tmp_path / "backup")
     await log.submit(spec(test="later"))
     refused = await cli("restore", "backup")
     assert (refused.code, "--replace" in refused.error, STREAM in refused.error) == (Exit.USAGE, True, True)
     assert (await log.state()).last_seq == 2
     with pytest.raises(InvalidInput, match="exists"):
-        await backup.save(log.bus, tmp_path / "backup")
-    await backup.restore(log.bus, tmp_path / "backup", replace=True)
+        await backup.save(log.connection, tmp_path / "backup")
+    await backup.restore(log.connection, tmp_path / "backup", replace=True)
     assert (await log.state()).last_seq == 1
 
 
@@ -151,10 +151,10 @@ async def test_a_server_that_has_streams_is_not_touched_unless_asked(log: EventL
 )
 async def test_a_backup_that_is_not_whole_is_refused_before_anything_is_touched(log: EventLog, tmp_path: Path, harm, said: str) -> None:  # type: ignore[no-untyped-def]
     await log.submit(spec())
-    await backup.save(log.bus, tmp_path / "backup")
+    await backup.save(log.connection, tmp_path / "backup")
     harm(tmp_path / "backup")
     with pytest.raises(InvalidInput, match=said):
-        await backup.restore(log.bus, tmp_path / "backup", replace=True)
+        await backup.restore(log.connection, tmp_path / "backup", replace=True)
     assert (await log.state()).last_seq == 1
 
 
@@ -170,22 +170,22 @@ async def test_a_server_that_goes_away_leaves_no_half_backup(server: NatsServer,
 
     monkeypatch.setattr(backup._Snapshot, "_next", die)
     with pytest.raises(LogUnavailable):
-        await backup.save(log.bus, tmp_path / "backup")
+        await backup.save(log.connection, tmp_path / "backup")
     assert not list(tmp_path.glob("backup*"))
 
 
 async def test_there_is_nothing_to_save_on_a_server_without_a_log(server: NatsServer, tmp_path: Path) -> None:
-    async with connect(server.url, name="test") as bus:
+    async with connect(server.url, name="test") as connection:
         with pytest.raises(Refused, match="nothing to save"):
-            await backup.save(bus, tmp_path / "backup")
+            await backup.save(connection, tmp_path / "backup")
 
 
 async def test_the_nats_command_restores_it_too(log: EventLog, tmp_path: Path, elsewhere: NatsServer) -> None:
     await log.submit(spec())
-    await backup.save(log.bus, tmp_path / "backup")
+    await backup.save(log.connection, tmp_path / "backup")
     argv = [str(ROOT / ".tools/bin/nats"), "--server", elsewhere.url, "stream", "restore", str(tmp_path / "backup" / STREAM), "--no-progress"]
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
     said, _ = await process.communicate()
     assert process.returncode == 0, said.decode()
-    async with connect(elsewhere.url, name="test") as bus:
-        assert (await EventLog(bus).read(spec().slot)) == (await log.read(spec().slot))
+    async with connect(elsewhere.url, name="test") as connection:
+        assert (await EventLog(connection).read(spec().slot)) == (await log.read(spec().slot))

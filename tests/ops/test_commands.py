@@ -18,7 +18,7 @@ from ops.commands import qgjet, qgjet_ends
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import JobSpec, Status
 from qgjet.domain.subjects import Lane
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import agent_registry
 from qgjet.store.event_log import EventLog
@@ -44,19 +44,19 @@ def project(tmp_path: Path) -> Path:
     return directory
 
 
-async def test_an_agent_serves_every_target_declared(bus: Bus, log: EventLog, server: NatsServer, project: Path) -> None:
+async def test_an_agent_serves_every_target_declared(connection: Connection, log: EventLog, server: NatsServer, project: Path) -> None:
     async with qgjet("agent", "--nats", server.url, "--name", "lab-1", cwd=project) as running:
         assert "emulator (1 slot), device (2 slots)" in await running.says("serves")
-        (info,) = await eventually(lambda: agent_registry.agents(bus))
+        (info,) = await eventually(lambda: agent_registry.agents(connection))
         assert {(one.target, one.slots) for one in info.targets} == {("emulator", 1), ("device", 2)}
         assert (info.name, info.slots, info.app_version_id) == ("lab-1", 3, "all")
 
 
-async def test_an_agent_takes_the_flags_of_old(bus: Bus, server: NatsServer, project: Path) -> None:
+async def test_an_agent_takes_the_flags_of_old(connection: Connection, server: NatsServer, project: Path) -> None:
     flags = ("--target", "emulator", "--app-version-id", "all", "--slots", "1", "--batch", "2", "--execution-timeout", "90s")
     async with qgjet("agent", *flags, cwd=project, QGJET_NATS_URL=server.url) as running:
         await running.says("serves emulator (1 slot) on")
-        (info,) = await eventually(lambda: agent_registry.agents(bus))
+        (info,) = await eventually(lambda: agent_registry.agents(connection))
         assert [one.target for one in info.targets] == ["emulator"]
 
 
@@ -77,7 +77,7 @@ async def _submit(log: EventLog, *specs: JobSpec) -> None:
     """As a client does: with the lane's consumer, so that an agent which comes later finds it."""
     for one in specs:
         await log.submit(one)
-        await Queue(log.bus, QueueSettings()).ensure(Lane(one.partition, one.rank))
+        await Queue(log.connection, QueueSettings()).ensure(Lane(one.partition, one.rank))
 
 
 async def _lines(file: Path) -> list[str]:

@@ -16,7 +16,7 @@ from ops.commands import qgjet_ends
 from qgjet.config.loader import load_settings
 from qgjet.config.settings import QueueSettings, Settings, TargetSettings
 from qgjet.domain.subjects import STREAM, Lane
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.agent_registry import agents
 from qgjet.store.event_log import EventLog
@@ -131,22 +131,22 @@ async def test_a_stack_that_runs_is_fine() -> None:
         await eventually(fine)
 
 
-async def test_work_that_nobody_serves_is_found(bus: Bus, log: EventLog, server: NatsServer, tmp_path: Path) -> None:
+async def test_work_that_nobody_serves_is_found(connection: Connection, log: EventLog, server: NatsServer, tmp_path: Path) -> None:
     one = spec(target="emulator")
     await log.submit(one)
-    await Queue(bus, QueueSettings()).ensure(Lane(one.partition, one.rank))
+    await Queue(connection, QueueSettings()).ensure(Lane(one.partition, one.rank))
     queue = of(await look_at_server(Settings(nats_url=server.url)), "queue")
     assert (queue.health, queue.fix) == (Health.WARN, "qgjet agent --target emulator")
     async with running_agent(log, tmp_path):
-        await eventually(lambda: agents(bus))
+        await eventually(lambda: agents(connection))
         assert of(await look_at_server(Settings(nats_url=server.url)), "queue").health is Health.OK
 
 
 async def test_queued_work_without_a_consumer_is_found() -> None:
     settings = load_settings("[api]\njanitor = false")
     async with LocalStack(settings, with_agent=False) as stack:
-        async with connect(stack.nats_url, name="test") as bus:
-            await EventLog(bus).submit(spec())
+        async with connect(stack.nats_url, name="test") as connection:
+            await EventLog(connection).submit(spec())
 
         async def found() -> bool:
             checks = await look_at_server(stack.settings)
@@ -155,13 +155,13 @@ async def test_queued_work_without_a_consumer_is_found() -> None:
         await eventually(found)
 
 
-async def test_a_target_without_an_agent_is_found(bus: Bus, server: NatsServer) -> None:
+async def test_a_target_without_an_agent_is_found(connection: Connection, server: NatsServer) -> None:
     settings = Settings(nats_url=server.url, targets={"ios": TargetSettings(name="ios")})
     found = of(await look_at_server(settings), "agents")
     assert (found.health, found.fix) == (Health.WARN, "qgjet agent --target ios")
 
 
-async def test_settings_that_disagree_with_the_server_are_found(bus: Bus, server: NatsServer) -> None:
+async def test_settings_that_disagree_with_the_server_are_found(connection: Connection, server: NatsServer) -> None:
     order = of(await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\npriority_order = "high-first"')), "streams")
     assert (order.health, order.fix) == (Health.FAIL, "set queue.priority_order to low-first: it is fixed")
     replicas = of(await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\nreplicas = 3')), "streams")
@@ -171,8 +171,8 @@ async def test_settings_that_disagree_with_the_server_are_found(bus: Bus, server
 
 
 async def test_somebody_elses_stream_is_refused(server: NatsServer) -> None:
-    async with connect(server.url, name="test") as bus:
-        await bus.api(f"STREAM.CREATE.{STREAM}", {"name": STREAM, "subjects": ["other.>"]})
+    async with connect(server.url, name="test") as connection:
+        await connection.api(f"STREAM.CREATE.{STREAM}", {"name": STREAM, "subjects": ["other.>"]})
     checks = await look_at_server(Settings(nats_url=server.url))
     assert (of(checks, "streams").health, exit_code(checks)) == (Health.FAIL, 4)
 

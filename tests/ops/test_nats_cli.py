@@ -64,7 +64,7 @@ def _all(terminal: int) -> str:
 async def test_the_nats_cli_shows_partitions_and_jobs(log: EventLog, nats: list[str]) -> None:
     running, waiting = spec(test="tests/login.spec.ts"), spec(test="tests/cart.spec.ts")
     elsewhere = spec(target="browserstack")
-    queue = Queue(log.bus, QueueSettings())
+    queue = Queue(log.connection, QueueSettings())
     for one in (running, waiting, elsewhere):
         await log.submit(one)
         await queue.ensure(Lane(one.partition, one.rank))

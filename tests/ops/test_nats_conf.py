@@ -15,7 +15,7 @@ from ops.commands import ROOT, environment
 from qgjet.config.loader import load_settings
 from qgjet.config.settings import NatsSettings, Settings
 from qgjet.errors import NotPermitted
-from qgjet.jetstream.connection import connect, open_bus
+from qgjet.jetstream.connection import connect, open_connection
 from qgjet.jetstream.server import ROLES, config_file, random_passwords, server_binary
 
 CONF = ROOT / "nats.conf"
@@ -125,7 +125,7 @@ async def only_with_passwords(log: Path, secrets: Path) -> None:
     assert found is not None
     for role in ROLES:
         login = NatsSettings(user=role, password_file=str(secrets / role))
-        async with connect(f"nats://{found[1]}", name="test", login=login) as bus:
-            assert (await bus.identity()).user == role
+        async with connect(f"nats://{found[1]}", name="test", login=login) as connection:
+            assert (await connection.identity()).user == role
     with pytest.raises(NotPermitted):
-        await open_bus(f"nats://{found[1]}", name="test")
+        await open_connection(f"nats://{found[1]}", name="test")

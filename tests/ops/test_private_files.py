@@ -68,7 +68,7 @@ def test_a_directory_that_may_hold_files_of_others_keeps_its_mode(tmp_path: Path
 
 async def test_backups_are_private(log: EventLog, tmp_path: Path) -> None:
     await log.submit(spec())
-    await backup.save(log.bus, tmp_path / "backups" / "one")
+    await backup.save(log.connection, tmp_path / "backups" / "one")
     saved = tmp_path / "backups" / "one"
     assert mode(saved) == "0o700"
     assert {mode(path) for path in saved.rglob("*") if path.is_file()} == {"0o600"}

@@ -43,13 +43,13 @@ def settings(text: str, directory: Path = Path()) -> Settings:
 
 
 async def submitted(url: str, **fields: Any) -> str:
-    async with connect(url, name="test") as bus:
-        return (await EventLog(bus).submit(spec(**fields))).job_id
+    async with connect(url, name="test") as connection:
+        return (await EventLog(connection).submit(spec(**fields))).job_id
 
 
 async def status(url: str, **fields: Any) -> Status | None:
-    async with connect(url, name="test") as bus:
-        job = await EventLog(bus).load(spec(**fields).slot)
+    async with connect(url, name="test") as connection:
+        job = await EventLog(connection).load(spec(**fields).slot)
         return job.status if job else None
 
 

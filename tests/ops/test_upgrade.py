@@ -40,9 +40,9 @@ def jobs(release: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def old_log(release: Path, server: NatsServer) -> AsyncIterator[EventLog]:
-    async with connect(server.url, name="test") as bus:
-        await backup.restore(bus, release / "backup")
-        yield EventLog(bus)
+    async with connect(server.url, name="test") as connection:
+        await backup.restore(connection, release / "backup")
+        yield EventLog(connection)
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ async def test_every_job_of_an_old_log_is_as_it_was(old_log: EventLog, jobs: lis
     found = await read_model_of(old_log, tmp_path / "new.sqlite")
     assert len(found) > 20
     assert as_recorded(found, jobs)
-    info = await ArtifactStore(old_log.bus).stat(object_name("with results-1", 1, "screen.png"))
+    info = await ArtifactStore(old_log.connection).stat(object_name("with results-1", 1, "screen.png"))
     assert info is not None
-    assert b"".join([piece async for piece in ArtifactStore(old_log.bus).get(info)]) == ARTIFACT
+    assert b"".join([piece async for piece in ArtifactStore(old_log.connection).get(info)]) == ARTIFACT
 
 
 async def test_an_old_read_model_is_kept_or_made_anew(

@@ -20,7 +20,7 @@ from qgjet_projections.readmodel.writer import Writer
 
 
 async def follow(url: str, path: Path) -> None:
-    async with connect(url, name="follow") as bus, projector.Projector(EventLog(bus), ReadModel.open(path)):
+    async with connect(url, name="follow") as connection, projector.Projector(EventLog(connection), ReadModel.open(path)):
         await asyncio.Event().wait()
 
 

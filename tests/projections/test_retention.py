@@ -22,7 +22,7 @@ from qgjet.domain import subjects
 from qgjet.domain.decide import Cancel, OnDuplicate
 from qgjet.domain.events import Status, Verdict
 from qgjet.errors import WrongVersion
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.store.suite_log import Submission, submit_suite
@@ -53,7 +53,7 @@ async def following(log: EventLog, read_model: ReadModel) -> AsyncIterator[Proje
 
 async def settled(log: EventLog, read_model: ReadModel, author: Author, clock: Clock) -> Purged:
     """Rounds until nothing more is forgotten; gives the first one."""
-    late = LaterLog(log.bus, clock)
+    late = LaterLog(log.connection, clock)
     async with following(log, read_model) as projector:
         retention = Retention(late, read_model, projector, purges=True)
         first = await retention.round()
@@ -71,16 +71,18 @@ def tables(path: Path) -> dict[str, list[object]]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_a_rebuild_of_a_purged_log_is_the_pruned_read_model(bus: Bus, log: EventLog, read_model: ReadModel, tmp_path: Path, seed: int) -> None:
+async def test_a_rebuild_of_a_purged_log_is_the_pruned_read_model(
+    connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path, seed: int
+) -> None:
     """Of random histories with strangers, broken rules, replacements and suites; and no live job loses an event."""
     author = Author(seed, AHEAD)
     author.history(300)
     cut = random.Random(seed).uniform(0.2, 1.0)
-    written = await publish(bus, author.messages)
+    written = await publish(connection, author.messages)
     begin = min(one.event.at for one in author.messages if one.event is not None)
     horizon = begin + (author.now - begin) * cut
     live = {slot: await log.history(slot) for slot, job in author.jobs.items() if job is not None and job.live}
-    await streams.change_retention(bus, DAY.total_seconds())
+    await streams.change_retention(connection, DAY.total_seconds())
     purged = await settled(log, read_model, author, lambda: horizon + DAY)
     assert purged.events, "the horizon was chosen so that something goes"
     assert written - purged.events > 0
@@ -95,7 +97,7 @@ async def test_a_rebuild_of_a_purged_log_is_the_pruned_read_model(bus: Bus, log:
     assert tables(read_model.path) == {table: again[table] for table in schema.CONTENT}
 
 
-async def test_a_live_job_stays_however_old_it_is(bus: Bus, log: EventLog, read_model: ReadModel) -> None:
+async def test_a_live_job_stays_however_old_it_is(connection: Connection, log: EventLog, read_model: ReadModel) -> None:
     author = Author(now=AHEAD)
     queued, running = author.submit(test="queued"), author.submit(test="running")
     author.start(running)
@@ -103,8 +105,8 @@ async def test_a_live_job_stays_however_old_it_is(bus: Bus, log: EventLog, read_
         author.run(test="often", app_version_id=f"{number}")
         author.run(test="again")
     author.submit(test="again")
-    await publish(bus, author.messages)
-    await streams.change_retention(bus, DAY.total_seconds())
+    await publish(connection, author.messages)
+    await streams.change_retention(connection, DAY.total_seconds())
     first = await settled(log, read_model, author, lambda: author.now + 400 * DAY)
     assert first.events == 6 * 3
     assert [job.status for job in map(author.jobs.get, (queued.slot, running.slot)) if job] == ["queued", "running"]
@@ -112,15 +114,15 @@ async def test_a_live_job_stays_however_old_it_is(bus: Bus, log: EventLog, read_
     assert len(await log.history(running.slot)) == 2
 
 
-async def test_a_job_that_was_replaced_stays_with_the_one_in_its_place(bus: Bus, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_a_job_that_was_replaced_stays_with_the_one_in_its_place(connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
     author = Author(now=AHEAD)
     author.run(test="a")
     author.submit(test="a")
     horizon = author.now + DAY
     author.now += 30 * DAY
     author.submit(OnDuplicate.REPLACE, test="a")
-    await publish(bus, author.messages)
-    await streams.change_retention(bus, DAY.total_seconds())
+    await publish(connection, author.messages)
+    await streams.change_retention(connection, DAY.total_seconds())
     assert (await settled(log, read_model, author, lambda: horizon + 20 * DAY)).events == 3
     assert (await settled(log, read_model, author, lambda: author.now + 90 * DAY)).events == 0
     assert [job.status for job in read_model.jobs(JobQuery()).items] == ["queued", "cancelled"]
@@ -128,12 +130,12 @@ async def test_a_job_that_was_replaced_stays_with_the_one_in_its_place(bus: Bus,
     assert tables(read_model.path) == {table: again[table] for table in schema.CONTENT}
 
 
-async def test_what_is_appended_during_a_purge_stays(bus: Bus, log: EventLog, read_model: ReadModel) -> None:
+async def test_what_is_appended_during_a_purge_stays(connection: Connection, log: EventLog, read_model: ReadModel) -> None:
     """The read model saw the slot at its end; a submission came after that, with or without the purge having looked again."""
     author = Author(now=AHEAD)
     author.run(test="a")
     author.run(test="b")
-    await publish(bus, author.messages)
+    await publish(connection, author.messages)
     before = author.now
     async with following(log, read_model):
         pass
@@ -146,12 +148,12 @@ async def test_what_is_appended_during_a_purge_stays(bus: Bus, log: EventLog, re
     assert [(await log.read(spec(test=test).slot))[0].status for test in "ab"] == [Status.QUEUED] * 2  # type: ignore[union-attr]
 
 
-async def test_an_append_on_a_version_that_was_purged_is_refused_and_decided_anew(bus: Bus, log: EventLog, read_model: ReadModel) -> None:
+async def test_an_append_on_a_version_that_was_purged_is_refused_and_decided_anew(connection: Connection, log: EventLog, read_model: ReadModel) -> None:
     author = Author(now=AHEAD)
     old = author.run(test="a")
-    await publish(bus, author.messages)
+    await publish(connection, author.messages)
     version = (await log.read(old.slot))[1]
-    await streams.change_retention(bus, DAY.total_seconds())
+    await streams.change_retention(connection, DAY.total_seconds())
     assert (await settled(log, read_model, author, lambda: author.now + 2 * DAY)).slots == 1
     assert await log.read(old.slot) == (None, 0)
     event = author.messages[0].event
@@ -165,7 +167,7 @@ async def test_an_append_on_a_version_that_was_purged_is_refused_and_decided_ane
     assert result.seq == (await log.read(old.slot))[1]  # type: ignore[union-attr]
 
 
-async def test_a_suite_goes_with_the_last_of_its_jobs(bus: Bus, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_a_suite_goes_with_the_last_of_its_jobs(connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
     done, waits = spec(test="done", suite_ids=("both",)), spec(test="waits", suite_ids=("both",))
     only = spec(test="only", suite_ids=("gone",))
     modes = [OnDuplicate.ATTACH]
@@ -173,8 +175,8 @@ async def test_a_suite_goes_with_the_last_of_its_jobs(bus: Bus, log: EventLog, r
     await submit_suite(log, Submission(suite_id="gone", id="2", specs=[only], modes=modes))
     for one in (done, only):
         assert await log.cancel(one.slot, one.job_id, by="me")
-    await streams.change_retention(bus, DAY.total_seconds())
-    late = in_(bus, 2 * DAY)
+    await streams.change_retention(connection, DAY.total_seconds())
+    late = in_(connection, 2 * DAY)
     async with following(log, read_model) as projector:
         retention = Retention(late, read_model, projector, purges=True)
         assert await retention.round() == Purged(slots=2, events=4, suites=0)
@@ -185,13 +187,13 @@ async def test_a_suite_goes_with_the_last_of_its_jobs(bus: Bus, log: EventLog, r
     assert tables(read_model.path) == {table: again[table] for table in schema.CONTENT}
 
 
-async def test_replicas_without_a_janitor_forget_what_others_have_purged(bus: Bus, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_replicas_without_a_janitor_forget_what_others_have_purged(connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
     author = Author(now=AHEAD)
     author.run(test="old")
     author.run(Verdict.FAILED, test="old too")
-    await publish(bus, author.messages)
-    await streams.change_retention(bus, DAY.total_seconds())
-    late = LaterLog(bus, lambda: author.now + 2 * DAY)
+    await publish(connection, author.messages)
+    await streams.change_retention(connection, DAY.total_seconds())
+    late = LaterLog(connection, lambda: author.now + 2 * DAY)
     other = ReadModel.open(tmp_path / "other.sqlite")
     async with following(log, read_model) as projector, following(log, other) as elsewhere:
         passive = Retention(late, other, elsewhere, purges=False)
@@ -205,24 +207,24 @@ async def test_replicas_without_a_janitor_forget_what_others_have_purged(bus: Bu
     other.close()
 
 
-async def test_without_a_retention_nothing_is_ever_forgotten(bus: Bus, log: EventLog, read_model: ReadModel) -> None:
+async def test_without_a_retention_nothing_is_ever_forgotten(connection: Connection, log: EventLog, read_model: ReadModel) -> None:
     author = Author(now=AHEAD)
     author.run(test="old")
-    await publish(bus, author.messages)
-    await streams.change_retention(bus, 0)
-    assert streams.deployment_of(await streams.stream_config(bus, subjects.STREAM) or {}).retention_s == 0
+    await publish(connection, author.messages)
+    await streams.change_retention(connection, 0)
+    assert streams.deployment_of(await streams.stream_config(connection, subjects.STREAM) or {}).retention_s == 0
     assert (await settled(log, read_model, author, lambda: author.now + 10_000 * DAY)) == Purged()
     assert len(read_model.jobs(JobQuery()).items) == 1
 
 
-async def test_an_api_forgets_by_the_retention_of_its_settings(bus: Bus, log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_api_forgets_by_the_retention_of_its_settings(connection: Connection, log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retentions, "FIRST_AFTER_S", 0.2)
     monkeypatch.setattr(retentions, "EVERY_S", 0.2)
     job, live = spec(test="ended"), spec(test="live")
     await log.submit(job)
     await log.submit(live)
     await log.cancel(job.slot, job.job_id, by="me")
-    settings = Settings(nats_url=bus.url, queue=QueueSettings(retention_s=1.0), api=ApiSettings(database=str(tmp_path / "api.sqlite")))
+    settings = Settings(nats_url=connection.url, queue=QueueSettings(retention_s=1.0), api=ApiSettings(database=str(tmp_path / "api.sqlite")))
     async with open_service(settings) as service:
 
         async def forgotten() -> bool:
@@ -232,7 +234,9 @@ async def test_an_api_forgets_by_the_retention_of_its_settings(bus: Bus, log: Ev
         assert service.read_model.job(live.job_id) is not None
 
 
-async def test_pruning_asks_for_so_much_at_a_time_and_goes_on_there(bus: Bus, log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pruning_asks_for_so_much_at_a_time_and_goes_on_there(
+    connection: Connection, log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two thousand old jobs that the log still has, and behind them one that it has forgotten."""
     monkeypatch.setattr("qgjet_projections.readmodel.projector.PRUNE_LOOKS", 1_000)
     author = Author(now=AHEAD)
@@ -240,22 +244,24 @@ async def test_pruning_asks_for_so_much_at_a_time_and_goes_on_there(bus: Bus, lo
     for one in stays:
         author.tell(one.slot, Cancel("me"))
     gone = author.run(test="gone")
-    await publish(bus, author.messages)
+    await publish(connection, author.messages)
     async with following(log, read_model) as projector:
         assert await log.forget(subjects.slot_prefix(gone.slot), author.seq + 1) == 3
         assert [await projector.prune(author.now) for _ in range(6)] == [0, 0, 1, 0, 0, 0]
 
 
-async def test_no_clock_of_an_agent_or_an_api_ages_a_job(bus: Bus, log: EventLog, read_model: ReadModel, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_clock_of_an_agent_or_an_api_ages_a_job(
+    connection: Connection, log: EventLog, read_model: ReadModel, caplog: pytest.LogCaptureFixture
+) -> None:
     """An agent 100 days behind has just finished it; an API 100 days ahead looks at it. The server stored it a moment ago."""
     author = Author(now=utc_now() - 100 * DAY)
     job = author.run(test="just now")
-    await publish(bus, author.messages)
-    await streams.change_retention(bus, 90 * DAY.total_seconds())
+    await publish(connection, author.messages)
+    await streams.change_retention(connection, 90 * DAY.total_seconds())
     async with following(log, read_model) as projector:
         assert await Retention(log, read_model, projector, purges=True).round() == Purged()
-        ahead = EventLog(bus, lambda: utc_now() + 100 * DAY)
+        ahead = EventLog(connection, lambda: utc_now() + 100 * DAY)
         assert await Retention(ahead, read_model, projector, purges=True).round() == Purged()
         assert "clocks" in caplog.text
-        assert (await Retention(in_(bus, 91 * DAY), read_model, projector, purges=True).round()).slots == 1
+        assert (await Retention(in_(connection, 91 * DAY), read_model, projector, purges=True).round()).slots == 1
     assert await log.read(job.slot) == (None, 0)

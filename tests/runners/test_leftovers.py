@@ -26,7 +26,7 @@ from qgjet.domain.events import Artifact, Finished, JobSpec, Status, Verdict
 from qgjet.domain.filenames import is_safe
 from qgjet.domain.subjects import LOGS, log_subject
 from qgjet.errors import LogUnavailable
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.jetstream.direct_get import messages
 from qgjet.jetstream.server import NatsServer
 from qgjet.runners import artifact_collector
@@ -355,7 +355,7 @@ def commands(tmp_path: Path, script: str, **fields: object) -> dict[str, object]
 class Left(NamedTuple):
     """What is known of the artifacts of a job's only attempt."""
 
-    bus: Bus
+    connection: Connection
     job_id: str
     artifacts: tuple[Artifact, ...]
 
@@ -364,7 +364,7 @@ class Left(NamedTuple):
         return [one.name for one in self.artifacts]
 
     async def content(self, name: str) -> bytes:
-        store = ArtifactStore(self.bus)
+        store = ArtifactStore(self.connection)
         info = await store.stat(object_name(self.job_id, 1, name))
         assert info is not None
         return b"".join([piece async for piece in store.get(info)])
@@ -378,10 +378,10 @@ async def one_attempt(log: EventLog, tmp_path: Path, script: str, test: str, *, 
     outcome = (await log.history(job.slot))[-1].event.outcome  # type: ignore[union-attr]
     for one in outcome.artifacts:
         if one.sha256:
-            info = await ArtifactStore(log.bus).stat(object_name(job.job_id, 1, one.name))
+            info = await ArtifactStore(log.connection).stat(object_name(job.job_id, 1, one.name))
             assert info is not None
             assert (info.size, info.sha256) == (one.size, one.sha256)
-    return Left(log.bus, job.job_id, tuple(outcome.artifacts))
+    return Left(log.connection, job.job_id, tuple(outcome.artifacts))
 
 
 async def test_a_failed_attempt_leaves_everything_and_a_passed_one_no_media(log: EventLog, tmp_path: Path) -> None:
@@ -409,9 +409,9 @@ async def test_secrets_are_gone_from_output_files_and_results(log: EventLog, tmp
     assert found.names[:2] == ["report.json", "output.log"]
     assert await found.content("output.log") == b"said ***\nError: *** is wrong\n"
     assert await found.content("report.json") == b'{"token": "***"}'
-    live = await messages(log.bus, LOGS, log_subject(found.job_id, 1), 0, batch=100, max_bytes=1_000_000)
+    live = await messages(log.connection, LOGS, log_subject(found.job_id, 1), 0, batch=100, max_bytes=1_000_000)
     assert b"".join(one.data for one in live) == b"said ***\nError: *** is wrong\n"
-    state = await log.bus.api("STREAM.INFO.QG_EVENTS")
+    state = await log.connection.api("STREAM.INFO.QG_EVENTS")
     for seq in range(1, state["state"]["last_seq"] + 1):
         stored = await log.get(seq)
         assert stored is not None
@@ -448,7 +448,7 @@ async def test_what_is_too_large_is_cut_or_left_out_and_says_so(log: EventLog, t
 
 
 async def test_an_upload_that_fails_costs_no_verdict(log: EventLog, tmp_path: Path) -> None:
-    await log.bus.api(f"STREAM.DELETE.{STREAM}")
+    await log.connection.api(f"STREAM.DELETE.{STREAM}")
     found = await one_attempt(log, tmp_path, SCRIPT, "1", artifacts=ArtifactSettings(upload_timeout_s=1.0))
     assert [one.sha256 for one in found.artifacts] == ["", "", ""]
     assert "not stored" in found.artifacts[0].note or "not there" in found.artifacts[0].note
@@ -593,13 +593,13 @@ async def test_a_run_that_was_stopped_keeps_its_log(log: EventLog, tmp_path: Pat
         if stop == "cancel":
 
             async def prints() -> bool:
-                return bool(await messages(log.bus, LOGS, log_subject(job.job_id, 1), 0, batch=1, max_bytes=1000))
+                return bool(await messages(log.connection, LOGS, log_subject(job.job_id, 1), 0, batch=1, max_bytes=1000))
 
             await eventually(prints)
             await log.cancel(job.slot, job.job_id, by="test")
         found = await ended(log, job.slot)
         assert agent is not None
     assert str(found.verdict) == {"cancel": "cancelled", "deadline": "timed_out"}[stop]
-    info = await ArtifactStore(log.bus).stat(object_name(job.job_id, 1, "output.log"))
+    info = await ArtifactStore(log.connection).stat(object_name(job.job_id, 1, "output.log"))
     assert info is not None
-    assert b"".join([piece async for piece in ArtifactStore(log.bus).get(info)]) == b"the ***\n"
+    assert b"".join([piece async for piece in ArtifactStore(log.connection).get(info)]) == b"the ***\n"

@@ -19,7 +19,7 @@ from qgjet.config.settings import NatsSettings
 from qgjet.domain.subjects import LOGS, Lane
 from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
 from qgjet.jetstream import direct_get
-from qgjet.jetstream.connection import Bus, connect, open_bus
+from qgjet.jetstream.connection import Connection, connect, open_connection
 from qgjet.jetstream.login import matches
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import agent_registry, streams
@@ -33,8 +33,8 @@ from security.guarded import guarded_server, login_of, password_of
 @pytest.fixture
 async def guarded(tmp_path: Path) -> AsyncIterator[NatsServer]:
     async with guarded_server(tmp_path / "nats") as server:
-        async with connect(server.url, name="test", login=login_of(server, "janitor")) as bus:
-            await streams.ensure(bus)
+        async with connect(server.url, name="test", login=login_of(server, "janitor")) as connection:
+            await streams.ensure(connection)
         yield server
 
 
@@ -48,36 +48,36 @@ def bus_as(server: NatsServer, role: str) -> Any:
 async def test_a_wrong_password_is_told_at_once_and_not_shown(guarded: NatsServer) -> None:
     async with asyncio.timeout(patience(5)):
         with pytest.raises(NotPermitted, match="does not let user 'agent' in") as refused:
-            await open_bus(guarded.url, name="test", login=NatsSettings(user="agent", password="pWRONG"), timeout_s=patience(60))
+            await open_connection(guarded.url, name="test", login=NatsSettings(user="agent", password="pWRONG"), timeout_s=patience(60))
     assert "pWRONG" not in str(refused.value)
 
 
 async def test_who_brings_nothing_hears_what_to_set(guarded: NatsServer) -> None:
     with pytest.raises(NotPermitted, match="QGJET_NATS_USER"):
-        await open_bus(guarded.url, name="test")
+        await open_connection(guarded.url, name="test")
 
 
 async def test_a_user_and_password_in_the_address_are_enough_and_are_not_shown(guarded: NatsServer) -> None:
     secret = password_of(guarded, "submitter")
-    async with connect(guarded.url.replace("//", f"//submitter:{secret}@"), name="test") as bus:
-        assert (await bus.identity()).user == "submitter"
-        assert bus.client.new_inbox().startswith("_INBOX_submitter.")
-        assert secret not in bus.url
+    async with connect(guarded.url.replace("//", f"//submitter:{secret}@"), name="test") as connection:
+        assert (await connection.identity()).user == "submitter"
+        assert connection.client.new_inbox().startswith("_INBOX_submitter.")
+        assert secret not in connection.url
 
 
 async def test_a_password_may_be_in_a_file_that_is_read_anew(guarded: NatsServer, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(password_of(guarded, "agent") + "\n")
-    async with connect(guarded.url, name="test", login=NatsSettings(user="agent", password_file=str(file))) as bus:
+    async with connect(guarded.url, name="test", login=NatsSettings(user="agent", password_file=str(file))) as connection:
         guarded.kill()
         guarded.logins["QGJET_NATS_AGENT_PASSWORD"] = "protated"
         file.write_text("protated")
         await guarded.start()
-        await eventually(lambda: _is_connected(bus))
+        await eventually(lambda: _is_connected(connection))
 
 
-async def _is_connected(bus: Bus) -> bool:
-    return bus.is_connected
+async def _is_connected(connection: Connection) -> bool:
+    return connection.is_connected
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ async def _is_connected(bus: Bus) -> bool:
 )
 async def test_a_login_that_cannot_be_used_is_told_by_its_key(server: NatsServer, login: NatsSettings, field: str) -> None:
     with pytest.raises(InvalidSettings) as refused:
-        await open_bus(server.url, name="test", login=login)
+        await open_connection(server.url, name="test", login=login)
     assert refused.value.field == field
 
 
@@ -112,9 +112,9 @@ async def test_an_nkey_logs_in_without_any_secret_on_the_server(tmp_path: Path) 
     server.logins |= {"QGJET_NATS_NO_AUTH_USER": "", "QGJET_NATS_AGENT_NKEY": nkeys.from_seed(bytearray(seed)).public_key.decode()}
     await server.start()
     try:
-        async with connect(server.url, name="test", login=NatsSettings(user="agent", nkey=str(tmp_path / "agent.nk"))) as bus:
-            assert await bus.may_publish("qg.log.1.1")
-            assert not await bus.may_publish("qg.control.agent.1.drain")
+        async with connect(server.url, name="test", login=NatsSettings(user="agent", nkey=str(tmp_path / "agent.nk"))) as connection:
+            assert await connection.may_publish("qg.log.1.1")
+            assert not await connection.may_publish("qg.control.agent.1.drain")
     finally:
         server.stop()
 
@@ -122,50 +122,50 @@ async def test_an_nkey_logs_in_without_any_secret_on_the_server(tmp_path: Path) 
 # -- what is refused -----------------------------------------------------------------------------------------------------
 
 
-Asked = Callable[[Bus], Awaitable[object]]
+Asked = Callable[[Connection], Awaitable[object]]
 LANE = Lane(spec().partition, 5)
 REFUSED: dict[str, tuple[str, Asked]] = {
-    "a request": ("submitter", lambda bus: bus.api("STREAM.NAMES")),
-    "an event": ("agent", lambda bus: EventLog(bus).submit(spec())),
-    "a pull": ("janitor", lambda bus: Queue(bus, FAST).take(LANE, 5.0)),
-    "the list of agents": ("agent", lambda bus: agent_registry.agents(bus, timeout_s=10)),
-    "a batch of messages": ("submitter", lambda bus: direct_get.messages(bus, LOGS, "qg.log.1.1", 0, batch=1, max_bytes=1)),
-    "a tail": ("agent", lambda bus: _first(bus)),
-    "a file": ("projector", lambda bus: _put(bus)),
+    "a request": ("submitter", lambda connection: connection.api("STREAM.NAMES")),
+    "an event": ("agent", lambda connection: EventLog(connection).submit(spec())),
+    "a pull": ("janitor", lambda connection: Queue(connection, FAST).take(LANE, 5.0)),
+    "the list of agents": ("agent", lambda connection: agent_registry.agents(connection, timeout_s=10)),
+    "a batch of messages": ("submitter", lambda connection: direct_get.messages(connection, LOGS, "qg.log.1.1", 0, batch=1, max_bytes=1)),
+    "a tail": ("agent", lambda connection: _first(connection)),
+    "a file": ("projector", lambda connection: _put(connection)),
 }
 
 
-async def _first(bus: Bus) -> None:
-    async with EventLog(bus).tail(1) as batches:
+async def _first(connection: Connection) -> None:
+    async with EventLog(connection).tail(1) as batches:
         async for _ in batches:
             return
 
 
-async def _put(bus: Bus) -> None:
+async def _put(connection: Connection) -> None:
     with (ROOT / "LICENSE").open("rb") as file:
-        await ArtifactStore(bus).put("1/1/output.log", file)
+        await ArtifactStore(connection).put("1/1/output.log", file)
 
 
 @pytest.mark.parametrize("what", REFUSED)
 async def test_what_a_role_may_not_do_fails_at_once_and_says_who_may_not_do_what(guarded: NatsServer, what: str) -> None:
     role, ask = REFUSED[what]
-    async with bus_as(guarded, role) as bus:
+    async with bus_as(guarded, role) as connection:
         with pytest.raises(NotPermitted, match=rf"NATS user '{role}' may not publish to \S+: use a role that may"):
-            await ask(bus)
-        assert (await bus.identity()).user == role  # the connection is as good as ever
+            await ask(connection)
+        assert (await connection.identity()).user == role  # the connection is as good as ever
 
 
 async def test_answers_that_cannot_be_heard_are_told(guarded: NatsServer) -> None:
     login = NatsSettings(user="agent", password=password_of(guarded, "agent"), inbox_prefix="_INBOX_else")
-    async with connect(guarded.url, name="test", login=login) as bus:
+    async with connect(guarded.url, name="test", login=login) as connection:
         with pytest.raises(NotPermitted, match=r"may not subscribe to _inbox_else\."):
-            await EventLog(bus).state()
+            await EventLog(connection).state()
 
 
 async def test_who_may_not_make_the_log_says_so_when_it_is_missing(tmp_path: Path) -> None:
-    async with guarded_server(tmp_path / "nats") as server, bus_as(server, "submitter") as bus:
+    async with guarded_server(tmp_path / "nats") as server, bus_as(server, "submitter") as connection:
         with pytest.raises(NotPermitted, match=r"no stream QG_EVENTS at .* yet, and the NATS user 'submitter' may not make it: start the API first"):
-            await streams.ensure(bus)
+            await streams.ensure(connection)
     assert "Violation" not in server.log_file.read_text()  # it asked what it may do before it tried
 
 
@@ -174,7 +174,7 @@ async def test_who_may_not_make_the_log_says_so_when_it_is_missing(tmp_path: Pat
 
 async def test_a_connection_outlasts_a_password_that_was_changed_and_changed_back(guarded: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
     right = password_of(guarded, "agent")
-    async with bus_as(guarded, "agent") as bus:
+    async with bus_as(guarded, "agent") as connection:
         for number, password in enumerate(("panother", right)):
             guarded.kill()
             guarded.logins["QGJET_NATS_AGENT_PASSWORD"] = password
@@ -182,9 +182,9 @@ async def test_a_connection_outlasts_a_password_that_was_changed_and_changed_bac
             if number == 0:
                 with caplog.at_level(logging.WARNING):
                     await eventually(lambda: _tries(guarded, 3))
-                    await eventually(lambda: _reason(bus, "does not let user 'agent' in"))
-        await eventually(lambda: _is_connected(bus))
-        assert (await bus.identity()).user == "agent"
+                    await eventually(lambda: _reason(connection, "does not let user 'agent' in"))
+        await eventually(lambda: _is_connected(connection))
+        assert (await connection.identity()).user == "agent"
     said = [record.message for record in caplog.records if "does not let" in record.message]
     assert len(said) == 1  # not at every try
     assert right not in caplog.text
@@ -194,9 +194,9 @@ async def _tries(server: NatsServer, times: int) -> bool:
     return server.log_file.read_text().count("authentication error") >= times
 
 
-async def _reason(bus: Bus, text: str) -> bool:
+async def _reason(connection: Connection, text: str) -> bool:
     try:
-        await bus.request("$SYS.REQ.USER.INFO", timeout_s=0.1)
+        await connection.request("$SYS.REQ.USER.INFO", timeout_s=0.1)
     except LogUnavailable as error:
         return text in str(error)
     return False
@@ -209,31 +209,31 @@ async def test_a_connection_outlasts_a_reload_that_forgets_its_user_and_knows_it
     server.logins["QGJET_NATS_NO_AUTH_USER"] = ""
     await server.start()
     try:
-        async with bus_as(server, "agent") as bus:
+        async with bus_as(server, "agent") as connection:
             for text in (conf.replace("user: agent", "user: else"), conf):
                 (tmp_path / "nats.conf").write_text(text)
                 assert server.process is not None
                 server.process.send_signal(1)  # SIGHUP
                 expected = text == conf
-                await eventually(lambda: _is_connected_is(bus, expected))  # noqa: B023
-            assert (await bus.identity()).user == "agent"
+                await eventually(lambda: _is_connected_is(connection, expected))  # noqa: B023
+            assert (await connection.identity()).user == "agent"
     finally:
         server.stop()
 
 
-async def test_a_connection_outlasts_a_server_that_says_why_it_hangs_up(bus: Bus) -> None:
-    assert bus.client._transport is not None
-    bus.client._transport.write(b"NONSENSE\r\n")
+async def test_a_connection_outlasts_a_server_that_says_why_it_hangs_up(connection: Connection) -> None:
+    assert connection.client._transport is not None
+    connection.client._transport.write(b"NONSENSE\r\n")
 
     async def back() -> bool:
-        return bus.is_connected and bus.reconnects == 1
+        return connection.is_connected and connection.reconnects == 1
 
     await eventually(back)
-    await bus.api("INFO")
+    await connection.api("INFO")
 
 
-async def _is_connected_is(bus: Bus, expected: bool) -> bool:
-    return bus.is_connected is expected
+async def _is_connected_is(connection: Connection, expected: bool) -> bool:
+    return connection.is_connected is expected
 
 
 # -- pure ----------------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_an_address_is_shown_without_what_logs_in(url: str, shown: str) -> None:
 async def test_an_address_that_is_none_is_not_shown_with_its_password() -> None:
     for url in ("nats://user:secret@:x", "nats://user:se/cret@host", "nats://host,nats://user:secret@"):
         with pytest.raises(InvalidSettings) as refused:
-            await open_bus(url, name="test")
+            await open_connection(url, name="test")
         assert "se" not in str(refused.value).partition(": ")[2].partition("is not")[0], url
 
 

@@ -19,7 +19,7 @@ from factories import spec
 from patience import patience
 from qgjet.config.settings import ApiSettings, Login, NatsSettings, Settings
 from qgjet.errors import NotPermitted
-from qgjet.jetstream.connection import connect, open_bus
+from qgjet.jetstream.connection import connect, open_connection
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
@@ -156,8 +156,8 @@ async def test_a_replica_without_janitor_does_with_the_rights_of_the_api(guarded
 
 async def test_a_projector_serves_all_reads_and_says_what_it_may_not_do(guarded: NatsServer, tmp_path: Path) -> None:
     await with_streams(guarded)
-    async with connect(guarded.url, name="test", login=login_of(guarded, "submitter")) as bus:
-        accepted = await EventLog(bus).submit(spec())
+    async with connect(guarded.url, name="test", login=login_of(guarded, "submitter")) as connection:
+        accepted = await EventLog(connection).submit(spec())
     settings = replace(of_api(guarded, tmp_path / "read.sqlite", janitor=False), nats=login_of(guarded, "projector"))
     async with api_of(settings) as url, httpx.AsyncClient(base_url=url) as api:
         await is_now(api, accepted.job_id, "queued")
@@ -228,8 +228,8 @@ async def test_doctor_says_who_it_is_and_what_it_may_not_look_at(guarded: NatsSe
 
 
 async def with_streams(server: NatsServer) -> None:
-    async with connect(server.url, name="test", login=login_of(server, "janitor")) as bus:
-        await streams.ensure(bus)
+    async with connect(server.url, name="test", login=login_of(server, "janitor")) as connection:
+        await streams.ensure(connection)
 
 
 async def test_an_embedded_server_is_not_sent_the_login_of_another(tmp_path: Path) -> None:
@@ -295,56 +295,56 @@ async def test_a_client_without_a_certificate_of_the_authority_is_refused(encryp
     password = password_of(encrypted, "agent")
     for cert, key in (("", ""), certificates.stranger):
         with pytest.raises(NotPermitted, match="wants a certificate that it trusts"):
-            await open_bus(tls(encrypted), name="test", login=NatsSettings(user="agent", password=password, ca=certificates.ca, cert=cert, key=key))
+            await open_connection(tls(encrypted), name="test", login=NatsSettings(user="agent", password=password, ca=certificates.ca, cert=cert, key=key))
 
 
 async def test_a_certificate_does_not_stand_for_a_password(encrypted: NatsServer, certificates: Certificates) -> None:
     cert, key = certificates.client
     with pytest.raises(NotPermitted, match="wants to know who is there"):
-        await open_bus(tls(encrypted), name="test", login=NatsSettings(ca=certificates.ca, cert=cert, key=key))
+        await open_connection(tls(encrypted), name="test", login=NatsSettings(ca=certificates.ca, cert=cert, key=key))
 
 
 async def test_a_server_that_cannot_show_who_it_is_gets_no_password(encrypted: NatsServer, certificates: Certificates) -> None:
     cert, key = certificates.client
     with pytest.raises(NotPermitted, match=r"certificate of the NATS server .* is not trusted .* set nats\.ca"):
-        await open_bus(tls(encrypted), name="test", login=NatsSettings(user="a", password="p", ca=certificates.strangers_ca, cert=cert, key=key))
+        await open_connection(tls(encrypted), name="test", login=NatsSettings(user="a", password="p", ca=certificates.strangers_ca, cert=cert, key=key))
 
 
 @pytest.mark.parametrize("how", ["an address", "an authority"])
 async def test_a_server_without_tls_gets_no_password_when_tls_was_asked_for(guarded: NatsServer, certificates: Certificates, how: str) -> None:
     ca, url = ("", tls(guarded)) if how == "an address" else (certificates.ca, guarded.url)
     with pytest.raises(NotPermitted, match="does not speak TLS: no password was sent"):
-        await open_bus(url, name="test", login=NatsSettings(user="agent", password=password_of(guarded, "agent"), ca=ca))
+        await open_connection(url, name="test", login=NatsSettings(user="agent", password=password_of(guarded, "agent"), ca=ca))
 
 
 async def test_who_knows_nothing_of_tls_hears_what_to_set(encrypted: NatsServer) -> None:
     with pytest.raises(NotPermitted, match=r"is not trusted .* set nats\.ca"):
-        await open_bus(encrypted.url, name="test", login=login_of(encrypted, "agent"))
+        await open_connection(encrypted.url, name="test", login=login_of(encrypted, "agent"))
 
 
 async def test_a_connection_over_tls_comes_back_to_a_server_that_it_trusts_and_to_no_other(encrypted: NatsServer, certificates: Certificates) -> None:
     cert, key = certificates.client
     login = NatsSettings(user="operator", password=password_of(encrypted, "operator"), ca=certificates.ca, cert=cert, key=key)
-    async with connect(tls(encrypted), name="test", login=login) as bus:
-        stop = await Queue(bus, FAST).listen("emulator", ignored)
+    async with connect(tls(encrypted), name="test", login=login) as connection:
+        stop = await Queue(connection, FAST).listen("emulator", ignored)
         await restart(encrypted, certificates.stranger)
 
         async def is_not_trusted() -> bool:
-            return "is not trusted" in bus.why
+            return "is not trusted" in connection.why
 
         await eventually(is_not_trusted)
         await stop()  # no harm is done in between
         await restart(encrypted, certificates.server)
 
         async def back() -> bool:
-            return bus.is_connected and bus.reconnects > 0
+            return connection.is_connected and connection.reconnects > 0
 
         await eventually(back)
-        assert await bus.api("INFO")
+        assert await connection.api("INFO")
         await restart(encrypted, certificates.stranger)
         await eventually(is_not_trusted)
         async with asyncio.timeout(patience(5)):
-            await bus.close()
+            await connection.close()
 
 
 async def restart(server: NatsServer, certificate: tuple[str, str]) -> None:

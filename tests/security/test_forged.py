@@ -38,7 +38,7 @@ def read_model(tmp_path: Path) -> Iterator[ReadModel]:
 async def append(log: EventLog, job: JobSpec, event: Event) -> None:
     """Without a word about the version: a client of somebody else's."""
     assert contradiction(event) is not None
-    await log.bus.request(subjects.event_subject(subjects.slot_prefix(job.slot), event_type(event)), codec.encode(event))
+    await log.connection.request(subjects.event_subject(subjects.slot_prefix(job.slot), event_type(event)), codec.encode(event))
 
 
 def forgeries(job: JobSpec, ticket: int) -> dict[str, Event]:
@@ -95,7 +95,7 @@ async def test_a_submission_for_another_slot_is_not_run_and_ends_without_a_verdi
     """Its subject says one slot and its body another. Nobody may run it on either, and nobody may think that it is queued for ever."""
     honest, here, elsewhere = spec(), spec(test="tests/here.spec.js"), spec(test="tests/elsewhere.spec.js")
     await submit(log, honest)
-    await log.bus.request(f"{subjects.slot_prefix(here.slot)}.submitted.p5", codec.encode(decide(Submit(elsewhere), None, NOW)))
+    await log.connection.request(f"{subjects.slot_prefix(here.slot)}.submitted.p5", codec.encode(decide(Submit(elsewhere), None, NOW)))
     async with Projector(log, read_model), running_agent(log, tmp_path / "work", runners=watched(ledger)):
         await ended(log, honest.slot)
         janitor = Janitor(log, read_model, FAST)

@@ -191,15 +191,15 @@ async def test_what_nobody_can_read_does_not_keep_the_janitor_from_its_round(log
     from qgjet_projections.maintenance.janitor import Janitor
 
     for number, data in enumerate([b'{"name":"\xff"}', b'{"new":' + DEEP.encode() + b"}", b"\x00", b'{"instance":"i"}']):
-        await log.bus.publish(f"$KV.{subjects.AGENTS_BUCKET}.strange-{number}", data)
+        await log.connection.publish(f"$KV.{subjects.AGENTS_BUCKET}.strange-{number}", data)
     for data in (b'{"new":' + DEEP.encode() + b"}", b'{"stream_seq":1' + b"0" * 30 + b"}", b'{"stream_seq":9223372036854775807}', b"\xff"):
-        await log.bus.publish("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.QG_EVENTS.x", data)
-    await log.bus.client.flush()
+        await log.connection.publish("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.QG_EVENTS.x", data)
+    await log.connection.client.flush()
     read_model = ReadModel.open(tmp_path / "read.sqlite")
     try:
         async with asyncio.timeout(patience(10)):
             await Janitor(log, read_model, QueueSettings()).round()
-        assert await agent_registry.agents(log.bus) == []
+        assert await agent_registry.agents(log.connection) == []
     finally:
         read_model.close()
 

@@ -172,7 +172,7 @@ async def test_only_plain_files_of_the_attempt_itself_leave_the_agent_and_nobody
         assert one.isprintable(), one
         assert not {"..", "", "\\"} & {*one.split("/"), *one}, one
         assert not one.startswith(("/", "test-results/etc", "test-results/work", "test-results/passwd", "test-results/fifo", "webdriver", "report")), one
-    store = ArtifactStore(log.bus)
+    store = ArtifactStore(log.connection)
     for info in await store.of_attempt(job.job_id, 1):
         content = b"".join([piece async for piece in store.get(info)])
         assert b"root:" not in content

@@ -60,25 +60,25 @@ class Cluster:
 
     async def ready(self) -> None:
         """Wait until the streams are there, with three replicas."""
-        async with connect(self.url, name="setup", timeout_s=15.0) as bus:
+        async with connect(self.url, name="setup", timeout_s=15.0) as connection:
 
             async def ask() -> bool:
                 with contextlib.suppress(LogUnavailable):
-                    return (await streams.ensure(bus, Deployment(replicas=NODES))).replicas == NODES
+                    return (await streams.ensure(connection, Deployment(replicas=NODES))).replicas == NODES
                 return False
 
             await eventually(ask, within_s=60, what="a cluster with streams")
 
     async def leader(self) -> NatsServer:
         """The node that leads the log."""
-        async with connect(self.url, name="look", timeout_s=15.0) as bus:
-            info = await bus.api(f"STREAM.INFO.{STREAM}")
+        async with connect(self.url, name="look", timeout_s=15.0) as connection:
+            info = await connection.api(f"STREAM.INFO.{STREAM}")
         return self._node(info["cluster"]["leader"])
 
     async def lane_leader(self, lane: Lane) -> NatsServer:
         """The node that leads the lane's consumer. Raises LogUnavailable when there is none."""
-        async with connect(self.url, name="look", timeout_s=15.0) as bus:
-            info = await bus.api(f"CONSUMER.INFO.{STREAM}.{lane_consumer(lane)}")
+        async with connect(self.url, name="look", timeout_s=15.0) as connection:
+            info = await connection.api(f"CONSUMER.INFO.{STREAM}.{lane_consumer(lane)}")
         return self._node(info["cluster"]["leader"])
 
     def relays_of(self, node: NatsServer) -> list[Proxy]:

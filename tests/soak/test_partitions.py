@@ -14,7 +14,7 @@ from factories import spec
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import STREAM
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import streams
 from qgjet.store.event_log import Accepted, EventLog
@@ -28,7 +28,7 @@ LASTING = replace(FAST, visibility_timeout_s=30.0)
 
 
 @contextlib.asynccontextmanager
-async def stream_of(path: Path, nodes: int, max_consumers: int) -> AsyncIterator[Bus]:
+async def stream_of(path: Path, nodes: int, max_consumers: int) -> AsyncIterator[Connection]:
     """A connection to a server, or a cluster, whose log has room for so many consumers."""
     async with contextlib.AsyncExitStack() as stack:
         if nodes == 1:
@@ -40,11 +40,11 @@ async def stream_of(path: Path, nodes: int, max_consumers: int) -> AsyncIterator
             several = await stack.enter_async_context(cluster(path / "cluster"))
             await several.ready()
             url = several.url
-        bus = await stack.enter_async_context(connect(url, name="partitions", timeout_s=15.0))
+        connection = await stack.enter_async_context(connect(url, name="partitions", timeout_s=15.0))
         with contextlib.suppress(streams.JetStreamError):
-            await bus.api(f"STREAM.DELETE.{STREAM}", timeout_s=15.0)
-        await streams.ensure(bus, replace(LASTING.deployment, max_consumers=max_consumers, replicas=nodes))
-        yield bus
+            await connection.api(f"STREAM.DELETE.{STREAM}", timeout_s=15.0)
+        await streams.ensure(connection, replace(LASTING.deployment, max_consumers=max_consumers, replicas=nodes))
+        yield connection
 
 
 @pytest.mark.parametrize(("nodes", "partitions", "max_consumers"), [(1, 20_000, 2_000), (3, 5_000, 500)])
@@ -52,8 +52,8 @@ async def test_partitions_come_and_go(tmp_path: Path, nodes: int, partitions: in
     queue = replace(LASTING, replicas=nodes)
     jobs = [spec(app_version_id=f"{number}") for number in range(partitions)]
     most = 0
-    async with stream_of(tmp_path, nodes, max_consumers) as bus:
-        log, read_model = EventLog(bus), ReadModel.open(tmp_path / "read.sqlite")
+    async with stream_of(tmp_path, nodes, max_consumers) as connection:
+        log, read_model = EventLog(connection), ReadModel.open(tmp_path / "read.sqlite")
         async with (
             Projector(log, read_model) as projector,
             Janitor(log, read_model, queue),

@@ -17,7 +17,7 @@ from projections.histories import content
 from qgjet.domain.events import Status
 from qgjet.domain.job import fold
 from qgjet.errors import LogUnavailable
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import streams
 from qgjet.store.event_log import Accepted, EventLog
@@ -50,12 +50,12 @@ async def client(log: EventLog, test: str) -> str:
     return await race(log, test)
 
 
-async def rage(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, break_it: NatsServer | None) -> int:
+async def rage(connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, break_it: NatsServer | None) -> int:
     """Gives the number of events that were purged."""
     monkeypatch.setattr(retentions, "PACE_S", 0.0)
-    log, purged = EventLog(bus), 0
-    late = EventLog(bus, lambda: log.clock() + 2 * DAY)  # whatever has ended is old
-    await streams.change_retention(bus, DAY.total_seconds())
+    log, purged = EventLog(connection), 0
+    late = EventLog(connection, lambda: log.clock() + 2 * DAY)  # whatever has ended is old
+    await streams.change_retention(connection, DAY.total_seconds())
     read_model = ReadModel.open(tmp_path / "read.sqlite")
     async with Projector(log, read_model, retention_s=0) as projector:
         retention = Retention(late, read_model, projector, purges=True)
@@ -89,12 +89,12 @@ async def rage(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, bre
     return purged
 
 
-async def test_purges_below_racing_clients_lose_no_job(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert await rage(bus, tmp_path, monkeypatch, break_it=None) > SLOTS
+async def test_purges_below_racing_clients_lose_no_job(connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await rage(connection, tmp_path, monkeypatch, break_it=None) > SLOTS
 
 
 async def test_purges_on_a_cluster_whose_leader_dies_lose_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(tmp_path / "cluster") as nodes:
         await nodes.ready()
-        async with connect(nodes.url, name="retention", timeout_s=15.0) as bus:
-            assert await rage(bus, tmp_path, monkeypatch, break_it=await nodes.leader()) > SLOTS
+        async with connect(nodes.url, name="retention", timeout_s=15.0) as connection:
+            assert await rage(connection, tmp_path, monkeypatch, break_it=await nodes.leader()) > SLOTS

@@ -18,7 +18,7 @@ from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import JobSpec, Verdict
 from qgjet.domain.subjects import Lane
 from qgjet.domain.suite import SuiteOpened
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import Accepted, EventLog
 from qgjet.store.job_queue import Queue
@@ -27,7 +27,9 @@ from soak.cluster import cluster
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_a_server_that_is_killed_20_times_loses_nothing_and_runs_nothing_twice_at_a_time(server: NatsServer, bus: Bus, tmp_path: Path, seed: int) -> None:
+async def test_a_server_that_is_killed_20_times_loses_nothing_and_runs_nothing_twice_at_a_time(
+    server: NatsServer, connection: Connection, tmp_path: Path, seed: int
+) -> None:
     rng = random.Random(seed)
 
     async def kill(_: EventLog) -> None:
@@ -40,7 +42,9 @@ async def test_a_server_that_is_killed_20_times_loses_nothing_and_runs_nothing_t
     assert told["finished"] == len(storm.accepted)
 
 
-async def test_consumers_that_are_deleted_40_times_lose_nothing_and_run_nothing_twice_at_a_time(server: NatsServer, bus: Bus, tmp_path: Path) -> None:
+async def test_consumers_that_are_deleted_40_times_lose_nothing_and_run_nothing_twice_at_a_time(
+    server: NatsServer, connection: Connection, tmp_path: Path
+) -> None:
     storm = Storm(server.url, tmp_path)
     told = await rage(storm, lambda log: drop_consumers(log, storm), times=40)
     assert told["finished"] == told["started"] == len(storm.accepted)
@@ -54,8 +58,8 @@ async def test_agents_that_are_killed_and_frozen_all_the_time_lose_nothing_and_r
     jobs = [
         spec(test=f"{number}/{'hang-then-pass' if number % 10 == 0 else 'pass'}.spec.js", execution_timeout_s=4.0, infra_retries=10) for number in range(150)
     ]
-    await agree(log.bus, SOON.deployment)
-    await Queue(log.bus, SOON).ensure(Lane(jobs[0].partition, 5))
+    await agree(log.connection, SOON.deployment)
+    await Queue(log.connection, SOON).ensure(Lane(jobs[0].partition, 5))
     await log.submit_many(jobs)
     with crew(server.url, yard) as agents:
         for number in range(3):
@@ -118,8 +122,8 @@ async def test_suites_on_a_cluster_are_whole_though_its_leader_dies(tmp_path: Pa
     """Suites that want overlapping tests, while the leader of the log is killed: each is there as a whole, and no slot has two jobs."""
     async with cluster(tmp_path / "cluster") as nodes:
         await nodes.ready()
-        async with connect(nodes.url, name="suites", timeout_s=15.0) as bus:
-            log = EventLog(bus)
+        async with connect(nodes.url, name="suites", timeout_s=15.0) as connection:
+            log = EventLog(connection)
             wanted = {
                 f"suite-{number}": [spec(test=f"tests/{(number * 7 + step) % 150}.spec.js", suite_ids=(f"suite-{number}",)) for step in range(40)]
                 for number in range(30)

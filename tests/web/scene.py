@@ -143,11 +143,11 @@ class Scene:
         if ends > self.now:
             self.running.setdefault(agent, []).append(spec.job_id)
             text = self._log(spec, word, device, warm).rpartition("\n  ")[0]
-            await self.stack.bus.request(log_subject(spec.job_id, job.attempt), text.encode() + b"\n")
+            await self.stack.connection.request(log_subject(spec.job_id, job.attempt), text.encode() + b"\n")
             return None, ends
         text = self._log(spec, word, device, warm).encode()
         if word == "failed":
-            await self.stack.bus.request(log_subject(spec.job_id, job.attempt), text)
+            await self.stack.connection.request(log_subject(spec.job_id, job.attempt), text)
         outcome = await self._with_files(spec, job.attempt, self._outcome(spec, word, took), text)
         self.stack.clock.at = ends
         event, seq = await self.stack.log.execute(spec.slot, EndAttempt(agent, job.attempt, outcome, retry_in_s=1.0), job)
@@ -191,7 +191,7 @@ class Scene:
             return outcome
         kept = []
         for name, kind, data in files:
-            info = await ArtifactStore(self.stack.bus).put(object_name(spec.job_id, attempt, name), io.BytesIO(data))
+            info = await ArtifactStore(self.stack.connection).put(object_name(spec.job_id, attempt, name), io.BytesIO(data))
             kept.append(Artifact(name=name, content_type=kind, size=info.size, sha256=info.sha256))
         return replace(outcome, artifacts=tuple(kept))
 
@@ -199,7 +199,7 @@ class Scene:
         at = self.now - timedelta(minutes=34)
         until = (self.now + timedelta(hours=2)).replace(minute=0, second=0, microsecond=0)
         await control_log.append(
-            self.stack.bus, Paused(kind=Kind.TARGET, name=target, at=at, by="api:ana", reason="the plan's minutes are used up", until=until)
+            self.stack.connection, Paused(kind=Kind.TARGET, name=target, at=at, by="api:ana", reason="the plan's minutes are used up", until=until)
         )
 
     # -- what is not in the log --------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class Scene:
         """Until cancelled: without this the bucket forgets them."""
         while True:
             for info in self.agents():
-                await agent_registry.announce(self.stack.bus, info)
+                await agent_registry.announce(self.stack.connection, info)
             await asyncio.sleep(agent_registry.RENEW_EVERY_S)
 
 

@@ -23,7 +23,7 @@ from patience import patience
 from qgjet.auth import token_file, tokens
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.domain.subjects import STREAM
-from qgjet.jetstream.connection import Bus, connect
+from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
@@ -49,7 +49,7 @@ class Stack:
     """A server with everything; `log` may write into the past."""
 
     server: NatsServer
-    bus: Bus
+    connection: Connection
     directory: Path
     settings: Settings
     url: str = ""
@@ -58,7 +58,7 @@ class Stack:
 
     @property
     def log(self) -> EventLog:
-        return EventLog(self.bus, self.clock)
+        return EventLog(self.connection, self.clock)
 
     async def start(self) -> None:
         """A second start is at the same address."""
@@ -114,7 +114,7 @@ class Stack:
 
     async def _messages(self) -> AsyncIterator[bytes]:
         for seq in range(1, (await self.log.state()).last_seq + 1):
-            answer = await self.bus.api(f"STREAM.MSG.GET.{STREAM}", {"seq": seq})
+            answer = await self.connection.api(f"STREAM.MSG.GET.{STREAM}", {"seq": seq})
             yield base64.b64decode(answer["message"]["data"])
 
     async def ended(self, *job_ids: str) -> None:
@@ -150,10 +150,10 @@ class Stack:
 @contextlib.asynccontextmanager
 async def stack_in(directory: Path, *, visibility_timeout_s: float = 30.0, **api: Any) -> AsyncIterator[Stack]:
     own = {"port": 0, "database": str(directory / "read.sqlite"), "tokens_file": str(directory / "tokens.json"), **api}
-    async with nats_server(directory / "nats") as server, connect(server.url, name="test") as bus:
-        await streams.ensure(bus)
+    async with nats_server(directory / "nats") as server, connect(server.url, name="test") as connection:
+        await streams.ensure(connection)
         settings = Settings(nats_url=server.url, api=ApiSettings(**own), queue=QueueSettings(visibility_timeout_s=visibility_timeout_s))
-        stack = Stack(server, bus, directory, settings)
+        stack = Stack(server, connection, directory, settings)
         await stack.start()
         try:
             yield stack

@@ -38,12 +38,12 @@ async def hostile(stack: Stack) -> str:
     assert job is not None
     event, seq = await log.execute(slot, Start(job.ticket, "<script>agent", device=EVIL), job)
     job = state_of(event, seq)
-    await stack.bus.request(log_subject(job_id, 1), f"{EVIL}\n\x1b[31mred\x00\x07\n".encode() + b"\xff\xfe\n")
+    await stack.connection.request(log_subject(job_id, 1), f"{EVIL}\n\x1b[31mred\x00\x07\n".encode() + b"\xff\xfe\n")
     for _ in range(2):
-        await stack.bus.request(log_subject(job_id, 1), b"y" * 900_000)
-    await stack.bus.request(log_subject(job_id, 1), b"\nthe end\n")
+        await stack.connection.request(log_subject(job_id, 1), b"y" * 900_000)
+    await stack.connection.request(log_subject(job_id, 1), b"\nthe end\n")
     name = "test-results/<img src=x onerror=hit()>.png"
-    info = await ArtifactStore(stack.bus).put(object_name(job_id, 1, name), io.BytesIO(b"no picture"))
+    info = await ArtifactStore(stack.connection).put(object_name(job_id, 1, name), io.BytesIO(b"no picture"))
     files = (Artifact(name=name, content_type="text/html", size=info.size, sha256=info.sha256, note=EVIL),)
     error = TestError(message=EVIL + LONG[:60_000], file=EVIL, line=7)
     tests = (TestResult(id="1", title=EVIL, file=EVIL, outcome="failed", tries=(Try(status="failed", error=error),)),)
@@ -52,7 +52,7 @@ async def hostile(stack: Stack) -> str:
     info = AgentInfo(
         instance="<i>1", name=EVIL, host="h", pid=1, version="1", targets=(TargetSlots(target=EVIL, slots=1),), slots=1, since=utc_now(), warm=(EVIL,)
     )
-    await agent_registry.announce(stack.bus, info)
+    await agent_registry.announce(stack.connection, info)
     await stack.submit("tests/<b>waits.spec.ts", org_id=ORG, target=TARGET)
     await stack.caught_up()
     return job_id
@@ -130,7 +130,7 @@ async def test_a_log_of_many_lines_keeps_the_last_of_them(stack: Stack, visit: V
     await stack.log.execute(slot, Start(job.ticket, "agent-1"), job)
     text = "".join(f"line {number}\n" for number in range(50_000)).encode()
     for start in range(0, len(text), 500_000):
-        await stack.bus.request(log_subject(job_id, 1), text[start : start + 500_000])
+        await stack.connection.request(log_subject(job_id, 1), text[start : start + 500_000])
     page = await live(await visit(f"{stack.url}/ui/jobs/{job_id}"))
     await until(page, "document.querySelector('pre.log').textContent.endsWith('line 49999\\n')")
     shown = str(await page.locator("pre.log").evaluate("pre => pre.textContent")).splitlines()

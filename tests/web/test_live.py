@@ -94,7 +94,7 @@ async def test_a_job_moves_without_moving_what_somebody_reads(stack: Stack, visi
     gate = asyncio.Event()
     async with running_agent(stack.log, stack.directory / "work", runners=scripted({"*": ("failed", "hang")}, gate=gate)):
         await page.locator("#attempt-1").wait_for()
-        await stack.bus.request(log_subject(job_id, 1), b"one\ntwo\n")
+        await stack.connection.request(log_subject(job_id, 1), b"one\ntwo\n")
         await until(page, "document.querySelector('pre.log').innerText.includes('two')")
         gate.set()
         await page.locator("#attempt-2").wait_for()
@@ -132,7 +132,7 @@ async def test_pages_say_that_the_server_is_gone_and_take_it_back(stack: Stack, 
     await stack.server.start()
     for page in quiet:
         await page.get_by_role("alert").wait_for(state="detached")
-    await stack.bus.request(log_subject(job_id, 1), b"here again\n")
+    await stack.connection.request(log_subject(job_id, 1), b"here again\n")
     await until(quiet[2], "document.querySelector('pre.log').innerText.includes('here again')")  # the stream of its output was never cut
     assert [record for record in caplog.records if record.exc_info] == []
 
@@ -186,10 +186,10 @@ async def test_a_log_follows_and_keeps_what_is_searched(stack: Stack, visit: Vis
     async with running_agent(stack.log, stack.directory / "work", runners=scripted({"*": ("failed", "passed")}, gate=gate)):
         page = await live(await visit(f"{stack.url}/ui/jobs/{job_id}"))
         await page.locator("h1 + .badge.live").wait_for()
-        await stack.bus.request(log_subject(job_id, 1), b"one\n\x1b[31mtwo\x1b[0m\nthree")
+        await stack.connection.request(log_subject(job_id, 1), b"one\n\x1b[31mtwo\x1b[0m\nthree")
         await until(page, "document.querySelector('pre.log').innerText === 'one\\ntwo\\n'")  # without colours, and the last line is not whole yet
         await page.get_by_label("Search").fill("e")
-        await stack.bus.request(log_subject(job_id, 1), b" is here\nbut not this\n")
+        await stack.connection.request(log_subject(job_id, 1), b" is here\nbut not this\n")
         await until(page, "document.querySelector('pre.log').innerText === 'one\\nthree is here\\n'")
         await page.get_by_label("Search").fill("")
         gate.set()

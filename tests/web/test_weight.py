@@ -104,7 +104,7 @@ async def full(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]
             slots = (TargetSlots(target="emulator", slots=8, running=0),)
             name = f"mac-mini-{number:02d}"
             await agent_registry.announce(
-                stack.bus,
+                stack.connection,
                 AgentInfo(
                     instance=name, name=name, host=name, pid=1, version="1.0.0", targets=slots, slots=8, since=utc_now(), warm=("shop/2.14.0-rc.1/emulator",)
                 ),

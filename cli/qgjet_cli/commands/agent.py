@@ -15,7 +15,7 @@ from qgjet.agent.factory import chosen_targets, make_agent, queue_in_force, work
 from qgjet.config import files
 from qgjet.config.settings import Settings, TargetSettings
 from qgjet.errors import CannotReach, LogUnavailable, NotPermitted
-from qgjet.jetstream.connection import Bus, open_bus
+from qgjet.jetstream.connection import Connection, open_connection
 from qgjet.store.event_log import EventLog
 from qgjet_cli.options import flags
 from qgjet_cli.options.flags import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, NatsServer, ServedTargets
@@ -60,10 +60,10 @@ def agent(
 
 async def _serve(settings: Settings) -> int:
     chosen = chosen_targets(settings)  # before anything is touched: a typo is answered at once
-    async with _connected(settings) as bus, work_dir(settings) as directory:
-        settings = replace(settings, queue=await queue_in_force(bus, settings))
-        one = make_agent(settings, EventLog(bus), directory)
-        log.info("agent %s serves %s on %s", one.instance, ", ".join(map(_described, chosen)), bus.url)
+    async with _connected(settings) as connection, work_dir(settings) as directory:
+        settings = replace(settings, queue=await queue_in_force(connection, settings))
+        one = make_agent(settings, EventLog(connection), directory)
+        log.info("agent %s serves %s on %s", one.instance, ", ".join(map(_described, chosen)), connection.url)
         for target in chosen:
             if target.runner == "appwright":
                 log.info("%s: %s", target.name, retries_of(target))
@@ -74,17 +74,17 @@ async def _serve(settings: Settings) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[Bus]:
+async def _connected(settings: Settings) -> AsyncIterator[Connection]:
     try:
-        bus = await open_bus(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-agent", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S)
+        connection = await open_connection(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-agent", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S)
     except NotPermitted:
         raise  # there is one, and the error contains what to do
     except LogUnavailable as error:
         raise CannotReach(f"{error}. Start one with `qgjet up`, or correct its address: --nats, QGJET_NATS_URL, or nats_url in qgjet.toml.") from error
     try:
-        yield bus
+        yield connection
     finally:
-        await bus.close()
+        await connection.close()
 
 
 def drain(one: Agent) -> None:

@@ -35,8 +35,8 @@ def backup(
     names = (STREAM,) if events_only else backups.KEPT
 
     async def work(interrupts: foreground.Interrupts) -> Exit:
-        async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-backup", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S) as bus:
-            manifest = await backups.save(bus, directory, names)
+        async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-backup", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S) as connection:
+            manifest = await backups.save(connection, directory, names)
         if as_json:
             console.json(manifest)
         else:

@@ -36,9 +36,9 @@ def restore(
     settings = files.load(config_file, {"nats_url": nats})
 
     async def work(interrupts: foreground.Interrupts) -> Exit:
-        async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-restore", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S) as bus:
-            manifest = await backups.restore(bus, directory, replace=replace, replicas=replicas)
-            where = bus.url
+        async with connect(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-restore", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S) as connection:
+            manifest = await backups.restore(connection, directory, replace=replace, replicas=replicas)
+            where = connection.url
         if as_json:
             console.json(manifest)
         else:

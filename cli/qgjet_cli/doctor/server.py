@@ -16,7 +16,7 @@ from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Partition
 from qgjet.domain.subjects import AGENTS_BUCKET, STREAM, Lane
 from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
-from qgjet.jetstream.connection import SERVER_FLOOR, Bus, connect
+from qgjet.jetstream.connection import SERVER_FLOOR, Connection, connect
 from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import EventLog, StreamState
@@ -35,11 +35,11 @@ _LOOKS = {"agents": f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}", "queue": f"$JS.API
 async def look_at_server(settings: Settings) -> list[Check]:
     url = settings.nats_url or DEFAULT_NATS_URL
     try:
-        async with connect(url, name="qgjet-doctor", login=settings.nats, timeout_s=TIMEOUT_S) as bus:
-            version = bus.client.connected_server_version
-            user = (await bus.identity()).user
-            found = f"{dotted((version.major, version.minor, version.patch))} at {bus.url}, " + (f"as {user}" if user else "without a user")
-            return [ok("NATS server", found), *await _look_inside(bus, settings)]
+        async with connect(url, name="qgjet-doctor", login=settings.nats, timeout_s=TIMEOUT_S) as connection:
+            version = connection.client.connected_server_version
+            user = (await connection.identity()).user
+            found = f"{dotted((version.major, version.minor, version.patch))} at {connection.url}, " + (f"as {user}" if user else "without a user")
+            return [ok("NATS server", found), *await _look_inside(connection, settings)]
     except InvalidSettings as error:
         what = "nats_url (QGJET_NATS_URL, --nats)" if error.field == "nats_url" else f"{error.field} (docs/settings.md)"
         return [fail("NATS server", str(error), f"correct {what}", server=True)]
@@ -53,29 +53,31 @@ async def look_at_server(settings: Settings) -> list[Check]:
         return [fail("NATS server", str(error), "start it, or correct nats_url (QGJET_NATS_URL, --nats)", server=True)]
 
 
-async def _look_inside(bus: Bus, settings: Settings) -> list[Check]:
-    events = await streams.stream_config(bus, STREAM)
+async def _look_inside(connection: Connection, settings: Settings) -> list[Check]:
+    events = await streams.stream_config(connection, STREAM)
     if events is None:
         return [warn("streams", f"there is no {STREAM} yet", "nothing to do: the first agent, API or submission makes it")]
     try:
         deployment = streams.deployment_of(events)
     except IncompatibleServer as error:
         return [fail("streams", str(error), "use another server or account: qgjet cannot share this stream", server=True)]
-    missing = [name for name in streams.OTHER_STREAMS if await streams.stream_config(bus, name) is None]
+    missing = [name for name in streams.OTHER_STREAMS if await streams.stream_config(connection, name) is None]
     found = [_look_at_streams(deployment, settings, missing)]
     for what, subject in _LOOKS.items():
-        if not await bus.may_publish(subject):
+        if not await connection.may_publish(subject):
             return [
                 *found,
-                warn(what, f"the NATS user {bus.user!r} may not look at it", "look as operator, janitor or through the API (`qgjet agents`, `qgjet list`)"),
+                warn(
+                    what, f"the NATS user {connection.user!r} may not look at it", "look as operator, janitor or through the API (`qgjet agents`, `qgjet list`)"
+                ),
             ]
-    agents = [] if f"KV_{AGENTS_BUCKET}" in missing else await agent_registry.agents(bus)
-    lanes = await Queue(bus, settings.queue).lanes()
+    agents = [] if f"KV_{AGENTS_BUCKET}" in missing else await agent_registry.agents(connection)
+    lanes = await Queue(connection, settings.queue).lanes()
     return [
         *found,
-        *_look_at_room(await streams.why_full(bus)),
+        *_look_at_room(await streams.why_full(connection)),
         _look_at_lanes(lanes, agents),
-        *_look_at_consumers(await EventLog(bus).state()),
+        *_look_at_consumers(await EventLog(connection).state()),
         *await _look_for_lanes(lanes, settings),
         *_look_at_agents(agents, settings),
     ]

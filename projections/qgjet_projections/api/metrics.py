@@ -43,7 +43,7 @@ async def _store(service: Service) -> dict[str, tuple[int, int]]:
     """Empty while NATS is away."""
     with contextlib.suppress(QgjetError, TimeoutError):
         async with asyncio.timeout(1.0):
-            return await streams.store_bytes(service.log.bus)
+            return await streams.store_bytes(service.log.connection)
     return {}
 
 

@@ -97,7 +97,7 @@ class Janitor:
     def __init__(self, event_log: EventLog, read_model: ReadModel, settings: QueueSettings) -> None:
         self._log = event_log
         self._read_model = read_model
-        self._queue = Queue(event_log.bus, settings)
+        self._queue = Queue(event_log.connection, settings)
         self._advisory_seq = 1
         self._missing: dict[tuple[str, int], _Missing] = {}
         """(agent, the job's last event) -> since when the agent does not name it"""
@@ -157,14 +157,14 @@ class Janitor:
     async def _read_settings(self) -> None:
         """Another API process may have put others in force; two that hold on to their own would take turns with every consumer."""
         since, self._announced = self._announced, None  # a round that cannot read it begins to wait again
-        config = await streams.stream_config(self._log.bus, STREAM)
+        config = await streams.stream_config(self._log.connection, STREAM)
         if config is None:
             return
         deployment = streams.deployment_of(config)
         if deployment.next_visibility_timeout_s:
             self._announced = since if since is not None and since.deployment == deployment else _Announced(deployment, asyncio.get_running_loop().time())
             if await self._is_adopted(self._announced):
-                deployment = await streams.shorten(self._log.bus, deployment)
+                deployment = await streams.shorten(self._log.connection, deployment)
         self._queue.settings = self._queue.settings.agreed(deployment)
 
     async def _is_adopted(self, announced: _Announced) -> bool:
@@ -173,7 +173,7 @@ class Janitor:
         if waited_s < streams.adoption_time_s(announced.deployment.visibility_timeout_s):
             return False
         limit_s = announced.deployment.next_visibility_timeout_s
-        holdouts = [one.instance for one in await agent_registry.agents(self._log.bus) if not 0 < one.visibility_timeout_s <= limit_s]
+        holdouts = [one.instance for one in await agent_registry.agents(self._log.connection) if not 0 < one.visibility_timeout_s <= limit_s]
         if holdouts:
             self._complaints.setdefault("holdouts", Repeated(log)).warn(
                 f"the visibility timeout stays at {announced.deployment.visibility_timeout_s:g}s: "
@@ -275,7 +275,7 @@ class Janitor:
         renewed one counts.
         """
         now = asyncio.get_running_loop().time()
-        entries = {one.info.instance: one for one in await agent_registry.announcements(self._log.bus)}
+        entries = {one.info.instance: one for one in await agent_registry.announcements(self._log.connection)}
         missing = {(job.agent, job.seq): job for job in situation.activity.running if not _is_named(job, entries)}
         seen = {key: _Missing(now, entries[key[0]].seq if key[0] in entries else 0) for key in missing}
         self._missing = {key: self._missing.get(key, one) for key, one in seen.items()}
@@ -307,7 +307,7 @@ class Janitor:
     async def _next_advisory(self) -> tuple[int, Advisory] | None:
         query = {"seq": self._advisory_seq, "next_by_subj": "$JS.EVENT.ADVISORY.>"}
         try:
-            answer: dict[str, Any] = await self._log.bus.api(f"STREAM.MSG.GET.{ADVISORIES}", query)
+            answer: dict[str, Any] = await self._log.connection.api(f"STREAM.MSG.GET.{ADVISORIES}", query)
         except JetStreamError as error:
             if error.error.err_code == _NO_MESSAGE:
                 return None

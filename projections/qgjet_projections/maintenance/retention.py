@@ -87,7 +87,7 @@ class Retention:
 
     async def round(self) -> Purged:
         """Forget what ended before the horizon in force. Harmless at any time and any number of times; ends early without harm."""
-        config = await streams.stream_config(self._log.bus, STREAM)
+        config = await streams.stream_config(self._log.connection, STREAM)
         retention_s = streams.deployment_of(config).retention_s if config is not None else 0.0
         if not retention_s:
             return Purged()

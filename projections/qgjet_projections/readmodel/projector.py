@@ -163,7 +163,7 @@ class Projector:
     async def _run(self) -> None:
         try:
             while True:
-                reconnects = self._log.bus.reconnects
+                reconnects = self._log.connection.reconnects
                 await self._align()
                 await self._follow(reconnects)
         except Exception as error:
@@ -210,7 +210,7 @@ class Projector:
         # suites and control events too: a submission may be answered with the sequence of any message, and `lag` counts them all
         async with self._log.tail(read + 1, (ALL_EVENTS,), batch=BATCH) as batches:
             async for batch in batches:
-                if batch[0].seq <= read or self._log.bus.reconnects != reconnects:
+                if batch[0].seq <= read or self._log.connection.reconnects != reconnects:
                     return
                 read = batch[-1].seq
                 if not await self._apply(batch):

@@ -113,11 +113,11 @@ class LocalStack:
             api = replace(api, auth=False)
         # the login of these settings is for another server
         self.settings = replace(self.settings, nats_url=server.url, nats=NatsSettings(), queue=one, api=api)
-        bus = await enter(connect(server.url, name="qgjet-local"))
-        await streams.ensure(bus, self.settings.deployment)  # the API, next, puts these settings in force
+        connection = await enter(connect(server.url, name="qgjet-local"))
+        await streams.ensure(connection, self.settings.deployment)  # the API, next, puts these settings in force
         self.settings = replace(self.settings, api_url=await enter(self._api()))
         if self._with_agent:
-            await enter(self._serving(EventLog(bus)))
+            await enter(self._serving(EventLog(connection)))
 
     @contextlib.asynccontextmanager
     async def _server(self, directory: Path) -> AsyncIterator[NatsServer]:

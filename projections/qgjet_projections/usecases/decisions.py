@@ -89,7 +89,7 @@ async def drain(service: Service, caller: Caller, instance: str, *, reason: str)
 
 
 async def _write(service: Service, event: Control) -> int:
-    seq = await control_log.append(service.log.bus, event)
+    seq = await control_log.append(service.log.connection, event)
     await shown(service, seq)
     return seq
 

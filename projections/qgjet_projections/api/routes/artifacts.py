@@ -95,7 +95,7 @@ async def artifact(
         sent["Content-Range"] = f"bytes {start}-{end - 1}/{info.size}"
     if request.method == "HEAD":
         return Stream(_nothing(), status_code=status, headers=sent)
-    pieces = ArtifactStore(service.log.bus).get(info, start, end)
+    pieces = ArtifactStore(service.log.connection).get(info, start, end)
     first = await anext(pieces, b"")  # before the headers are sent, so that a missing server is a 503 and a missing object a 410
     return Stream(chain(first, pieces), status_code=status, headers=sent)
 
@@ -115,7 +115,7 @@ async def _known(reads: ReadModel, job_id: str, attempt: int, name: str) -> Arti
 
 
 async def _stored(service: Service, one: Artifact, name: str) -> ObjectInfo:
-    info = await ArtifactStore(service.log.bus).stat(name)
+    info = await ArtifactStore(service.log.connection).stat(name)
     if info is None or info.sha256 != one.sha256:
         raise ArtifactGone(f"{one.name} is not stored any more")
     return info

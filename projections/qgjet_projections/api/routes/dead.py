@@ -108,12 +108,12 @@ async def _output(service: Service, job_id: str, attempt: int) -> list[str]:
 
 
 async def _end_of_log(service: Service, job_id: str, attempt: int) -> bytes:
-    store = ArtifactStore(service.log.bus)
+    store = ArtifactStore(service.log.connection)
     info = await store.stat(object_name(job_id, attempt, WHOLE))
     if info is not None:
         return b"".join([piece async for piece in store.get(info, max(info.size - OUTPUT_BYTES, 0))])
     data, after = b"", 0
-    while found := await read(service.log.bus, log_subject(job_id, attempt), after):
+    while found := await read(service.log.connection, log_subject(job_id, attempt), after):
         data, after = (data + b"".join(text for _, text in found))[-OUTPUT_BYTES:], found[-1][0]
     return data
 

@@ -64,8 +64,8 @@ async def readyz(request: Request[Any, Any, Any], service: TheService) -> Respon
 async def _missing(service: Service) -> list[str]:
     try:
         async with asyncio.timeout(PROBE_S):
-            config = await streams.stream_config(service.log.bus, STREAM)
-            full = "" if config is None else await streams.why_full(service.log.bus)
+            config = await streams.stream_config(service.log.connection, STREAM)
+            full = "" if config is None else await streams.why_full(service.log.connection)
     except (QgjetError, TimeoutError) as error:
         return [f"NATS does not answer: {error or 'no reply in time'}"]
     if config is None:

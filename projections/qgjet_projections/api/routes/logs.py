@@ -23,7 +23,7 @@ from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import TERMINAL, Status
 from qgjet.domain.subjects import LOGS, log_subject
 from qgjet.errors import ArtifactGone, LogUnavailable
-from qgjet.jetstream.connection import Bus
+from qgjet.jetstream.connection import Connection
 from qgjet.jetstream.direct_get import messages
 from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet_projections.api.access import READ, Caller, TheCaller
@@ -92,7 +92,7 @@ async def _whole(service: Service, job_id: str, attempts: list[AttemptRecord], a
     """The artifact with the whole log; None when there is none, any more or yet."""
     if not any(one.name == WHOLE and one.sha256 for record in attempts if record.attempt == attempt for one in record.artifacts):
         return None
-    store = ArtifactStore(service.log.bus)
+    store = ArtifactStore(service.log.connection)
     info = await store.stat(object_name(job_id, attempt, WHOLE))
     if info is None:
         return None
@@ -108,11 +108,11 @@ async def lines(service: Service, caller: Caller, job_id: str, attempt: int, *, 
     after = 0
     while attempt:
         over = not follow or service.closing.is_set() or not caller.lasts() or _has_ended(service, job_id, attempt)
-        found = await read(service.log.bus, log_subject(job_id, attempt), after)
+        found = await read(service.log.connection, log_subject(job_id, attempt), after)
         while found:
             yield b"".join(text for _, text in found)
             after = found[-1][0]
-            found = await read(service.log.bus, log_subject(job_id, attempt), after)
+            found = await read(service.log.connection, log_subject(job_id, attempt), after)
         if over:
             return
         await asyncio.sleep(LOOK_S)
@@ -219,10 +219,10 @@ def _has_ended(service: Service, job_id: str, attempt: int) -> bool:
 async def _read_if_there(service: Service, subject: str, after: int) -> list[tuple[int, bytes]] | None:
     """None while NATS does not answer. An answer that has begun could tell it only by breaking off, and whoever follows would ask again at once."""
     try:
-        return await read(service.log.bus, subject, after)
+        return await read(service.log.connection, subject, after)
     except LogUnavailable:
         return None
 
 
-async def read(bus: Bus, subject: str, after: int) -> list[tuple[int, bytes]]:
-    return [(one.seq, one.data) for one in await messages(bus, LOGS, subject, after, batch=BATCH, max_bytes=BATCH_BYTES)]
+async def read(connection: Connection, subject: str, after: int) -> list[tuple[int, bytes]]:
+    return [(one.seq, one.data) for one in await messages(connection, LOGS, subject, after, batch=BATCH, max_bytes=BATCH_BYTES)]
