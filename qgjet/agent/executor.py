@@ -254,6 +254,8 @@ class Executor:
         lease.on_limit = deadline.shorten
         left_files = True
         try:
+            if lease_time() >= lease.stop_control.kill_at:  # this agent stood still since it claimed the job, which another one may run by now
+                return Outcome(verdict=Verdict.INFRA_ERROR, reason=Reason.LEASE_LOST, message="the agent stood still before the attempt began")
             failed_before = frozenset(one.id for one in job.unresolved)
             attempt = Attempt(spec=spec, number=job.attempt, path=path, stop_control=lease.stop_control, failed_before=failed_before, on_output=feed.write)
             outcome = await session.run(attempt)

@@ -107,6 +107,12 @@ class Guardian:
         self.over = False
 
     def guard(self) -> None:
+        if self.left_s() <= 0.0:  # the agent stood still before it came to this, and the job may be another one's
+            self.tell("expired")
+            if self.cgroup:
+                self.cgroup.remove()
+            self.tell("gone")
+            return
         self.start()
         poller = select.poll()
         poller.register(self.control, select.POLLIN)

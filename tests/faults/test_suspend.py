@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agents import FAST, agree, running_agent, submit
 from factories import spec
+from faults.watched import Ledger, ended, watched
 from patience import patience
 from qgjet.agent.lease import Lease
 from qgjet.agent.visibility import VisibilityTimeout
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.deployment import Deployment
+from qgjet.domain.events import Started, Verdict
 from qgjet.domain.subjects import Lane
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
@@ -73,3 +78,31 @@ async def test_a_lease_is_confirmed_at_once_after_a_short_suspend(log: EventLog,
         async with asyncio.timeout(patience(SOON_S)):
             await extended.wait()
         assert lease.stop_control.reason is None
+
+
+async def test_a_job_whose_agent_stood_still_after_it_had_claimed_it_is_not_run_there(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other agent has it by then: its second attempt would run beside the first one, which has not begun yet."""
+    job, ledger = spec(), Ledger()
+    async with connect(server.url, name="one") as one, connect(server.url, name="two") as two:
+        await streams.ensure(one)
+        await agree(one, FAST.deployment)
+        log, append = EventLog(one), EventLog.append
+
+        async def standing_still(self: EventLog, *given: Any, **more: Any) -> int:
+            seq = await append(self, *given, **more)
+            if self is log and isinstance(given[1], Started):
+                monkeypatch.setattr(EventLog, "append", append)
+                time.sleep(FAST.visibility_timeout_s)  # noqa: ASYNC251 - with everything else in this process
+            return seq
+
+        await submit(log, job)
+        monkeypatch.setattr(EventLog, "append", standing_still)
+        async with (
+            running_agent(log, tmp_path / "one", runners=watched(ledger, "one")),
+            running_agent(EventLog(two), tmp_path / "two", runners=watched(ledger, "two"), poll_s=0.05),
+        ):
+            final = await ended(log, job.slot)
+    assert (final.verdict, final.attempt) == (Verdict.PASSED, 2)
+    assert [run.number for run in ledger.runs] == [2]

@@ -73,6 +73,14 @@ async def test_the_result_has_exit_code_duration_and_the_end_of_both_outputs(fam
     assert 0 < result.duration_s <= time.monotonic() - began
 
 
+async def test_a_command_is_not_started_after_the_hard_end(family: Family, tmp_path: Path) -> None:
+    """An agent may have stood still since it claimed the job: another one may be running it."""
+    for number in range(10):
+        result = await run(["sh", "-c", f"echo > {number}; sleep 60"], family, cwd=tmp_path, stop_control=StopControl(lease_time() - 0.001))
+        assert (result.exit_code, result.stopped) == (None, StopReason.LEASE_LOST)
+    assert not list(tmp_path.iterdir())
+
+
 async def test_a_command_that_dies_of_a_signal_has_no_exit_code(family: Family) -> None:
     result = await run(["sh", "-c", "kill -SEGV $$"], family)
     assert (result.exit_code, result.signal, result.stopped) == (None, "SIGSEGV", None)
