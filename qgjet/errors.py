@@ -1,29 +1,29 @@
 """Everything qgjet raises on purpose, in one tree.
 
     QgjetError
-    ├── InvalidInput           what was given cannot be accepted; says which field and why
-    │   └── InvalidSettings    qgjet.toml, a QGJET_ variable or a flag
-    ├── Refused                the job's state does not allow the command
-    │   ├── DuplicateJob       a live job already holds the slot
-    │   └── StaleTicket        the delivery does not stand for the job any more
-    ├── WrongVersion           somebody else appended first: reload and decide again
-    ├── UnknownJob             no job of that id
-    ├── UndecodableEvent       bytes in the log that this version cannot read
-    ├── LogUnavailable         no answer from the NATS server in time
-    │   ├── NotPermitted       the NATS server refuses this user, or what it asks for; or it is not to be trusted
-    │   ├── StoreFull          the server has no room for another event
-    │   └── Overloaded         the server takes no more messages at the moment
-    ├── IncompatibleServer     the NATS server, or what is set up on it, does not fit this version
-    ├── ArtifactGone           an attempt's file that is not stored any more, or not whole
-    ├── CannotReach            no server answers, or what answers is none that this version can use
-    ├── NotAccepted            the API understood and refused
-    │   └── NotAllowed         it wants a token, or one that allows more
-    │       └── NeedsToken     it wants one, or does not accept the one it got
-    ├── PrepareFailed          a target could not be made ready; no attempt is spent
-    ├── CannotStart            a command that cannot be started, now or later (qgjet.process.supervised_process)
-    ├── UnusableReport         a report that a job left and nobody should read (qgjet.runners.commandline)
-    ├── NotInstalled           an extra of the package that is needed for this
-    └── SchemaMismatch         the read model was written by another version
+    ├── InvalidInput             what was given cannot be accepted; says which field and why
+    │   └── InvalidSettings      qgjet.toml, a QGJET_ variable or a flag
+    ├── Conflict                 the job's state does not allow the command
+    │   ├── DuplicateJob         a live job already holds the slot
+    │   └── StaleDelivery        the delivery does not stand for the job any more
+    ├── VersionConflict          somebody else appended first: reload and decide again
+    ├── JobNotFound              no job of that id
+    ├── UndecodableEvent         bytes in the log that this version cannot read
+    ├── NatsUnavailable          no answer from the NATS server in time
+    │   ├── PermissionDenied     the NATS server refuses this user, or what it asks for; or it is not to be trusted
+    │   ├── StoreFull            the server has no room for another event
+    │   └── Overloaded           the server takes no more messages at the moment
+    ├── IncompatibleServer       the NATS server, or what is set up on it, does not fit this version
+    ├── ArtifactGone             an attempt's file that is not stored any more, or not whole
+    ├── CannotReach              no server answers, or what answers is none that this version can use
+    ├── NotAccepted              the API understood and refused
+    │   └── NotAllowed           it wants a token, or one that allows more
+    │       └── NeedsToken       it wants one, or does not accept the one it got
+    ├── PrepareFailed            a target could not be made ready; no attempt is spent
+    ├── StartError               a command that cannot be started, now or later (qgjet.process.supervised_process)
+    ├── ReportUnusable           a report that a job left and nobody should read (qgjet.runners.commandline)
+    ├── NotInstalled             an extra of the package that is needed for this
+    └── SchemaMismatch           the read model was written by another version
 
 Messages say what happened, to which id, and what to do.
 """
@@ -55,11 +55,11 @@ class InvalidSettings(InvalidInput):
         self.key = key or field
 
 
-class Refused(QgjetError):
+class Conflict(QgjetError):
     """The job's state does not allow the command. Nothing was written."""
 
 
-class DuplicateJob(Refused):
+class DuplicateJob(Conflict):
     """The slot is held by a live job and the submission asked to be rejected then."""
 
     def __init__(self, job_id: str) -> None:
@@ -67,15 +67,15 @@ class DuplicateJob(Refused):
         self.job_id = job_id
 
 
-class StaleTicket(Refused):
+class StaleDelivery(Conflict):
     """The delivered message no longer stands for its job: acknowledge and forget it."""
 
 
-class WrongVersion(QgjetError):
+class VersionConflict(QgjetError):
     """The slot has changed since it was read. Nothing was written."""
 
 
-class UnknownJob(QgjetError):
+class JobNotFound(QgjetError):
     """No job of that id."""
 
     def __init__(self, job_id: str) -> None:
@@ -87,23 +87,23 @@ class UndecodableEvent(QgjetError):
     """An event of a newer version, or no event at all. The fold steps over it."""
 
 
-class LogUnavailable(QgjetError):
+class NatsUnavailable(QgjetError):
     """The NATS server gave no answer in time. Whether a write was stored is not known."""
 
 
-class NotPermitted(LogUnavailable):
+class PermissionDenied(NatsUnavailable):
     """The NATS server does not let this user in, or not do that; or it cannot show that it is the right server. Nothing was written; asking again is no use."""
 
 
-class StoreFull(LogUnavailable):
+class StoreFull(NatsUnavailable):
     """The server has no room: nothing was written. It will not pass by itself."""
 
 
-class Overloaded(LogUnavailable):
+class Overloaded(NatsUnavailable):
     """The server has too many messages to store already: nothing was written. It passes."""
 
 
-class NoConsumerLeft(LogUnavailable):
+class NoConsumerLeft(NatsUnavailable):
     """The stream has as many consumers as its `max_consumers` allows. The janitor removes idle ones and creates the missing ones then."""
 
 

@@ -19,7 +19,7 @@ from qgjet.domain.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lo
 from qgjet.domain.events import EVENT_TYPES, GREEN, TERMINAL, Event, JobSpec, Outcome, Status, TestError, TestResult, Try, Verdict
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.retry import SPENDS_USER_RETRY
-from qgjet.errors import Refused
+from qgjet.errors import Conflict
 
 # Text
 
@@ -99,7 +99,7 @@ class Step(NamedTuple):
     before: Job | None
     seq: int
     event: Event | None
-    refusal: Refused | None
+    refusal: Conflict | None
     after: Job | None
 
 
@@ -111,7 +111,7 @@ def step(command: Command, before: Job | None, now: datetime, seq: int) -> Step:
     """What production does: decide, append at `seq`, read the state from the event alone."""
     try:
         event = decide(command, before, now)
-    except Refused as refusal:
+    except Conflict as refusal:
         return Step(command, now, before, seq, None, refusal, before)
     return Step(command, now, before, seq, event, None, state_of(event, seq))
 

@@ -21,7 +21,18 @@ from collections.abc import Collection, Iterable
 from enum import IntEnum
 
 from qgjet.domain.events import NO_VERDICT, Verdict
-from qgjet.errors import CannotReach, IncompatibleServer, InvalidInput, LogUnavailable, NeedsToken, NotAccepted, NotInstalled, QgjetError, Refused, UnknownJob
+from qgjet.errors import (
+    CannotReach,
+    Conflict,
+    IncompatibleServer,
+    InvalidInput,
+    JobNotFound,
+    NatsUnavailable,
+    NeedsToken,
+    NotAccepted,
+    NotInstalled,
+    QgjetError,
+)
 
 
 class Exit(IntEnum):
@@ -62,15 +73,15 @@ class CannotWrite(QgjetError):
 
 _ERRORS: tuple[tuple[type[QgjetError], Exit], ...] = (
     (InvalidInput, Exit.USAGE),
-    (Refused, Exit.USAGE),
-    (UnknownJob, Exit.USAGE),
+    (Conflict, Exit.USAGE),
+    (JobNotFound, Exit.USAGE),
     (NeedsToken, Exit.UNREACHABLE),
     (NotAccepted, Exit.USAGE),
     (CannotWrite, Exit.USAGE),
     (NotInstalled, Exit.USAGE),
     (NoTests, Exit.NO_TESTS),
     (CannotReach, Exit.UNREACHABLE),
-    (LogUnavailable, Exit.UNREACHABLE),
+    (NatsUnavailable, Exit.UNREACHABLE),
     (IncompatibleServer, Exit.UNREACHABLE),
 )
 

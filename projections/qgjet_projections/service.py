@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 from qgjet.config.settings import Settings
 from qgjet.domain.control import Pauses
 from qgjet.domain.deployment import Deployment
-from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted, QgjetError
+from qgjet.errors import IncompatibleServer, InvalidSettings, NatsUnavailable, PermissionDenied, QgjetError
 from qgjet.jetstream.connection import Connection, connect
 from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo
@@ -26,7 +26,7 @@ from qgjet.store.event_log import EventLog
 from qgjet.support import private_files
 from qgjet.support.addresses import without_password
 from qgjet.support.clock import Clock, end, utc_now, within
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 from qgjet_projections.maintenance.janitor import Janitor
 from qgjet_projections.maintenance.retention import Retention
 from qgjet_projections.readmodel import ReadModel
@@ -74,7 +74,7 @@ class Service:
         self._broken = ""
         self._lost_at: float | None = self._loop.time()
         self._agents: list[AgentInfo] = []
-        self._complaints = Repeated(log)
+        self._complaints = LogLimiter(log)
         """Of what is made again and again: each try begins without a memory of its own."""
         self._agents_until = 0.0
         self._asking: asyncio.Task[list[AgentInfo]] | None = None
@@ -92,9 +92,9 @@ class Service:
 
     @property
     def log(self) -> EventLog:
-        """Raises LogUnavailable while there is no connection."""
+        """Raises NatsUnavailable while there is no connection."""
         if self._log is None:
-            raise LogUnavailable(self._broken or f"no NATS server at {self.nats_url} yet")
+            raise NatsUnavailable(self._broken or f"no NATS server at {self.nats_url} yet")
         return self._log
 
     @property
@@ -143,7 +143,7 @@ class Service:
             except (IncompatibleServer, InvalidSettings) as error:
                 self.refusal = error
                 self._note(error)
-            except LogUnavailable as error:
+            except NatsUnavailable as error:
                 self._note(error)
             except Exception as error:
                 self._note(error, exc_info=True)
@@ -176,7 +176,7 @@ class Service:
                 await self._project(event_log, janitors_connection)
             except IncompatibleServer:
                 raise
-            except (NotPermitted, LogUnavailable, ReadModelGone) as error:
+            except (PermissionDenied, NatsUnavailable, ReadModelGone) as error:
                 self._note(error)
             except Exception as error:  # whatever it is, reads go on with what is there and the next try may work
                 self._note(error)
@@ -207,7 +207,7 @@ class Service:
             self._lost_at = _lost(connection, self._lost_at, self._loop.time())
             self._tried.set()
             if connection.is_connected and connection.reconnects != reconnects:
-                with contextlib.suppress(LogUnavailable):  # gone again: the next round tries again
+                with contextlib.suppress(NatsUnavailable):  # gone again: the next round tries again
                     seen = connection.reconnects
                     await _agree(janitors_connection, self.settings)  # the server may be a new, empty one
                     reconnects = seen
@@ -266,7 +266,7 @@ class Service:
     # -- agents ------------------------------------------------------------------------------------------------------
 
     async def agents(self) -> list[AgentInfo]:
-        """Agents that are alive, at most a second old. Raises LogUnavailable."""
+        """Agents that are alive, at most a second old. Raises NatsUnavailable."""
         return self._agents if self._agents_are_fresh else await asyncio.shield(self._ask())
 
     async def agents_if_known(self) -> list[AgentInfo] | None:

@@ -25,7 +25,7 @@ from qgjet.config.settings import AgentSettings, ArtifactSettings, QueueSettings
 from qgjet.domain.control import Control, DrainRequested, Pauses
 from qgjet.domain.events import Instant, Partition
 from qgjet.domain.subjects import Lane
-from qgjet.errors import LogUnavailable, NoConsumerLeft
+from qgjet.errors import NatsUnavailable, NoConsumerLeft
 from qgjet.jetstream.connection import STOP_TIMEOUT_S
 from qgjet.runners.base import Runner
 from qgjet.store.agent_registry import RENEW_EVERY_S, AgentInfo, TargetSlots, announce, withdraw
@@ -34,7 +34,7 @@ from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Delivery, Queue
 from qgjet.support import private_files
 from qgjet.support.clock import end, within
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 from qgjet.version import __version__
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Agent:
         """None: not known yet; nothing is started before."""
         self._pause_timer: asyncio.TimerHandle | None = None
         self._rang: set[Lane] = set()
-        self._complaints = Repeated(log)
+        self._complaints = LogLimiter(log)
         self._host = Host(work_dir, event_log.clock)
         self._host_timer: asyncio.TimerHandle | None = None
         self._since: Instant = event_log.clock()
@@ -139,7 +139,7 @@ class Agent:
     async def _say_goodbye(self) -> None:
         await asyncio.gather(*(stop() for stop in self._deaf.values()), return_exceptions=True)
         await asyncio.gather(*(slot.release() for slot in self._slots), return_exceptions=True)
-        with contextlib.suppress(LogUnavailable):
+        with contextlib.suppress(NatsUnavailable):
             await withdraw(self._log.connection, self.instance)
 
     # -- giving work to slots ----------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class Agent:
         except asyncio.CancelledError:
             self.drain()  # what becomes free now must not be given away again
             raise
-        except LogUnavailable as error:
+        except NatsUnavailable as error:
             log.warning("%s: %s", lane, error)
             await asyncio.sleep(AFTER_TROUBLE_S)
         finally:
@@ -278,7 +278,7 @@ class Agent:
             self._work.create_task(self._ring_unless_lost(lane))
 
     async def _ring_unless_lost(self, lane: Lane) -> None:
-        with contextlib.suppress(LogUnavailable):
+        with contextlib.suppress(NatsUnavailable):
             await self._queue.ring(lane)
 
     def _ring_later(self, lane: Lane, delay_s: float) -> None:
@@ -294,11 +294,11 @@ class Agent:
 
     async def _refresh(self) -> None:
         """Look at all lanes now and then, and at once after the connection came back: bells may have been missed."""
-        complaints = Repeated(log)
+        complaints = LogLimiter(log)
         while True:
             try:
                 states = await self._queue.lanes()
-            except LogUnavailable as error:
+            except NatsUnavailable as error:
                 complaints.warn(f"lanes cannot be listed: {error}")
                 await self._wait_for_server()
                 continue
@@ -314,12 +314,12 @@ class Agent:
     async def _restore(self, lanes: Container[Lane]) -> None:
         """Make the consumers of running jobs again that were deleted: without one no heartbeat is confirmed, and the job would be lost with its lease."""
         for lane in [lane for lane, running in self._catalog.running.items() if running and lane not in lanes]:
-            with contextlib.suppress(LogUnavailable):
+            with contextlib.suppress(NatsUnavailable):
                 await self._queue.ensure(lane)
 
     async def _wait_for_server(self) -> None:
         await asyncio.sleep(0.5)
-        with contextlib.suppress(LogUnavailable):
+        with contextlib.suppress(NatsUnavailable):
             await self._log.connection.wait_connected(self._settings.poll_s)
 
     async def _listen(self) -> None:
@@ -328,7 +328,7 @@ class Agent:
             self._slots_changed.clear()
             listens = self._busy < self._limit and not self.draining and self._host_timer is None
             wanted = {slot.target for slot in self._slots if not slot.busy} if listens else set()
-            with contextlib.suppress(LogUnavailable):
+            with contextlib.suppress(NatsUnavailable):
                 for target in wanted - self._deaf.keys():
                     self._deaf[target] = await self._queue.listen(target, self._rung)
                 for target in self._deaf.keys() - wanted:
@@ -340,13 +340,13 @@ class Agent:
             return
         self._dispatch()
         if self._catalog.has_waiting(lane):
-            with contextlib.suppress(LogUnavailable):
+            with contextlib.suppress(NatsUnavailable):
                 await self._ring_for_others(lane)
 
     async def _announce(self) -> None:
         """Renew the entry in the list of agents, and adopt the visibility timeout in force; at once after the connection came back."""
         while True:
-            with contextlib.suppress(LogUnavailable):
+            with contextlib.suppress(NatsUnavailable):
                 await self._executor.visibility.read()
                 self._queue.settings = self._executor.visibility.settings
                 await announce(self._log.connection, self.info())

@@ -9,7 +9,7 @@ from qgjet.domain.events import Status
 from qgjet.domain.job import Job
 
 
-class Admission(Enum):
+class ClaimDecision(Enum):
     """The answer to a delivery."""
 
     CLAIM = auto()
@@ -26,7 +26,7 @@ class Admission(Enum):
     """Who ran it let the lease expire: record that, then look again."""
 
 
-def admit(job: Job | None, ticket: int, now: datetime, *, num_delivered: int, attempt_here: int) -> Admission:
+def admit(job: Job | None, ticket: int, now: datetime, *, num_delivered: int, attempt_here: int) -> ClaimDecision:
     """Judge the delivery of message `ticket`. `attempt_here`: of the job, the attempt that this very process runs, which its agent's name on the log does not
     prove; 0: none.
 
@@ -35,12 +35,12 @@ def admit(job: Job | None, ticket: int, now: datetime, *, num_delivered: int, at
     consumer: their subject is the same.
     """
     if job is None or not job.live or job.ticket != ticket:
-        return Admission.FORGET
+        return ClaimDecision.FORGET
     if job.status is Status.QUEUED:
         if job.attempt < attempt_here:
-            return Admission.STOP
+            return ClaimDecision.STOP
         due = job.retry_at is None or job.retry_at <= now
-        return Admission.CLAIM if due else Admission.WAIT
+        return ClaimDecision.CLAIM if due else ClaimDecision.WAIT
     if attempt_here or num_delivered <= 1:
-        return Admission.LEAVE
-    return Admission.LOSE
+        return ClaimDecision.LEAVE
+    return ClaimDecision.LOSE

@@ -20,7 +20,7 @@ from typing import Any, assert_never
 
 from msgspec.structs import replace
 
-from qgjet.agent.claims import Admission, admit
+from qgjet.agent.claims import ClaimDecision, admit
 from qgjet.agent.cleanup import remove
 from qgjet.agent.lease import Lease
 from qgjet.agent.log_feed import LogFeed
@@ -32,16 +32,16 @@ from qgjet.domain.decide import DRAINED, HOST_FAILED, Command, EndAttempt, Lose,
 from qgjet.domain.events import Event, Outcome, Status, Verdict
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.subjects import encode_token
-from qgjet.errors import HostFailed, InvalidInput, LogUnavailable, PrepareFailed, Refused, StoreFull, WrongVersion
+from qgjet.errors import Conflict, HostFailed, InvalidInput, NatsUnavailable, PrepareFailed, StoreFull, VersionConflict
 from qgjet.process.stop_control import StopControl, StopReason
-from qgjet.runners.artifact_collector import Leftovers
+from qgjet.runners.artifact_collector import ArtifactCollector
 from qgjet.runners.base import Attempt, Session
 from qgjet.runners.redaction import Redactor
 from qgjet.store.artifacts import ArtifactStore
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Delivery
 from qgjet.support.clock import lease_time, within
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 from qgjet.verdict.reasons import Reason
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Executor:
     draining: bool = False
     halted: asyncio.Event = field(default_factory=asyncio.Event)
     random: random.Random = field(default_factory=random.Random)
-    complaints: Repeated = field(default_factory=lambda: Repeated(log))
+    complaints: LogLimiter = field(default_factory=lambda: LogLimiter(log))
     visibility: VisibilityTimeout = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class Executor:
         try:
             async with Lease(self.event_log, delivery, self.agent, self.visibility) as lease:
                 return await self._admitted(delivery, slot, lease)
-        except LogUnavailable as error:
+        except NatsUnavailable as error:
             log.warning("job %s: the log does not answer, the job comes back by itself: %s", delivery.spec.job_id, error)
         except Exception:
             # a defect of ours: this job must not take the others of the agent with it; max_deliver bounds how often it comes back
@@ -125,31 +125,31 @@ class Executor:
             job = self._without_a_wrong_wait(job, now)
             attempt_here = here.attempt if here is not None else 0
             match admit(job, delivery.seq, now, num_delivered=delivery.meta.num_delivered, attempt_here=attempt_here):
-                case Admission.CLAIM:
+                case ClaimDecision.CLAIM:
                     assert job is not None
                     try:
                         return await self._claim(delivery, slot, lease, job)
-                    except WrongVersion:
+                    except VersionConflict:
                         here = self.running.get(delivery.spec.job_id)
                         job = await self._reload(delivery, lease)
-                case Admission.LOSE:
+                case ClaimDecision.LOSE:
                     assert job is not None
                     if await self._came_too_early(delivery):
                         return await self._leave_again(delivery)
                     job = await self._lose(delivery, lease, job)
-                case Admission.FORGET:
+                case ClaimDecision.FORGET:
                     await delivery.ack()
                     return Result()
-                case Admission.WAIT:
+                case ClaimDecision.WAIT:
                     assert job is not None
                     assert job.retry_at is not None
                     return await self._give_back(delivery, (job.retry_at - now).total_seconds())
-                case Admission.STOP:
+                case ClaimDecision.STOP:
                     assert here is not None
                     log.warning("job %s: the log does not know attempt %d, which runs here; it is stopped", delivery.spec.job_id, attempt_here)
                     here.stop_control.stop(StopReason.LEASE_LOST)
                     return await self._give_back(delivery, self.visibility.redelivery_s)
-                case Admission.LEAVE:
+                case ClaimDecision.LEAVE:
                     return await self._give_back(delivery, self.visibility.redelivery_s)
                 case admission:
                     assert_never(admission)
@@ -187,7 +187,7 @@ class Executor:
         lose = Lose(agent=job.agent, attempt=job.attempt, by=self.agent, job_id=job.job_id)
         try:
             return await self._append(delivery, lease, lose, job)
-        except WrongVersion:
+        except VersionConflict:
             return await self._reload(delivery, lease)
 
     async def _give_back(self, delivery: Delivery, delay_s: float) -> Result:
@@ -195,7 +195,7 @@ class Executor:
         return Result(again_in_s=delay_s)
 
     async def _claim(self, delivery: Delivery, slot: AgentSlot, lease: Lease, job: Job) -> Result:
-        """Prepare, then start. Raises WrongVersion when the slot has moved on since `job` was read."""
+        """Prepare, then start. Raises VersionConflict when the slot has moved on since `job` was read."""
         self.preparing.add(lease.stop_control)
         if self.draining:
             lease.stop_control.stop(StopReason.DRAINED)
@@ -282,7 +282,9 @@ class Executor:
         if outcome.verdict is Verdict.INFRA_ERROR and outcome.reason in _JOB_IS_GONE:
             return outcome  # nobody will hear of it
         limit_s = self.artifact_settings.upload_timeout_s
-        leftovers = Leftovers(ArtifactStore(self.event_log.connection), self.artifact_settings, attempt.spec.job_id, attempt.number, attempt.path, redactor)
+        leftovers = ArtifactCollector(
+            ArtifactStore(self.event_log.connection), self.artifact_settings, attempt.spec.job_id, attempt.number, attempt.path, redactor
+        )
         tasks: list[asyncio.Task[Any]] = []
         try:
             await leftovers.look(outcome.verdict)
@@ -346,7 +348,7 @@ class Executor:
         """
         try:
             event = await self._execute_with_room(delivery, lease, command, job)
-        except Refused as refused:
+        except Conflict as refused:
             log.warning("job %s: the result came too late and counts for nothing: %s", delivery.spec.job_id, refused)
             return Result(ran=True)
         if event.status is Status.QUEUED and delivery.meta.num_delivered < self.queue_settings.max_deliver // 2:
@@ -364,15 +366,15 @@ class Executor:
         try:
             job = await self.event_log.load(delivery.spec.slot)
             await self.event_log.execute(delivery.spec.slot, requeue, job, timeout_s=RESULT_TIMEOUT_S)
-        except Refused as refused:
+        except Conflict as refused:
             log.info("job %s: not queued anew: %s", delivery.spec.job_id, refused)
 
     async def _append(self, delivery: Delivery, lease: Lease, command: Command, job: Job) -> Job:
-        """Append on the version that was read. Raises WrongVersion."""
+        """Append on the version that was read. Raises VersionConflict."""
         try:
             event: Event = decide(command, job, self.event_log.clock())
-        except Refused as refused:
-            raise WrongVersion(str(refused)) from refused
+        except Conflict as refused:
+            raise VersionConflict(str(refused)) from refused
         while True:
             try:
                 seq = await self.event_log.append(delivery.spec.slot, event, job.version, server=lease.server)

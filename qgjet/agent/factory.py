@@ -14,7 +14,7 @@ from qgjet.agent.cleanup import own_directory
 from qgjet.config.settings import QueueSettings, Settings, TargetSettings
 from qgjet.domain.deployment import DEFAULT_VISIBILITY_TIMEOUT_S
 from qgjet.domain.subjects import STREAM
-from qgjet.errors import InvalidSettings, NotPermitted
+from qgjet.errors import InvalidSettings, PermissionDenied
 from qgjet.jetstream.connection import Connection
 from qgjet.runners.registry import make_runner
 from qgjet.store import streams
@@ -53,7 +53,7 @@ async def queue_in_force(connection: Connection, settings: Settings) -> QueueSet
         try:
             in_force = asked.agreed(await streams.ensure(connection, None if there else settings.deployment))
             break
-        except NotPermitted as error:
+        except PermissionDenied as error:
             if told != str(error):
                 log.warning("%s; waiting for it", error)
             told = str(error)

@@ -13,7 +13,7 @@ from pathlib import Path
 from qgjet.errors import HostFailed
 from qgjet.support import private_files
 from qgjet.support.clock import Clock
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Host:
         self._delay_s = 0.0
         self._until = 0.0
         self._checked_at = float("-inf")
-        self._complaints = Repeated(log)
+        self._complaints = LogLimiter(log)
         self.problem = ""
         """What the host cannot do; empty while it is well."""
         self.problem_since: datetime | None = None

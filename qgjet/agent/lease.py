@@ -16,7 +16,7 @@ from types import TracebackType
 from qgjet.agent.visibility import VisibilityTimeout
 from qgjet.domain.events import Status
 from qgjet.domain.job import Job
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.process.stop_control import StopControl, StopReason
 from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Delivery
@@ -98,7 +98,7 @@ class Lease:
                 visibility_s = await self._visibility.lease_s(sent)
                 await self._delivery.extend(HEARTBEAT * self._visibility_s)
                 job = await self._log.load(self._delivery.spec.slot)
-        except (LogUnavailable, TimeoutError) as error:
+        except (NatsUnavailable, TimeoutError) as error:
             self._missed(error)
             return
         except Exception as defect:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from qgjet.domain import subjects
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import Connection
 
 MAX_MESSAGE = 64 * 1024
@@ -41,7 +41,7 @@ class LogFeed:
         self._flushing = asyncio.get_running_loop().create_task(self._flush())
 
     async def _flush(self) -> None:
-        with contextlib.suppress(LogUnavailable):
+        with contextlib.suppress(NatsUnavailable):
             while self._buffer:
                 piece = self._piece()
                 await self._connection.publish(self._subject, piece)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from qgjet.agent.scheduling import EVERY_VERSION, Waiting
 from qgjet.domain.subjects import Lane
-from qgjet.store.job_queue import LaneState
+from qgjet.store.job_queue import QueueState
 
 
 class _Belief:
@@ -42,7 +42,7 @@ class Catalog:
         belief.rung = True
         return True
 
-    def refresh(self, states: Iterable[LaneState]) -> None:
+    def refresh(self, states: Iterable[QueueState]) -> None:
         """Take over what the server says about all lanes.
 
         An unacknowledged message that nobody here holds may be due for redelivery: that is worth a look, as no bell rings for it.

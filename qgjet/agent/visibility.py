@@ -10,7 +10,7 @@ from qgjet.errors import IncompatibleServer
 from qgjet.jetstream.connection import Connection
 from qgjet.store import streams
 from qgjet.support.clock import lease_time
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class VisibilityTimeout:
         """With what is in force for consumers."""
         self.shortest_s = settings.visibility_timeout_s
         self._read_at = float("-inf")
-        self._complaints = Repeated(log)
+        self._complaints = LogLimiter(log)
 
     @property
     def redelivery_s(self) -> float:
@@ -36,7 +36,7 @@ class VisibilityTimeout:
         return self.settings.visibility_timeout_s
 
     async def read(self) -> None:
-        """Adopt what is in force. Raises LogUnavailable."""
+        """Adopt what is in force. Raises NatsUnavailable."""
         asked_at = lease_time()
         config = await streams.stream_config(self._connection, STREAM)
         try:
@@ -50,7 +50,7 @@ class VisibilityTimeout:
         self._read_at = asked_at
 
     async def lease_s(self, at: float) -> float:
-        """The timeout for a lease that counts from `at`, a reading of `lease_time()`. Raises LogUnavailable."""
+        """The timeout for a lease that counts from `at`, a reading of `lease_time()`. Raises NatsUnavailable."""
         if self._read_at < at - streams.VALUE_FRESH_S:
             await self.read()
         return self.shortest_s

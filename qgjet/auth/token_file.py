@@ -78,7 +78,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-class Keyring:
+class TokenStore:
     """The tokens that a server accepts: those of the environment, and those of the file as it is now."""
 
     def __init__(self, path: Path, text: str = "") -> None:

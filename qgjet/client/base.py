@@ -67,7 +67,7 @@ class Client(Protocol):
     """The server, for messages; never with a password."""
 
     async def submit(self, batch: Batch) -> list[SubmitResult]:
-        """One answer per request, in order. Safe against lost answers: nothing is submitted twice. Raises CannotReach or LogUnavailable."""
+        """One answer per request, in order. Safe against lost answers: nothing is submitted twice. Raises CannotReach or NatsUnavailable."""
 
     def follow(self, tracker: JobTracker) -> AsyncIterator[Events]:
         """Events from `tracker.next_seq` on that may concern the tracker's jobs, as they come; survives restarts of the server."""
@@ -91,7 +91,7 @@ class Client(Protocol):
 
 @contextlib.asynccontextmanager
 async def open_client(settings: Settings, *, patience_s: float = PATIENCE_S, notice: Notice) -> AsyncIterator[Client]:
-    """Straight to NATS when there is a NATS address, else through the API. Raises CannotReach, LogUnavailable or IncompatibleServer."""
+    """Straight to NATS when there is a NATS address, else through the API. Raises CannotReach, NatsUnavailable or IncompatibleServer."""
     if settings.nats_url:
         from qgjet.client.nats import nats_client
 

@@ -158,7 +158,7 @@ class Client:
             partial: Accept what can be accepted. The others are in `Suite.refused`.
 
         An answer that was lost on the way is resolved: nothing is submitted twice. Raises InvalidInput for what no server would take, before anything is
-        sent; Refused, DuplicateJob or NotAccepted when the server refuses a job; CannotReach or LogUnavailable when no answer comes.
+        sent; Conflict, DuplicateJob or NotAccepted when the server refuses a job; CannotReach or NatsUnavailable when no answer comes.
         """
         requests = tuple(replace(_checked(number, job), org_id=job.org_id or self._org_id) for number, job in enumerate(jobs))
         if not requests:
@@ -202,7 +202,7 @@ async def connect(
         config: The settings to read in place of the nearest `qgjet.toml`. They have the login for NATS.
         patience: Seconds that a server may be away before CannotReach is raised.
 
-    Raises InvalidSettings for an address or settings that cannot be used, CannotReach when nothing answers, NotPermitted for a login that is refused.
+    Raises InvalidSettings for an address or settings that cannot be used, CannotReach when nothing answers, PermissionDenied for a login that is refused.
     """
     settings = files.load(Path(config) if config is not None else None, _addresses(url) | {"api_token": token or None, "org_id": org_id or None})
     async with contextlib.AsyncExitStack() as parts:

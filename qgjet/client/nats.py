@@ -18,13 +18,13 @@ from qgjet.domain.events import JobSpec, Submitted
 from qgjet.domain.subjects import STREAM, Lane
 from qgjet.domain.submission import hash_of, idempotent_id, make_spec
 from qgjet.domain.suite import shared_tags
-from qgjet.errors import ArtifactGone, CannotReach, InvalidInput, LogUnavailable, NoConsumerLeft, NotPermitted, QgjetError, StoreFull
+from qgjet.errors import ArtifactGone, CannotReach, InvalidInput, NatsUnavailable, NoConsumerLeft, PermissionDenied, QgjetError, StoreFull
 from qgjet.jetstream.connection import Connection, open_connection
 from qgjet.store import agent_registry, streams
 from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.store.event_log import Accepted, EventLog
 from qgjet.store.job_queue import Queue
-from qgjet.store.suite_log import KeyReused, Submission, SuiteRefused, announce, claim_key, submit_suite
+from qgjet.store.suite_log import IdempotencyKeyReused, Submission, SubmissionRejected, announce, claim_key, submit_suite
 from qgjet.support.addresses import without_password
 
 BY = "cli"
@@ -44,9 +44,9 @@ async def nats_client(settings: Settings, *, patience_s: float, notice: Notice) 
 async def _connected(settings: Settings) -> Connection:
     try:
         return await open_connection(settings.nats_url, name="qgjet-cli", login=settings.nats)
-    except NotPermitted:
+    except PermissionDenied:
         raise  # it answers, and says why not
-    except LogUnavailable as error:
+    except NatsUnavailable as error:
         raise CannotReach(
             f"no NATS server answers at {without_password(settings.nats_url)}: is it running? Start one with `qgjet up`, or set QGJET_NATS_URL"
         ) from error
@@ -95,7 +95,7 @@ class NatsClient:
         key_id = specs[0].job_id if alone else idempotent_id(specs[0].org_id, f"suite {batch.key}")
         try:
             await claim_key(self._log, specs[0].org_id, key_id, specs[0].request_hash if alone else hash_of(batch), by=BY)
-        except KeyReused as error:
+        except IdempotencyKeyReused as error:
             raise InvalidInput("idempotency_key", str(error)) from error
 
     async def _submit_suite(self, batch: Batch, specs: Sequence[JobSpec]) -> list[SubmitResult]:
@@ -105,11 +105,11 @@ class NatsClient:
         answers: Sequence[Accepted | QgjetError]
         try:
             answers = await submit_suite(self._log, self._submission(batch, specs), timeout_s=SUBMIT_PATIENCE_S)
-        except KeyReused as error:
+        except IdempotencyKeyReused as error:
             raise InvalidInput("idempotency_key", str(error)) from error
-        except SuiteRefused as refused:
+        except SubmissionRejected as refused:
             answers = [refused.errors.get(position, refused) for position in range(len(specs))]
-        except LogUnavailable as error:
+        except NatsUnavailable as error:
             answers = [error] * len(specs)
         return [_placed(batch, number, spec, answer) for number, (spec, answer) in enumerate(zip(specs, answers, strict=True))]
 
@@ -201,19 +201,19 @@ class NatsClient:
     async def served(self) -> set[tuple[str, str]] | None:
         try:
             agents = await agent_registry.agents(self._connection)
-        except LogUnavailable:
+        except NatsUnavailable:
             return None
         return {(target.target, agent.app_version_id or ALL) for agent in agents if not agent.draining for target in agent.targets}
 
 
 def _lost(answer: Accepted | QgjetError | None) -> bool:
-    return isinstance(answer, LogUnavailable) and not isinstance(answer, NotPermitted)
+    return isinstance(answer, NatsUnavailable) and not isinstance(answer, PermissionDenied)
 
 
 def _placed(batch: Batch, number: int, spec: JobSpec, answer: Accepted | QgjetError | None) -> SubmitResult:
     request = batch.requests[number]
     if not isinstance(answer, Accepted):
-        return SubmitResult(request=request, error=answer or LogUnavailable("not sent"))
+        return SubmitResult(request=request, error=answer or NatsUnavailable("not sent"))
     return SubmitResult(
         request=request,
         job_id=answer.job_id,

@@ -37,7 +37,7 @@ from qgjet.domain.events import (
 )
 from qgjet.domain.job import Job, status_of
 from qgjet.domain.retry import SPENDS_INFRA_RETRY, SPENDS_USER_RETRY
-from qgjet.errors import DuplicateJob, Refused, StaleTicket
+from qgjet.errors import Conflict, DuplicateJob, StaleDelivery
 from qgjet.support.text import check_short
 
 
@@ -51,7 +51,7 @@ class OnDuplicate(StrEnum):
     """Cancel the live job and take its place."""
 
 
-class NotYet(Refused):
+class NotYet(Conflict):
     """The job waits for its retry; try again at `at`."""
 
     def __init__(self, at: datetime) -> None:
@@ -160,14 +160,14 @@ MAX_ATTACHED = 100
 def decide(command: Command, job: Job | None, now: datetime) -> Event:
     """The event that carries `command` out.
 
-    Raises Refused (DuplicateJob, StaleTicket, NotYet) when the state does not allow it; nothing is to be written then.
+    Raises Conflict (DuplicateJob, StaleDelivery, NotYet) when the state does not allow it; nothing is to be written then.
     """
     if isinstance(command, Submit):
         return _submit(command, job, now)
     if job is None:
-        raise Refused("the slot is empty")
+        raise Conflict("the slot is empty")
     if not job.live:
-        raise StaleTicket(f"job {job.job_id} has ended as {job.status}")
+        raise StaleDelivery(f"job {job.job_id} has ended as {job.status}")
     match command:
         case Attach():
             return _attach(command, job, now)
@@ -213,7 +213,7 @@ def _holds_its_key(job: Job) -> bool:
 
 
 def _attach(command: Attach, job: Job, now: datetime) -> Attached | Requeued:
-    """What the submission asks for counts if it is more urgent than what the job has. Raises Refused if it brings nothing new."""
+    """What the submission asks for counts if it is more urgent than what the job has. Raises Conflict if it brings nothing new."""
     spec, held = command.spec, command.held
     _require(held.job_id == job.job_id, f"the slot belongs to job {job.job_id} now")
     ids = spec.suite_ids or (OUTSIDE,)
@@ -250,14 +250,14 @@ def _requeue(command: Requeue, job: Job, now: datetime) -> Requeued:
     _require(job.status is Status.QUEUED, f"job {job.job_id} is {job.status}: only a queued job can be queued again")
     _require(command.spec.job_id == job.job_id, f"the slot belongs to job {job.job_id} now")
     if command.ticket not in (0, job.ticket):
-        raise StaleTicket(f"message {command.ticket} was replaced by {job.ticket}")
+        raise StaleDelivery(f"message {command.ticket} was replaced by {job.ticket}")
     carried = _carried(job, now, Status.QUEUED) | {"ticket": 0, "by": command.by}
     return Requeued(**carried, spec=command.spec, reason=command.reason, retry_at=job.retry_at)
 
 
 def _start(command: Start, job: Job, now: datetime) -> Started:
     if command.ticket != job.ticket:
-        raise StaleTicket(f"message {command.ticket} was replaced by {job.ticket}")
+        raise StaleDelivery(f"message {command.ticket} was replaced by {job.ticket}")
     _require(job.status is Status.QUEUED, f"job {job.job_id} is {job.status} on {job.agent}")
     if job.retry_at is not None and job.retry_at > now:
         raise NotYet(job.retry_at)
@@ -387,7 +387,7 @@ def _cancel(command: Cancel, job: Job, now: datetime) -> CancelRequested | Detac
 
 def _expire(command: Expire, job: Job, now: datetime) -> Finished | Cancelled:
     if command.ticket != job.ticket:
-        raise StaleTicket(f"message {command.ticket} was replaced by {job.ticket}")
+        raise StaleDelivery(f"message {command.ticket} was replaced by {job.ticket}")
     _require(job.attempt == 0 or command.even_started, f"job {job.job_id} has been started")
     if job.cancel_requested:
         return Cancelled(**_carried(job, now, Status.CANCELLED) | {"by": command.by})
@@ -429,4 +429,4 @@ def _later(now: datetime, seconds: float) -> datetime | None:
 
 def _require(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise Refused(otherwise)
+        raise Conflict(otherwise)

@@ -25,12 +25,12 @@ from nats.aio.subscription import DEFAULT_SUB_PENDING_BYTES_LIMIT, DEFAULT_SUB_P
 from nats.aio.subscription import Subscription as Subscription
 
 from qgjet.config.settings import NatsSettings
-from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, LogUnavailable, NotPermitted, Overloaded, StoreFull
+from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, NatsUnavailable, Overloaded, PermissionDenied, StoreFull
 from qgjet.jetstream import login as logins
 from qgjet.jetstream.login import Identity, WhoAmI
 from qgjet.support.addresses import without_password
 from qgjet.support.clock import bounded, end, lease_time, within
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class PubAck(Struct, frozen=True):
     error: ApiError | None = None
 
 
-class JetStreamError(LogUnavailable):
+class JetStreamError(NatsUnavailable):
     """JetStream answered with an error that the caller did not expect."""
 
     def __init__(self, what: str, error: ApiError) -> None:
@@ -72,21 +72,21 @@ class JetStreamError(LogUnavailable):
 
 @contextlib.contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise what nats-py raises, and what reading an answer of another form raises, as LogUnavailable. The one place for both."""
+    """Raise what nats-py raises, and what reading an answer of another form raises, as NatsUnavailable. The one place for both."""
     try:
         yield
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise LogUnavailable(f"{what}: the answer cannot be read ({type(error).__name__}: {error})") from error
+        raise NatsUnavailable(f"{what}: the answer cannot be read ({type(error).__name__}: {error})") from error
     # nats-py asserts what a closed connection has lost, and uvloop raises RuntimeError for one
     except (nats.errors.Error, OSError, AssertionError, asyncio.InvalidStateError, RuntimeError) as error:
-        raise LogUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
+        raise NatsUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
 
 
 _pub_ack = msgspec.json.Decoder(PubAck)
 
 
 def read_ack(answer: Msg) -> PubAck:
-    """JetStream's answer to a publish; one without a sequence where no stream takes the subject. Raises LogUnavailable for one that cannot be read."""
+    """JetStream's answer to a publish; one without a sequence where no stream takes the subject. Raises NatsUnavailable for one that cannot be read."""
     with translated("publish"):
         return _pub_ack.decode(answer.data or b"{}")
 
@@ -99,7 +99,7 @@ _NO_ROOM = frozenset({10002, 10023, 10047, 10077})
 _TOO_MANY = 429
 
 
-def refusal(what: str, error: ApiError) -> LogUnavailable:
+def refusal(what: str, error: ApiError) -> NatsUnavailable:
     """What an error answer to a write means."""
     if error.err_code in _NO_ROOM:
         return StoreFull(
@@ -223,14 +223,14 @@ class Connection:
         self.store_full = False
         """The last write that the server answered found no room."""
         self.on_reconnect: list[Callable[[], None]] = []
-        self._complaints = Repeated(log)
+        self._complaints = LogLimiter(log)
         """nats-py says the same four times a second while the server is away."""
         self.why = ""
         """What the server said when it did not let us in again; empty while it does."""
-        self._deaf: NotPermitted | None = None
+        self._deaf: PermissionDenied | None = None
         """Set when answers cannot be heard."""
         self._identity: Identity | None = None
-        self._listeners: dict[str, list[Callable[[NotPermitted], None]]] = {}
+        self._listeners: dict[str, list[Callable[[PermissionDenied], None]]] = {}
 
     async def _open(self) -> None:
         await self.subscribe(f"{self._inbox}.*", self._answer, unlimited=True)
@@ -245,49 +245,49 @@ class Connection:
         return self._connected.is_set() and self.client.is_connected
 
     async def wait_connected(self, timeout_s: float) -> None:
-        """Wait until the connection is up. Raises LogUnavailable after `timeout_s`."""
+        """Wait until the connection is up. Raises NatsUnavailable after `timeout_s`."""
         if not await within(max(timeout_s, 0.0), self._connected):
             if self.why:
-                raise NotPermitted(self.why)
-            raise LogUnavailable(f"no NATS server at {self.url}; is it running?")
+                raise PermissionDenied(self.why)
+            raise NatsUnavailable(f"no NATS server at {self.url}; is it running?")
 
     async def publish(self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None) -> None:
-        """Send and forget. Raises LogUnavailable while disconnected, so that nothing is sent late from a buffer."""
+        """Send and forget. Raises NatsUnavailable while disconnected, so that nothing is sent late from a buffer."""
         if not self.is_connected:
-            raise LogUnavailable(self.why or f"not connected to NATS at {self.url}")
+            raise NatsUnavailable(self.why or f"not connected to NATS at {self.url}")
         if self._deaf is not None and reply:
             raise self._deaf
         try:
             with translated(f"publish to {subject}"):
                 await self.client.publish(subject, payload, reply=reply, headers=headers)
-        except LogUnavailable as error:
+        except NatsUnavailable as error:
             if not isinstance(error.__cause__, nats.errors.MaxPayloadError):
                 raise
             limit = self.client.max_payload
             raise InvalidInput("message", f"{subject} would take {len(payload)} bytes, the NATS server takes {limit} (max_payload): set 1MB") from error
 
     async def subscribe(self, subject: str, receive: Callable[[Msg], Awaitable[None]], *, queue: str = "", unlimited: bool = False) -> Subscription:
-        """Call `receive` for each message. Raises LogUnavailable while disconnected. `unlimited`: messages that wait for `receive` are never dropped."""
+        """Call `receive` for each message. Raises NatsUnavailable while disconnected. `unlimited`: messages that wait for `receive` are never dropped."""
         messages, size = (-1, -1) if unlimited else (DEFAULT_SUB_PENDING_MSGS_LIMIT, DEFAULT_SUB_PENDING_BYTES_LIMIT)
         with translated(f"subscribe to {subject}"):
             return await self.client.subscribe(subject, queue=queue, cb=receive, pending_msgs_limit=messages, pending_bytes_limit=size)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Never raises; a server that is away is not waited for long."""
-        with contextlib.suppress(LogUnavailable), translated("unsubscribe"):
+        with contextlib.suppress(NatsUnavailable), translated("unsubscribe"):
             await bounded(subscription.unsubscribe(), STOP_TIMEOUT_S)
 
     async def send(
         self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None, timeout_s: float = REQUEST_TIMEOUT_S
     ) -> asyncio.Future[Msg]:
-        """Send a request; the answer comes in the future, or LogUnavailable when none comes in time or the connection breaks."""
+        """Send a request; the answer comes in the future, or NatsUnavailable when none comes in time or the connection breaks."""
         self._count += 1
         reply = f"{self._inbox}.{self._count}"
         future: asyncio.Future[Msg] = self._loop.create_future()
         self._pending[reply] = _Pending(future, self._loop.time() + timeout_s, subject)
         try:
             await self.publish(subject, payload, reply=reply, headers=headers)
-        except (LogUnavailable, InvalidInput):
+        except (NatsUnavailable, InvalidInput):
             del self._pending[reply]
             raise
         return future
@@ -296,11 +296,11 @@ class Connection:
         return await (await self.send(subject, payload, headers=headers, timeout_s=timeout_s))
 
     async def api(self, subject: str, body: Any = None, *, timeout_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
-        """Call `$JS.API.<subject>`. Raises JetStreamError for an error answer, LogUnavailable for none."""
+        """Call `$JS.API.<subject>`. Raises JetStreamError for an error answer, NatsUnavailable for none."""
         payload = b"" if body is None else msgspec.json.encode(body)
         message = await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s)
         if message.headers and message.headers.get("Status") == "503":
-            raise LogUnavailable(f"JetStream does not answer on the NATS server at {self.url}")
+            raise NatsUnavailable(f"JetStream does not answer on the NATS server at {self.url}")
         with translated(subject):
             answer: dict[str, Any] = msgspec.json.decode(message.data, type=dict[str, Any])
             if "error" in answer:
@@ -314,7 +314,7 @@ class Connection:
         if self._identity is None:
             try:
                 self._identity = msgspec.json.decode((await self.request(logins.WHO_AM_I, timeout_s=timeout_s)).data, type=WhoAmI).data
-            except (NotPermitted, msgspec.MsgspecError):
+            except (PermissionDenied, msgspec.MsgspecError):
                 self._identity = Identity(user=self.user)
         return self._identity
 
@@ -323,7 +323,7 @@ class Connection:
         return (await self.identity(timeout_s=timeout_s)).permissions.publish.permit(subject)
 
     @contextlib.contextmanager
-    def when_refused(self, subject: str, tell: Callable[[NotPermitted], None]) -> Iterator[None]:
+    def when_refused(self, subject: str, tell: Callable[[PermissionDenied], None]) -> Iterator[None]:
         """`tell` hears it when the server refuses `subject` within the block: it says so apart from the request, which simply gets no answer."""
         listeners = self._listeners.setdefault(subject.lower(), [])
         listeners.append(tell)
@@ -334,7 +334,7 @@ class Connection:
             if not listeners:
                 self._listeners.pop(subject.lower(), None)
 
-    def _told(self, error: Exception, refusal: NotPermitted | None) -> None:
+    def _told(self, error: Exception, refusal: PermissionDenied | None) -> None:
         """What nats-py reports on the side. `refusal`: why we were not let in again."""
         if denied := _DENIED.search(str(error)):
             self._refused(denied[1].lower(), denied[2].lower())
@@ -348,7 +348,7 @@ class Connection:
         """The server tells the subject in lower case."""
         lost = [reply for reply, pending in self._pending.items() if verb == "publish" and pending.what.lower() == subject]
         known = self._pending[lost[0]].what if lost else subject
-        error = NotPermitted(_not_permitted(self.user, verb, known))
+        error = PermissionDenied(_not_permitted(self.user, verb, known))
         self._complaints.warn(str(error))
         for reply in lost:
             _fail(self._pending.pop(reply).future, error)
@@ -365,7 +365,7 @@ class Connection:
         """Unsubscribe, and let its callback have what the server had sent by then. Never raises; a server that is away is not waited for long."""
         drained = False
         try:
-            with contextlib.suppress(LogUnavailable), translated("unsubscribe"):
+            with contextlib.suppress(NatsUnavailable), translated("unsubscribe"):
                 await bounded(subscription.drain(), STOP_TIMEOUT_S)  # type: ignore[no-untyped-call]
                 drained = True
         finally:
@@ -384,7 +384,7 @@ class Connection:
             now = self._loop.time()
             for reply in [reply for reply, pending in self._pending.items() if pending.deadline < now]:
                 pending = self._pending.pop(reply)
-                _fail(pending.future, LogUnavailable(f"no answer in time from NATS at {self.url} ({pending.what})"))
+                _fail(pending.future, NatsUnavailable(f"no answer in time from NATS at {self.url} ({pending.what})"))
 
     async def _watch(self) -> None:
         """A read loop of nats-py that died leaves a connection that looks alive: ask for a round trip, and reconnect when none comes."""
@@ -395,16 +395,16 @@ class Connection:
             try:
                 with translated("round trip"):
                     await self.client.rtt(timeout=_ROUND_TRIP_S)  # type: ignore[arg-type]  # passed to asyncio.wait_for: a fraction is fine
-            except LogUnavailable:
+            except NatsUnavailable:
                 self._complaints.warn(f"the connection to {self.url} is silent: reconnecting")
-                with contextlib.suppress(LogUnavailable), translated("reconnect"):
+                with contextlib.suppress(NatsUnavailable), translated("reconnect"):
                     await self.client.force_reconnect()
 
     async def _disconnected(self) -> None:
         self._connected.clear()
         pending, self._pending = self._pending, {}
         for lost in pending.values():
-            _fail(lost.future, LogUnavailable(f"the connection to NATS at {self.url} broke"))
+            _fail(lost.future, NatsUnavailable(f"the connection to NATS at {self.url} broke"))
 
     async def _reconnected(self) -> None:
         self.reconnects += 1
@@ -421,7 +421,7 @@ class Connection:
             return
         self._closing = True
         await end(*self._keepers, within_s=STOP_TIMEOUT_S)
-        with contextlib.suppress(LogUnavailable), translated("flush"):
+        with contextlib.suppress(NatsUnavailable), translated("flush"):
             if self.client.is_connected:
                 await bounded(self.client.flush(timeout=STOP_TIMEOUT_S), STOP_TIMEOUT_S)  # type: ignore[arg-type]  # passed to asyncio.wait_for
         await _close(self.client)
@@ -438,7 +438,7 @@ def _is_clustered(client: Client) -> bool:
 
 
 async def _close(client: Client) -> None:
-    with contextlib.suppress(LogUnavailable, RuntimeError), translated("close"):
+    with contextlib.suppress(NatsUnavailable, RuntimeError), translated("close"):
         await bounded(client.close(), STOP_TIMEOUT_S)
 
 
@@ -452,9 +452,9 @@ def _fail(future: asyncio.Future[Msg], error: Exception) -> None:
 async def connect(url: str, *, name: str, login: NatsSettings | None = None, timeout_s: float = 5.0, check: bool = True) -> AsyncIterator[Connection]:
     """A Connection on the server at `url`, or on one of several, separated by commas, as who `login` says; closed at the end.
 
-    Raises LogUnavailable when no server answers within `timeout_s`, NotPermitted at once for one that does not let us in or cannot be trusted,
+    Raises NatsUnavailable when no server answers within `timeout_s`, PermissionDenied at once for one that does not let us in or cannot be trusted,
     IncompatibleServer for one that qgjet must not be used with, InvalidSettings for an address that is none, or a login that cannot be used. Later losses of
-    the connection are mended for ever, a user that is let in no more too; what is in flight then fails with LogUnavailable.
+    the connection are mended for ever, a user that is let in no more too; what is in flight then fails with NatsUnavailable.
     """
     connection = await open_connection(url, name=name, login=login, timeout_s=timeout_s, check=check)
     try:
@@ -494,7 +494,7 @@ async def open_connection(url: str, *, name: str, login: NatsSettings | None = N
         await _close(client)
         if ears.refusal is not None:
             raise ears.refusal from None
-        raise LogUnavailable(f"no NATS server at {shown}: {ears.complaint or str(error) or type(error).__name__}") from error
+        raise NatsUnavailable(f"no NATS server at {shown}: {ears.complaint or str(error) or type(error).__name__}") from error
     ears.connection = connection = Connection(client, shown, user)
     try:
         await connection._open()
@@ -513,7 +513,7 @@ class _Ears:
     def __init__(self, client: Client, url: str, user: str) -> None:
         self._client, self._url, self._user = client, url, user
         self.connection: Connection | None = None
-        self.refusal: NotPermitted | None = None
+        self.refusal: PermissionDenied | None = None
         self.complaint = ""
         """Of the last try before there is a connection: the reason why there is none."""
 
@@ -548,20 +548,22 @@ def _addresses(url: str) -> list[str]:
     return servers
 
 
-def _refusal(url: str, user: str, error: Exception) -> NotPermitted | None:
+def _refusal(url: str, user: str, error: Exception) -> PermissionDenied | None:
     """The error to end with, if trying again cannot help."""
     if _NOT_LET_IN.search(str(error)):
-        return NotPermitted(_not_let_in(url, user))
+        return PermissionDenied(_not_let_in(url, user))
     if isinstance(error, _Unsafe):
-        return NotPermitted(f"the NATS server at {url} does not speak TLS: no password was sent; start it with TLS, or use a nats:// address without nats.ca")
+        return PermissionDenied(
+            f"the NATS server at {url} does not speak TLS: no password was sent; start it with TLS, or use a nats:// address without nats.ca"
+        )
     if isinstance(error, _Unsupported):
-        return NotPermitted(f"the NATS server at {url} must not be used: {error}")
+        return PermissionDenied(f"the NATS server at {url} must not be used: {error}")
     if isinstance(error, ssl.SSLCertVerificationError):
-        return NotPermitted(
+        return PermissionDenied(
             f"the certificate of the NATS server at {url} is not trusted ({error.verify_message}): set nats.ca (QGJET_NATS_CA) to who signed it"
         )
     if isinstance(error, _CertificateMissing):
-        return NotPermitted(f"the NATS server at {url} wants a certificate that it trusts: set nats.cert and nats.key (QGJET_NATS_CERT, QGJET_NATS_KEY)")
+        return PermissionDenied(f"the NATS server at {url} wants a certificate that it trusts: set nats.cert and nats.key (QGJET_NATS_CERT, QGJET_NATS_KEY)")
     return None
 
 

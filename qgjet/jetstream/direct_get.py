@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 from nats.aio.msg import Msg
 
-from qgjet.errors import LogUnavailable, NotPermitted
+from qgjet.errors import NatsUnavailable, PermissionDenied
 from qgjet.jetstream.connection import Connection
 from qgjet.support.clock import within
 
@@ -40,14 +40,14 @@ def microseconds(time: str) -> int:
 async def messages(connection: Connection, stream: str, subject: str, after: int, *, batch: int, max_bytes: int) -> list[Stored]:
     """Up to `batch` messages of `subject` after a sequence; empty when there are no more. The stream must allow direct gets.
 
-    Raises LogUnavailable when the server does not say that this is all: a stream that is missing, or has no leader yet, is not an empty one.
+    Raises NatsUnavailable when the server does not say that this is all: a stream that is missing, or has no leader yet, is not an empty one.
     """
     inbox = connection.client.new_inbox()
     found: list[Stored] = []
     complete = asyncio.Event()
-    problems: list[LogUnavailable] = []
+    problems: list[NatsUnavailable] = []
 
-    def refused(error: NotPermitted) -> None:
+    def refused(error: PermissionDenied) -> None:
         problems.append(error)
         complete.set()
 
@@ -58,7 +58,7 @@ async def messages(connection: Connection, stream: str, subject: str, after: int
             found.append(Stored(int(headers["Nats-Sequence"]), headers.get("Nats-Subject", ""), message.data, stored_at))
             return
         if (status := headers.get("Status", "")) not in _END:
-            problems.append(LogUnavailable(f"{stream} at {connection.url} cannot be read: {status} {headers.get('Description', '')}".rstrip()))
+            problems.append(NatsUnavailable(f"{stream} at {connection.url} cannot be read: {status} {headers.get('Description', '')}".rstrip()))
         complete.set()
 
     subscription = await connection.subscribe(inbox, receive)
@@ -67,7 +67,7 @@ async def messages(connection: Connection, stream: str, subject: str, after: int
         with connection.when_refused(asked := f"$JS.API.DIRECT.GET.{stream}", refused):
             await connection.publish(asked, body, reply=inbox)
             if not await within(TIMEOUT_S, complete):
-                raise LogUnavailable(f"no answer from NATS at {connection.url} ({subject})")
+                raise NatsUnavailable(f"no answer from NATS at {connection.url} ({subject})")
         if problems:
             raise problems[0]
     finally:

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
-from qgjet.errors import IncompatibleServer, LogUnavailable
+from qgjet.errors import IncompatibleServer, NatsUnavailable
 from qgjet.support import private_files
 
 START_TIMEOUT_S = 15.0
@@ -79,7 +79,7 @@ class NatsServer:
         return f"nats://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Start and wait until clients can connect. Raises LogUnavailable with the last line of the server's log when it does not start."""
+        """Start and wait until clients can connect. Raises NatsUnavailable with the last line of the server's log when it does not start."""
         private_files.make_directory(self.store)
         private_files.tighten(self.store)
         private_files.tighten(self.log_file)
@@ -114,7 +114,7 @@ class NatsServer:
         try:
             return os.fdopen(os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
         except OSError as error:
-            raise LogUnavailable(f"nats-server did not start: {self.log_file} cannot be written: {error.strerror}") from error
+            raise NatsUnavailable(f"nats-server did not start: {self.log_file} cannot be written: {error.strerror}") from error
 
     async def _wait_for_port(self) -> int:
         loop = asyncio.get_running_loop()
@@ -125,7 +125,7 @@ class NatsServer:
                     return int(json.loads(ports.read_text())["nats"][0].rsplit(":", 1)[1])
             await asyncio.sleep(0.005)
         self.kill()
-        raise LogUnavailable(f"nats-server did not start: {self._last_log_line()}")
+        raise NatsUnavailable(f"nats-server did not start: {self._last_log_line()}")
 
     def _last_log_line(self) -> str:
         """Read the last line that the server has logged since its last start."""

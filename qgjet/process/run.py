@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from qgjet.process.stop_control import StopControl, StopReason
-from qgjet.process.supervised_process import LOG_LIMIT_BYTES, Command, GuardedTree, Output
+from qgjet.process.supervised_process import LOG_LIMIT_BYTES, Command, Output, SupervisedProcess
 from qgjet.support.clock import lease_time
 
 Ladder = Sequence[tuple[int, float]]
@@ -58,11 +58,11 @@ async def run_process(
 ) -> ProcessResult:
     """Run a command to its end, or until its stop control ends it. Whoever it left behind is killed.
 
-    Raises CannotStart, and OSError when this host cannot run anything (no memory, disk full). When it returns, raises or is cancelled, the tree is dead.
+    Raises StartError, and OSError when this host cannot run anything (no memory, disk full). When it returns, raises or is cancelled, the tree is dead.
     """
     began = time.monotonic()
     with Output(log_path, on_output, log_limit) as output:
-        tree = GuardedTree(Command(argv=argv, cwd=cwd, env=env), kill_at=stop_control.kill_at, output=output)
+        tree = SupervisedProcess(Command(argv=argv, cwd=cwd, env=env), kill_at=stop_control.kill_at, output=output)
         unfollow = stop_control.follow(tree.extend)
         try:
             async with asyncio.TaskGroup() as group:
@@ -104,7 +104,7 @@ def keep_alive(extend: Callable[[float], None], *, hold_s: float = HOLD_S, every
     return lambda: timer.cancel()
 
 
-async def _stop_when_told(tree: GuardedTree, stop_control: StopControl, ladder: Ladder) -> None:
+async def _stop_when_told(tree: SupervisedProcess, stop_control: StopControl, ladder: Ladder) -> None:
     await stop_control.stopped()
     for step, (number, _) in enumerate(ladder):
         tree.signal(number)

@@ -49,7 +49,7 @@ _LOADER_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _NOT_A_COMMAND = {E2BIG, EACCES, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR}
 
 
-class CannotStart(QgjetError):
+class StartError(QgjetError):
     """The command cannot be started, and could not be next time: no such program, not executable, no such directory."""
 
 
@@ -103,7 +103,7 @@ class Output:
             self._log.write(b"\n[qgjet: the log ends here, it is limited to %d bytes]\n" % self._limit)
 
 
-class GuardedTree:
+class SupervisedProcess:
     """A command and all its descendants, seen from the agent that owns them.
 
     Follows its guardian by callbacks on the event loop and needs no task. `gone` is set in bounded time after `end`, `kill` or the hard end, even when
@@ -155,7 +155,7 @@ class GuardedTree:
         return (code, "") if code >= 0 else (None, _signal_name(-code))
 
     def raise_failure(self) -> None:
-        """Raise what went wrong on our side: CannotStart, OSError, or what the listener raised."""
+        """Raise what went wrong on our side: StartError, OSError, or what the listener raised."""
         if self._failure:
             raise self._failure
 
@@ -304,15 +304,15 @@ class GuardedTree:
 
 def _order(command: Command, token: str, kill_at: float, keep: bool, cgroup_directory: bytes) -> bytes:
     if not command.argv or not command.argv[0]:
-        raise CannotStart("no command is given")
+        raise StartError("no command is given")
     try:
         argv = [os.fsencode(argument) for argument in command.argv]
         env = {os.fsencode(name): os.fsencode(value) for name, value in {**command.env, supervisor.TREE_VARIABLE: token}.items()}
         cwd = os.fsencode(command.cwd)
     except UnicodeEncodeError as error:
-        raise CannotStart(f"cannot start {command.argv[0]!r}: {error}") from error
+        raise StartError(f"cannot start {command.argv[0]!r}: {error}") from error
     if any(b"\0" in text for text in (*argv, cwd, *env, *env.values())):
-        raise CannotStart(f"cannot start {command.argv[0]!r}: a NUL character in its arguments, directory or environment")
+        raise StartError(f"cannot start {command.argv[0]!r}: a NUL character in its arguments, directory or environment")
     order: supervisor.Order = (argv, cwd, env, kill_at, keep, LEASE_CLOCK, cgroup_directory, _LIBRARIES)
     return marshal.dumps(order)
 
@@ -360,9 +360,9 @@ def _start_error(command: Command, number: int, step: str) -> Exception:
     if number not in _NOT_A_COMMAND:
         return OSError(number, what)
     if step == "directory":
-        return CannotStart(f"{what} (the directory)")
+        return StartError(f"{what} (the directory)")
     hint = f" (the program, or the interpreter that it names; PATH={command.env.get('PATH', '')})" if number == ENOENT else ""
-    return CannotStart(what + hint)
+    return StartError(what + hint)
 
 
 def _signal_name(number: int) -> str:

@@ -53,7 +53,7 @@ directory that psutil is imported from."""
 def main() -> None:
     order: Order = marshal.loads(sys.stdin.buffer.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    Guardian(int(sys.argv[1]), int(sys.argv[2]), order).guard()
+    Supervisor(int(sys.argv[1]), int(sys.argv[2]), order).guard()
     os._exit(0)  # the owner waits for our end: no time for an orderly interpreter shutdown
 
 
@@ -89,7 +89,7 @@ class Cgroup:
             file.write(value)
 
 
-class Guardian:
+class Supervisor:
     def __init__(self, control: int, report: int, order: Order) -> None:
         for fd in (control, report):
             os.set_inheritable(fd, False)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ ANOTHER_TRIES = 20
 _LOCAL = frozenset({"", "localhost", "127.0.0.1", "::1"})
 _VARIABLES = frozenset({"HOME", "LANG", "LC_ALL", "PATH", "TMPDIR"})
 """What the server gets, beside those of adb and Android: it lives on, and the secrets of a target are not for it."""
-_complaints = Repeated(log)
+_complaints = LogLimiter(log)
 
 
 async def ensure_server(env: Mapping[str, str]) -> None:

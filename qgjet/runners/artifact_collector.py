@@ -75,7 +75,7 @@ class _Stopped(Exception):
     """The copy is not needed any more."""
 
 
-class Leftovers:
+class ArtifactCollector:
     """The files of one attempt on their way into the store. `artifacts` says at any moment what is there, and why the rest is not."""
 
     def __init__(self, store: ArtifactStore, settings: ArtifactSettings, job_id: str, attempt: int, directory: str, redactor: Redactor) -> None:

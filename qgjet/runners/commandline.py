@@ -27,7 +27,7 @@ from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import InvalidInput, PrepareFailed, QgjetError
 from qgjet.process.run import HOLD_S, ProcessResult, keep_alive, run_within
-from qgjet.process.supervised_process import CannotStart, Command, GuardedTree, Output
+from qgjet.process.supervised_process import Command, Output, StartError, SupervisedProcess
 from qgjet.runners import adb
 from qgjet.runners.base import Attempt, Session
 from qgjet.runners.environment import DEVICE_VARIABLE, read_variables, session_environment
@@ -44,7 +44,7 @@ EXCERPT_CHARACTERS = 2000
 TERM_GRACE_S = 2.0
 
 
-class UnusableReport(QgjetError):
+class ReportUnusable(QgjetError):
     """What lies where the report is due is not fit to be read."""
 
 
@@ -63,7 +63,7 @@ class PreparedTarget(Struct, kw_only=True):
 
 
 Execute = Callable[[PreparedTarget, Attempt], Awaitable[Outcome]]
-"""Runs one job in a place. InvalidInput, CannotStart and UnusableReport become config errors, OSError an infrastructure error."""
+"""Runs one job in a place. InvalidInput, StartError and ReportUnusable become config errors, OSError an infrastructure error."""
 
 
 class CommandLineRunner:
@@ -105,7 +105,7 @@ class CommandLineSession:
             return False
         try:
             return not target.healthy or (await self._command("healthy", target.healthy, target.healthy_timeout_s)).exit_code == 0
-        except (CannotStart, OSError) as error:
+        except (StartError, OSError) as error:
             logger.warning("target %s: the health check did not run: %s", target.name, error)
             return False
 
@@ -126,9 +126,9 @@ class CommandLineSession:
             return await self._execute(self._place, attempt)
         except InvalidInput as error:
             return config_error(Reason.INVALID_INPUT, str(error))
-        except UnusableReport as error:
+        except ReportUnusable as error:
             return config_error(Reason.REPORT_UNREADABLE, str(error))
-        except CannotStart as error:
+        except StartError as error:
             return config_error(Reason.COMMAND_NOT_FOUND, str(error))
         except OSError as error:
             return Outcome(verdict=Verdict.INFRA_ERROR, reason=Reason.AGENT_IO, message=f"the agent's host could not run the job: {error}")
@@ -147,7 +147,7 @@ class CommandLineSession:
         target = self._place.target
         try:
             result = await self._command("release", target.release, target.release_timeout_s) if target.release else None
-        except (CannotStart, OSError) as error:
+        except (StartError, OSError) as error:
             logger.warning("target %s: release did not run: %s", target.name, error)
             return
         if result and result.exit_code != 0:
@@ -183,7 +183,7 @@ class Kept:
         self.output = Output(log_path)
         with ExitStack() as unless_started:
             unless_started.enter_context(self.output)
-            self.tree = GuardedTree(command, kill_at=lease_time() + HOLD_S, output=self.output, keep=True)
+            self.tree = SupervisedProcess(command, kill_at=lease_time() + HOLD_S, output=self.output, keep=True)
             unless_started.pop_all()
         self._let_go = keep_alive(self.tree.extend)
 
@@ -213,7 +213,7 @@ async def _prepare(place: PreparedTarget) -> Kept:
     try:
         env_file.touch(mode=0o600)
         kept = Kept(Command(argv=place.target.prepare, cwd=place.project, env=place.env), place.directory / "prepare.log")
-    except CannotStart as error:
+    except StartError as error:
         raise PrepareFailed(f"target {place.target.name}: prepare did not run: {error}") from error
     try:
         await _wait_until_prepared(place.target, kept)
@@ -236,7 +236,7 @@ async def _wait_until_prepared(target: TargetSettings, kept: Kept) -> None:
         raise PrepareFailed(f"target {target.name}: prepare took longer than {target.prepare_timeout_s:g} s{excerpt(kept.output.tail)}") from None
     try:
         tree.raise_failure()
-    except CannotStart as error:
+    except StartError as error:
         raise PrepareFailed(f"target {target.name}: prepare did not run: {error}") from error
     code, signal_name = tree.exit
     if code != 0:
@@ -256,17 +256,17 @@ def open_report(path: Path) -> BinaryIO | None:
     """Open a report of any size; None when there is none. The caller closes it.
 
     Raises:
-        UnusableReport: It is no regular file, or cannot be opened: a job may have put anything there.
+        ReportUnusable: It is no regular file, or cannot be opened: a job may have put anything there.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UnusableReport(f"the report {path} cannot be read: {error.strerror}") from error
+        raise ReportUnusable(f"the report {path} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise UnusableReport(f"the report {path} is no regular file")
+        raise ReportUnusable(f"the report {path} is no regular file")
     return os.fdopen(fd, "rb")
 
 
@@ -278,7 +278,7 @@ def report_of(result: ProcessResult, path: Path | None) -> Iterator[BinaryIO | N
     """
     try:
         file = open_report(path) if path is not None else None
-    except UnusableReport:
+    except ReportUnusable:
         if result.stopped is None:
             raise
         file = None

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from qgjet.domain.events import Instant
 from qgjet.domain.subjects import AGENTS_BUCKET, encode_token
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import STOP_TIMEOUT_S, Connection, read_ack, refusal
 from qgjet.jetstream.direct_get import Stored, messages
 
@@ -78,7 +78,7 @@ async def withdraw(connection: Connection, instance: str) -> None:
 
 
 async def agents(connection: Connection, *, timeout_s: float = 2.0) -> list[AgentInfo]:
-    """All agents that are alive, by name. Raises LogUnavailable when the list cannot be had whole.
+    """All agents that are alive, by name. Raises NatsUnavailable when the list cannot be had whole.
 
     Direct gets in batches, and no ordered consumer, which nats-py's own KV functions are made of.
     """
@@ -95,7 +95,7 @@ async def announcements(connection: Connection, *, timeout_s: float = 2.0) -> li
                 found |= {one.subject: _announcement(one) for one in batch}
                 after = batch[-1].seq
     except TimeoutError:
-        raise LogUnavailable("no answer about the agents that are alive") from None
+        raise NatsUnavailable("no answer about the agents that are alive") from None
     return [one for one in found.values() if one is not None]
 
 

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from qgjet.domain.subjects import ARTIFACTS_BUCKET, encode_token
-from qgjet.errors import ArtifactGone, LogUnavailable, NotPermitted, StoreFull
+from qgjet.errors import ArtifactGone, NatsUnavailable, PermissionDenied, StoreFull
 from qgjet.jetstream.connection import Connection, JetStreamError, Msg, read_ack, refusal, translated
 from qgjet.jetstream.direct_get import messages
 
@@ -83,7 +83,7 @@ def object_name(job_id: str, attempt: int, path: str) -> str:
 
 
 class ArtifactStore:
-    """Reads and writes on one connection. Stateless: any number may be used side by side. Errors: LogUnavailable, ArtifactGone."""
+    """Reads and writes on one connection. Stateless: any number may be used side by side. Errors: NatsUnavailable, ArtifactGone."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -93,7 +93,7 @@ class ArtifactStore:
     async def put(self, name: str, file: BinaryIO, *, content_type: str = "", timeout_s: float = PUT_TIMEOUT_S) -> ObjectInfo:
         """Store what `file`, which can be rewound, holds; in the place of an object of that name.
 
-        A lost connection is waited for and the file sent anew. Raises LogUnavailable when that did not work in time; nothing can be found under the name then,
+        A lost connection is waited for and the file sent anew. Raises NatsUnavailable when that did not work in time; nothing can be found under the name then,
         or what was there before. A second call with the same content is harmless.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -106,8 +106,8 @@ class ArtifactStore:
                     await self._describe(info)
             except TimeoutError:
                 await self._forget(nuid)
-                raise LogUnavailable(f"{name} was not stored within {timeout_s:g} s") from None
-            except LogUnavailable as problem:
+                raise NatsUnavailable(f"{name} was not stored within {timeout_s:g} s") from None
+            except NatsUnavailable as problem:
                 try:
                     await self._wait(deadline, problem)
                 finally:
@@ -120,9 +120,9 @@ class ArtifactStore:
                 await self._forget(before.nuid)
             return info
 
-    async def _wait(self, deadline: float, problem: LogUnavailable) -> None:
+    async def _wait(self, deadline: float, problem: NatsUnavailable) -> None:
         time = asyncio.get_running_loop().time
-        if isinstance(problem, NotPermitted | StoreFull) or (isinstance(problem, JetStreamError) and problem.error.code not in (429, 503)):
+        if isinstance(problem, PermissionDenied | StoreFull) or (isinstance(problem, JetStreamError) and problem.error.code not in (429, 503)):
             raise problem
         await asyncio.sleep(min(0.1, max(deadline - time(), 0.0)))
         if time() >= deadline:
@@ -163,7 +163,7 @@ class ArtifactStore:
         if ack.error is not None:
             raise refusal(f"the object store ({what})", ack.error)
         if not ack.seq:
-            raise LogUnavailable(f"the object store {ARTIFACTS_BUCKET} is not there")
+            raise NatsUnavailable(f"the object store {ARTIFACTS_BUCKET} is not there")
         return ack.seq
 
     async def _describe(self, info: ObjectInfo) -> None:
@@ -174,7 +174,7 @@ class ArtifactStore:
         """Remove chunks that nobody will ask for. What stays for want of an answer goes with its age."""
         try:
             await self._connection.api(f"STREAM.PURGE.{STREAM}", {"filter": _CHUNKS + nuid}, timeout_s=2.0)
-        except LogUnavailable:
+        except NatsUnavailable:
             return
 
     # -- reading -----------------------------------------------------------------------------------------------------

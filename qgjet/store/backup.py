@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.subjects import ARTIFACTS_BUCKET, LOGS, STREAM, lane_consumer, parse_consumer
-from qgjet.errors import InvalidInput, LogUnavailable, Refused
+from qgjet.errors import Conflict, InvalidInput, NatsUnavailable
 from qgjet.jetstream.connection import ApiError, Connection, JetStreamError, Msg, translated
 from qgjet.store import streams
 from qgjet.store.job_queue import Queue
@@ -69,13 +69,13 @@ class Manifest(Struct, frozen=True, kw_only=True):
 async def save(connection: Connection, directory: Path, names: Sequence[str] = KEPT, clock: Clock = utc_now) -> Manifest:
     """Write a backup of the streams that there are into `directory`, which must not exist.
 
-    Raises InvalidInput when it does, LogUnavailable when the server stops answering: nothing is left then. Work goes on meanwhile.
+    Raises InvalidInput when it does, NatsUnavailable when the server stops answering: nothing is left then. Work goes on meanwhile.
     """
     if directory.exists():
         raise InvalidInput("DIR", f"{directory} exists: name a new directory")
     there = [name for name in names if await streams.stream_config(connection, name) is not None]
     if STREAM not in there:
-        raise Refused(f"there is nothing to save at {connection.url}: it has no stream {STREAM}")
+        raise Conflict(f"there is nothing to save at {connection.url}: it has no stream {STREAM}")
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     private_files.make_directory(partial)
@@ -162,11 +162,11 @@ class _Snapshot:
             async with asyncio.timeout(STALL_S):
                 message = await self._chunks.get()
         except TimeoutError:
-            raise LogUnavailable(f"the snapshot of {self._name} has stopped: nothing came for {STALL_S:g} s") from None
+            raise NatsUnavailable(f"the snapshot of {self._name} has stopped: nothing came for {STALL_S:g} s") from None
         headers = message.headers or {}
         status = headers.get("Status", "")
         if status and status not in ("100", "204"):
-            raise LogUnavailable(f"the server gave up the snapshot of {self._name}: {status} {headers.get('Description', '')}".rstrip())
+            raise NatsUnavailable(f"the server gave up the snapshot of {self._name}: {status} {headers.get('Description', '')}".rstrip())
         return message if message.data else None
 
 
@@ -218,13 +218,13 @@ def _not_whole(path: Path, error: OSError) -> InvalidInput:
 async def restore(connection: Connection, directory: Path, *, replace: bool = False, replicas: int | None = None) -> Manifest:
     """Put the streams of a backup on a server that has none of them; with `replace` in the place of those it has.
 
-    Checks the whole backup before it touches anything. Raises InvalidInput for a backup that cannot be used, Refused when streams are there. The log comes
+    Checks the whole backup before it touches anything. Raises InvalidInput for a backup that cannot be used, Conflict when streams are there. The log comes
     last: while it is missing nobody works. After an error the same call with `replace` is the way on.
     """
     manifest = await asyncio.to_thread(read_manifest, directory)
     there = [one.name for one in manifest.streams if await streams.stream_config(connection, one.name) is not None]
     if there and not replace:
-        raise Refused(f"{connection.url} has {', '.join(there)} already: restore into an empty server, or pass --replace to lose what is there now")
+        raise Conflict(f"{connection.url} has {', '.join(there)} already: restore into an empty server, or pass --replace to lose what is there now")
     for name in there:
         await _delete(connection, name)
     for one in reversed(manifest.streams):
@@ -254,7 +254,7 @@ async def _restore_stream(connection: Connection, saved: SavedStream, directory:
     _raise_refusal(saved.name, last)
     state = (await connection.api(f"STREAM.INFO.{saved.name}"))["state"]
     if state["last_seq"] < saved.last_seq:
-        raise LogUnavailable(f"{saved.name} ends at {state['last_seq']} after the restore, not at {saved.last_seq}: try again with --replace")
+        raise NatsUnavailable(f"{saved.name} ends at {state['last_seq']} after the restore, not at {saved.last_seq}: try again with --replace")
     log.info("%s is back: %d messages up to %d", saved.name, state["messages"], state["last_seq"])
 
 

@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator
 
 from qgjet.domain.control import ALL_CONTROLS, Control, Pauses, decode, encode, is_about, subject_of
 from qgjet.domain.subjects import STREAM
-from qgjet.errors import LogUnavailable, UndecodableEvent
+from qgjet.errors import NatsUnavailable, UndecodableEvent
 from qgjet.jetstream.connection import Connection, Msg, read_ack, refusal
 from qgjet.jetstream.direct_get import Stored, messages
 from qgjet.support.clock import within
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 from qgjet.support.text import check_short
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ _TROUBLE_S = 1.0
 async def append(connection: Connection, event: Control) -> int:
     """Write a decision; gives its sequence. To write it again does no harm.
 
-    Raises InvalidInput for a reason that is too long, LogUnavailable (StoreFull, Overloaded).
+    Raises InvalidInput for a reason that is too long, NatsUnavailable (StoreFull, Overloaded).
     """
     check_short("reason", event.reason)
     subject = subject_of(event)
@@ -35,20 +35,20 @@ async def append(connection: Connection, event: Control) -> int:
     if ack.error is not None:
         raise refusal("the event log", ack.error)
     if not ack.seq:
-        raise LogUnavailable("the event log does not accept control events: no stream")
+        raise NatsUnavailable("the event log does not accept control events: no stream")
     return ack.seq
 
 
 class ControlReader:
     """Reads each control event once, first to last."""
 
-    def __init__(self, connection: Connection, complaints: Repeated | None = None) -> None:
+    def __init__(self, connection: Connection, complaints: LogLimiter | None = None) -> None:
         self._connection = connection
         self._after = 0
-        self._complaints = complaints or Repeated(log)
+        self._complaints = complaints or LogLimiter(log)
 
     async def new(self) -> list[Control]:
-        """What was written since the last call. Raises LogUnavailable; the next call then begins where this one did.
+        """What was written since the last call. Raises NatsUnavailable; the next call then begins where this one did.
 
         A follower of a cluster may answer and be behind: what it does not know yet comes with a later call.
         """
@@ -84,9 +84,9 @@ async def follow(connection: Connection, *, poll_s: float) -> AsyncGenerator[tup
         written.set()
 
     subscription = await connection.subscribe(ALL_CONTROLS, hear)
-    skipped = Repeated(log)  # after each reconnect, all is read again
+    skipped = LogLimiter(log)  # after each reconnect, all is read again
     reader, pauses, reconnects, known = ControlReader(connection, skipped), Pauses(), connection.reconnects, False
-    complaints = Repeated(log)
+    complaints = LogLimiter(log)
     try:
         while True:
             heard = written.is_set()
@@ -95,7 +95,7 @@ async def follow(connection: Connection, *, poll_s: float) -> AsyncGenerator[tup
                 reader, pauses, reconnects, known = ControlReader(connection, skipped), Pauses(), connection.reconnects, False
             try:
                 events = await _stored(reader) if heard else await reader.new()
-            except LogUnavailable as error:
+            except NatsUnavailable as error:
                 complaints.warn(f"control events cannot be read: {error}")
                 await asyncio.sleep(_TROUBLE_S)
                 continue

@@ -21,12 +21,12 @@ from qgjet.domain import codec, subjects
 from qgjet.domain.decide import Attach, Cancel, Command, OnDuplicate, Submit, decide
 from qgjet.domain.events import Event, JobSpec, Requeued, Slot, Status, Submitted, event_type
 from qgjet.domain.job import Job, contradiction, fold, state_of
-from qgjet.errors import DuplicateJob, LogUnavailable, NotPermitted, Overloaded, QgjetError, Refused, StoreFull, UndecodableEvent, WrongVersion
+from qgjet.errors import Conflict, DuplicateJob, NatsUnavailable, Overloaded, PermissionDenied, QgjetError, StoreFull, UndecodableEvent, VersionConflict
 from qgjet.jetstream.connection import Connection, JetStreamError, Msg, Subscription, read_ack, refusal, translated
 from qgjet.jetstream.direct_get import messages, microseconds
 from qgjet.jetstream.login import matches
 from qgjet.support.clock import Clock, utc_now, within
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +72,19 @@ class EventLog:
     def __init__(self, connection: Connection, clock: Clock = utc_now) -> None:
         self.connection = connection
         self.clock = clock
-        self._complaints = Repeated(log)
+        self._complaints = LogLimiter(log)
 
     # -- appending ---------------------------------------------------------------------------------------------------
 
     async def append(self, slot: Slot, event: Event, expected: int, *, server: str = "", timeout_s: float = APPEND_TIMEOUT_S) -> int:
         """Write `event` as the slot's next one after `expected` (0: the first); gives its sequence.
 
-        Raises WrongVersion, with nothing written, when the slot has moved on. A lost answer is resolved by looking: the event that follows
-        `expected` is this one or somebody else's. LogUnavailable means that this was not possible in time, and the event may be there. StoreFull, which
+        Raises VersionConflict, with nothing written, when the slot has moved on. A lost answer is resolved by looking: the event that follows
+        `expected` is this one or somebody else's. NatsUnavailable means that this was not possible in time, and the event may be there. StoreFull, which
         time alone does not mend, is raised at once.
 
         `server`: `connection.server` when `expected` was read, if that was not just now. Another server process may have lost the end of the log in a power
-        cut and given its sequences to other events, so an `expected` from before raises WrongVersion, too: read the slot again.
+        cut and given its sequences to other events, so an `expected` from before raises VersionConflict, too: read the slot again.
         """
         prefix = subjects.slot_prefix(slot)
         rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
@@ -109,13 +109,13 @@ class EventLog:
                     return ack.seq
                 if ack.error is not None and ack.error.err_code in _WRONG_VERSION:
                     return await self._resolve(slot_filter, expected, payload, uncertain)
-                problem = refusal("the event log", ack.error) if ack.error is not None else LogUnavailable("the event log does not accept events: no stream")
+                problem = refusal("the event log", ack.error) if ack.error is not None else NatsUnavailable("the event log does not accept events: no stream")
                 self.connection.store_full = isinstance(problem, StoreFull)
                 if self.connection.store_full or (ack.error is not None and ack.error.code not in _TRANSIENT):
                     raise problem
             except (JetStreamError, StoreFull):
                 raise
-            except LogUnavailable as lost:
+            except NatsUnavailable as lost:
                 uncertain, problem = True, lost
             await self.pause(deadline, problem)
 
@@ -124,24 +124,24 @@ class EventLog:
             follower = await self.next_of(slot_filter, expected + 1)
             if follower is not None and follower.data == payload:
                 return follower.seq
-        raise WrongVersion(f"{slot_filter} has moved on from {expected}")
+        raise VersionConflict(f"{slot_filter} has moved on from {expected}")
 
-    async def pause(self, deadline: float, problem: LogUnavailable) -> None:
+    async def pause(self, deadline: float, problem: NatsUnavailable) -> None:
         """Before another try: a moment, and until the connection is back. Raises `problem` if that cannot help, or after `deadline`, by the loop's clock."""
         loop = asyncio.get_running_loop()
-        if isinstance(problem, NotPermitted) or loop.time() >= deadline:
+        if isinstance(problem, PermissionDenied) or loop.time() >= deadline:
             raise problem
         await asyncio.sleep(0.05)
         try:
             await self.connection.wait_connected(deadline - loop.time())
-        except LogUnavailable:
+        except NatsUnavailable:
             raise problem from None
 
     async def execute(self, slot: Slot, command: Command, job: Job | None, *, server: str = "", timeout_s: float = APPEND_TIMEOUT_S) -> tuple[Event, int]:
         """Decide on `job` and append. On a lost race, or a refusal that rests on an old `job`, reload and decide again.
 
         `server`: `connection.server` when `job` was read, if that was not just now.
-        Raises Refused when the slot's present state does not allow the command, LogUnavailable when the log does not answer for `timeout_s`.
+        Raises Conflict when the slot's present state does not allow the command, NatsUnavailable when the log does not answer for `timeout_s`.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
         version = job.version if job else 0
@@ -149,11 +149,11 @@ class EventLog:
             try:
                 event = decide(command, job, self.clock())
                 return event, await self.append(slot, event, version, server=server, timeout_s=timeout_s)
-            except WrongVersion as lost:
+            except VersionConflict as lost:
                 give_up_race(deadline, lost)
                 server = self.connection.server
                 job, version = await self._reload(slot, deadline)
-            except Refused:
+            except Conflict:
                 server = self.connection.server
                 known, (job, version) = job, await self._reload(slot, deadline)
                 if job == known:
@@ -163,7 +163,7 @@ class EventLog:
         while True:
             try:
                 return await self.read(slot)
-            except LogUnavailable as problem:
+            except NatsUnavailable as problem:
                 await self.pause(deadline, problem)
 
     async def cancel(self, slot: Slot, job_id: str, *, by: str, reason: str = "", suite_id: str = "") -> Job | None:
@@ -181,11 +181,11 @@ class EventLog:
                 return job
             try:
                 event = decide(Cancel(by, reason, suite_id), job, self.clock())
-            except Refused:  # the suite does not wait for it
+            except Conflict:  # the suite does not wait for it
                 return job
             try:
                 return state_of(event, await self.append(slot, event, job.version, server=server))
-            except WrongVersion as lost:
+            except VersionConflict as lost:
                 give_up_race(deadline, lost)
 
     async def submit(self, spec: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> Accepted:
@@ -216,7 +216,7 @@ class EventLog:
                 event = joined
             try:
                 seq = await self.append(spec.slot, event, version, server=server)
-            except WrongVersion as lost:
+            except VersionConflict as lost:
                 give_up_race(deadline, lost)
                 server = self.connection.server
                 job, version = await self.read(spec.slot)
@@ -232,7 +232,7 @@ class EventLog:
             return None
         try:
             return decide(Attach(spec, held.event.spec), job, self.clock())
-        except Refused:
+        except Conflict:
             return None
 
     async def _earlier(self, spec: JobSpec, after: int) -> Accepted | None:
@@ -246,7 +246,7 @@ class EventLog:
 
     async def submit_many(self, specs: Sequence[JobSpec], on_duplicate: OnDuplicate = OnDuplicate.ATTACH, *, window: int = 512) -> list[Accepted | QgjetError]:
         """Submit many jobs with at most `window` in flight; one answer each, in order. A job that was not accepted has its error in its place."""
-        answers: list[Accepted | QgjetError] = [LogUnavailable("not sent")] * len(specs)
+        answers: list[Accepted | QgjetError] = [NatsUnavailable("not sent")] * len(specs)
         positions = iter(range(len(specs)))
 
         async def work() -> None:
@@ -355,7 +355,7 @@ class EventLog:
         return Tail(self, from_seq, filters, batch)
 
 
-def give_up_race(deadline: float, lost: WrongVersion) -> None:
+def give_up_race(deadline: float, lost: VersionConflict) -> None:
     """Before another try after a lost race. Raises Overloaded after `deadline`, by the loop's clock: one writer must not lose for ever."""
     if asyncio.get_running_loop().time() >= deadline:
         raise Overloaded(f"{lost}: each time another writer was first, so nothing was written. Try again later") from lost
@@ -424,7 +424,7 @@ class Tail:
     """Batches of the log as they come: first what is there, then what is appended. Ends only when it is closed.
 
     An ephemeral pull consumer without acknowledgements; whatever breaks (server restart, lost consumer, dropped message) it starts again after the last
-    sequence that was handed out, so every message comes once and in order. Raises NotPermitted when the server does not let us follow.
+    sequence that was handed out, so every message comes once and in order. Raises PermissionDenied when the server does not let us follow.
 
     While the stream has no consumer left for a reader, it reads in direct gets, two batches a second at most when nothing is behind: partition queues never
     keep a projector from catching up, nor a reader from its log.
@@ -476,16 +476,16 @@ class Tail:
                     await self._start()
                 taken = await self._take() if self._consumer else await self._take_directly()
                 pause_s, told = self.PAUSE_S, ""
-            except NotPermitted:
+            except PermissionDenied:
                 raise
-            except LogUnavailable as error:
+            except NatsUnavailable as error:
                 if str(error) != told:
                     log.warning("the tail waits for the server: %s", error)
                     told = str(error)
                 await self._drop()
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, self.MAX_PAUSE_S)
-                with contextlib.suppress(LogUnavailable):
+                with contextlib.suppress(NatsUnavailable):
                     await self._connection.wait_connected(5.0)
                 continue
             if taken:
@@ -587,7 +587,7 @@ class Tail:
         if subscription is not None:
             await self._connection.unsubscribe(subscription)
         if consumer:
-            with contextlib.suppress(LogUnavailable):
+            with contextlib.suppress(NatsUnavailable):
                 await self._delete(consumer)
 
     async def _delete(self, consumer: str) -> None:

@@ -21,11 +21,11 @@ from qgjet.config.settings import QueueSettings
 from qgjet.domain import subjects
 from qgjet.domain.events import JobSpec, Requeued, Submitted
 from qgjet.domain.subjects import STREAM, Lane
-from qgjet.errors import LogUnavailable, NoConsumerLeft, NotPermitted
+from qgjet.errors import NatsUnavailable, NoConsumerLeft, PermissionDenied
 from qgjet.jetstream.connection import Connection, JetStreamError, Msg, translated
 from qgjet.store.event_log import NO_CONSUMER_LEFT, AckSubject, parse_ack_subject, recorded
 from qgjet.support.clock import lease_time
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ _OTHER_SETTINGS = 10148
 _NANOS = 1_000_000_000
 
 
-class LaneState(Struct, frozen=True, kw_only=True):
+class QueueState(Struct, frozen=True, kw_only=True):
     """A lane as its consumer describes it."""
 
     lane: Lane
@@ -135,7 +135,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
         await self.connection.publish(self.reply, _nak(delay_s))
 
     async def extend(self, timeout_s: float) -> None:
-        """Start the visibility timeout anew. Confirmed by the server; raises LogUnavailable when it is not."""
+        """Start the visibility timeout anew. Confirmed by the server; raises NatsUnavailable when it is not."""
         await self.connection.request(self.reply, b"+WPI", timeout_s=timeout_s)
 
 
@@ -147,7 +147,7 @@ class Queue:
         self.settings = settings
         self._inboxes: list[_PullInbox] = []
         self._ensured: set[Lane] = set()
-        self._complaints = Repeated(log)
+        self._complaints = LogLimiter(log)
 
     async def ensure(self, lane: Lane) -> None:
         """Make the lane's consumer if there is none, and make its leases longer if ours are. Idempotent, about 1.3 ms.
@@ -191,7 +191,7 @@ class Queue:
         """Make a new consumer in the place of one that cannot serve. Not by an update: what such a consumer has passed over stays passed over."""
         name = subjects.lane_consumer(lane)
         if not await self.connection.may_publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}"):
-            raise LogUnavailable(f"consumer {name} on {STREAM} cannot hand out jobs as it should: {why}. The janitor replaces it, or an operator deletes it")
+            raise NatsUnavailable(f"consumer {name} on {STREAM} cannot hand out jobs as it should: {why}. The janitor replaces it, or an operator deletes it")
         log.warning("consumer %s on %s is replaced: it cannot hand out jobs as it should, because %s", name, STREAM, why)
         await self.drop(lane)
         await _patiently(lambda: self._put(lane, "create"))
@@ -207,7 +207,7 @@ class Queue:
                 ) from error
             raise
 
-    def is_current(self, state: LaneState) -> bool:
+    def is_current(self, state: QueueState) -> bool:
         """Whether the lane's consumer has the settings in force."""
         return state.usable and (state.ack_wait_ns, state.max_deliver) == (self._ack_wait_ns, self.settings.max_deliver)
 
@@ -287,9 +287,9 @@ class Queue:
             return None
         return Delivery(lane=lane, event=event, meta=meta, reply=message.reply, connection=self.connection, asked_at=asked_at)
 
-    async def lanes(self) -> list[LaneState]:
+    async def lanes(self) -> list[QueueState]:
         """All lanes that have a consumer, with their depths. 18 ms at 1,000 of them."""
-        found: list[LaneState] = []
+        found: list[QueueState] = []
         total, offset = 1, 0
         while offset < total:
             page = await self.connection.api(f"CONSUMER.LIST.{STREAM}", {"offset": offset})
@@ -356,12 +356,12 @@ def _status(message: Msg) -> str:
     return (message.headers or {}).get("Status", "")
 
 
-def lane_state(info: dict[str, Any]) -> LaneState | None:
+def lane_state(info: dict[str, Any]) -> QueueState | None:
     lane = subjects.parse_consumer(str(info.get("name", "")))
     if lane is None:
         return None
     consumer = _described(info)
-    return LaneState(
+    return QueueState(
         lane=lane,
         pending=consumer.num_pending,
         unacknowledged=consumer.num_ack_pending,
@@ -386,7 +386,7 @@ def _end(answer: asyncio.Future[Msg | None]) -> None:
         answer.set_result(None)
 
 
-def _refuse(answer: asyncio.Future[Msg | None], error: NotPermitted) -> None:
+def _refuse(answer: asyncio.Future[Msg | None], error: PermissionDenied) -> None:
     if not answer.done():
         answer.set_exception(error)
 
@@ -423,7 +423,7 @@ class _PullInbox:
             timer.cancel()
             self._answer = None
         if message is None and not self._connection.is_connected:
-            raise LogUnavailable("the connection broke during a pull")
+            raise NatsUnavailable("the connection broke during a pull")
         return message
 
     async def _receive(self, message: Msg) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from qgjet.domain.deployment import DEFAULT_EVENT_RETENTION_S, DEFAULT_MAX_DELIVER, DEFAULT_VISIBILITY_TIMEOUT_S, Deployment
 from qgjet.domain.subjects import ADVISORIES, AGENTS_BUCKET, ARTIFACTS_BUCKET, LOGS, STREAM
-from qgjet.errors import IncompatibleServer, NotPermitted, StoreFull
+from qgjet.errors import IncompatibleServer, PermissionDenied, StoreFull
 from qgjet.jetstream.connection import Connection, JetStreamError, read_ack, translated
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _ROOM = "qg.log.room.0"
 
 
 async def ensure(connection: Connection, wanted: Deployment | None = None) -> Deployment:
-    """Create what is missing, as far as this NATS user may, and return the deployment in force. Raises NotPermitted when it may not make the log itself.
+    """Create what is missing, as far as this NATS user may, and return the deployment in force. Raises PermissionDenied when it may not make the log itself.
 
     An existing log keeps its priority order: ranks are in its subjects. Raises IncompatibleServer when `wanted` asks for another one, or
     when a stream of our name was set up by somebody else for something else. It also keeps its visibility timeout; `change_leases` is for that.
@@ -47,7 +47,7 @@ async def ensure(connection: Connection, wanted: Deployment | None = None) -> De
     existing = await stream_config(connection, STREAM)
     if existing is None:
         if not await _may_create(connection, STREAM):
-            raise NotPermitted(
+            raise PermissionDenied(
                 f"there is no stream {STREAM} at {connection.url} yet, and {_who(connection)} may not make it: start the API first, or an operator's command"
             )
         await _create(connection, _events(asked))

@@ -23,7 +23,7 @@ from qgjet.domain.decide import OnDuplicate, Submit, decide
 from qgjet.domain.events import Event, JobSpec, Requeued, Slot, Submitted, event_type
 from qgjet.domain.job import Job
 from qgjet.domain.suite import MAX_BATCH, MAX_EVENT_BYTES, OPENED, Member, SuiteOpened, decode, encode, member_of, suite_prefix
-from qgjet.errors import DuplicateJob, LogUnavailable, Refused, StoreFull, UndecodableEvent, WrongVersion
+from qgjet.errors import Conflict, DuplicateJob, NatsUnavailable, StoreFull, UndecodableEvent, VersionConflict
 from qgjet.jetstream.connection import JetStreamError, read_ack, refusal
 from qgjet.store.event_log import Accepted, EventLog, give_up_race
 
@@ -52,7 +52,7 @@ class Submission(Struct, frozen=True, kw_only=True):
     """Jobs of the same submission that later calls bring. They are of one org."""
 
 
-class SuiteRefused(Refused):
+class SubmissionRejected(Conflict):
     """Some of the jobs cannot be accepted, so none was. `errors`: position -> why."""
 
     def __init__(self, errors: dict[int, DuplicateJob], jobs: int) -> None:
@@ -61,7 +61,7 @@ class SuiteRefused(Refused):
         self.errors = errors
 
 
-class KeyReused(Refused):
+class IdempotencyKeyReused(Conflict):
     """The submission's id belongs to another request."""
 
 
@@ -87,7 +87,9 @@ async def submit_suite(log: EventLog, submission: Submission, *, timeout_s: floa
     """Submit all jobs or none; one answer each, in order. A second call with the same ids finds what the first one wrote.
 
     Two jobs of one slot become one: the second is attached to the first. More jobs than a batch holds go in several, one after the other: a refusal of a
-    later one cancels what was created. Raises SuiteRefused, with nothing left in the queue, KeyReused, and LogUnavailable, after which the jobs may be there.
+    later one cancels what was created.
+
+    Raises SubmissionRejected, with nothing left in the queue; IdempotencyKeyReused; and NatsUnavailable, after which the jobs may be there.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
     answers: dict[int, Accepted] = {}
@@ -96,7 +98,7 @@ async def submit_suite(log: EventLog, submission: Submission, *, timeout_s: floa
         to_come = _to_come(submission, stretches[number + 1 :])
         try:
             answers |= await _submit(log, submission, stretch, to_come, deadline)
-        except SuiteRefused:
+        except SubmissionRejected:
             await _take_back(log, submission, answers)
             raise
     return [answers[position] for position in range(len(submission.specs))]
@@ -106,7 +108,7 @@ async def claim_key(log: EventLog, org_id: str, key_id: str, request_hash: str, 
     """Bind an idempotency key to one request, before its jobs are submitted: jobs of another slot would not meet those of the first one.
 
     `key_id` is what the key stands for (`idempotent_id`). A second call with the same hash writes nothing. The claim is a suite of its own without jobs,
-    which no list shows. Raises KeyReused when the key belongs to another request, and LogUnavailable.
+    which no list shows. Raises IdempotencyKeyReused when the key belongs to another request, and NatsUnavailable.
     """
     suite_id = f"key-{key_id}"
     claim = SuiteOpened(suite_id=suite_id, org_id=org_id, at=log.clock(), by=by, submission=key_id, request_hash=request_hash, jobs=())
@@ -114,9 +116,9 @@ async def claim_key(log: EventLog, org_id: str, key_id: str, request_hash: str, 
         last = await log.last_of(f"{suite_prefix(org_id, suite_id)}.>")
         if last is not None:
             if decode(last.data).request_hash != request_hash:
-                raise KeyReused("this idempotency key belongs to another request: choose another key, or send the same request")
+                raise IdempotencyKeyReused("this idempotency key belongs to another request: choose another key, or send the same request")
             return
-        with contextlib.suppress(WrongVersion):
+        with contextlib.suppress(VersionConflict):
             await _append_all(log, [_suite_message(claim, 0)])
             return
 
@@ -124,13 +126,13 @@ async def claim_key(log: EventLog, org_id: str, key_id: str, request_hash: str, 
 async def announce(log: EventLog, submission: Submission, to_come: Counter[str]) -> None:
     """Record how many jobs of a submission are to follow, by org. For jobs that are submitted one by one: without it a part of them looks complete.
 
-    The submission is complete once 0 is recorded; the janitor closes it otherwise. Raises LogUnavailable.
+    The submission is complete once 0 is recorded; the janitor closes it otherwise. Raises NatsUnavailable.
     """
     for org_id in _by_org(submission, range(len(submission.specs))):
         event = _opening(log, submission, org_id, (), to_come[org_id])
         while True:
             last = await log.last_of(f"{suite_prefix(org_id, submission.suite_id)}.>")
-            with contextlib.suppress(WrongVersion):
+            with contextlib.suppress(VersionConflict):
                 await _append_all(log, [_suite_message(event, last.seq if last else 0)])
                 break
 
@@ -170,7 +172,7 @@ async def _submit(log: EventLog, submission: Submission, stretch: Sequence[int],
                 return earlier
             decided = await _decide(log, submission, stretch)
             return decided.accepted | await _write(log, submission, stretch, to_come, decided)
-        except WrongVersion as race:
+        except VersionConflict as race:
             give_up_race(deadline, race)
             continue
         except StoreFull:
@@ -178,8 +180,8 @@ async def _submit(log: EventLog, submission: Submission, stretch: Sequence[int],
         except JetStreamError as error:
             if error.error.err_code not in _NOT_NOW:
                 raise
-            problem: LogUnavailable = error
-        except LogUnavailable as lost:
+            problem: NatsUnavailable = error
+        except NatsUnavailable as lost:
             problem = lost
         await log.pause(deadline, problem)
 
@@ -191,7 +193,7 @@ async def _earlier(log: EventLog, submission: Submission, stretch: Sequence[int]
         slots = {submission.specs[position].slot for position in wanted}
         async for seq, event in openings(log, org_id, submission.suite_id):
             if event.submission == submission.id and event.request_hash != submission.request_hash:
-                raise KeyReused(f"suite {submission.suite_id} was opened by another request under the same key")
+                raise IdempotencyKeyReused(f"suite {submission.suite_id} was opened by another request under the same key")
             if event.submission == submission.id and slots == set(map(event.slot_of, event.jobs)):
                 found.append((seq, event))
     if len(found) != len(_by_org(submission, stretch)):
@@ -248,7 +250,7 @@ async def _decide(log: EventLog, submission: Submission, stretch: Sequence[int])
                 else:
                     joins.append((spec, job, version))
     if errors:
-        raise SuiteRefused(errors, len(submission.specs))
+        raise SubmissionRejected(errors, len(submission.specs))
     events = await _read_all([log.attachment(spec, job) for spec, job, _ in joins])
     decided.joined += [(spec.slot, event, version) for (spec, _, version), event in zip(joins, events, strict=True) if event is not None]
     return decided
@@ -265,7 +267,7 @@ async def _read_all(reads: Sequence[Awaitable[T]]) -> list[T]:
 
 
 async def _write(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: Counter[str], decided: _Decided) -> dict[int, Accepted]:
-    """Append what is decided, with the suite's own events last. Raises WrongVersion when a slot has moved on."""
+    """Append what is decided, with the suite's own events last. Raises VersionConflict when a slot has moved on."""
     opened = _opened(log, submission, stretch, to_come, decided)
     # those of jobs that were there first: the created ones and the suite's own are found by their distance
     messages = [_job_message(slot, event, expected) for slot, event, expected in decided.joined]
@@ -321,7 +323,7 @@ async def abandon(log: EventLog, org_id: str, suite_id: str, submission_id: str,
         for member in event.jobs:
             await log.cancel(event.slot_of(member), member.job_id, by=by, reason="the rest of its suite never came", suite_id=suite_id)
     closing = replace(events[-1], at=log.clock(), by=by, jobs=(), to_come=0, missing=events[-1].to_come)
-    with contextlib.suppress(WrongVersion):  # the suite has moved on since it was read: the next round decides again
+    with contextlib.suppress(VersionConflict):  # the suite has moved on since it was read: the next round decides again
         await _append_all(log, [_suite_message(closing, last.seq if last else 0)])
     return True
 
@@ -358,13 +360,13 @@ async def _append_all(log: EventLog, messages: Sequence[_Message]) -> int:
         log.connection.store_full = False
         return ack.seq
     if ack.error is None:
-        raise LogUnavailable("the event log does not accept events: no stream")
+        raise NatsUnavailable("the event log does not accept events: no stream")
     if ack.error.err_code in _LOST_RACE:
-        raise WrongVersion("a slot of the suite has moved on")
+        raise VersionConflict("a slot of the suite has moved on")
     problem = refusal("the event log", ack.error)
     log.connection.store_full = isinstance(problem, StoreFull)
     if ack.error.code == 503 and isinstance(problem, JetStreamError):
-        raise LogUnavailable(f"the event log does not accept events: {ack.error.description}")
+        raise NatsUnavailable(f"the event log does not accept events: {ack.error.description}")
     raise problem
 
 

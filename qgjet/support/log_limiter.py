@@ -15,7 +15,7 @@ class _Said:
         self.held_back = 0
 
 
-class Repeated:
+class LogLimiter:
     """`warn` logs a new text at once, one that it has logged before a minute later at the earliest, and no more than MOST texts in a minute."""
 
     def __init__(self, log: logging.Logger, *, again_s: float = AGAIN_S) -> None:

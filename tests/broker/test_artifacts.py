@@ -17,7 +17,7 @@ import pytest
 from agents import eventually
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.subjects import LOGS
-from qgjet.errors import ArtifactGone, LogUnavailable
+from qgjet.errors import ArtifactGone, NatsUnavailable
 from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import artifacts, streams
@@ -139,7 +139,7 @@ async def test_a_put_that_takes_too_long_leaves_nothing(server: NatsServer, conn
     assert server.process is not None
     server.process.send_signal(signal.SIGSTOP)
     try:
-        with pytest.raises(LogUnavailable):
+        with pytest.raises(NatsUnavailable):
             await store.put("j/1/a", io.BytesIO(content(CHUNK_BYTES)), timeout_s=0.3)
     finally:
         server.process.send_signal(signal.SIGCONT)
@@ -149,7 +149,7 @@ async def test_a_put_that_takes_too_long_leaves_nothing(server: NatsServer, conn
 async def test_without_the_bucket_a_put_fails_and_a_look_finds_nothing(connection: Connection, store: ArtifactStore) -> None:
     await connection.api(f"STREAM.DELETE.{artifacts.STREAM}")
     assert await store.stat("j/1/a") is None
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(NatsUnavailable):
         await store.put("j/1/a", io.BytesIO(b"x"), timeout_s=0.3)
 
 

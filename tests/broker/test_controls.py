@@ -18,7 +18,7 @@ from qgjet.config.settings import AgentSettings
 from qgjet.domain.control import Control, DrainRequested, Kind, Paused, Resumed, encode, subject_of
 from qgjet.domain.events import JobSpec, Verdict
 from qgjet.domain.subjects import CONTROL_PREFIX
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream import direct_get
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
@@ -127,7 +127,7 @@ async def test_a_new_server_knows_no_pauses(tmp_path: Path, server: NatsServer, 
         try:
 
             async def set_up() -> bool:
-                with contextlib.suppress(LogUnavailable):  # the client may not have noticed yet that its server is gone
+                with contextlib.suppress(NatsUnavailable):  # the client may not have noticed yet that its server is gone
                     await streams.ensure(log.connection)
                     return True
                 return False
@@ -159,7 +159,7 @@ async def test_a_decision_that_stands_where_another_would_is_none(log: EventLog)
 async def test_a_log_that_does_not_answer_is_not_an_empty_one(server: NatsServer) -> None:
     """As a node of a cluster does before it has found the others: nobody there may believe that nothing is paused."""
     async with connect(server.url, name="test") as connection:
-        with pytest.raises(LogUnavailable, match="503"):
+        with pytest.raises(NatsUnavailable, match="503"):
             await ControlReader(connection).new()
 
 
@@ -169,7 +169,7 @@ async def test_what_was_read_before_the_connection_broke_comes_with_the_next_cal
     async with proxy(server) as relay, connect(relay.url, name="test") as connection:
         reader = ControlReader(connection)
         relay.cut_at(b"NATS/1.0 404")  # that there are no more
-        with pytest.raises(LogUnavailable):
+        with pytest.raises(NatsUnavailable):
             await reader.new()
         assert relay.cut.is_set()
         await relay.accept()

@@ -14,11 +14,11 @@ from factories import spec
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import JobSpec, Status, Verdict
 from qgjet.domain.suite import SuiteOpened
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import Accepted, EventLog
-from qgjet.store.suite_log import KeyReused, Submission, SuiteRefused, claim_key, openings, submit_suite
+from qgjet.store.suite_log import IdempotencyKeyReused, Submission, SubmissionRejected, claim_key, openings, submit_suite
 
 ATTACH, REJECT, REPLACE = OnDuplicate.ATTACH, OnDuplicate.REJECT, OnDuplicate.REPLACE
 
@@ -63,7 +63,7 @@ async def test_live_jobs_are_attached_and_named_in_the_suite(log: EventLog) -> N
 async def test_one_refused_job_refuses_all(log: EventLog) -> None:
     live, *rest = jobs(3)
     await log.submit(live)
-    with pytest.raises(SuiteRefused, match=r"1 of 3 jobs") as refused:
+    with pytest.raises(SubmissionRejected, match=r"1 of 3 jobs") as refused:
         await submit_suite(log, submission([rest[0], spec(test=live.test), rest[1]], REJECT))
     assert {position: error.job_id for position, error in refused.value.errors.items()} == {1: live.job_id}
     assert (await log.state()).last_seq == 1
@@ -97,7 +97,7 @@ async def test_a_repeated_submission_finds_what_the_first_one_wrote(log: EventLo
     again = await submit_suite(log, repeated)
     assert [(one.job_id, one.attached) for one in again] == [(one.job_id, one.attached) for one in first]
     assert (await log.state()).last_seq == written
-    with pytest.raises(KeyReused):
+    with pytest.raises(IdempotencyKeyReused):
         await submit_suite(log, submission(rest, id="once", request_hash="other"))
 
 
@@ -132,7 +132,7 @@ async def test_more_jobs_than_a_batch_holds_go_in_several(log: EventLog) -> None
 async def test_a_refusal_after_the_first_batch_takes_the_first_one_back(log: EventLog) -> None:
     specs = jobs(1100)
     await log.submit(spec(test=specs[-1].test))
-    with pytest.raises(SuiteRefused):
+    with pytest.raises(SubmissionRejected):
         await submit_suite(log, submission(specs, REJECT))
     first = await log.load(specs[0].slot)
     assert first is not None
@@ -165,7 +165,7 @@ async def test_a_submission_of_several_calls_is_complete_after_the_last_one(log:
 async def test_a_key_belongs_to_one_request_however_many_race_for_it(log: EventLog) -> None:
     claims = [claim_key(log, "acme", "k", f"hash-{number % 4}", by="test") for number in range(20)]
     results = await asyncio.gather(*claims, return_exceptions=True)
-    assert [type(one) for one in results if one is not None] == [KeyReused] * 15
+    assert [type(one) for one in results if one is not None] == [IdempotencyKeyReused] * 15
     assert (await log.state()).last_seq == 1
 
 
@@ -196,7 +196,7 @@ async def _last_seq(log: EventLog) -> int:
 
 async def test_a_server_that_stays_away_is_an_error(server: NatsServer, log: EventLog) -> None:
     server.kill()
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(NatsUnavailable):
         await submit_suite(log, submission(jobs(3)), timeout_s=0.5)
     await server.start()
 

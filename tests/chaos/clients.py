@@ -18,7 +18,7 @@ from chaos.history import CANCEL, OK, READ, REFUSED, SUBMIT, SUITE, UNKNOWN, Op,
 from patience import patience
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import JobSpec, Slot
-from qgjet.errors import LogUnavailable, Refused
+from qgjet.errors import Conflict, NatsUnavailable
 from qgjet.store.event_log import Accepted, EventLog
 from qgjet.store.suite_log import Submission, submit_suite
 from qgjet.support.clock import utc_now
@@ -140,7 +140,7 @@ class Clients:
         op = self._op(client, SUBMIT, asked_id=spec.job_id, wanted=[Wanted(slot=spec.slot)])
         try:
             answer = await self._log.submit(spec, mode)
-        except (Refused, LogUnavailable) as error:
+        except (Conflict, NatsUnavailable) as error:
             return _failed(op, error)
         op.wanted = [Wanted(slot=spec.slot, job_id=answer.job_id, attached=answer.attached)]
         return self._accepted(op, answer.seq)
@@ -149,7 +149,7 @@ class Clients:
         op = self._op(client, SUITE, suite_id=suite_id, wanted=[Wanted(slot=spec.slot) for spec in specs])
         try:
             answers = await submit_suite(self._log, Submission(suite_id=suite_id, id=suite_id, specs=specs, modes=[mode] * len(specs)))
-        except (Refused, LogUnavailable) as error:
+        except (Conflict, NatsUnavailable) as error:
             return _failed(op, error)
         op.wanted = [_told(spec.slot, answer) for spec, answer in zip(specs, answers, strict=True)]
         return self._accepted(op, max(answer.seq for answer in answers))
@@ -161,7 +161,7 @@ class Clients:
         op = self._op(client, CANCEL, asked_id=job_id)
         try:
             job = await self._log.cancel(slot, job_id, by=client)
-        except LogUnavailable as error:
+        except NatsUnavailable as error:
             _failed(op, error)
             return
         _answered(op, OK if job is not None else REFUSED)
@@ -238,7 +238,7 @@ def _answered(op: Op, fate: str, why: str = "") -> None:
 
 
 def _failed(op: Op, error: Exception) -> Op:
-    _answered(op, REFUSED if isinstance(error, Refused) else UNKNOWN, f"{type(error).__name__}: {error}"[:300])
+    _answered(op, REFUSED if isinstance(error, Conflict) else UNKNOWN, f"{type(error).__name__}: {error}"[:300])
     return op
 
 

@@ -24,7 +24,7 @@ from patience import patience
 from qgjet.domain.events import Partition
 from qgjet.domain.subjects import Lane
 from qgjet.domain.suite import suite_prefix
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store.event_log import EventLog
@@ -238,7 +238,7 @@ async def _under_way(stage: Stage, submitter: Process, suite_id: str) -> None:
     async with contextlib.AsyncExitStack() as stack:
         log: EventLog | None = None
         while submitter.alive and time.monotonic() < deadline:
-            with contextlib.suppress(LogUnavailable):
+            with contextlib.suppress(NatsUnavailable):
                 log = log or EventLog(await stack.enter_async_context(connect(stage.fleet.nats_url, name="nemesis")))
                 if await log.last_of(f"{suite_prefix('acme', suite_id)}.>") is not None:
                     return
@@ -297,7 +297,7 @@ async def drop_consumers(stage: Stage) -> tuple[str, str]:
     """Some lanes' consumers, with all they know of deliveries."""
     url = stage.fleet.nats_url
     dropped = 0
-    with contextlib.suppress(LogUnavailable):
+    with contextlib.suppress(NatsUnavailable):
         async with connect(url, name="nemesis") as connection:
             for lane in stage.rng.sample(LANES, 6):
                 await Queue(connection, stage.fleet.queue).drop(lane)
@@ -400,9 +400,9 @@ async def kill_lane_leader(stage: Stage) -> tuple[str, str]:
 
     async def ask() -> NatsServer:
         for lane in lanes:
-            with contextlib.suppress(LogUnavailable):
+            with contextlib.suppress(NatsUnavailable):
                 return await cluster.lane_leader(lane)
-        raise LogUnavailable("no lane has a leader")
+        raise NatsUnavailable("no lane has a leader")
 
     return await _kill_node(stage, await _patiently(ask))
 

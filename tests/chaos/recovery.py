@@ -20,7 +20,7 @@ from qgjet.domain import codec, subjects
 from qgjet.domain.decide import EndAttempt, Start, Submit, decide
 from qgjet.domain.events import Outcome, Requeued, Started, Submitted, Verdict, event_type
 from qgjet.domain.job import Job, state_of
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import streams
@@ -73,7 +73,7 @@ async def load(url: str, queue: QueueSettings, directory: Path) -> AsyncIterator
 
 async def _submit(log: EventLog) -> None:
     async def one(number: int) -> None:
-        with contextlib.suppress(LogUnavailable):
+        with contextlib.suppress(NatsUnavailable):
             await log.submit(spec(target=SCRIPTED, test=f"tests/{number}/pass.spec.js"))
 
     async with asyncio.TaskGroup() as group:

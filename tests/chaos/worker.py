@@ -25,7 +25,7 @@ from faults.watched import WatchedSession
 from qgjet.agent.agent import Agent
 from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.events import Outcome, Partition, Verdict
-from qgjet.errors import LogUnavailable, PrepareFailed
+from qgjet.errors import NatsUnavailable, PrepareFailed
 from qgjet.jetstream.connection import connect
 from qgjet.runners.base import Attempt, Session
 from qgjet.runners.scripted import ScriptedRunner
@@ -162,7 +162,7 @@ async def work(settings: WorkerSettings) -> None:
             try:
                 connection = await stack.enter_async_context(connect(settings.url, name=settings.name))
                 break
-            except LogUnavailable:
+            except NatsUnavailable:
                 await asyncio.sleep(0.2)
         runner = RecordingRunner(ledger, settings.queue.visibility_timeout_s, random.Random(settings.seed))
         log = EventLog(connection, clock_of(settings.path / "clock"))

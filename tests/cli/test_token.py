@@ -15,7 +15,7 @@ import pytest
 from cli.commandline import Inside
 from patience import patience
 from qgjet.auth import token_file, tokens
-from qgjet.auth.token_file import Keyring
+from qgjet.auth.token_file import TokenStore
 from qgjet.errors import InvalidSettings
 from qgjet.support.clock import utc_now
 
@@ -82,7 +82,7 @@ def test_a_line_for_the_environment_is_accepted_by_the_server(inside: Inside, pr
     name, _, value = made["environment"].partition("=")
     assert name == "QGJET_API_TOKENS"
     assert not (project / ".qgjet").exists()
-    assert tokens.find(Keyring(project / "none", value).tokens, made["token"]) is not None
+    assert tokens.find(TokenStore(project / "none", value).tokens, made["token"]) is not None
 
 
 def test_commands_at_the_same_time_lose_no_token(project: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_file_that_is_damaged_or_open_to_others_is_refused_and_left_alone(insi
 
 def test_a_server_reads_the_file_again_when_it_has_changed(inside: Inside, project: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = project / "t.json"
-    keyring = Keyring(file)
+    keyring = TokenStore(file)
     assert (dict(keyring.tokens), keyring.had_any) == ({}, False)
     made = inside("token", "create", "--name", "a", "--org", "a", "--file", "t.json", "--json").json
     assert set(keyring.tokens) == {made["id"]}
@@ -120,7 +120,7 @@ def test_a_server_reads_the_file_again_when_it_has_changed(inside: Inside, proje
     file.write_text(json.dumps(json.loads(good)))
     assert set(keyring.tokens) == {made["id"]}
     with pytest.raises(InvalidSettings, match=r"api\.tokens"):
-        Keyring(file, "nonsense")
+        TokenStore(file, "nonsense")
 
 
 @pytest.mark.parametrize("command", ["serve", "up"])

@@ -15,7 +15,7 @@ from faults.watched import Ledger, all_executed_once_at_a_time, patiently, watch
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.domain.events import JobSpec
 from qgjet.domain.subjects import Lane
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.store.event_log import Accepted, EventLog
 from qgjet.store.job_queue import Queue
@@ -77,7 +77,7 @@ class Storm:
 
     async def _submit_one(self, log: EventLog, job: JobSpec) -> None:
         self.unanswered.append(job)
-        with contextlib.suppress(LogUnavailable):
+        with contextlib.suppress(NatsUnavailable):
             assert isinstance(await log.submit(job), Accepted)
             self.accepted.append(job)
             self.unanswered.remove(job)

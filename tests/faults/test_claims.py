@@ -17,7 +17,7 @@ from qgjet.config.settings import AgentSettings, QueueSettings
 from qgjet.domain.decide import Cancel, OnDuplicate
 from qgjet.domain.events import Status, Verdict
 from qgjet.domain.subjects import Lane, lane_consumer
-from qgjet.errors import DuplicateJob, Refused
+from qgjet.errors import Conflict, DuplicateJob
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import Accepted, EventLog
@@ -140,7 +140,7 @@ async def test_a_cancel_that_races_with_a_claim_either_prevents_the_run_or_stops
         job = jobs[number]
         await log.submit(job)
         await asyncio.sleep(number % 10 * 0.002)
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(Conflict):
             await log.execute(job.slot, Cancel(by="test"), await log.load(job.slot))
 
     async with (

@@ -88,7 +88,7 @@ async def test_a_first_connection_ends_in_time_whatever_is_lost(server: NatsServ
     monkeypatch.setattr(connections._Client, "_process_connect_init", Deaf(2))
 
     async def opened() -> None:
-        with pytest.raises(connections.LogUnavailable, match="no NATS server"):
+        with pytest.raises(connections.NatsUnavailable, match="no NATS server"):
             await connections.open_connection(server.url, name="test", timeout_s=0.2)
 
     await within(MOST_S, opened)

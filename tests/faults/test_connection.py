@@ -8,7 +8,7 @@ import pytest
 
 from agents import eventually
 from patience import patience
-from qgjet.errors import NotPermitted
+from qgjet.errors import PermissionDenied
 from qgjet.jetstream import connection as connections
 from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
@@ -43,7 +43,7 @@ async def test_after_a_failover_an_older_server_is_refused_by_name(server: NatsS
 
             await eventually(refused)
             assert not connection.is_connected
-            with pytest.raises(NotPermitted, match=r"2\.10\.0 is not supported: use 2\.15\.1 or newer"):
+            with pytest.raises(PermissionDenied, match=r"2\.10\.0 is not supported: use 2\.15\.1 or newer"):
                 await connection.wait_connected(0.1)
         finally:
             older.close()

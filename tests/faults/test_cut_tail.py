@@ -20,7 +20,7 @@ from qgjet.domain.decide import EndAttempt, Start, decide
 from qgjet.domain.events import JobSpec, Outcome, Status, Verdict
 from qgjet.domain.job import state_of
 from qgjet.domain.subjects import STREAM, Lane, event_subject, slot_prefix
-from qgjet.errors import LogUnavailable, Refused, WrongVersion
+from qgjet.errors import Conflict, NatsUnavailable, VersionConflict
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.process.stop_control import StopReason
@@ -80,7 +80,7 @@ async def test_every_job_ends_after_the_end_of_the_log_was_lost(tmp_path: Path, 
                     await submit(log, job)
 
                 async def all_done() -> bool:
-                    with contextlib.suppress(LogUnavailable):
+                    with contextlib.suppress(NatsUnavailable):
                         return await statuses(log, [*before, *after]) == [Status.DONE] * 8
                     return False
 
@@ -180,9 +180,9 @@ async def test_a_result_is_not_appended_to_an_event_that_has_taken_the_place_of_
             _, again = await other.execute(job.slot, Start(ticket=submitted.seq, agent="two"), await other.load(job.slot))
             assert again == seq
             result = EndAttempt(agent="one", attempt=1, outcome=Outcome(verdict=Verdict.FAILED), job_id=job.job_id)
-            with pytest.raises(Refused):
+            with pytest.raises(Conflict):
                 await log.execute(job.slot, result, known, server=before)
-            with pytest.raises(WrongVersion):
+            with pytest.raises(VersionConflict):
                 await log.append(job.slot, decide(result, known, utc_now()), known.version, server=before)
             now = await log.load(job.slot)
             assert now is not None

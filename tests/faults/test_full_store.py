@@ -21,7 +21,7 @@ from qgjet.domain.decide import OnDuplicate, Submit
 from qgjet.domain.events import Slot, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import STREAM
-from qgjet.errors import InvalidInput, LogUnavailable, Overloaded, StoreFull
+from qgjet.errors import InvalidInput, NatsUnavailable, Overloaded, StoreFull
 from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer, config_file
 from qgjet.store import control_log, streams
@@ -214,6 +214,6 @@ async def test_a_server_with_too_little_for_the_streams_is_refused_by_name(tmp_p
     server = NatsServer(tmp_path / "nats", config=config(tmp_path / "nats.conf", "max_file_store: 50GB", "max_file_store: 1GB"))
     await server.start()
     async with connect(server.url, name="test") as connection:
-        with pytest.raises(LogUnavailable, match=r"cannot give QG_LOGS .* raise its max_file_store"):
+        with pytest.raises(NatsUnavailable, match=r"cannot give QG_LOGS .* raise its max_file_store"):
             await streams.ensure(connection)
     server.stop()

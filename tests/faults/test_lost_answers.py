@@ -14,7 +14,7 @@ from faults.watched import Ledger, ended, legal_history, watched
 from qgjet.domain.decide import Cancel, Command, EndAttempt, OnDuplicate, Start, Submit, decide
 from qgjet.domain.events import JobSpec, Outcome, Status, Verdict
 from qgjet.domain.subjects import Lane
-from qgjet.errors import WrongVersion
+from qgjet.errors import VersionConflict
 from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import Accepted, EventLog
@@ -100,7 +100,7 @@ async def test_an_append_that_never_arrived_gives_way_to_one_that_did(log: Event
         relay.refuse()
         relay.let_go()
         await relay.accept()
-        with pytest.raises(WrongVersion):
+        with pytest.raises(VersionConflict):
             await working
     live = await log.load(mine.slot)
     assert live is not None

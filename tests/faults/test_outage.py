@@ -21,7 +21,7 @@ from qgjet.jetstream import connection as connections
 from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
-from qgjet.support.log_limiter import MOST, Repeated
+from qgjet.support.log_limiter import MOST, LogLimiter
 from qgjet_projections import service as services
 from qgjet_projections.readmodel.writer import Writer
 from qgjet_projections.service import open_service
@@ -41,7 +41,7 @@ async def test_a_server_that_is_away_costs_a_few_lines_and_little_time(server: N
 def test_a_complaint_that_repeats_itself_is_said_once_and_then_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("qgjet.support.log_limiter.time.monotonic", lambda: now)
-    complaints = Repeated(logging.getLogger("qgjet.test"), again_s=60)
+    complaints = LogLimiter(logging.getLogger("qgjet.test"), again_s=60)
     for second in range(3_600):
         now = 100.0 + second
         complaints.warn("away")
@@ -56,7 +56,7 @@ def test_a_complaint_that_repeats_itself_is_said_once_and_then_now_and_then(capl
 def test_complaints_of_many_kinds_are_bounded_together(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("qgjet.support.log_limiter.time.monotonic", lambda: now)
-    complaints = Repeated(logging.getLogger("qgjet.test"), again_s=60)
+    complaints = LogLimiter(logging.getLogger("qgjet.test"), again_s=60)
     for number in range(100_000):
         now = 100.0 + number / 1_000
         complaints.warn("away")

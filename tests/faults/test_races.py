@@ -25,7 +25,7 @@ from qgjet.domain.decide import Cancel, Lose, OnDuplicate
 from qgjet.domain.events import JobSpec, Outcome, Partition, Slot, Status, Verdict
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane, lane_consumer
-from qgjet.errors import LogUnavailable, Overloaded, WrongVersion
+from qgjet.errors import NatsUnavailable, Overloaded, VersionConflict
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.runners.base import Attempt, Session
@@ -450,7 +450,7 @@ async def test_agents_that_cannot_all_be_listed_are_not_taken_for_gone(log: Even
     for start in range(0, len(names), 100):
         await asyncio.gather(*(agent_registry.announce(log.connection, replaced(info, name)) for name in names[start : start + 100]))
     found = set(names)
-    with contextlib.suppress(LogUnavailable):
+    with contextlib.suppress(NatsUnavailable):
         found = {one.instance for one in await agent_registry.agents(log.connection)}
     assert found == set(names)
 
@@ -502,7 +502,7 @@ async def test_who_loses_every_race_gives_up_with_an_error(log: EventLog, monkey
     monkeypatch.setattr(event_logs, "APPEND_TIMEOUT_S", 0.2)
 
     async def late(*_: object, **__: object) -> int:
-        raise WrongVersion("the slot has moved on from 1")
+        raise VersionConflict("the slot has moved on from 1")
 
     monkeypatch.setattr(log, "append", late)
     monkeypatch.setattr(suite_log, "_write", late)

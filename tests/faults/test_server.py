@@ -22,7 +22,7 @@ from qgjet.agent.lease import HOLD
 from qgjet.config.settings import QueueSettings
 from qgjet.domain.events import Verdict
 from qgjet.domain.subjects import Lane, lane_consumer
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import agent_registry
@@ -224,7 +224,7 @@ async def test_agents_are_known_again_after_a_restart_of_the_server(server: Nats
 
 
 async def is_known(log: EventLog, instance: str) -> bool:
-    with contextlib.suppress(LogUnavailable):
+    with contextlib.suppress(NatsUnavailable):
         return instance in {info.instance for info in await agent_registry.agents(log.connection)}
     return False
 

@@ -12,7 +12,7 @@ from factories import spec
 from faults.proxy import Proxy
 from patience import patience
 from qgjet.domain import subjects
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog, Recorded, Tail
@@ -40,7 +40,7 @@ async def delete_consumers(server: NatsServer, log: EventLog, relay: Proxy) -> N
     try:
         for name in (await log.connection.api(f"CONSUMER.NAMES.{subjects.STREAM}"))["consumers"] or []:
             await log.connection.api(f"CONSUMER.DELETE.{subjects.STREAM}.{name}")
-    except LogUnavailable:  # the tail was faster in deleting its own
+    except NatsUnavailable:  # the tail was faster in deleting its own
         return
 
 
@@ -85,7 +85,7 @@ async def write(log: EventLog, number: int, done: asyncio.Event) -> None:
             try:
                 await log.submit(job)
                 break
-            except LogUnavailable:
+            except NatsUnavailable:
                 await asyncio.sleep(0.02)
     done.set()
 

@@ -16,7 +16,7 @@ from agents import eventually
 from patience import patience
 from qgjet.domain.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, Verdict, event_type
 from qgjet.domain.job import Job, broken_rule, evolve
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.process.stop_control import StopControl, StopReason
 from qgjet.runners.base import Attempt, Runner, Session
 from qgjet.runners.redaction import Redactor
@@ -167,7 +167,7 @@ async def ended(log: EventLog, slot: Slot, *, within_s: float = 15.0) -> Job:
     """The slot's job once it is not live any more, with patience for a server that is away."""
 
     async def ask() -> Job | None:
-        with contextlib.suppress(LogUnavailable):
+        with contextlib.suppress(NatsUnavailable):
             job = await log.load(slot)
             return job if job is not None and not job.live else None
         return None
@@ -183,7 +183,7 @@ async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await ask()
-        except LogUnavailable:
+        except NatsUnavailable:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.1)

@@ -19,7 +19,7 @@ from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Status, Verdict
 from qgjet.domain.subjects import LOGS, STREAM, Lane
-from qgjet.errors import InvalidInput, LogUnavailable, Refused
+from qgjet.errors import Conflict, InvalidInput, NatsUnavailable
 from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import backup
@@ -169,14 +169,14 @@ async def test_a_server_that_goes_away_leaves_no_half_backup(server: NatsServer,
         return await written(snapshot)
 
     monkeypatch.setattr(backup._Snapshot, "_next", die)
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(NatsUnavailable):
         await backup.save(log.connection, tmp_path / "backup")
     assert not list(tmp_path.glob("backup*"))
 
 
 async def test_there_is_nothing_to_save_on_a_server_without_a_log(server: NatsServer, tmp_path: Path) -> None:
     async with connect(server.url, name="test") as connection:
-        with pytest.raises(Refused, match="nothing to save"):
+        with pytest.raises(Conflict, match="nothing to save"):
             await backup.save(connection, tmp_path / "backup")
 
 

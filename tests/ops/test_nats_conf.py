@@ -14,7 +14,7 @@ from agents import eventually
 from ops.commands import ROOT, environment
 from qgjet.config.loader import load_settings
 from qgjet.config.settings import NatsSettings, Settings
-from qgjet.errors import NotPermitted
+from qgjet.errors import PermissionDenied
 from qgjet.jetstream.connection import connect, open_connection
 from qgjet.jetstream.server import ROLES, config_file, random_passwords, server_binary
 
@@ -127,5 +127,5 @@ async def only_with_passwords(log: Path, secrets: Path) -> None:
         login = NatsSettings(user=role, password_file=str(secrets / role))
         async with connect(f"nats://{found[1]}", name="test", login=login) as connection:
             assert (await connection.identity()).user == role
-    with pytest.raises(NotPermitted):
+    with pytest.raises(PermissionDenied):
         await open_connection(f"nats://{found[1]}", name="test")

@@ -19,7 +19,7 @@ from patience import patience
 from qgjet.config.loader import load_settings
 from qgjet.config.settings import Settings
 from qgjet.domain.events import Status
-from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable
+from qgjet.errors import IncompatibleServer, InvalidSettings, NatsUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
@@ -122,7 +122,7 @@ async def test_the_death_of_the_server_ends_the_block_with_the_reason(monkeypatc
             server.process.kill()
             await asyncio.Event().wait()
 
-    with pytest.raises(LogUnavailable, match="NATS server ended"):
+    with pytest.raises(NatsUnavailable, match="NATS server ended"):
         await body()
 
 

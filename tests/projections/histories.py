@@ -18,7 +18,7 @@ from qgjet.domain.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lo
 from qgjet.domain.events import Artifact, Event, JobSpec, Outcome, Requeued, Slot, Started, Submitted, TestError, TestResult, Try, Verdict, event_type
 from qgjet.domain.job import Job, evolve
 from qgjet.domain.suite import Member, SuiteOpened
-from qgjet.errors import Refused
+from qgjet.errors import Conflict
 from qgjet.store.event_log import EventLog, Recorded, recorded
 from qgjet_projections.readmodel import ReadModel, schema
 from qgjet_projections.readmodel.projector import Projector
@@ -110,7 +110,7 @@ class Author:
             elif what < 0.25:
                 self._decision()
             else:
-                with contextlib.suppress(Refused):
+                with contextlib.suppress(Conflict):
                     self.tell(slot, self._command(slot))
         return self.messages
 

@@ -21,7 +21,7 @@ from qgjet.config.settings import ApiSettings, QueueSettings, Settings
 from qgjet.domain import subjects
 from qgjet.domain.decide import Cancel, OnDuplicate
 from qgjet.domain.events import Status, Verdict
-from qgjet.errors import WrongVersion
+from qgjet.errors import VersionConflict
 from qgjet.jetstream.connection import Connection
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
@@ -158,7 +158,7 @@ async def test_an_append_on_a_version_that_was_purged_is_refused_and_decided_ane
     assert await log.read(old.slot) == (None, 0)
     event = author.messages[0].event
     assert event is not None
-    with pytest.raises(WrongVersion):
+    with pytest.raises(VersionConflict):
         await log.append(old.slot, event, version)
     new = spec(test="a")
     answers = await asyncio.gather(log.submit(new), log.submit(spec(test="a")), log.submit(spec(test="a")))

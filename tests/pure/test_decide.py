@@ -41,7 +41,7 @@ from qgjet.domain.events import (
 )
 from qgjet.domain.job import Job, broken_rule, evolve, status_of
 from qgjet.domain.retry import SPENDS_USER_RETRY
-from qgjet.errors import DuplicateJob, Refused, StaleTicket
+from qgjet.errors import Conflict, DuplicateJob, StaleDelivery
 from strategies import Story, outcome, play, step, stories
 
 WANTED = spec(job_id="job-1", suite_ids=("suite-1",), submitted_by="ci")
@@ -64,7 +64,7 @@ def event_of(*commands: Command) -> Event | None:
     return play(*commands).event
 
 
-def refusal_of(*commands: Command) -> Refused | None:
+def refusal_of(*commands: Command) -> Conflict | None:
     return play(*commands).refusal
 
 
@@ -265,7 +265,7 @@ def test_only_the_agent_that_runs_an_attempt_ends_or_loses_it(story: Story) -> N
 def test_nothing_but_a_submission_follows_the_end_of_a_job(story: Story) -> None:
     for one in story:
         if one.before is not None and not one.before.live:
-            assert isinstance(one.event, Submitted) or isinstance(one.refusal, StaleTicket)
+            assert isinstance(one.event, Submitted) or isinstance(one.refusal, StaleDelivery)
 
 
 @given(stories())
@@ -367,7 +367,7 @@ def test_a_running_job_is_not_started_by_another_agent() -> None:
 
 def test_a_replaced_message_starts_nothing() -> None:
     refusal = refusal_of(SUBMIT, Requeue(WANTED, "reprioritised", "operator"), Start(1, "agent-1"))
-    assert isinstance(refusal, StaleTicket)
+    assert isinstance(refusal, StaleDelivery)
     assert str(refusal) == "message 1 was replaced by 2"
 
 
@@ -384,7 +384,7 @@ def test_a_retry_waits_for_its_time() -> None:
 def test_an_empty_slot_and_an_ended_job_refuse_everything(command: Command) -> None:
     assert str(step(command, None, NOW, 1).refusal) == "the slot is empty"
     ended = refusal_of(SUBMIT, START, end("passed"), command)
-    assert isinstance(ended, StaleTicket)
+    assert isinstance(ended, StaleDelivery)
     assert str(ended) == "job job-1 has ended as done"
 
 
@@ -708,4 +708,4 @@ def test_a_job_that_nothing_delivers_any_more_ends_without_a_verdict_on_the_app(
 
 
 def test_an_advisory_about_a_replaced_message_ends_nothing() -> None:
-    assert isinstance(refusal_of(SUBMIT, Requeue(WANTED, "reprioritised", "operator"), GIVE_UP), StaleTicket)
+    assert isinstance(refusal_of(SUBMIT, Requeue(WANTED, "reprioritised", "operator"), GIVE_UP), StaleDelivery)

@@ -18,7 +18,7 @@ from privileges import missing
 from qgjet.process import cgroup
 from qgjet.process.run import ProcessResult, run_process
 from qgjet.process.stop_control import StopReason
-from qgjet.process.supervised_process import Command, GuardedTree, Output
+from qgjet.process.supervised_process import Command, Output, SupervisedProcess
 from runners.processes import Alter, FakeAgent, Family, Printed, wait_until
 from runners.test_process import AGENT, DAEMON, HANG, guardian_of, stop_control
 
@@ -191,7 +191,7 @@ async def test_a_later_process_with_the_number_of_the_command_does_not_change_it
     if not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK):
         missing("this user cannot choose the next process ID here")
     with Output(listener=printed) as output:
-        tree = GuardedTree(Command(argv=python(PID_REUSED), cwd=Path("/"), env=family.env), kill_at=stop_control().kill_at, output=output, keep=True)
+        tree = SupervisedProcess(Command(argv=python(PID_REUSED), cwd=Path("/"), env=family.env), kill_at=stop_control().kill_at, output=output, keep=True)
         async with asyncio.timeout(patience(BOUND_S)):
             await tree.gone.wait()
     assert "reused" in printed.text

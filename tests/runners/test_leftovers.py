@@ -25,12 +25,12 @@ from qgjet.config.settings import ArtifactSettings, TargetSettings
 from qgjet.domain.events import Artifact, Finished, JobSpec, Status, Verdict
 from qgjet.domain.filenames import is_safe
 from qgjet.domain.subjects import LOGS, log_subject
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import Connection
 from qgjet.jetstream.direct_get import messages
 from qgjet.jetstream.server import NatsServer
 from qgjet.runners import artifact_collector
-from qgjet.runners.artifact_collector import Leftovers, content_type, find
+from qgjet.runners.artifact_collector import ArtifactCollector, content_type, find
 from qgjet.runners.redaction import Redactor
 from qgjet.runners.registry import make_runner
 from qgjet.store.artifacts import STREAM, ArtifactStore, ObjectInfo, object_name
@@ -145,7 +145,7 @@ class FakeStore:
         return ObjectInfo(name=name, size=len(data), digest=f"SHA-256={digest}")
 
 
-class Collected(Leftovers):
+class Collected(ArtifactCollector):
     """A collector of its own, which stores in `objects` and shows when it copies."""
 
     def __init__(self, directory: Path, redactor: Redactor | None = None, **settings: Any) -> None:
@@ -253,7 +253,7 @@ async def test_no_note_holds_a_secret(attempt_dir: Path, monkeypatch: pytest.Mon
     (attempt_dir / f"test-results/b-{SECRET}").mkdir()
 
     async def refuse(name: str, *_: object, **__: object) -> ObjectInfo:
-        raise LogUnavailable(f"{name} was not stored, nor was {SECRET}")
+        raise NatsUnavailable(f"{name} was not stored, nor was {SECRET}")
 
     monkeypatch.setattr(collected.objects, "put", refuse)
     await collected.store()
@@ -525,14 +525,14 @@ class Redacting:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = asyncio.Event()
         self.ended_at = 0.0
-        loop, check = asyncio.get_running_loop(), Leftovers._check
+        loop, check = asyncio.get_running_loop(), ArtifactCollector._check
 
-        def slow_check(collector: Leftovers) -> None:
+        def slow_check(collector: ArtifactCollector) -> None:
             loop.call_soon_threadsafe(self.begun.set)
             time.sleep(0.01)  # in the copying thread: the disk need not hold much
             check(collector)
 
-        monkeypatch.setattr(Leftovers, "_check", slow_check)
+        monkeypatch.setattr(ArtifactCollector, "_check", slow_check)
 
 
 async def stopped_while_redacting(

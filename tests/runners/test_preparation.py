@@ -18,7 +18,7 @@ from qgjet.config.settings import TargetSettings
 from qgjet.domain.events import Outcome, Partition, Verdict
 from qgjet.errors import PrepareFailed
 from qgjet.runners.base import Attempt, Session
-from qgjet.runners.commandline import CommandLineSession, UnusableReport, open_report
+from qgjet.runners.commandline import CommandLineSession, ReportUnusable, open_report
 from qgjet.runners.environment import BASE_VARIABLES
 from qgjet.runners.registry import make_runner
 from runners.processes import MARK, FakeAgent, Family, wait_until
@@ -290,5 +290,5 @@ def test_reports_are_read_only_from_regular_files(tmp_path: Path) -> None:
     for make in makers:
         report.unlink()
         make()
-        with pytest.raises(UnusableReport, match="report"):
+        with pytest.raises(ReportUnusable, match="report"):
             open_report(report)

@@ -19,7 +19,7 @@ from patience import patience
 from qgjet.process import supervised_process as tree_module
 from qgjet.process.run import KILL_MARGIN_S, ProcessResult, _patience, run_process, run_within
 from qgjet.process.stop_control import StopControl, StopReason
-from qgjet.process.supervised_process import CannotStart, Command, GuardedTree, Output
+from qgjet.process.supervised_process import Command, Output, StartError, SupervisedProcess
 from qgjet.support.clock import lease_time
 from runners.processes import FakeAgent, Family, Printed, wait_until
 
@@ -159,14 +159,14 @@ asyncio.run(main())
     ],
 )
 async def test_a_command_that_cannot_be_started_is_named(argv: list[str], cwd: str, message: str, family: Family) -> None:
-    with pytest.raises(CannotStart, match=message):
+    with pytest.raises(StartError, match=message):
         await run(argv, family, cwd=Path(cwd))
 
 
 async def test_a_script_without_interpreter_line_cannot_be_started(family: Family, tmp_path: Path) -> None:
     (tmp_path / "script").write_text("echo hello")
     (tmp_path / "script").chmod(0o755)
-    with pytest.raises(CannotStart, match="Exec format error"):
+    with pytest.raises(StartError, match="Exec format error"):
         await run(["./script"], family, cwd=tmp_path)
 
 
@@ -176,7 +176,7 @@ async def test_no_file_descriptor_is_leaked_whatever_happens(family: Family) -> 
     for argv in (["true"], ["no-such-program"], ["a\0b"]):
         try:
             await run(argv, family)
-        except CannotStart:
+        except StartError:
             continue
     assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - as above
 
@@ -465,8 +465,8 @@ async def test_a_frozen_guardian_is_found_and_its_tree_ended(family: Family, pri
 # --- trees that outlive their command ---
 
 
-def keep(argv: list[str], family: Family, output: Output, hold_s: float = 60.0) -> GuardedTree:
-    return GuardedTree(Command(argv=argv, cwd=Path("/"), env=family.env), kill_at=lease_time() + hold_s, output=output, keep=True)
+def keep(argv: list[str], family: Family, output: Output, hold_s: float = 60.0) -> SupervisedProcess:
+    return SupervisedProcess(Command(argv=argv, cwd=Path("/"), env=family.env), kill_at=lease_time() + hold_s, output=output, keep=True)
 
 
 async def test_a_kept_tree_lives_on_after_its_command_until_it_is_told_to_end(family: Family, python: Script) -> None:
@@ -495,12 +495,12 @@ async def test_a_kept_tree_dies_with_its_agent(family: Family, fake_agent: Calla
     agent = fake_agent(f"""
 import asyncio, time
 from pathlib import Path
-from qgjet.process.supervised_process import Command, GuardedTree, Output
+from qgjet.process.supervised_process import Command, SupervisedProcess, Output
 from qgjet.support.clock import lease_time
 
 async def main():
     command = Command(argv={python(DAEMON)!r}, cwd=Path("/"), env={family.env!r})
-    tree = GuardedTree(command, kill_at=lease_time() + 60, output=Output(), keep=True)
+    tree = SupervisedProcess(command, kill_at=lease_time() + 60, output=Output(), keep=True)
     await tree.ended.wait()
     print("kept")
     await asyncio.Event().wait()

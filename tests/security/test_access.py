@@ -17,7 +17,7 @@ from ops.commands import ROOT
 from patience import patience
 from qgjet.config.settings import NatsSettings
 from qgjet.domain.subjects import LOGS, Lane
-from qgjet.errors import InvalidSettings, LogUnavailable, NotPermitted
+from qgjet.errors import InvalidSettings, NatsUnavailable, PermissionDenied
 from qgjet.jetstream import direct_get
 from qgjet.jetstream.connection import Connection, connect, open_connection
 from qgjet.jetstream.login import matches
@@ -47,13 +47,13 @@ def bus_as(server: NatsServer, role: str) -> Any:
 
 async def test_a_wrong_password_is_told_at_once_and_not_shown(guarded: NatsServer) -> None:
     async with asyncio.timeout(patience(5)):
-        with pytest.raises(NotPermitted, match="does not let user 'agent' in") as refused:
+        with pytest.raises(PermissionDenied, match="does not let user 'agent' in") as refused:
             await open_connection(guarded.url, name="test", login=NatsSettings(user="agent", password="pWRONG"), timeout_s=patience(60))
     assert "pWRONG" not in str(refused.value)
 
 
 async def test_who_brings_nothing_hears_what_to_set(guarded: NatsServer) -> None:
-    with pytest.raises(NotPermitted, match="QGJET_NATS_USER"):
+    with pytest.raises(PermissionDenied, match="QGJET_NATS_USER"):
         await open_connection(guarded.url, name="test")
 
 
@@ -150,7 +150,7 @@ async def _put(connection: Connection) -> None:
 async def test_what_a_role_may_not_do_fails_at_once_and_says_who_may_not_do_what(guarded: NatsServer, what: str) -> None:
     role, ask = REFUSED[what]
     async with bus_as(guarded, role) as connection:
-        with pytest.raises(NotPermitted, match=rf"NATS user '{role}' may not publish to \S+: use a role that may"):
+        with pytest.raises(PermissionDenied, match=rf"NATS user '{role}' may not publish to \S+: use a role that may"):
             await ask(connection)
         assert (await connection.identity()).user == role  # the connection is as good as ever
 
@@ -158,13 +158,13 @@ async def test_what_a_role_may_not_do_fails_at_once_and_says_who_may_not_do_what
 async def test_answers_that_cannot_be_heard_are_told(guarded: NatsServer) -> None:
     login = NatsSettings(user="agent", password=password_of(guarded, "agent"), inbox_prefix="_INBOX_else")
     async with connect(guarded.url, name="test", login=login) as connection:
-        with pytest.raises(NotPermitted, match=r"may not subscribe to _inbox_else\."):
+        with pytest.raises(PermissionDenied, match=r"may not subscribe to _inbox_else\."):
             await EventLog(connection).state()
 
 
 async def test_who_may_not_make_the_log_says_so_when_it_is_missing(tmp_path: Path) -> None:
     async with guarded_server(tmp_path / "nats") as server, bus_as(server, "submitter") as connection:
-        with pytest.raises(NotPermitted, match=r"no stream QG_EVENTS at .* yet, and the NATS user 'submitter' may not make it: start the API first"):
+        with pytest.raises(PermissionDenied, match=r"no stream QG_EVENTS at .* yet, and the NATS user 'submitter' may not make it: start the API first"):
             await streams.ensure(connection)
     assert "Violation" not in server.log_file.read_text()  # it asked what it may do before it tried
 
@@ -197,7 +197,7 @@ async def _tries(server: NatsServer, times: int) -> bool:
 async def _reason(connection: Connection, text: str) -> bool:
     try:
         await connection.request("$SYS.REQ.USER.INFO", timeout_s=0.1)
-    except LogUnavailable as error:
+    except NatsUnavailable as error:
         return text in str(error)
     return False
 

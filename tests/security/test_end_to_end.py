@@ -18,7 +18,7 @@ from cli.commandline import Cli, Ended, Running, api_of
 from factories import spec
 from patience import patience
 from qgjet.config.settings import ApiSettings, Login, NatsSettings, Settings
-from qgjet.errors import NotPermitted
+from qgjet.errors import PermissionDenied
 from qgjet.jetstream.connection import connect, open_connection
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import streams
@@ -294,31 +294,31 @@ async def test_every_process_does_its_work_over_mutual_tls(project: Path, encryp
 async def test_a_client_without_a_certificate_of_the_authority_is_refused(encrypted: NatsServer, certificates: Certificates) -> None:
     password = password_of(encrypted, "agent")
     for cert, key in (("", ""), certificates.stranger):
-        with pytest.raises(NotPermitted, match="wants a certificate that it trusts"):
+        with pytest.raises(PermissionDenied, match="wants a certificate that it trusts"):
             await open_connection(tls(encrypted), name="test", login=NatsSettings(user="agent", password=password, ca=certificates.ca, cert=cert, key=key))
 
 
 async def test_a_certificate_does_not_stand_for_a_password(encrypted: NatsServer, certificates: Certificates) -> None:
     cert, key = certificates.client
-    with pytest.raises(NotPermitted, match="wants to know who is there"):
+    with pytest.raises(PermissionDenied, match="wants to know who is there"):
         await open_connection(tls(encrypted), name="test", login=NatsSettings(ca=certificates.ca, cert=cert, key=key))
 
 
 async def test_a_server_that_cannot_show_who_it_is_gets_no_password(encrypted: NatsServer, certificates: Certificates) -> None:
     cert, key = certificates.client
-    with pytest.raises(NotPermitted, match=r"certificate of the NATS server .* is not trusted .* set nats\.ca"):
+    with pytest.raises(PermissionDenied, match=r"certificate of the NATS server .* is not trusted .* set nats\.ca"):
         await open_connection(tls(encrypted), name="test", login=NatsSettings(user="a", password="p", ca=certificates.strangers_ca, cert=cert, key=key))
 
 
 @pytest.mark.parametrize("how", ["an address", "an authority"])
 async def test_a_server_without_tls_gets_no_password_when_tls_was_asked_for(guarded: NatsServer, certificates: Certificates, how: str) -> None:
     ca, url = ("", tls(guarded)) if how == "an address" else (certificates.ca, guarded.url)
-    with pytest.raises(NotPermitted, match="does not speak TLS: no password was sent"):
+    with pytest.raises(PermissionDenied, match="does not speak TLS: no password was sent"):
         await open_connection(url, name="test", login=NatsSettings(user="agent", password=password_of(guarded, "agent"), ca=ca))
 
 
 async def test_who_knows_nothing_of_tls_hears_what_to_set(encrypted: NatsServer) -> None:
-    with pytest.raises(NotPermitted, match=r"is not trusted .* set nats\.ca"):
+    with pytest.raises(PermissionDenied, match=r"is not trusted .* set nats\.ca"):
         await open_connection(encrypted.url, name="test", login=login_of(encrypted, "agent"))
 
 

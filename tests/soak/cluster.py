@@ -16,7 +16,7 @@ from agents import eventually
 from faults.proxy import Proxy
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.subjects import STREAM, Lane, lane_consumer
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer, config_file
 from qgjet.store import streams
@@ -63,7 +63,7 @@ class Cluster:
         async with connect(self.url, name="setup", timeout_s=15.0) as connection:
 
             async def ask() -> bool:
-                with contextlib.suppress(LogUnavailable):
+                with contextlib.suppress(NatsUnavailable):
                     return (await streams.ensure(connection, Deployment(replicas=NODES))).replicas == NODES
                 return False
 
@@ -76,7 +76,7 @@ class Cluster:
         return self._node(info["cluster"]["leader"])
 
     async def lane_leader(self, lane: Lane) -> NatsServer:
-        """The node that leads the lane's consumer. Raises LogUnavailable when there is none."""
+        """The node that leads the lane's consumer. Raises NatsUnavailable when there is none."""
         async with connect(self.url, name="look", timeout_s=15.0) as connection:
             info = await connection.api(f"CONSUMER.INFO.{STREAM}.{lane_consumer(lane)}")
         return self._node(info["cluster"]["leader"])
@@ -93,7 +93,7 @@ class Cluster:
                 if node.process is not None:
                     found = (await client.get(f"http://127.0.0.1:{port}/jsz")).json()
                     return self._node(found["meta_cluster"]["leader"])
-        raise LogUnavailable("no node is up")
+        raise NatsUnavailable("no node is up")
 
     def _node(self, name: str) -> NatsServer:
         return self.nodes[int(name.removeprefix("node-"))]

@@ -13,7 +13,7 @@ from cli.commandline import api_of
 from factories import spec
 from patience import patience
 from qgjet.config.settings import ApiSettings, QueueSettings, Settings
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.store.event_log import EventLog
 from soak.cluster import cluster
@@ -35,7 +35,7 @@ async def test_an_api_at_a_leader_that_was_cut_off_does_not_deny_what_the_others
                 relay.hold()
 
             async def elected() -> bool:
-                with contextlib.suppress(LogUnavailable):
+                with contextlib.suppress(NatsUnavailable):
                     return (await log.state()).leads
                 return False
 

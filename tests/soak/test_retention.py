@@ -16,7 +16,7 @@ from patience import patience
 from projections.histories import content
 from qgjet.domain.events import Status
 from qgjet.domain.job import fold
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import Connection, connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store import streams
@@ -61,7 +61,7 @@ async def rage(connection: Connection, tmp_path: Path, monkeypatch: pytest.Monke
         retention = Retention(late, read_model, projector, purges=True)
         clients = asyncio.gather(*(client(log, f"{number}") for number in range(SLOTS)))
         while not clients.done():
-            with contextlib.suppress(LogUnavailable):
+            with contextlib.suppress(NatsUnavailable):
                 purged += (await retention.round()).events
             if purged > SLOTS * 4 and break_it is not None:
                 break_it.kill()

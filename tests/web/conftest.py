@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.support.clock import utc_now
 from web.scene import Scene, play
 from web.stack import Stack, chromium, stack_in
@@ -36,7 +36,7 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
         keeping = asyncio.create_task(scene.keep_agents())
         yield scene
         keeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError, LogUnavailable):  # this loop stands still while other tests run, and the server may hang up
+        with contextlib.suppress(asyncio.CancelledError, NatsUnavailable):  # this loop stands still while other tests run, and the server may hang up
             await keeping
 
 

@@ -14,7 +14,7 @@ from qgjet.agent.agent import Agent
 from qgjet.agent.factory import chosen_targets, make_agent, queue_in_force, work_dir
 from qgjet.config import files
 from qgjet.config.settings import Settings, TargetSettings
-from qgjet.errors import CannotReach, LogUnavailable, NotPermitted
+from qgjet.errors import CannotReach, NatsUnavailable, PermissionDenied
 from qgjet.jetstream.connection import Connection, open_connection
 from qgjet.store.event_log import EventLog
 from qgjet_cli.options import flags
@@ -77,9 +77,9 @@ async def _serve(settings: Settings) -> int:
 async def _connected(settings: Settings) -> AsyncIterator[Connection]:
     try:
         connection = await open_connection(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-agent", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S)
-    except NotPermitted:
+    except PermissionDenied:
         raise  # there is one, and the error contains what to do
-    except LogUnavailable as error:
+    except NatsUnavailable as error:
         raise CannotReach(f"{error}. Start one with `qgjet up`, or correct its address: --nats, QGJET_NATS_URL, or nats_url in qgjet.toml.") from error
     try:
         yield connection

@@ -15,12 +15,12 @@ from qgjet.config.settings import Settings
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Partition
 from qgjet.domain.subjects import AGENTS_BUCKET, STREAM, Lane
-from qgjet.errors import IncompatibleServer, InvalidSettings, LogUnavailable, NotPermitted
+from qgjet.errors import IncompatibleServer, InvalidSettings, NatsUnavailable, PermissionDenied
 from qgjet.jetstream.connection import SERVER_FLOOR, Connection, connect
 from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.store.event_log import EventLog, StreamState
-from qgjet.store.job_queue import LaneState, Queue
+from qgjet.store.job_queue import Queue, QueueState
 from qgjet.support.addresses import without_password
 from qgjet.version import __version__
 from qgjet_cli.doctor.check import Check, dotted, fail, ok, warn
@@ -43,11 +43,11 @@ async def look_at_server(settings: Settings) -> list[Check]:
     except InvalidSettings as error:
         what = "nats_url (QGJET_NATS_URL, --nats)" if error.field == "nats_url" else f"{error.field} (docs/settings.md)"
         return [fail("NATS server", str(error), f"correct {what}", server=True)]
-    except NotPermitted as error:
+    except PermissionDenied as error:
         return [fail("NATS server", str(error), "correct [nats]: user, password or another secret, ca (docs/security.md)", server=True)]
     except IncompatibleServer as error:
         return [fail("NATS server", str(error), f"run nats-server {dotted(SERVER_FLOOR)} with the nats.conf of qgjet", server=True)]
-    except LogUnavailable as error:
+    except NatsUnavailable as error:
         if not settings.nats_url:
             return [warn("NATS server", f"none configured, and none at {url}", "`qgjet up` starts one, `qgjet run` brings its own; else set QGJET_NATS_URL")]
         return [fail("NATS server", str(error), "start it, or correct nats_url (QGJET_NATS_URL, --nats)", server=True)]
@@ -113,7 +113,7 @@ def _look_at_room(full: str) -> list[Check]:
     return [fail("store", full, fix, server=True)]
 
 
-def _look_at_lanes(lanes: Sequence[LaneState], agents: Sequence[AgentInfo]) -> Check:
+def _look_at_lanes(lanes: Sequence[QueueState], agents: Sequence[AgentInfo]) -> Check:
     waiting: Counter[str] = Counter()
     for state in lanes:
         waiting[state.lane.partition.target] += state.pending
@@ -136,7 +136,7 @@ def _look_at_consumers(state: StreamState) -> list[Check]:
     return [fail("partition queues", f"{found}: jobs of other partitions wait", fix, server=True)]
 
 
-async def _look_for_lanes(lanes: Sequence[LaneState], settings: Settings) -> list[Check]:
+async def _look_for_lanes(lanes: Sequence[QueueState], settings: Settings) -> list[Check]:
     """Queued work that no consumer delivers. Only the API knows all queued work; without it there is nothing to say."""
     answer = await _get(settings, "/partitions")
     if answer is None or answer.status_code != httpx.codes.OK:

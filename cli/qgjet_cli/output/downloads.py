@@ -21,7 +21,7 @@ from qgjet.config.settings import Settings
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import Artifact, Verdict
 from qgjet.domain.filenames import directory_name, is_safe
-from qgjet.errors import CannotReach, InvalidInput, LogUnavailable, QgjetError
+from qgjet.errors import CannotReach, InvalidInput, NatsUnavailable, QgjetError
 from qgjet_cli.options.flags import Keep
 from qgjet_cli.output import console
 
@@ -71,7 +71,7 @@ async def of_tracker(client: Client, tracker: JobTracker, directory: Path | None
 async def of_tracker_from(settings: Settings, client: Client, tracker: JobTracker, directory: Path | None, keep: Keep) -> None:
     """The same, straight from NATS where there is an address."""
     if directory is not None and settings.nats_url:
-        with contextlib.suppress(CannotReach, LogUnavailable):
+        with contextlib.suppress(CannotReach, NatsUnavailable):
             async with open_client(settings, notice=console.note) as straight:
                 return await of_tracker(straight, tracker, directory, keep)
     await of_tracker(client, tracker, directory, keep)
@@ -113,7 +113,7 @@ async def _fetch(client: Client, file: Wanted, directory: Path) -> None:
     for tried in range(1, TRIES + 1):
         try:
             return await _write(client, file, place)
-        except (CannotReach, LogUnavailable) as error:
+        except (CannotReach, NatsUnavailable) as error:
             if tried == TRIES:
                 raise
             pause_s = max(PAUSE_S * tried, getattr(error, "pause_s", 0.0))  # as the server asks, where it does

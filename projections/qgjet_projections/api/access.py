@@ -23,13 +23,13 @@ from litestar.types import ASGIApp, Receive, Send
 from litestar.types import Scope as RequestScope
 
 from qgjet.auth import tokens
-from qgjet.auth.token_file import Keyring
+from qgjet.auth.token_file import TokenStore
 from qgjet.auth.tokens import Scope, Token
 from qgjet.config.settings import ApiSettings
 from qgjet.errors import InvalidSettings
 from qgjet.support.clock import Clock, utc_now
 from qgjet_projections.api.limits import Buckets, Places
-from qgjet_projections.usecases.errors import ForeignOrg, ForeignPage, NeedsScope, TooManyRequests, Unauthenticated
+from qgjet_projections.usecases.errors import CrossOriginRequest, InsufficientScope, OrgForbidden, TooManyRequests, Unauthenticated
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Monotonic = Callable[[], float]
@@ -101,10 +101,10 @@ class Caller:
         return f"token {self._token.id}" if self._token else f"address {self._address}"
 
     def check_orgs(self, wanted: Collection[str]) -> None:
-        """Raises ForeignOrg when it is not for all of the orgs that it names itself."""
+        """Raises OrgForbidden when it is not for all of the orgs that it names itself."""
         foreign = [] if self.orgs is None else [org for org in wanted if org and org not in self.orgs]
         if foreign:
-            raise ForeignOrg(f"this token is not for org {foreign[0]!r}; it is for {', '.join(sorted(self.orgs or ())) or 'none'}")
+            raise OrgForbidden(f"this token is not for org {foreign[0]!r}; it is for {', '.join(sorted(self.orgs or ())) or 'none'}")
 
 
 TheCaller = NamedDependency[Caller]
@@ -115,7 +115,7 @@ class Access:
 
     def __init__(self, api: ApiSettings, *, required: bool, clock: Clock = utc_now, monotonic: Monotonic = time.monotonic) -> None:
         """`required`: also before there is any token. Raises InvalidSettings for tokens that cannot be read."""
-        self._keyring = Keyring(Path(api.tokens_file), api.tokens)
+        self._keyring = TokenStore(Path(api.tokens_file), api.tokens)
         self._on = api.auth
         self._always = required
         self._allowed_pages = frozenset(api.cors_origins)
@@ -137,11 +137,11 @@ class Access:
         return self._keyring.tokens.get(token.id) == token and not token.why_not(self._clock())
 
     def caller(self, connection: Connection, *, public: bool) -> Caller:
-        """Raises Unauthenticated, TooManyRequests, or ForeignPage where nobody is asked for a token."""
+        """Raises Unauthenticated, TooManyRequests, or CrossOriginRequest where nobody is asked for a token."""
         if not self.required:
             why_not = self._foreign_page(connection)
             if why_not and not public:
-                raise ForeignPage(why_not)
+                raise CrossOriginRequest(why_not)
             return Caller(self, None, known=not why_not, address=_address(connection))
         try:
             token = self._token(connection)
@@ -155,9 +155,9 @@ class Access:
         return Caller(self, token)
 
     def check_sign_in(self, connection: Connection, text: str) -> None:
-        """Raises Unauthenticated, ForeignPage, or TooManyRequests for somebody who guesses."""
+        """Raises Unauthenticated, CrossOriginRequest, or TooManyRequests for somebody who guesses."""
         if why_not := self._foreign_origin(connection):
-            raise ForeignPage(why_not)
+            raise CrossOriginRequest(why_not)
         try:
             self._accepted(text)
         except Unauthenticated:
@@ -220,16 +220,16 @@ async def admit(connection: Connection, handler: BaseRouteHandler) -> None:
     if connection.scope.get("method") == "OPTIONS":  # made by Litestar: the methods that there are
         return
     if NEEDS not in handler.opt:
-        raise NeedsScope(f"{connection.scope['path']} does not say which scope it needs, so nobody may use it")
+        raise InsufficientScope(f"{connection.scope['path']} does not say which scope it needs, so nobody may use it")
     needed: Scope | None = handler.opt[NEEDS]
     caller = connection.app.state.access.caller(connection, public=needed is None)
     connection.scope["auth"] = caller
     if needed is None:
         return
     if not caller.allows(needed):
-        raise NeedsScope(f"this needs a token with the scope {needed.value}", needed.value)
+        raise InsufficientScope(f"this needs a token with the scope {needed.value}", needed.value)
     if handler.opt.get(EVERY_ORG) and caller.orgs is not None:
-        raise ForeignOrg("this tells about all orgs at once: it needs a token for every org (`--org '*'`)")
+        raise OrgForbidden("this tells about all orgs at once: it needs a token for every org (`--org '*'`)")
 
 
 def access_of(api: ApiSettings, *, everywhere: bool) -> Access:

@@ -12,7 +12,7 @@ from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.control import Kind
 from qgjet.domain.events import LEGACY_STATUS, JobSpec, Partition, Status, Verdict
 from qgjet.domain.job import status_of
-from qgjet.errors import DuplicateJob, QgjetError, Refused
+from qgjet.errors import Conflict, DuplicateJob, QgjetError
 from qgjet.reporting.model import worst
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.support.text import shortened
@@ -353,7 +353,7 @@ def suite_job(spec: JobSpec, answer: Submission | QgjetError) -> SuiteJobAnswer:
     if isinstance(answer, Submission):
         return SuiteJobAnswer(**fields, **_fields(answer))
     in_the_way = answer.job_id if isinstance(answer, DuplicateJob) else None
-    error = Refusal(status=409 if isinstance(answer, Refused) else 503, detail=str(answer), job_id=in_the_way)
+    error = Refusal(status=409 if isinstance(answer, Conflict) else 503, detail=str(answer), job_id=in_the_way)
     return SuiteJobAnswer(**fields, job_id=None, status=None, seq=None, error=error)
 
 

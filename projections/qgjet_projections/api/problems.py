@@ -14,22 +14,22 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
-from qgjet.errors import ArtifactGone, DuplicateJob, IncompatibleServer, InvalidInput, LogUnavailable, Overloaded, Refused, StoreFull, UnknownJob
+from qgjet.errors import ArtifactGone, Conflict, DuplicateJob, IncompatibleServer, InvalidInput, JobNotFound, NatsUnavailable, Overloaded, StoreFull
 from qgjet.support.text import shortened
 from qgjet_projections.usecases.errors import (
+    AgentNotFound,
+    ArtifactNotFound,
+    CrossOriginRequest,
     FieldError,
-    ForeignOrg,
-    ForeignPage,
     IdempotencyMismatch,
+    InsufficientScope,
     InvalidBody,
-    NeedsScope,
-    NotCaughtUp,
-    NothingAccepted,
+    OrgForbidden,
+    ReadModelBehind,
+    SuiteNotFound,
+    SuiteRejected,
     TooManyRequests,
     Unauthenticated,
-    UnknownAgent,
-    UnknownArtifact,
-    UnknownSuite,
     pointer_of,
 )
 
@@ -105,22 +105,22 @@ TABLE = (
     Row(InvalidInput, 400, "invalid-request", "The request cannot be accepted", members=_where),
     Row(InvalidBody, 400, "invalid-request", "The request cannot be accepted", members=lambda _, error: {"errors": error.errors}),
     Row(Unauthenticated, 401, "unauthenticated", "A token is needed", headers=lambda _: {"WWW-Authenticate": 'Bearer realm="qgjet"'}),
-    Row(NeedsScope, 403, "scope", "The token does not allow this", members=lambda _, error: {"scope": error.scope}),
-    Row(ForeignOrg, 403, "org", "The token is for other orgs"),
-    Row(ForeignPage, 403, "page", "Pages of other sites may not do this"),
-    Row(UnknownJob, 404, "unknown-job", "No such job"),
-    Row(UnknownSuite, 404, "unknown-suite", "No such suite"),
-    Row(UnknownAgent, 404, "unknown-agent", "No such agent"),
-    Row(UnknownArtifact, 404, "unknown-artifact", "No such artifact"),
+    Row(InsufficientScope, 403, "scope", "The token does not allow this", members=lambda _, error: {"scope": error.scope}),
+    Row(OrgForbidden, 403, "org", "The token is for other orgs"),
+    Row(CrossOriginRequest, 403, "page", "Pages of other sites may not do this"),
+    Row(JobNotFound, 404, "unknown-job", "No such job"),
+    Row(SuiteNotFound, 404, "unknown-suite", "No such suite"),
+    Row(AgentNotFound, 404, "unknown-agent", "No such agent"),
+    Row(ArtifactNotFound, 404, "unknown-artifact", "No such artifact"),
     Row(ArtifactGone, 410, "artifact-gone", "The artifact is not stored"),
     Row(DuplicateJob, 409, "duplicate", "A live job already holds the slot", members=lambda _, error: {"job_id": error.job_id}),
-    Row(Refused, 409, "conflict", "The job's state does not allow this"),
+    Row(Conflict, 409, "conflict", "The job's state does not allow this"),
     Row(IdempotencyMismatch, 422, "idempotency-mismatch", "The idempotency key belongs to another request"),
     Row(TooManyRequests, 429, "too-many-requests", "Too many requests", headers=lambda error: {"Retry-After": str(error.retry_after_s)}),
-    Row(NotCaughtUp, 503, "not-caught-up", "The read model is behind"),
+    Row(ReadModelBehind, 503, "not-caught-up", "The read model is behind"),
     Row(StoreFull, 503, "store-full", "The event store is full"),
     Row(Overloaded, 503, "overloaded", "The event store takes no more at the moment"),
-    Row(LogUnavailable, 503, "unavailable", "Not available now"),
+    Row(NatsUnavailable, 503, "unavailable", "Not available now"),
     Row(IncompatibleServer, 503, "unavailable", "Not available now"),
 )
 """An error is answered as its own class, or as the nearest one above it."""
@@ -137,7 +137,7 @@ def kind_of_unavailable(error: BaseException) -> str:
     return row.kind if row is not None and row.status == HTTPStatus.SERVICE_UNAVAILABLE else "unavailable"
 
 
-def nothing_accepted(request: Request[Any, Any, Any], error: NothingAccepted) -> Response[Problem]:
+def nothing_accepted(request: Request[Any, Any, Any], error: SuiteRejected) -> Response[Problem]:
     status, kind = (409, "duplicate") if error.refused else (503, kind_of_unavailable(error.first))
     return problem(request, status, str(error), kind, jobs=error.jobs)
 
@@ -171,7 +171,7 @@ def unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Pr
 
 HANDLERS: ExceptionHandlersMap = {
     **{row.error: row.answer for row in TABLE},
-    NothingAccepted: nothing_accepted,
+    SuiteRejected: nothing_accepted,
     HTTPException: http_error,
     Exception: unexpected,
 }

@@ -13,7 +13,7 @@ from litestar.types import Message, Scope
 from qgjet_projections.api.access import Caller, TheCaller
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
-from qgjet_projections.usecases.errors import NotCaughtUp
+from qgjet_projections.usecases.errors import ReadModelBehind
 
 MIN_SEQ_WAIT_S = 2.0
 APPLIED_SEQ, LAG = "Qgjet-Applied-Seq", "Qgjet-Lag-Seconds"
@@ -42,9 +42,9 @@ def give_caller(request: Request[Any, Any, Any]) -> Caller:
 
 
 async def fresh(service: TheService, caller: TheCaller, min_seq: MinSeq = None) -> ReadModel:
-    """What the caller may see of the read model, once it holds the log up to `min_seq`. Raises NotCaughtUp."""
+    """What the caller may see of the read model, once it holds the log up to `min_seq`. Raises ReadModelBehind."""
     if min_seq is not None and not await service.applied(min_seq, MIN_SEQ_WAIT_S):
-        raise NotCaughtUp(f"the read model has applied {service.applied_seq} events, not yet {min_seq}; try again")
+        raise ReadModelBehind(f"the read model has applied {service.applied_seq} events, not yet {min_seq}; try again")
     return service.read_model.seen_by(caller.orgs)
 
 

@@ -23,14 +23,14 @@ from qgjet.domain.decide import Command, Expire, Lose, Requeue
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Requeued, Slot, Submitted, Whole
 from qgjet.domain.subjects import ADVISORIES, STREAM, Lane, parse_job_subject
-from qgjet.errors import InvalidInput, LogUnavailable, NoConsumerLeft, QgjetError, Refused, StoreFull
+from qgjet.errors import Conflict, InvalidInput, NatsUnavailable, NoConsumerLeft, QgjetError, StoreFull
 from qgjet.jetstream.connection import STOP_TIMEOUT_S, JetStreamError, translated
 from qgjet.store import agent_registry, streams, suite_log
 from qgjet.store.agent_registry import Announcement
 from qgjet.store.event_log import EventLog, Recorded, StreamState
-from qgjet.store.job_queue import LaneState, Queue
+from qgjet.store.job_queue import Queue, QueueState
 from qgjet.support.clock import end
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.views import Activity, LiveJob
 
@@ -67,7 +67,7 @@ class Situation(Struct, frozen=True, kw_only=True):
 
     log: StreamState
     """Read first: `applied_seq` of a read model that has caught up is not below its `last_seq`."""
-    lanes: dict[Lane, LaneState]
+    lanes: dict[Lane, QueueState]
     """Partition queues that have a consumer."""
     activity: Activity
 
@@ -101,7 +101,7 @@ class Janitor:
         self._advisory_seq = 1
         self._missing: dict[tuple[str, int], _Missing] = {}
         """(agent, the job's last event) -> since when the agent does not name it"""
-        self._complaints: dict[str, Repeated] = {}
+        self._complaints: dict[str, LogLimiter] = {}
         self._look_s = 0.0
         """How long the last look at the queue took."""
         self._announced: _Announced | None = None
@@ -139,10 +139,10 @@ class Janitor:
 
     async def _perform(self, duty: Callable[..., Awaitable[T]], *situation: Situation) -> T | None:
         """Its result, or None when it failed: the next round starts again from the log."""
-        complaints = self._complaints.setdefault(duty.__name__, Repeated(log))
+        complaints = self._complaints.setdefault(duty.__name__, LogLimiter(log))
         try:
             result = await duty(*situation)
-        except LogUnavailable as error:
+        except NatsUnavailable as error:
             complaints.warn(f"the janitor waits for the server: {error}")
             if isinstance(error, StoreFull):
                 self._missing.clear()  # agents could not announce themselves, either
@@ -175,7 +175,7 @@ class Janitor:
         limit_s = announced.deployment.next_visibility_timeout_s
         holdouts = [one.instance for one in await agent_registry.agents(self._log.connection) if not 0 < one.visibility_timeout_s <= limit_s]
         if holdouts:
-            self._complaints.setdefault("holdouts", Repeated(log)).warn(
+            self._complaints.setdefault("holdouts", LogLimiter(log)).warn(
                 f"the visibility timeout stays at {announced.deployment.visibility_timeout_s:g}s: "
                 f"agents that do not adopt {limit_s:g}s are running. Restart {', '.join(holdouts)}"
             )
@@ -236,7 +236,7 @@ class Janitor:
             except InvalidInput as error:
                 log.warning("%s cannot have a consumer: %s", lane, error)
             except NoConsumerLeft as error:
-                self._complaints.setdefault("no consumer left", Repeated(log)).warn(str(error))
+                self._complaints.setdefault("no consumer left", LogLimiter(log)).warn(str(error))
                 return
 
     async def _renew_lanes(self, situation: Situation) -> None:
@@ -247,7 +247,7 @@ class Janitor:
             try:
                 await (self._queue.renew(state.lane) if state.usable else self._queue.ensure(state.lane))
             except JetStreamError as error:  # of this consumer: the others are renewed all the same
-                self._complaints.setdefault("renew", Repeated(log)).warn(f"the consumer of {state.lane} keeps its settings: {error}")
+                self._complaints.setdefault("renew", LogLimiter(log)).warn(f"the consumer of {state.lane} keeps its settings: {error}")
 
     # -- jobs that no agent will end ---------------------------------------------------------------------------------
 
@@ -328,9 +328,9 @@ class Janitor:
         try:
             event, seq = await self._log.execute(slot, command, await self._log.load(slot))
             log.info("job %s: %s (%d)", event.job_id, type(command).__name__.lower(), seq)
-        except Refused:
+        except Conflict:
             return
-        except LogUnavailable:
+        except NatsUnavailable:
             raise
         except QgjetError as error:
             log.warning("%s: %s", slot, error)

@@ -25,12 +25,12 @@ from msgspec import Struct
 from qgjet.domain.events import TERMINAL, Submitted
 from qgjet.domain.subjects import STREAM
 from qgjet.domain.suite import suite_prefix
-from qgjet.errors import LogUnavailable
+from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import STOP_TIMEOUT_S
 from qgjet.store import streams
 from qgjet.store.event_log import EventLog
 from qgjet.support.clock import end
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.projector import Projector
 from qgjet_projections.readmodel.views import EndedSuite, SlotHistory
@@ -63,7 +63,7 @@ class Retention:
         self._read_model = read_model
         self._projector = projector
         self._purges = purges
-        self._complaints = Repeated(log)
+        self._complaints = LogLimiter(log)
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -79,7 +79,7 @@ class Retention:
         while True:
             try:
                 await self.round()
-            except LogUnavailable as error:
+            except NatsUnavailable as error:
                 self._complaints.warn(f"retention waits for the server: {error}")
             except Exception as error:  # the next round starts again from the log
                 self._complaints.warn(f"retention could not finish its round: {error}", exc_info=True)

@@ -20,11 +20,11 @@ from msgspec import Struct
 
 from qgjet.domain.deployment import DEFAULT_EVENT_RETENTION_S
 from qgjet.domain.subjects import ALL_EVENTS
-from qgjet.errors import LogUnavailable, NotPermitted
+from qgjet.errors import NatsUnavailable, PermissionDenied
 from qgjet.jetstream.connection import STOP_TIMEOUT_S
 from qgjet.store.event_log import EventLog, Recorded, StreamState
 from qgjet.support.clock import end
-from qgjet.support.log_limiter import Repeated
+from qgjet.support.log_limiter import LogLimiter
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.readmodel.writer import Position, Writer, fingerprint
 
@@ -53,9 +53,9 @@ class Lag(Struct, frozen=True, kw_only=True):
 class Projector:
     """`async with Projector(log, read_model) as projector`: works in the background until the end of the block."""
 
-    def __init__(self, log: EventLog, read_model: ReadModel, *, retention_s: float = DEFAULT_EVENT_RETENTION_S, complaints: Repeated | None = None) -> None:
+    def __init__(self, log: EventLog, read_model: ReadModel, *, retention_s: float = DEFAULT_EVENT_RETENTION_S, complaints: LogLimiter | None = None) -> None:
         """`retention_s`: what ended longer ago may have been purged from the log; 0: nothing. `complaints`: of whoever makes one projector after another."""
-        self._complaints = complaints or Repeated(logging.getLogger(__name__))
+        self._complaints = complaints or LogLimiter(logging.getLogger(__name__))
         self.failure: BaseException | None = None
         """Why it stopped; None while it works."""
         self._log = log
@@ -168,7 +168,7 @@ class Projector:
                 await self._follow(reconnects)
         except Exception as error:
             self.failure = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-            self._complaints.warn(f"the projector stopped at {self.applied_seq}: {self.failure}", exc_info=not isinstance(self.failure, NotPermitted))
+            self._complaints.warn(f"the projector stopped at {self.applied_seq}: {self.failure}", exc_info=not isinstance(self.failure, PermissionDenied))
 
     async def _align(self) -> None:
         """Make sure that the read model is the beginning of this log: keep it if it is, else empty it."""
@@ -193,7 +193,7 @@ class Projector:
             try:
                 last = await self._log.get(position.applied_seq) if position.applied_seq else None
                 return await self._log.state(), last
-            except LogUnavailable as error:
+            except NatsUnavailable as error:
                 self._complaints.warn(f"the projector waits for the log: {error}")
                 await asyncio.sleep(LOOK_S / 4)
 
@@ -240,7 +240,7 @@ class Projector:
                     return
                 if state.last_seq > position.applied_seq == self.applied_seq:
                     await self._skip_purged(position, state)
-            except LogUnavailable:
+            except NatsUnavailable:
                 continue  # the tail says it
             self.log_state = state
             if self.applied_seq >= state.last_seq:

@@ -23,7 +23,7 @@ from qgjet.agent.agent import Agent
 from qgjet.agent.cleanup import own_directory
 from qgjet.agent.factory import chosen_targets, make_agent, work_dir
 from qgjet.config.settings import NatsSettings, Settings
-from qgjet.errors import InvalidSettings, LogUnavailable, QgjetError
+from qgjet.errors import InvalidSettings, NatsUnavailable, QgjetError
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer, nats_server
 from qgjet.store import streams
@@ -45,7 +45,7 @@ class LocalStack:
     Without a `data_dir` everything lives in a temporary directory and is gone with it. Ports are free ones unless they are named. A part that ends by
     itself ends the block: it is cancelled, and the part's error is raised in its place. Leaving the block halts the agent: what still runs is stopped.
 
-    Raises InvalidSettings (no targets, a port or directory in use), LogUnavailable when the server does not start.
+    Raises InvalidSettings (no targets, a port or directory in use), NatsUnavailable when the server does not start.
     """
 
     def __init__(self, settings: Settings, *, data_dir: Path | None = None, nats_port: int = ANY_NATS_PORT, api_port: int = 0, with_agent: bool = True) -> None:
@@ -182,11 +182,11 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 
 async def _ended(server: NatsServer) -> None:
-    """Raises LogUnavailable when the server has ended by itself."""
+    """Raises NatsUnavailable when the server has ended by itself."""
     while server.process is not None and server.process.poll() is None:  # noqa: ASYNC110 - a Popen tells nobody
         await asyncio.sleep(WATCH_S)
     if server.process is not None:
-        raise LogUnavailable(f"the embedded NATS server ended with code {server.process.returncode}; its log is {server.log_file}")
+        raise NatsUnavailable(f"the embedded NATS server ended with code {server.process.returncode}; its log is {server.log_file}")
 
 
 @contextlib.contextmanager

@@ -16,4 +16,4 @@ class Caller(Protocol):
         """For the log: who asked for it."""
 
     def check_orgs(self, wanted: Collection[str]) -> None:
-        """Raises ForeignOrg when it is not for all of the orgs that it names itself."""
+        """Raises OrgForbidden when it is not for all of the orgs that it names itself."""

@@ -17,7 +17,7 @@ from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import GREEN, JobSpec, Slot, Status, Verdict
 from qgjet.domain.submission import SubmitRequest, SuiteJob, SuiteRequest, check_suite_id, hash_of, idempotent_id, jobs_of, make_spec
 from qgjet.domain.suite import shared_tags
-from qgjet.errors import InvalidInput, LogUnavailable, QgjetError, Refused, UnknownJob
+from qgjet.errors import Conflict, InvalidInput, JobNotFound, NatsUnavailable, QgjetError
 from qgjet.store import suite_log
 from qgjet.store.event_log import EventLog
 from qgjet_projections.readmodel import ReadModel
@@ -25,7 +25,7 @@ from qgjet_projections.readmodel.views import JobQuery, JobView, SuiteView
 from qgjet_projections.service import Service
 from qgjet_projections.usecases.caller import Caller
 from qgjet_projections.usecases.capacity import check_partitions
-from qgjet_projections.usecases.errors import FieldError, IdempotencyMismatch, InvalidBody, NotCaughtUp, UnknownSuite, pointer_of
+from qgjet_projections.usecases.errors import FieldError, IdempotencyMismatch, InvalidBody, ReadModelBehind, SuiteNotFound, pointer_of
 from qgjet_projections.usecases.results import CancelAnswer, Submission, submission
 
 CATCH_UP_S = 2.0
@@ -35,34 +35,34 @@ _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
 async def catch_up(service: Service) -> None:
-    """Wait until the read model holds what the log holds now. Raises LogUnavailable (NotCaughtUp) when that takes too long, or nobody can tell."""
+    """Wait until the read model holds what the log holds now. Raises NatsUnavailable (ReadModelBehind) when that takes too long, or nobody can tell."""
     state = await service.log.state()
     if not state.leads:
-        raise LogUnavailable("the NATS server that this API reaches is cut off from the others of its cluster: what they know is not known here")
+        raise NatsUnavailable("the NATS server that this API reaches is cut off from the others of its cluster: what they know is not known here")
     last = state.last_seq
     if not await service.applied(last, CATCH_UP_S):
-        raise NotCaughtUp(f"the read model has applied {service.applied_seq} of {last} events; try again")
+        raise ReadModelBehind(f"the read model has applied {service.applied_seq} of {last} events; try again")
 
 
 async def known_job(service: Service, reads: ReadModel, job_id: str) -> JobView:
-    """The job, even one that was submitted a moment ago. Raises UnknownJob when `reads` shows none for certain: another org's takes the same steps."""
+    """The job, even one that was submitted a moment ago. Raises JobNotFound when `reads` shows none for certain: another org's takes the same steps."""
     job = reads.job(job_id)
     if job is None:
         await catch_up(service)
         job = reads.job(job_id)
     if job is None:
-        raise UnknownJob(job_id)
+        raise JobNotFound(job_id)
     return job
 
 
 async def known_suite(service: Service, reads: ReadModel, suite_id: str, org_id: str | None) -> SuiteView:
-    """Like `known_job`. Raises UnknownSuite."""
+    """Like `known_job`. Raises SuiteNotFound."""
     suite = reads.suite(suite_id, org_id)
     if suite is None:
         await catch_up(service)
         suite = reads.suite(suite_id, org_id)
     if suite is None:
-        raise UnknownSuite(f"no suite {suite_id}")
+        raise SuiteNotFound(f"no suite {suite_id}")
     return suite
 
 
@@ -72,7 +72,7 @@ async def known_suite(service: Service, reads: ReadModel, suite_id: str, org_id:
 async def submit(service: Service, caller: Caller, request: SubmitRequest, key: str | None) -> tuple[Submission, bool]:
     """Submit one job; the second value says that `key` had been used for this request before, and the answer is the first one's.
 
-    Raises ForeignOrg when the caller is not for the job's org.
+    Raises OrgForbidden when the caller is not for the job's org.
     """
     caller.check_orgs([request.org_id])
     job_id = idempotent_id(request.org_id, key) if key else str(uuid.uuid4())
@@ -110,7 +110,7 @@ async def _claim_key(service: Service, org_id: str, key_id: str, request_hash: s
     """Raises IdempotencyMismatch."""
     try:
         await suite_log.claim_key(service.log, org_id, key_id, request_hash, by=by)
-    except suite_log.KeyReused as error:
+    except suite_log.IdempotencyKeyReused as error:
         raise IdempotencyMismatch(str(error)) from error
 
 
@@ -137,7 +137,7 @@ async def submit_suite(service: Service, caller: Caller, suite: SuiteRequest, ke
     """Submit the jobs of a suite: its id, and for each job what became of it. Nothing is written unless all of them are valid.
 
     Of an atomic one all are accepted, or every one has an error. Those that take longest by experience come first in the queue.
-    Raises ForeignOrg when the caller is not for the org of each of them.
+    Raises OrgForbidden when the caller is not for the org of each of them.
     """
     made_up = idempotent_id(suite.org_id, f"suite {key}") if key else str(uuid.uuid4())
     suite_id = check_suite_id(suite.suite_id or made_up)
@@ -168,9 +168,9 @@ async def _submit_together(service: Service, wanted: suite_log.Submission) -> li
     sorted_ = replace(wanted, specs=[wanted.specs[n] for n in order], modes=[wanted.modes[n] for n in order])
     try:
         accepted = await suite_log.submit_suite(service.log, sorted_)
-    except suite_log.KeyReused as error:
+    except suite_log.IdempotencyKeyReused as error:
         raise IdempotencyMismatch(str(error)) from error
-    except suite_log.SuiteRefused as refused:
+    except suite_log.SubmissionRejected as refused:
         errors: dict[int, QgjetError] = {order[place]: error for place, error in refused.errors.items()}
         return [errors.get(number, refused) for number in range(len(order))]
     answers = {number: submission(one) for number, one in zip(order, accepted, strict=True)}
@@ -198,7 +198,7 @@ async def _submit_rest(service: Service, wanted: suite_log.Submission, earlier: 
         todo = [number for number, one in enumerate(wanted.modes) if one is mode and number not in answers]
         results = await service.log.submit_many([specs[number] for number in todo], mode)
         answers |= {n: result if isinstance(result, QgjetError) else submission(result) for n, result in zip(todo, results, strict=True)}
-    lost = [specs[number] for number, answer in answers.items() if isinstance(answer, LogUnavailable)]
+    lost = [specs[number] for number, answer in answers.items() if isinstance(answer, NatsUnavailable)]
     await suite_log.announce(service.log, wanted, _following(wanted, lost))
     return [answers[number] for number in range(len(specs))]
 
@@ -264,7 +264,7 @@ def _jobs_of_suite(service: Service, suite: SuiteView, **wanted: Any) -> Iterato
 async def cancel(service: Service, caller: Caller, job_id: str, reason: str, suite_id: str = "") -> CancelAnswer:
     """Cancel a job, or leave it to the others that wait for it if `suite_id` is given. A second call changes nothing.
 
-    Raises Refused when it has ended in another way.
+    Raises Conflict when it has ended in another way.
     """
     reads = service.read_model.seen_by(caller.orgs)
     job = await known_job(service, reads, job_id)
@@ -274,7 +274,7 @@ async def cancel(service: Service, caller: Caller, job_id: str, reason: str, sui
     await catch_up(service)
     job = await known_job(service, reads, job_id)
     if job.verdict is not Verdict.CANCELLED:
-        raise Refused(f"job {job_id} has ended: {job.verdict}")
+        raise Conflict(f"job {job_id} has ended: {job.verdict}")
     return CancelAnswer(job_id=job_id, status=job.status, cancel_requested=True, seq=job.seq)
 
 
@@ -292,7 +292,7 @@ async def rerun(service: Service, caller: Caller, job_id: str, *, priority: int 
     await known_job(service, reads, job_id)
     old = reads.spec(job_id)
     if old is None:
-        raise UnknownJob(job_id)
+        raise JobNotFound(job_id)
     if priority is not None and not 0 <= priority <= 9:
         raise InvalidInput("priority", "must be an integer from 0 to 9")
     chosen = old.priority if priority is None else priority
@@ -313,15 +313,15 @@ async def rerun(service: Service, caller: Caller, job_id: str, *, priority: int 
 async def rerun_suite(
     service: Service, caller: Caller, suite: SuiteView, *, only_failed: bool, suite_id: str
 ) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
-    """Submit a suite's jobs again, as a new suite; `only_failed`: those that are not green. Raises Refused while it is live, or with nothing to do."""
+    """Submit a suite's jobs again, as a new suite; `only_failed`: those that are not green. Raises Conflict while it is live, or with nothing to do."""
     await catch_up(service)
     suite = await known_suite(service, service.read_model, suite.suite_id, suite.org_id)
     if suite.live or suite.to_come:
-        raise Refused(f"suite {suite.suite_id} has {suite.live + suite.to_come} live jobs: wait for it, or cancel it first")
+        raise Conflict(f"suite {suite.suite_id} has {suite.live + suite.to_come} live jobs: wait for it, or cancel it first")
     new_id = check_suite_id(suite_id or str(uuid.uuid4()))
     specs = await asyncio.to_thread(_specs_again, service, caller, suite, only_failed=only_failed, suite_id=new_id)
     if not specs:
-        raise Refused(f"every job of suite {suite.suite_id} has passed: there is nothing to run again")
+        raise Conflict(f"every job of suite {suite.suite_id} has passed: there is nothing to run again")
     tags = suite.tags | {"rerun_of": suite.suite_id}
     wanted = suite_log.Submission(suite_id=new_id, id=str(uuid.uuid4()), specs=specs, modes=[OnDuplicate.ATTACH] * len(specs), by=caller.by, tags=tags)
     return new_id, list(zip(specs, await _submit_together(service, wanted), strict=True))
@@ -336,7 +336,7 @@ def _specs_again(service: Service, caller: Caller, suite: SuiteView, *, only_fai
 def _spec_again(service: Service, caller: Caller, job: JobView, suite_id: str) -> JobSpec:
     old = service.read_model.spec(job.job_id)
     if old is None:
-        raise UnknownJob(job.job_id)
+        raise JobNotFound(job.job_id)
     return replace(
         old,
         job_id=str(uuid.uuid4()),

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from qgjet.domain.control import Control, Discarded, DrainRequested, Kind, Paused, Resumed
 from qgjet.domain.decide import Requeue
-from qgjet.errors import InvalidInput, QgjetError, Refused, UnknownJob
+from qgjet.errors import Conflict, InvalidInput, JobNotFound, QgjetError
 from qgjet.store import control_log
 from qgjet.support.text import check_short
 from qgjet_projections.readmodel import ReadModel
@@ -20,7 +20,7 @@ from qgjet_projections.service import Service
 from qgjet_projections.usecases import commands
 from qgjet_projections.usecases.caller import Caller
 from qgjet_projections.usecases.commands import CATCH_UP_S
-from qgjet_projections.usecases.errors import ForeignOrg, UnknownAgent
+from qgjet_projections.usecases.errors import AgentNotFound, OrgForbidden
 
 WINDOW = 32
 MOST_AT_ONCE = 500
@@ -49,7 +49,7 @@ def scope_of(target: str, org_id: str) -> Scope:
 
 
 async def pause(service: Service, caller: Caller, scope: Scope, *, until: datetime | None, reason: str) -> int:
-    """Start nothing of the scope any more; gives the event's sequence. A second call replaces `until` and `reason`. Raises ForeignOrg."""
+    """Start nothing of the scope any more; gives the event's sequence. A second call replaces `until` and `reason`. Raises OrgForbidden."""
     _check_scope(caller, scope)
     now = service.clock()
     if until is not None and until <= now:
@@ -58,7 +58,7 @@ async def pause(service: Service, caller: Caller, scope: Scope, *, until: dateti
 
 
 async def resume(service: Service, caller: Caller, scope: Scope, *, reason: str) -> int:
-    """Gives the event's sequence. Harmless for what is not paused. Raises ForeignOrg."""
+    """Gives the event's sequence. Harmless for what is not paused. Raises OrgForbidden."""
     _check_scope(caller, scope)
     return await _write(service, Resumed(kind=scope.kind, name=scope.name, at=service.clock(), by=caller.by, reason=reason))
 
@@ -72,17 +72,17 @@ def _check_scope(caller: Caller, scope: Scope) -> None:
 
 
 def check_every_org(caller: Caller, what: str) -> None:
-    """Raises ForeignOrg for a caller who is bound to some."""
+    """Raises OrgForbidden for a caller who is bound to some."""
     if caller.orgs is not None:
-        raise ForeignOrg(f"{what} works for all orgs: this needs a token for every org (`--org '*'`)")
+        raise OrgForbidden(f"{what} works for all orgs: this needs a token for every org (`--org '*'`)")
 
 
 async def drain(service: Service, caller: Caller, instance: str, *, reason: str) -> int:
-    """Ask an agent, by its instance or its name, to finish what it runs and to end. Raises UnknownAgent when none is alive, InvalidInput for several."""
+    """Ask an agent, by its instance or its name, to finish what it runs and to end. Raises AgentNotFound when none is alive, InvalidInput for several."""
     check_every_org(caller, "an agent")
     found = [agent.instance for agent in await service.agents() if instance in (agent.instance, agent.name)]
     if not found:
-        raise UnknownAgent(f"no agent {instance} is alive")
+        raise AgentNotFound(f"no agent {instance} is alive")
     if len(found) > 1:
         raise InvalidInput("agent", f"{len(found)} agents are called {instance}: {', '.join(found)}; name one of these")
     return await _write(service, DrainRequested(kind=Kind.AGENT, name=found[0], at=service.clock(), by=caller.by, reason=reason))
@@ -100,17 +100,17 @@ async def shown(service: Service, seq: int) -> None:
 
 
 async def reprioritize(service: Service, caller: Caller, job_id: str, priority: int) -> tuple[JobView, int]:
-    """Give a queued job another place; gives the job as it was, and the sequence. Raises Refused when it is not queued any more."""
+    """Give a queued job another place; gives the job as it was, and the sequence. Raises Conflict when it is not queued any more."""
     if not 0 <= priority <= 9:
         raise InvalidInput("priority", "must be an integer from 0 to 9")
     await commands.catch_up(service)  # the priority that it has is known from the read model only, and another process may have changed it a moment ago
     job = await commands.known_job(service, service.read_model.seen_by(caller.orgs), job_id)
     spec = service.read_model.spec(job_id)
     if spec is None:
-        raise UnknownJob(job_id)
+        raise JobNotFound(job_id)
     state = await service.log.load(spec.slot)
     if state is None or state.job_id != job_id or not state.live:
-        raise Refused(f"job {job_id} has ended")
+        raise Conflict(f"job {job_id} has ended")
     if spec.priority == priority:
         return job, state.version
     wanted = replace(spec, priority=priority, rank=service.deployment.rank(priority))
@@ -123,16 +123,16 @@ async def reprioritize(service: Service, caller: Caller, job_id: str, priority: 
 
 
 async def known_letter(service: Service, reads: ReadModel, job_id: str) -> DeadLetter:
-    """Raises UnknownJob, or Refused for a job that is no dead letter."""
+    """Raises JobNotFound, or Conflict for a job that is no dead letter."""
     job = await commands.known_job(service, reads, job_id)
     letter = reads.dead_letter(job_id)
     if letter is not None:
         return letter
-    raise Refused(f"job {job_id} is {job.verdict or job.status}: no dead letter")
+    raise Conflict(f"job {job_id} is {job.verdict or job.status}: no dead letter")
 
 
 async def redrive(service: Service, caller: Caller, job_id: str, *, priority: int | None = None) -> Settled:
-    """Run a dead letter's work again as a new job. Raises Refused when it was dealt with already, DuplicateJob while a live job holds its slot."""
+    """Run a dead letter's work again as a new job. Raises Conflict when it was dealt with already, DuplicateJob while a live job holds its slot."""
     await commands.catch_up(service)
     await _check_open(service, caller, job_id)
     answer = await commands.rerun(service, caller, job_id, priority=priority, suite_id="")
@@ -141,7 +141,7 @@ async def redrive(service: Service, caller: Caller, job_id: str, *, priority: in
 
 
 async def discard(service: Service, caller: Caller, job_id: str, reason: str) -> Settled:
-    """Say that nobody has to look at a dead letter any more. Raises Refused when it was dealt with already."""
+    """Say that nobody has to look at a dead letter any more. Raises Conflict when it was dealt with already."""
     await commands.catch_up(service)
     letter = await _check_open(service, caller, job_id)
     await _write(service, Discarded(kind=Kind.JOB, name=job_id, org_id=letter.job.org_id, at=service.clock(), by=caller.by, reason=reason))
@@ -153,7 +153,7 @@ async def _check_open(service: Service, caller: Caller, job_id: str) -> DeadLett
     if letter.settlement is not None:
         done = letter.settlement
         what = f"redriven as job {done.note}" if done.how == "redriven" else "discarded; `rerun` runs it again all the same"
-        raise Refused(f"dead letter {job_id} was {what}")
+        raise Conflict(f"dead letter {job_id} was {what}")
     return letter
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from qgjet.errors import LogUnavailable, QgjetError
+from qgjet.errors import NatsUnavailable, QgjetError
 
 
 class FieldError(Struct, frozen=True, omit_defaults=True):
@@ -33,7 +33,7 @@ class Unauthenticated(QgjetError):
     """The request has no token, or one that is not accepted."""
 
 
-class NeedsScope(QgjetError):
+class InsufficientScope(QgjetError):
     """The token does not have the scope that the route needs."""
 
     def __init__(self, message: str, scope: str = "") -> None:
@@ -41,11 +41,11 @@ class NeedsScope(QgjetError):
         self.scope = scope
 
 
-class ForeignOrg(QgjetError):
+class OrgForbidden(QgjetError):
     """The token is bound to other orgs than the one that the request names."""
 
 
-class ForeignPage(QgjetError):
+class CrossOriginRequest(QgjetError):
     """Nobody is asked for a token here, and the request may come from a page in somebody's browser."""
 
 
@@ -55,15 +55,15 @@ class TooManyRequests(QgjetError):
         self.retry_after_s = retry_after_s
 
 
-class UnknownSuite(QgjetError):
+class SuiteNotFound(QgjetError):
     """No suite of that id."""
 
 
-class UnknownAgent(QgjetError):
+class AgentNotFound(QgjetError):
     """No agent of that name is alive."""
 
 
-class UnknownArtifact(QgjetError):
+class ArtifactNotFound(QgjetError):
     """The attempt left no file of that name."""
 
 
@@ -71,11 +71,11 @@ class IdempotencyMismatch(QgjetError):
     """The key was used for another request before."""
 
 
-class NotCaughtUp(LogUnavailable):
+class ReadModelBehind(NatsUnavailable):
     """The read model has not got as far as the reader asks."""
 
 
-class NothingAccepted(QgjetError):
+class SuiteRejected(QgjetError):
     """Not one job of a suite was accepted."""
 
     def __init__(self, message: str, jobs: Sequence[Any], *, first: QgjetError, refused: bool) -> None:

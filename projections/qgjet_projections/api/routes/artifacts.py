@@ -29,7 +29,7 @@ from qgjet_projections.api.routes.logs import chain
 from qgjet_projections.readmodel import ReadModel
 from qgjet_projections.service import Service
 from qgjet_projections.usecases import commands
-from qgjet_projections.usecases.errors import UnknownArtifact
+from qgjet_projections.usecases.errors import ArtifactNotFound
 
 SHOWN = re.compile(r"image/(png|jpeg|gif|webp)|(video|audio)/[a-z0-9.+-]+|text/plain|application/json", re.ASCII)
 """Types without anything active in them. No SVG, HTML, XML or PDF."""
@@ -108,7 +108,7 @@ async def _nothing() -> AsyncGenerator[bytes, None]:
 async def _known(reads: ReadModel, job_id: str, attempt: int, name: str) -> Artifact:
     found = [one for view in await asyncio.to_thread(reads.attempts, job_id) if view.attempt == attempt for one in view.artifacts if one.name == name]
     if not found:
-        raise UnknownArtifact(f"attempt {attempt} of job {job_id} left no artifact {name}")
+        raise ArtifactNotFound(f"attempt {attempt} of job {job_id} left no artifact {name}")
     if not found[0].sha256:
         raise ArtifactGone(f"{name} was not stored: {found[0].note}")
     return found[0]

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from qgjet.domain.events import Instant, Verdict
 from qgjet.domain.subjects import log_subject
-from qgjet.errors import ArtifactGone, InvalidInput, LogUnavailable, Refused
+from qgjet.errors import ArtifactGone, Conflict, InvalidInput, NatsUnavailable
 from qgjet.store.artifacts import ArtifactStore, object_name
 from qgjet.support.text import ShortText
 from qgjet_projections.api.access import OPERATE, READ, TheCaller
@@ -102,7 +102,7 @@ async def _output(service: Service, job_id: str, attempt: int) -> list[str]:
     """The end of what the attempt has printed; nothing where it is not kept any more, or out of reach now."""
     try:
         data = await _end_of_log(service, job_id, attempt) if attempt else b""
-    except (ArtifactGone, LogUnavailable):
+    except (ArtifactGone, NatsUnavailable):
         return []
     return data.decode(errors="replace").splitlines()[-OUTPUT_LINES:]
 
@@ -175,7 +175,7 @@ def _query(given: DeadFilter) -> DeadQuery:
 
 def _answer(done: decisions.Settled) -> SettledAnswer:
     error = done.error
-    status = None if error is None else 409 if isinstance(error, Refused) else 503
+    status = None if error is None else 409 if isinstance(error, Conflict) else 503
     return SettledAnswer(job_id=done.job_id, new_job_id=done.new_job_id or None, error=None if error is None else str(error), status=status)
 
 

@@ -22,7 +22,7 @@ from litestar.response import Stream
 from qgjet.domain.attempts import AttemptRecord
 from qgjet.domain.events import TERMINAL, Status
 from qgjet.domain.subjects import LOGS, log_subject
-from qgjet.errors import ArtifactGone, LogUnavailable
+from qgjet.errors import ArtifactGone, NatsUnavailable
 from qgjet.jetstream.connection import Connection
 from qgjet.jetstream.direct_get import messages
 from qgjet.store.artifacts import ArtifactStore, object_name
@@ -220,7 +220,7 @@ async def _read_if_there(service: Service, subject: str, after: int) -> list[tup
     """None while NATS does not answer. An answer that has begun could tell it only by breaking off, and whoever follows would ask again at once."""
     try:
         return await read(service.log.connection, subject, after)
-    except LogUnavailable:
+    except NatsUnavailable:
         return None
 
 

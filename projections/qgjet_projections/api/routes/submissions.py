@@ -21,7 +21,7 @@ from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import OrgId, Reads, TheService
 from qgjet_projections.service import Service
 from qgjet_projections.usecases import commands
-from qgjet_projections.usecases.errors import NothingAccepted
+from qgjet_projections.usecases.errors import SuiteRejected
 from qgjet_projections.usecases.results import Submission
 
 MAX_KEY = 255
@@ -135,9 +135,9 @@ def _suite_submission(suite_id: str, results: Sequence[tuple[JobSpec, Submission
     return Response(answer, status_code=202, headers={"Location": f"/suites/{quote(suite_id, safe='')}"})
 
 
-def _nothing_accepted(jobs: list[SuiteJobAnswer], errors: list[QgjetError]) -> NothingAccepted:
+def _nothing_accepted(jobs: list[SuiteJobAnswer], errors: list[QgjetError]) -> SuiteRejected:
     refused = all(job.error and job.error.status == 409 for job in jobs)
-    return NothingAccepted(f"none of {len(jobs)} jobs was accepted; the first: {errors[0]}", jobs, first=errors[0], refused=refused)
+    return SuiteRejected(f"none of {len(jobs)} jobs was accepted; the first: {errors[0]}", jobs, first=errors[0], refused=refused)
 
 
 def _key(header: str | None) -> str | None:

@@ -80,7 +80,7 @@ async def report_html(service: TheService, reads: Reads, suite_id: FromPath[str]
 
 
 async def _rendered(service: Service, reads: ReadModel, suite_id: str, org_id: str | None, render: Callable[[SuiteReport], bytes]) -> bytes:
-    """Raises UnknownSuite."""
+    """Raises SuiteNotFound."""
     found = await commands.known_suite(service, reads, suite_id, org_id)
     return await asyncio.to_thread(lambda: render(report_of(reads, found)))
 

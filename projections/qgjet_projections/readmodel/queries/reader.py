@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import msgspec
 
-from qgjet.errors import InvalidInput, LogUnavailable
+from qgjet.errors import InvalidInput, NatsUnavailable
 from qgjet_projections.readmodel import schema
 from qgjet_projections.readmodel.apply import Row
 from qgjet_projections.readmodel.views import Page, T
@@ -85,7 +85,7 @@ class Reader:
         return self._pool.file is not None and _identity(self.path) != self._pool.file
 
     def renew(self) -> None:
-        """Put an empty read model where the file was deleted or replaced. No writer may have it open. Raises LogUnavailable while reads do not end.
+        """Put an empty read model where the file was deleted or replaced. No writer may have it open. Raises NatsUnavailable while reads do not end.
 
         First every connection to the old file closes: SQLite deletes the journal of that name with the last one.
         """
@@ -96,7 +96,7 @@ class Reader:
             ended = pool.changed.wait_for(lambda: not pool.in_use, timeout=RENEW_S)
         try:
             if not ended:
-                raise LogUnavailable(f"the read model {self.path} was deleted, and reads of it have not ended")
+                raise NatsUnavailable(f"the read model {self.path} was deleted, and reads of it have not ended")
             schema.remove_journals(self.path)
             schema.prepare(self.path)
             pool.file = _identity(self.path)
@@ -126,7 +126,7 @@ class Reader:
             if pool.closed:
                 raise RuntimeError(f"the read model {self.path} is closed")
             if pool.renewing:
-                raise LogUnavailable(f"the read model {self.path} is being rebuilt; try again")
+                raise NatsUnavailable(f"the read model {self.path} is being rebuilt; try again")
             pool.in_use += 1
             if pool.idle:
                 return pool.idle.pop()
@@ -136,7 +136,7 @@ class Reader:
         except sqlite3.Error as error:
             self._give_back(None)
             if self.is_gone:
-                raise LogUnavailable(f"the read model {self.path} was deleted and is being rebuilt; try again") from error
+                raise NatsUnavailable(f"the read model {self.path} was deleted and is being rebuilt; try again") from error
             raise
         return connection
 
