@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from factories import NOW, spec
 from qgjet.domain.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit, decide
-from qgjet.domain.events import EVENT_TYPES, GREEN, TERMINAL, Event, JobSpec, Outcome, Status, TestError, TestResult, Try, Verdict
+from qgjet.domain.events import EVENT_TYPES, PASSING, TERMINAL, Event, JobSpec, Outcome, Status, TestError, TestResult, Try, Verdict
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.retry import SPENDS_USER_RETRY
 from qgjet.errors import Conflict
@@ -155,7 +155,7 @@ _on_duplicate = st.sampled_from(OnDuplicate)
 _suites: st.SearchStrategy[tuple[str, ...]] = st.sampled_from([(), ("suite-1", "suite-2")])
 _verdicts = st.sampled_from([Verdict.FAILED, Verdict.INFRA_ERROR, *Verdict])
 _passing_words = st.sampled_from(["passed", "passed", "flaky", "skipped"])
-_words = {verdict: st.dictionaries(st.sampled_from(["a", "b"]), _passing_words, max_size=2) for verdict in GREEN}
+_words = {verdict: st.dictionaries(st.sampled_from(["a", "b"]), _passing_words, max_size=2) for verdict in PASSING}
 """What the test cases of an attempt can come to. Any of them may be missing from its report."""
 _any_words = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["passed", "failed", "failed", "timed_out", "interrupted", "skipped"]), max_size=2)
 _final = st.sampled_from([False] * 15 + [True])

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from enum import IntEnum
 
-from qgjet.domain.events import NO_VERDICT, Verdict
+from qgjet.domain.events import INCONCLUSIVE, Verdict
 from qgjet.errors import (
     CannotReach,
     Conflict,
@@ -39,7 +39,7 @@ class Exit(IntEnum):
     PASSED = 0
     FAILED = 1
     USAGE = 2
-    NO_VERDICT = 3
+    INCONCLUSIVE = 3
     UNREACHABLE = 4
     NO_TESTS = 5
     CANCELLED = 6
@@ -88,7 +88,7 @@ _ERRORS: tuple[tuple[type[QgjetError], Exit], ...] = (
 
 def of_error(error: BaseException) -> Exit:
     """An error that ended the command. What nobody expected says nothing about the app either."""
-    return next((code for kind, code in _ERRORS if isinstance(error, kind)), Exit.NO_VERDICT)
+    return next((code for kind, code in _ERRORS if isinstance(error, kind)), Exit.INCONCLUSIVE)
 
 
 def of_errors(errors: Iterable[BaseException | None]) -> Exit:
@@ -101,6 +101,6 @@ def of_verdicts(verdicts: Collection[Verdict | None], *, fail_on_flaky: bool = F
     bad = {Verdict.FAILED, Verdict.TIMED_OUT} | ({Verdict.FLAKY} if fail_on_flaky else set())
     if any(verdict in bad for verdict in verdicts):
         return Exit.FAILED
-    if not verdicts or any(verdict is None or verdict in NO_VERDICT for verdict in verdicts):
-        return Exit.NO_VERDICT
+    if not verdicts or any(verdict is None or verdict in INCONCLUSIVE for verdict in verdicts):
+        return Exit.INCONCLUSIVE
     return Exit.CANCELLED if Verdict.CANCELLED in verdicts else Exit.PASSED

@@ -22,7 +22,7 @@ from qgjet.client.updates import updates
 from qgjet.config import files
 from qgjet.config.settings import Settings, TargetSettings
 from qgjet.domain.deployment import Deployment
-from qgjet.domain.events import GREEN
+from qgjet.domain.events import PASSING
 from qgjet.domain.submission import SubmitRequest, check_suite_id, make_spec
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, NotInstalled
@@ -54,7 +54,7 @@ class Report(SuiteReport, frozen=True, kw_only=True):
     @property
     def passed(self) -> bool:
         """Whether every job has a verdict and none is worse than flaky. Never for an empty or incomplete suite."""
-        return self.verdict in GREEN
+        return self.verdict in PASSING
 
     def junit(self) -> bytes:
         """JUnit XML, as `qgjet run --junit` writes it."""

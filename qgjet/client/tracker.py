@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from qgjet.domain import attempts
 from qgjet.domain.attempts import AttemptRecord
-from qgjet.domain.events import LIVE, AttemptEnded, AttemptLost, Cancelled, Event, Finished, Outcome, Released, Requeued, Slot, Status, Submitted, Verdict
+from qgjet.domain.events import ACTIVE, AttemptEnded, AttemptLost, Cancelled, Event, Finished, Outcome, Released, Requeued, Slot, Status, Submitted, Verdict
 from qgjet.domain.job import Job, broken_rule, explanation_of, state_of
 
 _NO_FAILURE = frozenset({Verdict.PASSED, Verdict.SKIPPED, Verdict.CANCELLED})
@@ -59,7 +59,7 @@ class TrackedJob(Struct, kw_only=True):
 
     @property
     def live(self) -> bool:
-        return self.status in LIVE
+        return self.status in ACTIVE
 
     def apply(self, seq: int, event: Event) -> bool:
         """Take in an event; True when that changed where the job is."""

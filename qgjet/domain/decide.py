@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from qgjet.domain.attempts import cut, first_failure_of, unresolved_after
 from qgjet.domain.events import (
-    GREEN,
-    NO_VERDICT,
+    INCONCLUSIVE,
     OUTSIDE,
+    PASSING,
     Attached,
     AttemptEnded,
     AttemptLost,
@@ -303,9 +303,9 @@ def _over_all_attempts(job: Job, outcome: Outcome) -> tuple[Verdict, str, str]:
     After a failure, a passing attempt is flaky only if every test case that failed before has passed since. Skipping
     everything proves nothing, and neither does an attempt without a statement about the app, so the failure stands.
     """
-    if not job.failures or outcome.verdict not in GREEN | NO_VERDICT:
+    if not job.failures or outcome.verdict not in PASSING | INCONCLUSIVE:
         return outcome.verdict, "", ""
-    if outcome.verdict in NO_VERDICT:
+    if outcome.verdict in INCONCLUSIVE:
         why = f"{outcome.verdict}: {outcome.reason}" if outcome.reason else outcome.verdict.value
         message = f"failed, and the last attempt said nothing about the app ({why}): {_first_failure(job)}"
         return Verdict.FAILED, NOT_PASSED_AGAIN, cut(message, MAX_MESSAGE_BYTES)

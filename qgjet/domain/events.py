@@ -43,7 +43,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-LIVE = frozenset({Status.QUEUED, Status.RUNNING})
+ACTIVE = frozenset({Status.QUEUED, Status.RUNNING})
 TERMINAL = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
 
 
@@ -71,9 +71,9 @@ LEGACY_STATUS = {
     Status.CANCELLED: "failed",
 }
 """The words of the systems before qgjet, which have none for cancelled."""
-GREEN = frozenset({Verdict.PASSED, Verdict.FLAKY, Verdict.SKIPPED})
+PASSING = frozenset({Verdict.PASSED, Verdict.FLAKY, Verdict.SKIPPED})
 """Verdicts of `done` jobs."""
-NO_VERDICT = frozenset({Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR})
+INCONCLUSIVE = frozenset({Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR})
 """Verdicts that say nothing about the app."""
 
 

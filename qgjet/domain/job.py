@@ -13,9 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from qgjet.domain.events import (
-    GREEN,
-    LIVE,
+    ACTIVE,
     OUTSIDE,
+    PASSING,
     TERMINAL,
     Attached,
     AttemptEnded,
@@ -95,14 +95,14 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def live(self) -> bool:
-        return self.status in LIVE
+        return self.status in ACTIVE
 
 
 def status_of(verdict: Verdict) -> Status:
     """The final status a verdict leads to."""
     if verdict is Verdict.CANCELLED:
         return Status.CANCELLED
-    return Status.DONE if verdict in GREEN else Status.FAILED
+    return Status.DONE if verdict in PASSING else Status.FAILED
 
 
 def verdict_of(event: Event) -> Verdict | None:

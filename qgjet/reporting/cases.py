@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from qgjet.domain.attempts import CONCLUSIVE, AttemptRecord, NotPassedAgain, failure_text, not_passed_again
 from qgjet.domain.decide import NOT_PASSED_AGAIN
-from qgjet.domain.events import LIVE, TestResult, Verdict
+from qgjet.domain.events import ACTIVE, TestResult, Verdict
 from qgjet.reporting.model import JobReport
 from qgjet.reporting.text import bounded, located
 
@@ -111,7 +111,7 @@ def _state(job: JobReport) -> str:
     """Why there is no statement, in one word."""
     if job.verdict is not None:
         return job.verdict.value
-    return "live" if job.status in LIVE else "not_accepted" if job.status is None else "unknown"
+    return "live" if job.status in ACTIVE else "not_accepted" if job.status is None else "unknown"
 
 
 _STATEMENTS = {

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from qgjet.domain.attempts import AttemptRecord
-from qgjet.domain.events import LIVE
+from qgjet.domain.events import ACTIVE
 from qgjet.reporting.cases import Case, CaseTry, Result, cases_of
 from qgjet.reporting.model import JobReport, SuiteReport
 from qgjet.reporting.text import artifact_url, json_bytes
@@ -63,7 +63,7 @@ def _environment(report: SuiteReport) -> dict[str, Any]:
 
 
 def _status(case: Case) -> str:
-    return "pending" if case.result is Result.ERROR and case.job.status in LIVE else _STATUSES[case.result]
+    return "pending" if case.result is Result.ERROR and case.job.status in ACTIVE else _STATUSES[case.result]
 
 
 def _test(case: Case, attachments: list[dict[str, str]]) -> dict[str, Any]:

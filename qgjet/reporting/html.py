@@ -12,7 +12,7 @@ from html import escape
 from typing import NamedTuple
 
 from qgjet.domain.attempts import AttemptRecord
-from qgjet.domain.events import GREEN, LIVE, Artifact, TestResult, Verdict
+from qgjet.domain.events import ACTIVE, PASSING, Artifact, TestResult, Verdict
 from qgjet.reporting import timeline
 from qgjet.reporting.cases import Case, CaseTry, Result, cases_of, says_something
 from qgjet.reporting.model import WORST_FIRST, JobReport, SuiteReport
@@ -47,7 +47,7 @@ def render(report: SuiteReport, *, base_url: str | None = None) -> str:
         f'<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>{_text(title)}</title><style>{CSS}</style></head><body>',
         _header(report),
         "<main>",
-        _section("Needs attention", [(anchor, job) for anchor, job in jobs if job.verdict not in GREEN], given, opened=True),
+        _section("Needs attention", [(anchor, job) for anchor, job in jobs if job.verdict not in PASSING], given, opened=True),
         _section("Flaky", [(anchor, job) for anchor, job in jobs if job.verdict is Verdict.FLAKY], given, opened=True),
         _timeline(report, anchors),
         _folded("Skipped", [(anchor, job) for anchor, job in jobs if job.verdict is Verdict.SKIPPED], given),
@@ -79,7 +79,7 @@ def _state(report: SuiteReport) -> str:
         return report.verdict.value
     if not report.jobs:
         return "no jobs"
-    return "running" if report.to_come or any(job.status in LIVE for job in report.jobs) else "no verdict"
+    return "running" if report.to_come or any(job.status in ACTIVE for job in report.jobs) else "no verdict"
 
 
 def _tally(report: SuiteReport) -> list[tuple[str, int]]:

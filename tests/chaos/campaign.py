@@ -25,7 +25,7 @@ from faults.watched import patiently
 from patience import patience
 from projections.histories import content, rebuilt
 from qgjet.config.settings import QueueSettings
-from qgjet.domain.events import LIVE, Submitted
+from qgjet.domain.events import ACTIVE, Submitted
 from qgjet.domain.subjects import lane_consumer, parse_job_subject
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import nats_server
@@ -112,7 +112,7 @@ class Follower:
                 self.events, self.moved_at = self.events + len(batch), time.monotonic()
                 for one in batch:
                     if one.event is not None and (parsed := parse_job_subject(one.subject)) is not None:
-                        self._note(parsed[0], one.event.job_id, one.event.status in LIVE)
+                        self._note(parsed[0], one.event.job_id, one.event.status in ACTIVE)
 
     def _note(self, slot: object, job_id: str, live: bool) -> None:
         if live:

@@ -63,11 +63,11 @@ async def test_a_cancelled_job_is_6(cli: Cli, work: Work, log: EventLog) -> None
 def test_of_mixed_verdicts_1_goes_before_3_and_3_before_6() -> None:
     passed, failed, infra, cancelled = Verdict.PASSED, Verdict.FAILED, Verdict.INFRA_ERROR, Verdict.CANCELLED
     assert of_verdicts([passed, cancelled, infra, failed]) is Exit.FAILED
-    assert of_verdicts([passed, cancelled, infra]) is Exit.NO_VERDICT
-    assert of_verdicts([passed, cancelled, None]) is Exit.NO_VERDICT
+    assert of_verdicts([passed, cancelled, infra]) is Exit.INCONCLUSIVE
+    assert of_verdicts([passed, cancelled, None]) is Exit.INCONCLUSIVE
     assert of_verdicts([passed, cancelled]) is Exit.CANCELLED
     assert of_verdicts([passed, Verdict.SKIPPED, Verdict.FLAKY]) is Exit.PASSED
-    assert of_verdicts([]) is Exit.NO_VERDICT
+    assert of_verdicts([]) is Exit.INCONCLUSIVE
 
 
 def test_the_table_in_the_help_has_every_code_of_run_and_wait() -> None:

@@ -20,7 +20,7 @@ import strategies  # noqa: F401 - its profile
 from factories import NOW, spec
 from qgjet.domain import suite
 from qgjet.domain.decide import Cancel, OnDuplicate
-from qgjet.domain.events import NO_VERDICT, Slot, Status, Submitted, Verdict
+from qgjet.domain.events import INCONCLUSIVE, Slot, Status, Submitted, Verdict
 from qgjet.domain.job import evolve
 from qgjet.domain.suite import SuiteOpened
 from qgjet.errors import UndecodableEvent
@@ -187,7 +187,7 @@ def test_dead_letters_are_the_jobs_without_a_verdict_until_somebody_deals_with_t
     expected: dict[int | None, str] = {}
     for seq, _, name, submitted_seq, org_id, legal, data in sorted(tables["events"]):
         said = msgspec.json.decode(data) if legal else {}
-        if name == "finished" and said.get("verdict") in NO_VERDICT:
+        if name == "finished" and said.get("verdict") in INCONCLUSIVE:
             expected[submitted_seq] = ""
         subject = said.get("spec", {}).get("rerun_of") if name == "submitted" else said.get("name") if name == "discarded" else None
         about = latest(subject, org_id, seq) if subject else None

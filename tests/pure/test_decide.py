@@ -17,8 +17,8 @@ from qgjet.domain.attempts import MAX_DETAILED, MAX_UNRESOLVED_BYTES, first_fail
 from qgjet.domain.codec import encode
 from qgjet.domain.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, NotYet, OnDuplicate, Release, Requeue, Start, Submit
 from qgjet.domain.events import (
-    GREEN,
-    NO_VERDICT,
+    INCONCLUSIVE,
+    PASSING,
     AttemptEnded,
     AttemptLost,
     Cancelled,
@@ -140,8 +140,8 @@ def test_the_status_follows_from_the_verdict(story: Story) -> None:
     for one in story:
         if isinstance(one.event, Finished):
             assert one.event.status is status_of(one.event.verdict)
-            changed = one.event.outcome.verdict in GREEN and one.event.verdict in (Verdict.FLAKY, Verdict.FAILED)
-            changed |= one.event.outcome.verdict in NO_VERDICT and one.event.verdict is Verdict.FAILED and one.event.failures > 0
+            changed = one.event.outcome.verdict in PASSING and one.event.verdict in (Verdict.FLAKY, Verdict.FAILED)
+            changed |= one.event.outcome.verdict in INCONCLUSIVE and one.event.verdict is Verdict.FAILED and one.event.failures > 0
             assert one.event.outcome.verdict is one.event.verdict or changed
 
 
@@ -167,7 +167,7 @@ def test_flaky_is_what_passes_after_a_failed_attempt_or_says_so_itself(story: St
 def not_passed_since(events: list[Event]) -> set[str]:
     """Test cases that failed in an attempt and passed in none after it, found without the code under test."""
     outcomes = [event.outcome for event in events if isinstance(event, AttemptEnded | Finished)]
-    conclusive = [one for one in outcomes if one.verdict in GREEN | SPENDS_USER_RETRY]
+    conclusive = [one for one in outcomes if one.verdict in PASSING | SPENDS_USER_RETRY]
     bad = [(at, test.id) for at, one in enumerate(conclusive) if one.verdict in SPENDS_USER_RETRY for test in one.tests if test.outcome in BAD]
     passed = [(at, test.id) for at, one in enumerate(conclusive) for test in one.tests if test.outcome in ("passed", "flaky")]
     return {test_id for failed_at, test_id in bad if not any(at > failed_at and test_id == same for at, same in passed)}
@@ -178,7 +178,7 @@ def test_a_job_is_passing_only_if_every_test_case_that_failed_has_passed_since(s
     for events in jobs_of(story).values():
         last = events[-1]
         assert {one.id for one in last.unresolved} == not_passed_since(events)
-        if isinstance(last, Finished) and last.verdict in GREEN:
+        if isinstance(last, Finished) and last.verdict in PASSING:
             assert not last.unresolved
 
 
@@ -196,7 +196,7 @@ def test_the_first_failure_is_that_of_the_first_attempt_that_failed(story: Story
 def test_a_job_has_a_reason_of_its_own_exactly_if_earlier_attempts_decide(story: Story) -> None:
     for one in story:
         if isinstance(one.event, Finished):
-            decided = one.event.outcome.verdict in GREEN | NO_VERDICT and one.event.failures > 0
+            decided = one.event.outcome.verdict in PASSING | INCONCLUSIVE and one.event.failures > 0
             assert bool(one.event.reason) == bool(one.event.message) == decided
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from factories import NOW, spec
 from qgjet.domain.decide import DRAINED, Attach, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit
-from qgjet.domain.events import EVENT_TYPES, LIVE, TERMINAL, Event, Status, event_type
+from qgjet.domain.events import ACTIVE, EVENT_TYPES, TERMINAL, Event, Status, event_type
 from qgjet.domain.job import TRANSITIONS, Job
 from strategies import outcome, step
 
@@ -40,7 +40,7 @@ def derived() -> Cells:
             for after in afters:
                 if (event, before) != ("cancel_requested", Status.RUNNING):
                     entered[after].add(event)
-                if before not in (None, after) and not (event == "submitted" and before in LIVE):
+                if before not in (None, after) and not (event == "submitted" and before in ACTIVE):
                     left[before].add(event)
     return {status: (entered[status], left[status]) for status in Status}
 
@@ -100,7 +100,7 @@ def test_the_documented_table_is_the_one_of_the_machine() -> None:
 
 
 def test_every_status_and_every_event_stands_in_the_table() -> None:
-    assert set(documented()) == set(Status) == LIVE | TERMINAL
+    assert set(documented()) == set(Status) == ACTIVE | TERMINAL
     assert {event for entered, left in documented().values() for event in entered | left} == NAMES - {"attached", "detached"}
     assert set(TRANSITIONS) == NAMES
 
@@ -114,7 +114,7 @@ def test_everything_that_the_table_allows_can_be_decided() -> None:
 
 
 def test_live_and_terminal_share_no_status() -> None:
-    assert LIVE.isdisjoint(TERMINAL)
+    assert ACTIVE.isdisjoint(TERMINAL)
 
 
 def test_the_event_types_are_the_members_of_the_union() -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qgjet.domain import events
-from qgjet.domain.events import GREEN, Outcome, Try, Verdict
+from qgjet.domain.events import PASSING, Outcome, Try, Verdict
 from qgjet.verdict.evidence import CommandEvidence, Evidence
 from qgjet.verdict.playwright import MAX_TRIES
 from qgjet.verdict.reasons import Reason
@@ -91,9 +91,9 @@ class TestRecordedRuns:
 
     @pytest.mark.parametrize("run", RECORDED, ids=lambda run: run.name)
     def test_a_recorded_run_is_never_green_when_its_exit_code_was_not_0_or_its_report_is_lost(self, run: Path) -> None:
-        assert recorded(run, exit_code=1).verdict not in GREEN
-        assert recorded(run, exit_code=0, report=None).verdict not in GREEN
-        assert recorded(run, exit_code=0, report=b"").verdict not in GREEN
+        assert recorded(run, exit_code=1).verdict not in PASSING
+        assert recorded(run, exit_code=0, report=None).verdict not in PASSING
+        assert recorded(run, exit_code=0, report=b"").verdict not in PASSING
         assert recorded(run, exit_code=None, signal="SIGKILL").verdict is Verdict.INFRA_ERROR
 
     def test_the_tests_of_a_run_are_told_with_title_place_and_every_try(self) -> None:
@@ -836,7 +836,7 @@ def check_any(outcome: Outcome, again: Outcome, exit_code: int | None) -> None:
     assert outcome.reason in {"", *Reason}
     assert len(outcome.message.encode()) <= MAX_MESSAGE_BYTES
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", outcome.message)
-    assert exit_code == 0 or outcome.verdict not in GREEN
+    assert exit_code == 0 or outcome.verdict not in PASSING
 
 
 class TestAnyEvidence:
@@ -849,7 +849,7 @@ class TestAnyEvidence:
     @given(report=REPORTS, exits=EXITS)
     def test_green_needs_every_test_to_have_ended_as_expected_and_no_error_outside(self, report: bytes, exits: dict[str, Any]) -> None:
         outcome = judge(report, **exits)
-        if outcome.verdict in GREEN:
+        if outcome.verdict in PASSING:
             tests = [test for suite in json.loads(report)["suites"] for spec in suite["specs"] for test in spec["tests"]]
             assert exits["exit_code"] == 0
             assert not exits["signal"].strip()
@@ -875,14 +875,14 @@ class TestAnyEvidence:
         cut = bytes(report[: data.draw(st.integers(0, len(report)))]) if data.draw(st.booleans()) else bytes(report)
         outcome = recorded(run, report=cut)
         check_any(outcome, recorded(run, report=cut), outcome.exit_code)
-        assert outcome.verdict not in GREEN or recorded(run).verdict in GREEN
+        assert outcome.verdict not in PASSING or recorded(run).verdict in PASSING
 
     @CHEAP
     @given(output=st.text() | st.sampled_from(["SyntaxError: x", "Error: Cannot find module 'x'", "\x1b[31mError: x"]), exits=EXITS)
     def test_no_report_is_never_green(self, output: str, exits: dict[str, Any]) -> None:
         exits = {**exits, "output": output}
         check_any(judge(None, **exits), judge(None, **exits), exits["exit_code"])
-        assert judge(None, **exits).verdict not in GREEN
+        assert judge(None, **exits).verdict not in PASSING
 
 
 NAMES = st.sampled_from(["testsuites", "testsuite", "testcase", "failure", "error", "skipped", "flakyFailure", "rerunError", "stackTrace", "system-out", "x"])
@@ -911,7 +911,7 @@ class TestAnyCommand:
     @given(data=st.none() | st.binary() | JUNITS, exits=EXITS)
     def test_where_junit_is_due_green_needs_a_test_case_and_no_failure(self, data: bytes | None, exits: dict[str, Any]) -> None:
         outcome = judge_command(data, junit_due=True, **exits)
-        if outcome.verdict in GREEN:
+        if outcome.verdict in PASSING:
             assert data is not None
             assert b"<testcase" in data
             assert outcome.tests

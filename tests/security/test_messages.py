@@ -18,7 +18,7 @@ from factories import NOW, spec
 from patience import patience
 from qgjet.domain import codec, job, subjects, suite
 from qgjet.domain.decide import Submit, decide
-from qgjet.domain.events import LIVE, Event, Slot
+from qgjet.domain.events import ACTIVE, Event, Slot
 from qgjet.errors import UndecodableEvent
 from qgjet.store import agent_registry, artifacts, event_log
 from qgjet.store.agent_registry import AgentInfo, TargetSlots
@@ -101,7 +101,7 @@ def project(messages: list[Recorded]) -> set[str]:
             writer.close()
         read_model = ReadModel.open(path)
         try:
-            return {one.job_id for status in LIVE for one in read_model.all_jobs(JobQuery(status=status))}
+            return {one.job_id for status in ACTIVE for one in read_model.all_jobs(JobQuery(status=status))}
         finally:
             read_model.close()
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgjet.domain.events import GREEN, Verdict
+from qgjet.domain.events import PASSING, Verdict
 from qgjet.verdict.evidence import CommandEvidence, Evidence, ReportUnreadable, RunnerReport
 from qgjet.verdict.junit import read_junit
 from qgjet.verdict.patterns import default_patterns
@@ -43,7 +43,7 @@ def junit(data: bytes) -> RunnerReport | ReportUnreadable:
 def test_a_tampered_report_gives_one_outcome_whatever_it_is(path: Path, data: st.DataObject) -> None:
     report = data.draw(tampered(json.loads(path.read_bytes())))
     outcome = appwright_outcome(Evidence(exit_code=1, report=report, duration_s=1.0, project_dir="/p", test="tests/a.spec.js"))
-    assert outcome.verdict not in GREEN
+    assert outcome.verdict not in PASSING
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "1e99999999999999999999", "-1e999", "9" * 5000 + ".5"], ids=["digits", "exponent", "double", "fraction"])
@@ -67,7 +67,7 @@ def test_an_integer_beyond_64_bits_is_no_reason_not_to_read_a_report() -> None:
 @given(damaged(JUNIT) | damaged(LAUGHS) | st.sampled_from([JUNIT.decode().encode(code) for code in ("utf-16", "utf-16-le", "utf-32", "cp037")]))
 def test_a_damaged_failure_is_never_green_by_its_exit_code(data: bytes) -> None:
     outcome = command_outcome(CommandEvidence(exit_code=1, junit=data, junit_due=True, duration_s=1.0, project_dir="/p"))
-    assert outcome.verdict not in GREEN
+    assert outcome.verdict not in PASSING
     assert b"root:" not in json.dumps(outcome.message).encode()
 
 
@@ -123,7 +123,7 @@ def test_a_report_of_nothing_but_braces_costs_little(inner: bytes) -> None:
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert outcome.verdict not in GREEN
+    assert outcome.verdict not in PASSING
     assert most < 32 * MIB
 
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import Page, Response
 
 from web.scene import Scene
-from web.visits import LIVE, Visits, column, findings, live, until
+from web.visits import ACTIVE, Visits, column, findings, live, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 MOST_BYTES = 150_000
@@ -45,12 +45,12 @@ async def test_a_page_is_small_and_still_and_readable_for_everybody(scene: Scene
     page.on("response", lambda answer: answers.append(answer))
     moves = name not in ("login", "missing")
     await page.goto(scene.stack.url + path_of(scene, name))
-    await page.wait_for_selector(LIVE if moves else "h1")
+    await page.wait_for_selector(ACTIVE if moves else "h1")
     weights = {answer.url: len(await answer.body()) for answer in answers if answer.request.resource_type in ("document", "script", "stylesheet", "other")}
     assert 0 < sum(weights.values()) <= MOST_BYTES, weights
     if await page.evaluate("window.shifted") >= 0.01:  # a busy machine may paint half of a page: what a page does by itself it does each time
         await page.reload()
-        await page.wait_for_selector(LIVE if moves else "h1")
+        await page.wait_for_selector(ACTIVE if moves else "h1")
     assert await page.evaluate("window.shifted") < 0.01, await page.evaluate("window.shifters")
     assert await page.locator("h1").count() == 1
     assert await page.title() != " · qgjet"

@@ -25,7 +25,7 @@ new PerformanceObserver(list => {
 }).observe({type: "layout-shift", buffered: true});
 document.addEventListener("securitypolicyviolation", one => console.error(`policy: ${one.violatedDirective} ${one.blockedURI}`));
 """
-LIVE = "body[data-live=on]"
+ACTIVE = "body[data-live=on]"
 FINDINGS = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations
     .filter(one => ["serious", "critical"].includes(one.impact))
     .map(one => `${one.id}: ${one.nodes.slice(0, 3).map(node => node.html.slice(0, 160) + " " + node.failureSummary).join(" | ")}`)"""
@@ -77,7 +77,7 @@ class Visits:
 
 async def live(page: Page) -> Page:
     """Once it follows what happens; from then on shifts count. A busy machine may paint a page before all of it has come."""
-    await page.wait_for_selector(LIVE)
+    await page.wait_for_selector(ACTIVE)
     await page.evaluate("window.shifted = 0; window.shifters = []")
     return page
 

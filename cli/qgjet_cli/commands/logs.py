@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qgjet.client.base import LONG_PATIENCE_S, PATIENCE_S, open_api
-from qgjet.domain.events import LIVE
+from qgjet.domain.events import ACTIVE
 from qgjet_cli.exits import Exit
 from qgjet_cli.options import flags
 from qgjet_cli.options.request import settings_of
@@ -64,7 +64,7 @@ async def _show(client: ApiClient, printer: Printer, job_id: str, attempt: int |
 async def _follow(client: ApiClient, printer: Printer, job_id: str, attempt: int | None) -> None:
     found = await client.job(job_id)
     number = attempt or max(found["attempt"], 1)
-    if found["status"] not in LIVE:
+    if found["status"] not in ACTIVE:
         await _show(client, printer, job_id, attempt)
         return
     first = number
@@ -87,7 +87,7 @@ async def _begins(client: ApiClient, job_id: str, number: int) -> bool:
         found = await client.job(job_id)
         if found["attempt"] >= number:
             return True
-        if found["status"] not in LIVE:
+        if found["status"] not in ACTIVE:
             return False
         if not told:
             told = True

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qgjet.domain.events import LIVE, Status, Verdict
+from qgjet.domain.events import ACTIVE, Status, Verdict
 from qgjet.errors import InvalidInput
 from qgjet_cli.commands.question import ask
 from qgjet_cli.exits import Exit, of_verdicts
@@ -33,7 +33,7 @@ def status(
 
 
 def _exit_of(job: dict[str, Any]) -> Exit:
-    return Exit.PASSED if Status(job["status"]) in LIVE else of_verdicts([Verdict(job["verdict"]) if job["verdict"] else None])
+    return Exit.PASSED if Status(job["status"]) in ACTIVE else of_verdicts([Verdict(job["verdict"]) if job["verdict"] else None])
 
 
 def show(job: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from qgjet.client.base import open_api, patience
 from qgjet.client.results import report_of
 from qgjet.client.tracker import JobTracker
-from qgjet.domain.events import GREEN, Verdict
+from qgjet.domain.events import PASSING, Verdict
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import InvalidInput, NotAccepted, QgjetError
 from qgjet.reporting.model import SuiteReport
@@ -152,7 +152,7 @@ async def _complete(client: ApiClient, tracker: JobTracker) -> None:
     from qgjet.client.http import track_of
 
     for job_id, track in tracker.tracks.items():
-        if track.first_failure is None and (track.verdict not in GREEN or track.verdict is Verdict.FLAKY):
+        if track.first_failure is None and (track.verdict not in PASSING or track.verdict is Verdict.FLAKY):
             track.first_failure = track_of(await client.job(job_id)).first_failure
 
 

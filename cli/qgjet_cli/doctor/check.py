@@ -48,7 +48,7 @@ def exit_code(checks: Sequence[Check]) -> Exit:
     failed = [check for check in checks if check.health is Health.FAIL]
     if any(check.server for check in failed):
         return Exit.UNREACHABLE
-    return Exit.NO_VERDICT if failed else Exit.PASSED
+    return Exit.INCONCLUSIVE if failed else Exit.PASSED
 
 
 def dotted(version: Iterable[int]) -> str:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from qgjet.config.settings import Settings
 from qgjet.domain.attempts import CONCLUSIVE, AttemptRecord, not_passed_again
-from qgjet.domain.events import GREEN, TestError, TestResult, Verdict
+from qgjet.domain.events import PASSING, TestError, TestResult, Verdict
 from qgjet.reporting.model import WORST_FIRST, JobReport, SuiteReport
 from qgjet_cli.options import ci
 from qgjet_cli.options.request import project_of
@@ -131,7 +131,7 @@ def worst_first(jobs: Sequence[JobReport]) -> list[JobReport]:
 
 
 def not_passed(jobs: Sequence[JobReport]) -> list[JobReport]:
-    return [job for job in worst_first(jobs) if job.verdict not in GREEN]
+    return [job for job in worst_first(jobs) if job.verdict not in PASSING]
 
 
 def flaky(jobs: Sequence[JobReport]) -> list[JobReport]:
@@ -141,7 +141,7 @@ def flaky(jobs: Sequence[JobReport]) -> list[JobReport]:
 def faults(job: JobReport) -> list[Fault]:
     """Of a job that did not pass at once; at least one."""
     found = _of_flaky(job) if job.verdict is Verdict.FLAKY else _of_bad(job)
-    early = next((attempt for attempt in job.attempts if attempt.verdict not in GREEN), None) if job.verdict is Verdict.FLAKY and not job.message else None
+    early = next((attempt for attempt in job.attempts if attempt.verdict not in PASSING), None) if job.verdict is Verdict.FLAKY and not job.message else None
     reason, message = (early.reason, early.message) if early else (job.reason, job.message)
     return found or [Fault(test="", message=": ".join(part for part in (reason, message) if part), places=((job.test, 0),))]
 
@@ -309,8 +309,8 @@ def outputs(report: SuiteReport, *, junit: str, delimiter: str) -> str:
 def summary(report: SuiteReport, *, limit: int = SUMMARY_BYTES) -> str:
     """Markdown of at most `limit` bytes; what there was no room for is counted. Empty when there is room for nothing."""
     jobs = worst_first(report.jobs)
-    bad = [job for job in jobs if job.verdict not in GREEN or job.verdict is Verdict.FLAKY]
-    good = [job for job in jobs if job.verdict in GREEN and job.verdict is not Verdict.FLAKY]
+    bad = [job for job in jobs if job.verdict not in PASSING or job.verdict is Verdict.FLAKY]
+    good = [job for job in jobs if job.verdict in PASSING and job.verdict is not Verdict.FLAKY]
     page = _Page(limit)
     if not page.add(_head(report)):
         return ""

@@ -17,7 +17,7 @@ from qgjet.domain import control, subjects, suite
 from qgjet.domain.control import Discarded, Paused, Resumed
 from qgjet.domain.events import (
     EVENT_TYPES,
-    NO_VERDICT,
+    INCONCLUSIVE,
     TERMINAL,
     Attached,
     AttemptEnded,
@@ -304,7 +304,7 @@ class Batch:
         _explain(row, event, at, was_running)
         if job.status in TERMINAL:
             row.finished_at = at
-            if job.verdict in NO_VERDICT:
+            if job.verdict in INCONCLUSIVE:
                 self.decisions.append(("die", (row.submitted_seq, row.org_id, row.target)))
         elif was_running and job.status is Status.QUEUED:
             row.queued_at = at

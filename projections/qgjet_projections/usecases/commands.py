@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from qgjet.domain.decide import OnDuplicate
-from qgjet.domain.events import GREEN, JobSpec, Slot, Status, Verdict
+from qgjet.domain.events import PASSING, JobSpec, Slot, Status, Verdict
 from qgjet.domain.submission import SubmitRequest, SuiteJob, SuiteRequest, check_suite_id, hash_of, idempotent_id, jobs_of, make_spec
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import Conflict, InvalidInput, JobNotFound, NatsUnavailable, QgjetError
@@ -329,7 +329,7 @@ async def rerun_suite(
 
 def _specs_again(service: Service, caller: Caller, suite: SuiteView, *, only_failed: bool, suite_id: str) -> list[JobSpec]:
     """In the order in which they were submitted."""
-    chosen = [job for job in _jobs_of_suite(service, suite) if job.verdict not in GREEN or not only_failed]
+    chosen = [job for job in _jobs_of_suite(service, suite) if job.verdict not in PASSING or not only_failed]
     return [_spec_again(service, caller, job, suite_id) for job in reversed(chosen)]
 
 

@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from qgjet.domain.control import Kind, Paused
-from qgjet.domain.events import LIVE, Partition, Status, Verdict
+from qgjet.domain.events import ACTIVE, Partition, Status, Verdict
 from qgjet.support.text import shortened
 from qgjet_projections.readmodel.queries.reader import BY_STATUS, Reader
 from qgjet_projections.readmodel.schema import instant, micros
 from qgjet_projections.readmodel.views import Counts, PartitionView, WaitingView, maybe_instant
 
 _OF_PARTITION = "(org_id, app_version_id, target) = (:org_id, :app_version_id, :target)"
-_LIVE = ", ".join(f"'{status.value}'" for status in sorted(LIVE))
+_LIVE = ", ".join(f"'{status.value}'" for status in sorted(ACTIVE))
 
 
 class QueueReads(Reader):

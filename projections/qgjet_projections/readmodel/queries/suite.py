@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from qgjet.domain.events import LIVE
+from qgjet.domain.events import ACTIVE
 from qgjet_projections.readmodel.queries.reader import MAX_LIMIT, Reader, check_limit, page_of, read_cursor
 from qgjet_projections.readmodel.schema import instant, micros
 from qgjet_projections.readmodel.views import EndedSuite, Page, SuiteView
@@ -85,7 +85,7 @@ def _suite_view(connection: sqlite3.Connection, suite_id: str, org_id: str) -> S
     for status, verdict, count, *_ in groups:
         statuses[status] += count
         verdicts[verdict] += count if verdict else 0
-    live = sum(statuses[status] for status in LIVE)
+    live = sum(statuses[status] for status in ACTIVE)
     absent = {submission: (to_come, missing) for submission, _, to_come, missing, *_ in openings}.values()  # of each submission the last one counts
     to_come, missing = (sum(numbers) for numbers in zip(*absent, strict=True)) if absent else (0, 0)
     return SuiteView(

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from qgjet.domain.attempts import AttemptRecord, failure_text, not_passed_again
-from qgjet.domain.events import GREEN, Status, Verdict
+from qgjet.domain.events import PASSING, Status, Verdict
 from qgjet.reporting import timeline
 from qgjet.reporting.text import first_line
 from qgjet_projections.api.access import READ
@@ -88,7 +88,7 @@ def _context(reads: ReadModel, found: SuiteView, values: dict[str, str]) -> dict
     attempts = reads.suite_attempts(found.suite_id, found.org_id)
     previous = reads.suite_before(found)
     changes, fresh = _compared(reads, views, previous)
-    bad = [job for job in views if job.verdict is not None and job.verdict not in GREEN]
+    bad = [job for job in views if job.verdict is not None and job.verdict not in PASSING]
     flaky = [job for job in views if job.verdict is Verdict.FLAKY]
     failures = _failures(bad[:MOST_BAD], attempts)
     agent, since = values.get("agent"), {job.job_id: attempts[job.submitted_seq][-1].started_at for job in views if attempts.get(job.submitted_seq)}
