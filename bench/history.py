@@ -1,4 +1,6 @@
-"""A read model with a long history: a million jobs, ten thousand of them live. Made by the projector's own writer, kept for a day."""
+"""A read model with a long history: a million jobs, ten thousand of them live. Made by the
+projector's own writer, kept for a day.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ ORGS = ("acme", "globex", "initech", "umbrella")
 TARGETS = ("emulator", "device", "browserstack")
 LOG = "bench"
 """Stands for the log's identity until the server has given one."""
-_VERDICTS = (Verdict.PASSED,) * 90 + (Verdict.FAILED,) * 5 + (Verdict.FLAKY,) * 3 + (Verdict.TIMED_OUT, Verdict.INFRA_ERROR)
+_VERDICTS = (
+    (Verdict.PASSED,) * 90
+    + (Verdict.FAILED,) * 5
+    + (Verdict.FLAKY,) * 3
+    + (Verdict.TIMED_OUT, Verdict.INFRA_ERROR)
+)
 
 
 def long_history() -> Path:
@@ -55,7 +62,9 @@ def long_history() -> Path:
 def belongs_to(path: Path, stream_created: str) -> int:
     """Let the read model be the sum of another log; gives the sequence at which that has to go on."""
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE position SET stream_created = ?, fingerprint = x''", (stream_created,))
+        connection.execute(
+            "UPDATE position SET stream_created = ?, fingerprint = x''", (stream_created,)
+        )
         (seq,) = connection.execute("SELECT applied_seq FROM position").fetchone()
     return int(seq)
 
@@ -64,7 +73,10 @@ def agents(path: Path) -> list[AgentInfo]:
     """Those that run what runs."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         running = [
-            job_id for (job_id,) in connection.execute("SELECT job_id FROM jobs INDEXED BY jobs_by_status WHERE status <> 'done' AND status = 'running'")
+            job_id
+            for (job_id,) in connection.execute(
+                "SELECT job_id FROM jobs INDEXED BY jobs_by_status WHERE status <> 'done' AND status = 'running'"
+            )
         ]
     slots = tuple(TargetSlots(target=target, slots=SLOTS, running=SLOTS) for target in TARGETS)
     return [
@@ -96,19 +108,42 @@ class _Author:
     def suite(self, number: int) -> list[Recorded]:
         self._jobs.clear()
         begin = self._end - timedelta(days=DAYS) * ((SUITES - number) / SUITES)
-        org, branch = ORGS[number % len(ORGS)], "main" if number % 3 == 0 else f"feature/{number % 97}"
-        specs = [self._spec(org, f"1.0.{number}", place, begin, {"branch": branch, "commit": f"{number:040x}"}) for place in range(JOBS_OF_SUITE)]
+        org, branch = (
+            ORGS[number % len(ORGS)],
+            "main" if number % 3 == 0 else f"feature/{number % 97}",
+        )
+        specs = [
+            self._spec(
+                org, f"1.0.{number}", place, begin, {"branch": branch, "commit": f"{number:040x}"}
+            )
+            for place in range(JOBS_OF_SUITE)
+        ]
         messages = [self._opening(specs, begin)]
         messages += [self._say(spec, Submit(spec), begin) for spec in specs]
         live = number >= SUITES - LIVE_SUITES
         running = specs[:: JOBS_OF_SUITE * LIVE_SUITES // (AGENTS * SLOTS)] if live else specs
         messages += [
-            self._say(spec, Start(self._jobs[spec.job_id].ticket, f"agent-{n % AGENTS}-abc", "Pixel 8", True), begin) for n, spec in enumerate(running)
+            self._say(
+                spec,
+                Start(self._jobs[spec.job_id].ticket, f"agent-{n % AGENTS}-abc", "Pixel 8", True),
+                begin,
+            )
+            for n, spec in enumerate(running)
         ]
-        return messages if live else messages + [self._say(spec, self._end_of(spec), begin + timedelta(minutes=5)) for spec in specs]
+        return (
+            messages
+            if live
+            else messages
+            + [self._say(spec, self._end_of(spec), begin + timedelta(minutes=5)) for spec in specs]
+        )
 
-    def _spec(self, org: str, version: str, place: int, at: datetime, tags: dict[str, str]) -> JobSpec:
-        test, target = f"tests/area{place // 2 % 20}/screen{place // 2:04d}.spec.ts", TARGETS[(place % 2 + int(version[4:])) % len(TARGETS)]
+    def _spec(
+        self, org: str, version: str, place: int, at: datetime, tags: dict[str, str]
+    ) -> JobSpec:
+        test, target = (
+            f"tests/area{place // 2 % 20}/screen{place // 2:04d}.spec.ts",
+            TARGETS[(place % 2 + int(version[4:])) % len(TARGETS)],
+        )
         suite_id = f"ci-{version[4:]}"
         return JobSpec(
             job_id=f"{version}-{place:04d}-{self._random.getrandbits(80):020x}",
@@ -127,18 +162,40 @@ class _Author:
 
     def _opening(self, specs: list[JobSpec], at: datetime) -> Recorded:
         self._seq += 1
-        (suite_id,), org, members = specs[0].suite_ids, specs[0].org_id, tuple(member_of(spec, spec.job_id) for spec in specs)
-        event = SuiteOpened(suite_id=suite_id, org_id=org, at=at, submission=suite_id, jobs=members, tags=specs[0].tags)
-        return Recorded(self._seq, f"{suite_prefix(org, suite_id)}.{suite.OPENED}", None, suite.encode(event))
+        (suite_id,), org, members = (
+            specs[0].suite_ids,
+            specs[0].org_id,
+            tuple(member_of(spec, spec.job_id) for spec in specs),
+        )
+        event = SuiteOpened(
+            suite_id=suite_id,
+            org_id=org,
+            at=at,
+            submission=suite_id,
+            jobs=members,
+            tags=specs[0].tags,
+        )
+        return Recorded(
+            self._seq, f"{suite_prefix(org, suite_id)}.{suite.OPENED}", None, suite.encode(event)
+        )
 
     def _say(self, spec: JobSpec, command: Command, at: datetime) -> Recorded:
         self._seq += 1
         event = decide(command, self._jobs.get(spec.job_id), at)
         self._jobs[spec.job_id] = state_of(event, self._seq)
         rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
-        return Recorded(self._seq, subjects.event_subject(subjects.slot_prefix(spec.slot), event_type(event), rank), event, codec.encode(event))
+        return Recorded(
+            self._seq,
+            subjects.event_subject(subjects.slot_prefix(spec.slot), event_type(event), rank),
+            event,
+            codec.encode(event),
+        )
 
     def _end_of(self, spec: JobSpec) -> EndAttempt:
         verdict = self._random.choice(_VERDICTS)
-        outcome = Outcome(verdict=verdict, reason="tests_failed" if verdict is Verdict.FAILED else "", duration_s=self._random.uniform(5, 300))
+        outcome = Outcome(
+            verdict=verdict,
+            reason="tests_failed" if verdict is Verdict.FAILED else "",
+            duration_s=self._random.uniform(5, 300),
+        )
         return EndAttempt(self._jobs[spec.job_id].agent, 1, outcome)

@@ -52,9 +52,14 @@ def specs(count: int, name: str) -> list[JobSpec]:
 async def broker() -> AsyncIterator[tuple[NatsServer, EventLog]]:
     """A server with the shipped nats.conf and an empty log."""
     with tempfile.TemporaryDirectory(prefix="qgjet-bench-") as directory:
-        async with nats_server(Path(directory)) as server, connect(server.url, name="bench") as connection:
+        async with (
+            nats_server(Path(directory)) as server,
+            connect(server.url, name="bench") as connection,
+        ):
             await streams.ensure(connection)
-            await connection.api("STREAM.CREATE.BENCH", {"name": "BENCH", "subjects": [REFERENCE], "storage": "file"})
+            await connection.api(
+                "STREAM.CREATE.BENCH", {"name": "BENCH", "subjects": [REFERENCE], "storage": "file"}
+            )
             yield server, EventLog(connection)
 
 
@@ -62,13 +67,22 @@ async def serve(url: str, slots: int) -> None:
     """One agent with the scripted runner, until it is ended."""
     with tempfile.TemporaryDirectory(prefix="qgjet-bench-") as directory:
         async with connect(url, name="bench-agent") as connection:
-            agent = Agent(EventLog(connection), {"bench": ScriptedRunner({})}, {"bench": slots}, Path(directory), AgentSettings(), QUEUE)
+            agent = Agent(
+                EventLog(connection),
+                {"bench": ScriptedRunner({})},
+                {"bench": slots},
+                Path(directory),
+                AgentSettings(),
+                QUEUE,
+            )
             print("ready", flush=True)
             await agent.run()
 
 
 async def move(url: str, workers: int) -> None:
-    """What an agent says to the server for each job, in nats-py and nothing else, until it is ended: pull, two fenced events, acknowledgement."""
+    """What an agent says to the server for each job, in nats-py and nothing else, until it is
+    ended: pull, two fenced events, acknowledgement.
+    """
     client = await nats.connect(url)
     stream = client.jetstream()
     (info,) = await stream.consumers_info(STREAM)
@@ -79,9 +93,15 @@ async def move(url: str, workers: int) -> None:
         while True:
             with contextlib.suppress(nats.errors.TimeoutError):
                 (message,) = await subscription.fetch(1, timeout=5)
-                seq, prefix = message.metadata.sequence.stream, message.subject.removesuffix(".submitted.p5")
+                seq, prefix = (
+                    message.metadata.sequence.stream,
+                    message.subject.removesuffix(".submitted.p5"),
+                )
                 for event in ("started", "finished"):
-                    fence = {"Nats-Expected-Last-Subject-Sequence": str(seq), "Nats-Expected-Last-Subject-Sequence-Subject": f"{prefix}.>"}
+                    fence = {
+                        "Nats-Expected-Last-Subject-Sequence": str(seq),
+                        "Nats-Expected-Last-Subject-Sequence-Subject": f"{prefix}.>",
+                    }
                     seq = (await stream.publish(f"{prefix}.{event}", payload, headers=fence)).seq
                 await message.ack()
 
@@ -91,9 +111,15 @@ async def move(url: str, workers: int) -> None:
 
 @contextlib.contextmanager
 def process(role: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m bench <role> …`, ended with the block, and what it kept in its temporary directory deleted."""
+    """`python -m bench <role> …`, ended with the block, and what it kept in its temporary directory
+    deleted.
+    """
     with tempfile.TemporaryDirectory(prefix="qgjet-bench-") as directory:
-        started = subprocess.Popen([sys.executable, "-m", "bench", role, *arguments], stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": directory})
+        started = subprocess.Popen(
+            [sys.executable, "-m", "bench", role, *arguments],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": directory},
+        )
         try:
             assert started.stdout is not None
             assert started.stdout.readline(), f"{role} did not start"

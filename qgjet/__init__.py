@@ -1,4 +1,5 @@
-"""qgjet queues AppWright test jobs on NATS JetStream and runs them on emulators, devices and BrowserStack.
+"""qgjet queues AppWright test jobs on NATS JetStream and runs them on emulators, devices and
+BrowserStack.
 
 The library submits jobs, follows them and reads their report:
 
@@ -6,7 +7,8 @@ The library submits jobs, follows them and reads their report:
         suite = await client.submit([qgjet.Job(app_version_id="1.0.0", target="emulator", test="tests/login.spec.ts")])
         report = await suite.wait(timeout=600)
 
-`connect_sync` is the same for code without an event loop. Everything that is raised on purpose is a `QgjetError`; `qgjet.errors` has the tree.
+`connect_sync` is the same for code without an event loop. Everything that is raised on purpose is a
+`QgjetError`; `qgjet.errors` has the tree.
 """
 
 from importlib import import_module
@@ -61,7 +63,9 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is used first: an agent has no use for the client, nor a client for runners."""
+    """Import a name when it is used first: an agent has no use for the client, nor a client for
+    runners.
+    """
     if name not in _HOME_OF:
         raise AttributeError(f"module 'qgjet' has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)

@@ -48,7 +48,9 @@ class InvalidInput(QgjetError):
 
 
 class InvalidSettings(InvalidInput):
-    """A setting cannot be used; `field` is its key, variable or flag, `key` the dotted key where it stands in a file."""
+    """A setting cannot be used; `field` is its key, variable or flag, `key` the dotted key where it
+    stands in a file.
+    """
 
     def __init__(self, field: str, reason: str, *, key: str = "") -> None:
         super().__init__(field, reason)
@@ -92,7 +94,9 @@ class NatsUnavailable(QgjetError):
 
 
 class PermissionDenied(NatsUnavailable):
-    """The NATS server does not let this user in, or not do that; or it cannot show that it is the right server. Nothing was written; asking again is no use."""
+    """The NATS server does not let this user in, or not do that; or it cannot show that it is the
+    right server. Nothing was written; asking again is no use.
+    """
 
 
 class StoreFull(NatsUnavailable):
@@ -104,7 +108,9 @@ class Overloaded(NatsUnavailable):
 
 
 class NoConsumerLeft(NatsUnavailable):
-    """The stream has as many consumers as its `max_consumers` allows. The janitor removes idle ones and creates the missing ones then."""
+    """The stream has as many consumers as its `max_consumers` allows. The janitor removes idle ones
+    and creates the missing ones then.
+    """
 
 
 class IncompatibleServer(QgjetError):
@@ -120,7 +126,9 @@ class PrepareFailed(QgjetError):
 
 
 class HostFailed(PrepareFailed):
-    """The agent's host cannot run anything: its disk is full, its work directory is gone, it has no processes or files left. No job is to blame."""
+    """The agent's host cannot run anything: its disk is full, its work directory is gone, it has no
+    processes or files left. No job is to blame.
+    """
 
 
 class NotInstalled(QgjetError):
@@ -136,7 +144,9 @@ class CannotReach(QgjetError):
 
 
 class NotAccepted(QgjetError):
-    """The server understood and refused; the message is the server's. `problem` is its document of RFC 9457."""
+    """The server understood and refused; the message is the server's. `problem` is its document of
+    RFC 9457.
+    """
 
     def __init__(self, message: str, *, status: int, problem: Mapping[str, Any]) -> None:
         super().__init__(message)

@@ -28,7 +28,9 @@ FAST = QueueSettings(visibility_timeout_s=1.5, retry_base_s=0.02, retry_cap_s=0.
 T = TypeVar("T")
 
 
-async def eventually(ask: Callable[[], Awaitable[T]], *, within_s: float = 10.0, what: str = "") -> T:
+async def eventually(
+    ask: Callable[[], Awaitable[T]], *, within_s: float = 10.0, what: str = ""
+) -> T:
     """Ask again until the answer is true. Fails with the last answer."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience(within_s)
@@ -36,11 +38,15 @@ async def eventually(ask: Callable[[], Awaitable[T]], *, within_s: float = 10.0,
         answer = await ask()
         if answer:
             return answer
-        assert loop.time() < deadline, f"not within {within_s} s: {what or ask}; last answer: {answer!r}"
+        assert loop.time() < deadline, (
+            f"not within {within_s} s: {what or ask}; last answer: {answer!r}"
+        )
         await asyncio.sleep(0.01)
 
 
-def scripted(outcomes: Mapping[str, tuple[str, ...]] | None = None, *, gate: asyncio.Event | None = None) -> dict[str, Runner]:
+def scripted(
+    outcomes: Mapping[str, tuple[str, ...]] | None = None, *, gate: asyncio.Event | None = None
+) -> dict[str, Runner]:
     return {"emulator": ScriptedRunner(outcomes or {}, gate=gate)}
 
 
@@ -63,7 +69,15 @@ async def running_agent(
     """An agent for the length of a block; halted at its end."""
     runners = runners or scripted()
     await agree(log.connection, queue.deployment)
-    agent = Agent(log, runners, dict.fromkeys(runners, slots), work_dir, AgentSettings(**{"poll_s": 1.0, **settings}), queue, artifact_settings)
+    agent = Agent(
+        log,
+        runners,
+        dict.fromkeys(runners, slots),
+        work_dir,
+        AgentSettings(**{"poll_s": 1.0, **settings}),
+        queue,
+        artifact_settings,
+    )
     task = asyncio.create_task(agent.run())
     try:
         yield agent
@@ -73,7 +87,9 @@ async def running_agent(
             await task
 
 
-async def submit(log: EventLog, spec: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> Accepted:
+async def submit(
+    log: EventLog, spec: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH
+) -> Accepted:
     """Submit, with a consumer for the lane: what the janitor sees to elsewhere."""
     await Queue(log.connection, FAST).ensure(Lane(spec.partition, spec.rank))
     return await log.submit(spec, on_duplicate)

@@ -1,4 +1,6 @@
-"""GitHub's runner, as far as it reads what a step prints and writes: after ActionCommand.cs and ActionCommandManager.cs of actions/runner."""
+"""GitHub's runner, as far as it reads what a step prints and writes: after ActionCommand.cs and
+ActionCommandManager.cs of actions/runner.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,19 @@ import re
 from typing import NamedTuple
 
 REGISTERED = {
-    *("error", "warning", "notice", "debug", "group", "endgroup", "add-mask", "stop-commands", "echo", "add-matcher", "remove-matcher"),
+    *(
+        "error",
+        "warning",
+        "notice",
+        "debug",
+        "group",
+        "endgroup",
+        "add-mask",
+        "stop-commands",
+        "echo",
+        "add-matcher",
+        "remove-matcher",
+    ),
     *("set-output", "save-state", "set-env", "add-path", "internal-set-repo-path"),
 }
 
@@ -18,7 +32,9 @@ class Command(NamedTuple):
 
 
 class Runner:
-    """Obeys lines as the runner does: `::name props::data` at the start of a line, `##[name props]data` anywhere, none of them while it is stopped."""
+    """Obeys lines as the runner does: `::name props::data` at the start of a line, `##[name
+    props]data` anywhere, none of them while it is stopped.
+    """
 
     def __init__(self, text: str) -> None:
         self.commands: list[Command] = []
@@ -32,7 +48,9 @@ class Runner:
         return [command for command in self.commands if command.name == name]
 
     def _read(self, line: str) -> None:
-        found = re.match(r"::([^ :]+?)(?: (.*?))?::(.*)", line.lstrip(), re.S) or re.search(r"##\[([^ \]]+)(?: ([^\]]*))?\](.*)", line, re.S)
+        found = re.match(r"::([^ :]+?)(?: (.*?))?::(.*)", line.lstrip(), re.S) or re.search(
+            r"##\[([^ \]]+)(?: ([^\]]*))?\](.*)", line, re.S
+        )
         if found is None or found[1] not in REGISTERED | ({self._resume} - {""}):
             self.log.append(line)
         elif self._resume:
@@ -42,7 +60,11 @@ class Runner:
             assert re.fullmatch(r"\w{16,}", found[3])
         else:
             pairs = (one.split("=", 1) for one in (found[2] or "").split(",") if "=" in one)
-            self.commands.append(Command(found[1], {key: unescaped(value) for key, value in pairs}, unescaped(found[3])))
+            self.commands.append(
+                Command(
+                    found[1], {key: unescaped(value) for key, value in pairs}, unescaped(found[3])
+                )
+            )
 
 
 def unescaped(text: str) -> str:

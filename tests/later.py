@@ -1,4 +1,6 @@
-"""A log whose server's clock, and this host's, show another time: what is stored keeps its true times."""
+"""A log whose server's clock, and this host's, show another time: what is stored keeps its true
+times.
+"""
 
 from __future__ import annotations
 

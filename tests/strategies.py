@@ -1,6 +1,8 @@
-"""Hypothesis strategies: values of every struct of ours, hostile text, and whole stories of one slot.
+"""Hypothesis strategies: values of every struct of ours, hostile text, and whole stories of one
+slot.
 
-A story is what production does: read the state, decide, append, read the state from the last event. `play` tells one that is given, `stories` any.
+A story is what production does: read the state, decide, append, read the state from the last event.
+`play` tells one that is given, `stories` any.
 """
 
 from __future__ import annotations
@@ -15,8 +17,33 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from factories import NOW, spec
-from qgjet.domain.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit, decide
-from qgjet.domain.events import EVENT_TYPES, PASSING, TERMINAL, Event, JobSpec, Outcome, Status, TestError, TestResult, Try, Verdict
+from qgjet.domain.decide import (
+    DRAINED,
+    Cancel,
+    Command,
+    EndAttempt,
+    Expire,
+    Lose,
+    OnDuplicate,
+    Release,
+    Requeue,
+    Start,
+    Submit,
+    decide,
+)
+from qgjet.domain.events import (
+    EVENT_TYPES,
+    PASSING,
+    TERMINAL,
+    Event,
+    JobSpec,
+    Outcome,
+    Status,
+    TestError,
+    TestResult,
+    Try,
+    Verdict,
+)
 from qgjet.domain.job import Job, state_of
 from qgjet.domain.retry import SPENDS_USER_RETRY
 from qgjet.errors import Conflict
@@ -25,7 +52,9 @@ from qgjet.errors import Conflict
 
 json_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 """Anything that JSON in UTF-8 can hold: no halves of surrogate pairs."""
-hostile_text = st.text(st.sampled_from(".*>%~/\\ \t\n\0aA2Ee\u00e9\u00a0\u2028\ud800\udfff\U0001f600"), max_size=10) | st.text(max_size=10)
+hostile_text = st.text(
+    st.sampled_from(".*>%~/\\ \t\n\0aA2Ee\u00e9\u00a0\u2028\ud800\udfff\U0001f600"), max_size=10
+) | st.text(max_size=10)
 """All that NATS, file systems, URLs and Unicode give a meaning to, and any other text."""
 
 # Structs
@@ -33,12 +62,15 @@ hostile_text = st.text(st.sampled_from(".*>%~/\\ \t\n\0aA2Ee\u00e9\u00a0\u2028\u
 instants = st.datetimes(
     datetime(1970, 1, 1),  # noqa: DTZ001 - the strategy adds the zone
     datetime(2100, 1, 1),  # noqa: DTZ001
-    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-8))]),
+    timezones=st.sampled_from(
+        [UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-8))]
+    ),
 )
 
 
 def values(kind: Any, **leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Values of an annotation: a struct over all its fields, an enum, a tuple, a dict, an optional, a leaf.
+    """Values of an annotation: a struct over all its fields, an enum, a tuple, a dict, an optional,
+    a leaf.
 
     `leaves` are other strategies for leaf types, by the type's name.
     """
@@ -52,7 +84,9 @@ def values(kind: Any, **leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any
     if origin is dict:
         return st.dictionaries(values(args[0], **leaves), values(args[1], **leaves), max_size=2)
     if issubclass(kind, msgspec.Struct):
-        return st.builds(kind, **{one.name: values(one.type, **leaves) for one in msgspec.structs.fields(kind)})
+        return st.builds(
+            kind, **{one.name: values(one.type, **leaves) for one in msgspec.structs.fields(kind)}
+        )
     if issubclass(kind, StrEnum):
         return st.sampled_from(kind)
     return (_LEAVES | leaves)[kind.__name__]
@@ -72,8 +106,14 @@ stored_events: st.SearchStrategy[Event] = st.sampled_from(EVENT_TYPES).flatmap(v
 
 
 def _any_event(kind: Any) -> st.SearchStrategy[Event]:
-    """Few values for what the fold looks at, so that it often nearly fits; nothing interesting in the rest."""
-    small = {"str": st.sampled_from(["", "a", "b"]), "int": st.integers(-1, 3), "datetime": st.just(NOW)}
+    """Few values for what the fold looks at, so that it often nearly fits; nothing interesting in
+    the rest.
+    """
+    small = {
+        "str": st.sampled_from(["", "a", "b"]),
+        "int": st.integers(-1, 3),
+        "datetime": st.just(NOW),
+    }
     dull = {
         "spec": st.just(spec(job_id="a")),
         "outcome": st.just(Outcome(verdict=Verdict.PASSED)),
@@ -81,7 +121,10 @@ def _any_event(kind: Any) -> st.SearchStrategy[Event]:
         "unresolved": st.just(()),
         "first_failure": st.none(),
     }
-    drawn = {one.name: dull[one.name] if one.name in dull else values(one.type, **small) for one in msgspec.structs.fields(kind)}
+    drawn = {
+        one.name: dull[one.name] if one.name in dull else values(one.type, **small)
+        for one in msgspec.structs.fields(kind)
+    }
     return st.builds(kind, **drawn)
 
 
@@ -117,7 +160,9 @@ def step(command: Command, before: Job | None, now: datetime, seq: int) -> Step:
 
 
 def play(*commands: Command, now: datetime = NOW) -> Step:
-    """Carry `commands` out at `now` as messages 1, 2, 3 ...; all but the last must be accepted. Gives the last step."""
+    """Carry `commands` out at `now` as messages 1, 2, 3 ...; all but the last must be accepted.
+    Gives the last step.
+    """
     last: Step | None = None
     for seq, command in enumerate(commands, 1):
         assert last is None or last.refusal is None, last
@@ -133,7 +178,9 @@ def outcome(verdict: Verdict | str, **tests: str) -> Outcome:
 
 def case(test_id: str, word: str) -> TestResult:
     error = TestError(message=f"{test_id} is broken")
-    tries = (Try(status=word, error=error),) if word in ("failed", "timed_out", "interrupted") else ()
+    tries = (
+        (Try(status=word, error=error),) if word in ("failed", "timed_out", "interrupted") else ()
+    )
     return TestResult(id=test_id, title=f"title of {test_id}", outcome=word, tries=tries)
 
 
@@ -155,9 +202,16 @@ _on_duplicate = st.sampled_from(OnDuplicate)
 _suites: st.SearchStrategy[tuple[str, ...]] = st.sampled_from([(), ("suite-1", "suite-2")])
 _verdicts = st.sampled_from([Verdict.FAILED, Verdict.INFRA_ERROR, *Verdict])
 _passing_words = st.sampled_from(["passed", "passed", "flaky", "skipped"])
-_words = {verdict: st.dictionaries(st.sampled_from(["a", "b"]), _passing_words, max_size=2) for verdict in PASSING}
+_words = {
+    verdict: st.dictionaries(st.sampled_from(["a", "b"]), _passing_words, max_size=2)
+    for verdict in PASSING
+}
 """What the test cases of an attempt can come to. Any of them may be missing from its report."""
-_any_words = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["passed", "failed", "failed", "timed_out", "interrupted", "skipped"]), max_size=2)
+_any_words = st.dictionaries(
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["passed", "failed", "failed", "timed_out", "interrupted", "skipped"]),
+    max_size=2,
+)
 _final = st.sampled_from([False] * 15 + [True])
 _reasons = st.sampled_from([DRAINED, "prepare_failed"])
 _any_move = ("submit", "requeue", "start", "end", "release", "lose", "cancel", "expire")
@@ -170,7 +224,9 @@ _moves = {
 
 @st.composite
 def stories(draw: st.DrawFn, max_steps: int = 24) -> Story:
-    """A slot under commands of every kind, with right and wrong agents, tickets, attempts and times."""
+    """A slot under commands of every kind, with right and wrong agents, tickets, attempts and
+    times.
+    """
     story = [step(_submission(draw, 1), None, NOW, draw(_gaps))]
     for number in range(2, draw(st.integers(max_steps // 2, max_steps)) + 1):
         last = story[-1]
@@ -180,7 +236,12 @@ def stories(draw: st.DrawFn, max_steps: int = 24) -> Story:
 
 
 def _submission(draw: st.DrawFn, number: int) -> Submit:
-    wanted = spec(job_id=f"job-{number}", max_retries=draw(_budgets), infra_retries=draw(_budgets), suite_ids=draw(_suites))
+    wanted = spec(
+        job_id=f"job-{number}",
+        max_retries=draw(_budgets),
+        infra_retries=draw(_budgets),
+        suite_ids=draw(_suites),
+    )
     return Submit(wanted, draw(_on_duplicate))
 
 
@@ -197,7 +258,9 @@ def _command(draw: st.DrawFn, story: Story, number: int) -> Command:
     attempt = _mostly(draw, job.attempt, job.attempt - 1, job.attempt + 1)
     match move:
         case "requeue":
-            return Requeue(_spec_of(story, _mostly(draw, job.job_id, "another")), "reprioritised", "operator")
+            return Requeue(
+                _spec_of(story, _mostly(draw, job.job_id, "another")), "reprioritised", "operator"
+            )
         case "start":
             return Start(ticket, draw(_agents), "emulator-5554", draw(_booleans))
         case "end":
@@ -207,13 +270,18 @@ def _command(draw: st.DrawFn, story: Story, number: int) -> Command:
         case "lose":
             return Lose(agent, attempt, "janitor")
         case _:
-            return Expire(ticket, "max_deliveries", "nothing delivers it any more", "janitor", draw(_booleans))
+            return Expire(
+                ticket, "max_deliveries", "nothing delivers it any more", "janitor", draw(_booleans)
+            )
 
 
 @st.composite
 def outcomes(draw: st.DrawFn) -> Outcome:
     verdict = draw(_verdicts)
-    return replace(outcome(verdict, **draw(_words.get(verdict, _any_words))), final=draw(_final) and verdict in SPENDS_USER_RETRY)
+    return replace(
+        outcome(verdict, **draw(_words.get(verdict, _any_words))),
+        final=draw(_final) and verdict in SPENDS_USER_RETRY,
+    )
 
 
 def _mostly(draw: st.DrawFn, right: T, *wrong: T) -> T:
@@ -222,5 +290,9 @@ def _mostly(draw: st.DrawFn, right: T, *wrong: T) -> T:
 
 
 def _spec_of(story: Story, job_id: str) -> JobSpec:
-    specs = [one.command.spec for one in story if isinstance(one.command, Submit) and one.command.spec.job_id == job_id]
+    specs = [
+        one.command.spec
+        for one in story
+        if isinstance(one.command, Submit) and one.command.spec.job_id == job_id
+    ]
     return specs[0] if specs else spec(job_id=job_id)

@@ -1,4 +1,6 @@
-"""The entry of `qgjet` and `qgjob`: one Typer app, and the one place where an error becomes a line and an exit code."""
+"""The entry of `qgjet` and `qgjob`: one Typer app, and the one place where an error becomes a line
+and an exit code.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,23 @@ from typer.core import TyperGroup
 
 from qgjet.errors import QgjetError
 from qgjet.version import __version__
-from qgjet_cli.commands import agents, artifacts, cancel, dead, listing, logs, queue, rerun, run, status, submit, suites, tests, token, wait
+from qgjet_cli.commands import (
+    agents,
+    artifacts,
+    cancel,
+    dead,
+    listing,
+    logs,
+    queue,
+    rerun,
+    run,
+    status,
+    submit,
+    suites,
+    tests,
+    token,
+    wait,
+)
 from qgjet_cli.exits import HELP, Exit, of_error
 from qgjet_cli.output import console
 
@@ -32,7 +50,9 @@ class Sections(TyperGroup):
         for title, names in SECTIONS.items():
             limit = formatter.width - 6 - max(map(len, self.commands))
             with formatter.section(title):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit)) for name in names])
+                formatter.write_dl(
+                    [(name, self.commands[name].get_short_help_str(limit)) for name in names]
+                )
 
 
 app = typer.Typer(
@@ -52,13 +72,18 @@ def _version(asked: bool) -> None:
 @app.callback(invoke_without_command=True, epilog=HELP)
 def qgjet_cli(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """Queue for AppWright test jobs: submit them, run them on emulators, devices and farms, see the verdicts.
+    """Queue for AppWright test jobs: submit them, run them on emulators, devices and farms, see the
+    verdicts.
 
-    Data goes to stdout, everything else to stderr. Flags go before QGJET_ variables, those before qgjet.toml.
+    Data goes to stdout, everything else to stderr. Flags go before QGJET_ variables, those before
+    qgjet.toml.
 
-    Without an address, commands look for the API at http://127.0.0.1:8000, where `qgjet up` listens; `run` starts everything itself.
+    Without an address, commands look for the API at http://127.0.0.1:8000, where `qgjet up`
+    listens; `run` starts everything itself.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -93,13 +118,19 @@ _HEAVY = {
     "backup": "Save events, artifacts and logs into a directory, while work goes on.",
     "restore": "Put a backup on a server.",
 }
-"""Commands that bring servers and clients along, with their line in the overview: imported only when they are called."""
+"""Commands that bring servers and clients along, with their line in the overview: imported only
+when they are called.
+"""
 
 
 def _register_heavy(argv: Sequence[str]) -> None:
     called = next((word for word in _completed() or argv if not word.startswith("-")), "")
     for name, summary in _HEAVY.items():
-        command = getattr(import_module(f"qgjet_cli.commands.{name}"), name) if name == called else _not_called
+        command = (
+            getattr(import_module(f"qgjet_cli.commands.{name}"), name)
+            if name == called
+            else _not_called
+        )
         app.command(name, short_help=summary)(command)
 
 
@@ -115,7 +146,9 @@ def _not_called() -> None:
 
 
 def _open_standard_descriptors() -> None:
-    """Open the null device on closed standard descriptors; otherwise the next file or socket would take their numbers."""
+    """Open the null device on closed standard descriptors; otherwise the next file or socket would
+    take their numbers.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
@@ -129,7 +162,9 @@ def _open_standard_descriptors() -> None:
 
 
 def main() -> None:
-    """Run the command of sys.argv. Ends the process, never with a traceback (QGJET_DEBUG=1 shows it)."""
+    """Run the command of sys.argv. Ends the process, never with a traceback (QGJET_DEBUG=1 shows
+    it).
+    """
     _open_standard_descriptors()
     console.open_terminals()
     try:
@@ -141,12 +176,16 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     except Exception as error:
-        if isinstance(error, OSError) and (full := console.failure_of_stdout(error)):  # typer writes help and tables of its own
+        if isinstance(error, OSError) and (
+            full := console.failure_of_stdout(error)
+        ):  # typer writes help and tables of its own
             console.fail(full)
             sys.exit(of_error(full))
         if os.environ.get("QGJET_DEBUG"):
             raise
-        console.note(f"Error: this is a defect of qgjet, please report it: {type(error).__name__}: {error} (QGJET_DEBUG=1 shows where)")
+        console.note(
+            f"Error: this is a defect of qgjet, please report it: {type(error).__name__}: {error} (QGJET_DEBUG=1 shows where)"
+        )
         sys.exit(of_error(error))
 
 

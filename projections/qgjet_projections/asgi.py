@@ -1,6 +1,8 @@
-"""`uvicorn qgjet_projections.asgi:app`: settings from `qgjet.toml` in the current directory and from QGJET_ variables.
+"""`uvicorn qgjet_projections.asgi:app`: settings from `qgjet.toml` in the current directory and
+from QGJET_ variables.
 
-Without a token it does not start, unless QGJET_API_AUTH=false says that only this machine can reach it.
+Without a token it does not start, unless QGJET_API_AUTH=false says that only this machine can reach
+it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""One API process put together: the read model, the connection to the log, the projector and the janitor.
+"""One API process put together: the read model, the connection to the log, the projector and the
+janitor.
 
-It starts without NATS and mends itself: what is in the read model can be read at any time, writing and catching up begin when the server is there. Closed in
-the reverse order. Any number of these processes may run side by side; they share nothing but the log.
+It starts without NATS and mends itself: what is in the read model can be read at any time, writing
+and catching up begin when the server is there. Closed in the reverse order. Any number of these
+processes may run side by side; they share nothing but the log.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from typing import ParamSpec, TypeVar
 from qgjet.config.settings import Settings
 from qgjet.domain.control import Pauses
 from qgjet.domain.deployment import Deployment
-from qgjet.errors import IncompatibleServer, InvalidSettings, NatsUnavailable, PermissionDenied, QgjetError
+from qgjet.errors import (
+    IncompatibleServer,
+    InvalidSettings,
+    NatsUnavailable,
+    PermissionDenied,
+    QgjetError,
+)
 from qgjet.jetstream.connection import Connection, connect
 from qgjet.store import agent_registry, streams
 from qgjet.store.agent_registry import AgentInfo
@@ -104,7 +112,9 @@ class Service:
 
     @property
     def lag(self) -> Lag | None:
-        """How far the read model is behind the log; None while it does not follow one. For any thread."""
+        """How far the read model is behind the log; None while it does not follow one. For any
+        thread.
+        """
         projector = self.projector
         return None if projector is None else projector.lag
 
@@ -117,14 +127,22 @@ class Service:
     # -- what is wrong -----------------------------------------------------------------------------------------------
 
     def ailments(self, *, patience_s: float = 0.0) -> list[str]:
-        """Why reads are not up to date, or writes impossible; empty when all is well. A lost connection counts after `patience_s`."""
+        """Why reads are not up to date, or writes impossible; empty when all is well. A lost
+        connection counts after `patience_s`.
+        """
         found = []
         if self._lost_at is not None and self._loop.time() - self._lost_at >= patience_s:
             found.append(self._why_lost() or f"not connected to NATS at {self.nats_url}")
         if self.read_model.is_gone:
-            found.append(f"the read model {self.read_model.path} was deleted or replaced: it is rebuilt from the log")
-        elif self._log is not None and (self.projector is None or self.projector.failure is not None):
-            found.append(f"the projection has stopped: {self._broken or (self.projector and self.projector.failure) or 'it starts'}")
+            found.append(
+                f"the read model {self.read_model.path} was deleted or replaced: it is rebuilt from the log"
+            )
+        elif self._log is not None and (
+            self.projector is None or self.projector.failure is not None
+        ):
+            found.append(
+                f"the projection has stopped: {self._broken or (self.projector and self.projector.failure) or 'it starts'}"
+            )
         return found
 
     def _why_lost(self) -> str:
@@ -133,9 +151,11 @@ class Service:
     # -- keeping it up -----------------------------------------------------------------------------------------------
 
     async def keep(self) -> None:
-        """Connect, project, and begin again whatever breaks. Ends when it is cancelled, and the process closes.
+        """Connect, project, and begin again whatever breaks. Ends when it is cancelled, and the
+        process closes.
 
-        Both, because an error of the clean-up (a connection reset while it is closed) may come in the place of the cancellation.
+        Both, because an error of the clean-up (a connection reset while it is closed) may come in
+        the place of the cancellation.
         """
         while not self.closing.is_set():
             try:
@@ -151,7 +171,10 @@ class Service:
             await within(PAUSE_S, self.closing)
 
     async def _connected(self) -> None:
-        async with connect(self._address, name="qgjet-api", login=self.settings.nats) as connection, self._janitors_connection(connection) as other:
+        async with (
+            connect(self._address, name="qgjet-api", login=self.settings.nats) as connection,
+            self._janitors_connection(connection) as other,
+        ):
             self.deployment = await _agree(other, self.settings)
             self._log = EventLog(connection, self.clock)
             try:
@@ -162,7 +185,9 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _janitors_connection(self, shared: Connection) -> AsyncIterator[Connection]:
-        """The connection for what is the janitor's: its own when it has a login of its own, so that this process's other one needs none of its rights."""
+        """The connection for what is the janitor's: its own when it has a login of its own, so that
+        this process's other one needs none of its rights.
+        """
         login = self.settings.nats.of_janitor
         if login is None or not self.settings.api.janitor:
             yield shared
@@ -178,7 +203,9 @@ class Service:
                 raise
             except (PermissionDenied, NatsUnavailable, ReadModelGone) as error:
                 self._note(error)
-            except Exception as error:  # whatever it is, reads go on with what is there and the next try may work
+            except (
+                Exception
+            ) as error:  # whatever it is, reads go on with what is there and the next try may work
                 self._note(error)
             await within(PAUSE_S, self.closing)
 
@@ -188,9 +215,16 @@ class Service:
             await asyncio.to_thread(self.read_model.renew)
         retention_s = self.deployment.retention_s
         async with (
-            Projector(event_log, self.read_model, retention_s=retention_s, complaints=self._complaints) as projector,
+            Projector(
+                event_log, self.read_model, retention_s=retention_s, complaints=self._complaints
+            ) as projector,
             self._janitor(janitors_connection),
-            Retention(EventLog(janitors_connection, self.clock), self.read_model, projector, purges=self.settings.api.janitor),
+            Retention(
+                EventLog(janitors_connection, self.clock),
+                self.read_model,
+                projector,
+                purges=self.settings.api.janitor,
+            ),
         ):
             self.projector, self._broken, self.refusal = projector, "", None
             try:
@@ -199,30 +233,42 @@ class Service:
                 self.projector = None
             raise projector.failure or RuntimeError("the projector has ended")
 
-    async def _watch(self, connection: Connection, janitors_connection: Connection, projector: Projector) -> None:
+    async def _watch(
+        self, connection: Connection, janitors_connection: Connection, projector: Projector
+    ) -> None:
         reconnects = connection.reconnects
         while projector.failure is None:
             if self.read_model.is_gone:
-                raise ReadModelGone(f"the read model {self.read_model.path} was deleted or replaced: it is rebuilt from the log")
+                raise ReadModelGone(
+                    f"the read model {self.read_model.path} was deleted or replaced: it is rebuilt from the log"
+                )
             self._lost_at = _lost(connection, self._lost_at, self._loop.time())
             self._tried.set()
             if connection.is_connected and connection.reconnects != reconnects:
                 with contextlib.suppress(NatsUnavailable):  # gone again: the next round tries again
                     seen = connection.reconnects
-                    await _agree(janitors_connection, self.settings)  # the server may be a new, empty one
+                    await _agree(
+                        janitors_connection, self.settings
+                    )  # the server may be a new, empty one
                     reconnects = seen
             await asyncio.sleep(WATCH_S)
 
     def _janitor(self, connection: Connection) -> contextlib.AbstractAsyncContextManager[object]:
         """The janitor beside the projector, unless it is switched off (`api.janitor`)."""
-        return Janitor(EventLog(connection, self.clock), self.read_model, self.settings.queue) if self.settings.api.janitor else contextlib.nullcontext()
+        return (
+            Janitor(EventLog(connection, self.clock), self.read_model, self.settings.queue)
+            if self.settings.api.janitor
+            else contextlib.nullcontext()
+        )
 
     def _note(self, error: Exception, *, exc_info: bool = False) -> None:
         self._broken = str(error) or type(error).__name__
         self._complaints.warn(self._broken, exc_info=exc_info)
 
     async def first_try(self) -> None:
-        """Wait a moment for the first connection. Raises IncompatibleServer when there is a server that must not be used, InvalidSettings for no address."""
+        """Wait a moment for the first connection. Raises IncompatibleServer when there is a server
+        that must not be used, InvalidSettings for no address.
+        """
         await within(FIRST_TRY_S, self._tried)
         if self.refusal is not None:
             raise self.refusal
@@ -249,7 +295,10 @@ class Service:
         if self.projector is None or self.projector.failure is not None:
             await within(min(timeout_s, PAUSE_S), self.closing)
             return
-        waits = {asyncio.create_task(self.projector.wait_for(seq + 1, timeout_s)), asyncio.create_task(self.closing.wait())}
+        waits = {
+            asyncio.create_task(self.projector.wait_for(seq + 1, timeout_s)),
+            asyncio.create_task(self.closing.wait()),
+        }
         try:
             await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -260,8 +309,12 @@ class Service:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def read_for_stream(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Read in a few threads that all streams share, so that they never hold those that answer requests."""
-        return await self._loop.run_in_executor(self._stream_threads, partial(read, *args, **kwargs))
+        """Read in a few threads that all streams share, so that they never hold those that answer
+        requests.
+        """
+        return await self._loop.run_in_executor(
+            self._stream_threads, partial(read, *args, **kwargs)
+        )
 
     # -- agents ------------------------------------------------------------------------------------------------------
 
@@ -270,7 +323,9 @@ class Service:
         return self._agents if self._agents_are_fresh else await asyncio.shield(self._ask())
 
     async def agents_if_known(self) -> list[AgentInfo] | None:
-        """The same; None when NATS does not answer at once. While it is silent, only the first call waits, and not for long."""
+        """The same; None when NATS does not answer at once. While it is silent, only the first call
+        waits, and not for long.
+        """
         if self._agents_are_fresh:
             return self._agents
         asking = self._ask()
@@ -288,7 +343,9 @@ class Service:
         """Ask NATS for the agents, once for all calls that wait."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._read_agents(), name="agents")
-            self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # a call may no longer wait for it
+            self._asking.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # a call may no longer wait for it
         return self._asking
 
     async def _read_agents(self) -> list[AgentInfo]:
@@ -302,7 +359,9 @@ class Service:
 
 
 async def _agree(connection: Connection, settings: Settings) -> Deployment:
-    """Make what is missing, and put this process's retention in force, and its leases for the agents that start from now on: as far as its NATS user may."""
+    """Make what is missing, and put this process's retention in force, and its leases for the
+    agents that start from now on: as far as its NATS user may.
+    """
     await streams.ensure(connection, settings.deployment)
     await streams.change_retention(connection, settings.queue.retention_s)
     return await streams.change_leases(connection, settings.deployment)
@@ -317,14 +376,18 @@ def _lost(connection: Connection, since: float | None, now: float) -> float | No
 
 @contextlib.asynccontextmanager
 async def open_service(settings: Settings, clock: Clock = utc_now) -> AsyncIterator[Service]:
-    """A running service, closed at the end. Raises IncompatibleServer when the NATS server must not be used; a missing one is waited for."""
+    """A running service, closed at the end. Raises IncompatibleServer when the NATS server must not
+    be used; a missing one is waited for.
+    """
     path = Path(settings.api.database)
     if path.parent.name == OWN_DIRECTORY:
         private_files.tighten(path.parent)
     read_model = ReadModel.open(path)
     try:
         service = Service(settings, read_model, clock)
-        keeper = asyncio.create_task(service.keep(), name="service")  # no TaskGroup: it would wrap the errors of the block
+        keeper = asyncio.create_task(
+            service.keep(), name="service"
+        )  # no TaskGroup: it would wrap the errors of the block
         try:
             await service.first_try()
             yield service

@@ -1,7 +1,9 @@
-"""The agent: finds lanes with work, gives them to its slots, keeps partitions warm, says that it is alive.
+"""The agent: finds lanes with work, gives them to its slots, keeps partitions warm, says that it is
+alive.
 
-Stopping: `drain` finishes what runs and takes nothing new; `halt` stops what runs too and gives it back, which costs the jobs nothing. Either way `run` returns
-when no process of a job is left. A `kill -9` leaves the same on the log as a halt that could not say goodbye: the leases run out.
+Stopping: `drain` finishes what runs and takes nothing new; `halt` stops what runs too and gives it
+back, which costs the jobs nothing. Either way `run` returns when no process of a job is left. A
+`kill -9` leaves the same on the log as a halt that could not say goodbye: the leases run out.
 """
 
 from __future__ import annotations
@@ -76,11 +78,22 @@ class Agent:
         self._queue = Queue(event_log.connection, queue_settings)
         self._settings = settings
         self._work_dir = work_dir
-        self._slots = [AgentSlot(target, runners[target], work_dir) for target, count in slots.items() for _ in range(count)]
+        self._slots = [
+            AgentSlot(target, runners[target], work_dir)
+            for target, count in slots.items()
+            for _ in range(count)
+        ]
         self._limit = settings.slots or len(self._slots)
         self._catalog = Catalog(list(slots), settings.app_version_id)
         self._turns = Turns()
-        self._executor = Executor(event_log, self.instance, settings, queue_settings, work_dir, artifact_settings or ArtifactSettings())
+        self._executor = Executor(
+            event_log,
+            self.instance,
+            settings,
+            queue_settings,
+            work_dir,
+            artifact_settings or ArtifactSettings(),
+        )
         self._busy = 0
         self._cooling: dict[Partition, float] = {}
         self._pauses: Pauses | None = None
@@ -108,7 +121,16 @@ class Agent:
             private_files.make_directory(self._work_dir)
         try:
             async with asyncio.TaskGroup() as keepers:
-                tasks = [keepers.create_task(keeper()) for keeper in (self._refresh, self._announce, self._listen, self._cool_down, self._follow_controls)]
+                tasks = [
+                    keepers.create_task(keeper())
+                    for keeper in (
+                        self._refresh,
+                        self._announce,
+                        self._listen,
+                        self._cool_down,
+                        self._follow_controls,
+                    )
+                ]
                 async with asyncio.TaskGroup() as self._work:
                     await self._draining.wait()
                 await end(*tasks, within_s=STOP_TIMEOUT_S, again_s=STOP_TIMEOUT_S / 2)
@@ -121,7 +143,9 @@ class Agent:
         self._announce_now.set()
 
     def drain(self) -> None:
-        """Finish what runs, give back what is not started, take nothing new. A second call is harmless."""
+        """Finish what runs, give back what is not started, take nothing new. A second call is
+        harmless.
+        """
         self._executor.drain()
         self._draining.set()
         self._announce_now.set()
@@ -146,7 +170,12 @@ class Agent:
 
     def _dispatch(self) -> None:
         """Give lanes with work to free slots until one of both runs out."""
-        while self._work is not None and not self.draining and self._busy < self._limit and self._log.connection.is_connected:
+        while (
+            self._work is not None
+            and not self.draining
+            and self._busy < self._limit
+            and self._log.connection.is_connected
+        ):
             if not self._catalog.waiting() or self._is_backing_off():
                 return
             chosen = choose(self._open_lanes(), self._bench(), self._turns)
@@ -155,7 +184,9 @@ class Agent:
             self._assign(self._free_slot(chosen.lane.partition), chosen.lane)
 
     def _is_backing_off(self) -> bool:
-        """Whether this host cannot run jobs for now; the dispatch goes on by itself after that. Other agents are notified meanwhile."""
+        """Whether this host cannot run jobs for now; the dispatch goes on by itself after that.
+        Other agents are notified meanwhile.
+        """
         delay_s = self._host.backs_off_s()
         if delay_s and self._host_timer is None:
             self._announce_now.set()
@@ -171,10 +202,16 @@ class Agent:
     def _open_lanes(self) -> list[Waiting]:
         """Lanes that are believed to have work, without those that are paused."""
         waiting = self._catalog.waiting()
-        return waiting if self._pauses is not None and not self._pauses else [one for one in waiting if not self._is_paused(one.lane)]
+        return (
+            waiting
+            if self._pauses is not None and not self._pauses
+            else [one for one in waiting if not self._is_paused(one.lane)]
+        )
 
     def _is_paused(self, lane: Lane) -> bool:
-        return self._pauses is None or self._pauses.of(lane.partition, self._log.clock()) is not None
+        return (
+            self._pauses is None or self._pauses.of(lane.partition, self._log.clock()) is not None
+        )
 
     def _bench(self) -> Bench:
         free = [slot for slot in self._slots if not slot.busy]
@@ -190,7 +227,14 @@ class Agent:
     def _free_slot(self, partition: Partition) -> AgentSlot:
         """The slot where it is warm, else a cold one, else the one that was idle longest."""
         free = (slot for slot in self._slots if not slot.busy and slot.target == partition.target)
-        return min(free, key=lambda slot: (slot.partition != partition, slot.partition is not None, slot.idle_since))
+        return min(
+            free,
+            key=lambda slot: (
+                slot.partition != partition,
+                slot.partition is not None,
+                slot.idle_since,
+            ),
+        )
 
     def _assign(self, slot: AgentSlot, lane: Lane) -> None:
         assert self._work is not None
@@ -220,13 +264,20 @@ class Agent:
             self._dispatch()
 
     def _goes_on(self, slot: AgentSlot, lane: Lane) -> bool:
-        return not self.draining and slot.run_in_a_row < self._settings.batch and self._catalog.has_waiting(lane) and not self._is_paused(lane)
+        return (
+            not self.draining
+            and slot.run_in_a_row < self._settings.batch
+            and self._catalog.has_waiting(lane)
+            and not self._is_paused(lane)
+        )
 
     async def _serve_one(self, slot: AgentSlot, lane: Lane, rung: bool) -> bool:
         try:
             delivery = await self._queue.take(lane, BELL_WAIT_S if rung else 0.0)
         except NoConsumerLeft as error:
-            self._complaints.warn(str(error))  # the janitor makes it and notifies an agent as soon as another one has gone
+            self._complaints.warn(
+                str(error)
+            )  # the janitor makes it and notifies an agent as soon as another one has gone
             delivery = None
         if delivery is None:
             self._catalog.empty(lane)
@@ -242,9 +293,13 @@ class Agent:
         return not result.prepare_failed and not result.failed_host
 
     async def _give_back_unseen(self, delivery: Delivery) -> None:
-        """At once, unless somebody runs the job: the next delivery would say that its lease is over."""
+        """At once, unless somebody runs the job: the next delivery would say that its lease is
+        over.
+        """
         job = await self._log.load(delivery.spec.slot)
-        await delivery.nak(self._executor.visibility.redelivery_s if job is not None and job.agent else 0.0)
+        await delivery.nak(
+            self._executor.visibility.redelivery_s if job is not None and job.agent else 0.0
+        )
 
     async def _execute(self, slot: AgentSlot, lane: Lane, delivery: Delivery) -> Result:
         self._turns.take(lane.partition.org_id)
@@ -265,7 +320,9 @@ class Agent:
         return result
 
     async def _ring_for_others(self, lane: Lane) -> None:
-        """Ring now, at most every RING_EVERY_S, and once more after that: the first bell may still be ours, with nobody to hear it."""
+        """Ring now, at most every RING_EVERY_S, and once more after that: the first bell may still
+        be ours, with nobody to hear it.
+        """
         loop = asyncio.get_running_loop()
         if lane not in self._rang:
             self._rang.add(lane)
@@ -293,7 +350,9 @@ class Agent:
     # -- keeping up --------------------------------------------------------------------------------------------------
 
     async def _refresh(self) -> None:
-        """Look at all lanes now and then, and at once after the connection came back: bells may have been missed."""
+        """Look at all lanes now and then, and at once after the connection came back: bells may
+        have been missed.
+        """
         complaints = LogLimiter(log)
         while True:
             try:
@@ -306,14 +365,25 @@ class Agent:
             self._catalog.refresh(states)
             self._dispatch()
             await self._restore({state.lane for state in states})
-            in_flight = any(self._catalog.serves(state.lane) and state.unacknowledged for state in states) or self._busy
-            interval = min(self._settings.poll_s, self._executor.visibility.redelivery_s / 3) if in_flight else self._settings.poll_s
+            in_flight = (
+                any(self._catalog.serves(state.lane) and state.unacknowledged for state in states)
+                or self._busy
+            )
+            interval = (
+                min(self._settings.poll_s, self._executor.visibility.redelivery_s / 3)
+                if in_flight
+                else self._settings.poll_s
+            )
             await within(interval * self._random.uniform(0.8, 1.2), self._refresh_now)
             self._refresh_now.clear()
 
     async def _restore(self, lanes: Container[Lane]) -> None:
-        """Make the consumers of running jobs again that were deleted: without one no heartbeat is confirmed, and the job would be lost with its lease."""
-        for lane in [lane for lane, running in self._catalog.running.items() if running and lane not in lanes]:
+        """Make the consumers of running jobs again that were deleted: without one no heartbeat is
+        confirmed, and the job would be lost with its lease.
+        """
+        for lane in [
+            lane for lane, running in self._catalog.running.items() if running and lane not in lanes
+        ]:
             with contextlib.suppress(NatsUnavailable):
                 await self._queue.ensure(lane)
 
@@ -323,7 +393,9 @@ class Agent:
             await self._log.connection.wait_connected(self._settings.poll_s)
 
     async def _listen(self) -> None:
-        """Hear the bell of a target exactly while a slot of it is free: a bell that nobody can answer is for somebody else."""
+        """Hear the bell of a target exactly while a slot of it is free: a bell that nobody can
+        answer is for somebody else.
+        """
         while True:
             self._slots_changed.clear()
             listens = self._busy < self._limit and not self.draining and self._host_timer is None
@@ -344,7 +416,9 @@ class Agent:
                 await self._ring_for_others(lane)
 
     async def _announce(self) -> None:
-        """Renew the entry in the list of agents, and adopt the visibility timeout in force; at once after the connection came back."""
+        """Renew the entry in the list of agents, and adopt the visibility timeout in force; at once
+        after the connection came back.
+        """
         while True:
             with contextlib.suppress(NatsUnavailable):
                 await self._executor.visibility.read()
@@ -364,12 +438,21 @@ class Agent:
             host=socket.gethostname(),
             pid=os.getpid(),
             version=__version__,
-            targets=tuple(TargetSlots(target=target, slots=len(slots), running=sum(slot.busy for slot in slots)) for target, slots in by_target.items()),
+            targets=tuple(
+                TargetSlots(
+                    target=target, slots=len(slots), running=sum(slot.busy for slot in slots)
+                )
+                for target, slots in by_target.items()
+            ),
             slots=self._limit,
             since=self._since,
             app_version_id=self._settings.app_version_id,
             running=tuple(self._executor.running),
-            warm=tuple(f"{p.org_id}/{p.app_version_id}/{p.target}" for slot in self._slots if (p := slot.partition)),
+            warm=tuple(
+                f"{p.org_id}/{p.app_version_id}/{p.target}"
+                for slot in self._slots
+                if (p := slot.partition)
+            ),
             draining=self.draining,
             problem=self._host.problem,
             problem_since=self._host.problem_since,
@@ -378,7 +461,9 @@ class Agent:
 
     async def _follow_controls(self) -> None:
         """Know what is paused, and whether somebody has asked this agent to drain."""
-        async with contextlib.aclosing(follow(self._log.connection, poll_s=self._settings.poll_s)) as decisions:
+        async with contextlib.aclosing(
+            follow(self._log.connection, poll_s=self._settings.poll_s)
+        ) as decisions:
             async for pauses, events in decisions:
                 if any(self._is_told_to_drain(event) for event in events):
                     self.drain()
@@ -396,7 +481,9 @@ class Agent:
         now = self._log.clock()
         end = self._pauses.next_end(now) if self._pauses is not None else None
         if end is not None:
-            self._pause_timer = asyncio.get_running_loop().call_later((end - now).total_seconds() + 0.01, self._pause_is_over)
+            self._pause_timer = asyncio.get_running_loop().call_later(
+                (end - now).total_seconds() + 0.01, self._pause_is_over
+            )
 
     def _pause_is_over(self) -> None:
         self._resume_in_time()
@@ -407,9 +494,15 @@ class Agent:
         while True:
             await asyncio.sleep(min(self._settings.keep_warm_s / 4, 5.0))
             now = asyncio.get_running_loop().time()
-            self._cooling = {partition: until for partition, until in self._cooling.items() if until > now}
+            self._cooling = {
+                partition: until for partition, until in self._cooling.items() if until > now
+            }
             for slot in self._slots:
-                if not slot.busy and slot.partition is not None and now - slot.idle_since > self._settings.keep_warm_s:
+                if (
+                    not slot.busy
+                    and slot.partition is not None
+                    and now - slot.idle_since > self._settings.keep_warm_s
+                ):
                     await self._cool(slot)
             self._dispatch()
 

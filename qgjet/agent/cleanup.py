@@ -1,4 +1,6 @@
-"""Removing what jobs leave behind: trees of any depth, and the directories of agents that were killed."""
+"""Removing what jobs leave behind: trees of any depth, and the directories of agents that were
+killed.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,11 @@ async def remove(path: str | Path) -> None:
 
 
 def remove_tree(path: str | Path) -> None:
-    """Remove a file or a directory with all it holds, without following a symlink. Never raises: what cannot be removed is logged, once.
+    """Remove a file or a directory with all it holds, without following a symlink. Never raises:
+    what cannot be removed is logged, once.
 
-    Its depth does not matter: the directories in a directory are moved up to the top before it is removed, so no path gets long, no more than two
-    directories are open, and nothing recurs.
+    Its depth does not matter: the directories in a directory are moved up to the top before it is
+    removed, so no path gets long, no more than two directories are open, and nothing recurs.
     """
     try:
         left = _remove(Path(path))
@@ -45,7 +48,12 @@ def remove_tree(path: str | Path) -> None:
         log.warning("%s could not be removed: %s", path, getattr(error, "strerror", None) or error)
         return
     if left:
-        log.warning("%s could not be removed: %d entries in it stay, the first is %s", path, len(left), os.fsdecode(left[0]))
+        log.warning(
+            "%s could not be removed: %d entries in it stay, the first is %s",
+            path,
+            len(left),
+            os.fsdecode(left[0]),
+        )
 
 
 def _remove(path: Path) -> list[bytes]:
@@ -73,7 +81,11 @@ def _empty(top: int) -> list[bytes]:
                 os.unlink(name, dir_fd=top)
                 continue
             with _opened(name, top) as directory:
-                todo += [moved for inner in _names(directory) if (moved := _take_out(inner, directory, next(new_names), top))]
+                todo += [
+                    moved
+                    for inner in _names(directory)
+                    if (moved := _take_out(inner, directory, next(new_names), top))
+                ]
             os.rmdir(name, dir_fd=top)
         except OSError:
             left.append(name)
@@ -81,7 +93,9 @@ def _empty(top: int) -> list[bytes]:
 
 
 def _take_out(name: bytes, directory: int, new_name: bytes, top: int) -> bytes:
-    """Remove a file, or move a directory up to the top and give its new name. What does neither stays, and its directory with it."""
+    """Remove a file, or move a directory up to the top and give its new name. What does neither
+    stays, and its directory with it.
+    """
     with contextlib.suppress(OSError):
         if _is_directory(name, directory):
             _move(name, directory, new_name, top)
@@ -127,15 +141,19 @@ def _opened(name: bytes, parent: int | None = None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def own_directory(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new directory for this process, removed at the end of the block. Those of the same prefix whose processes were killed are removed meanwhile.
+    """A new directory for this process, removed at the end of the block. Those of the same prefix
+    whose processes were killed are removed meanwhile.
 
-    A process holds a lock on a file in its directory, which the system releases however the process ends. Raises OSError if it cannot be created.
+    A process holds a lock on a file in its directory, which the system releases however the process
+    ends. Raises OSError if it cannot be created.
     """
     path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     lock = _lock(path)
     try:
         with contextlib.suppress(RuntimeError):  # no thread is left: the next start removes them
-            threading.Thread(target=remove_abandoned, args=(parent, prefix), daemon=True, name="cleanup").start()
+            threading.Thread(
+                target=remove_abandoned, args=(parent, prefix), daemon=True, name="cleanup"
+            ).start()
         yield path
     finally:
         remove_tree(path)
@@ -152,7 +170,9 @@ def _lock(path: Path) -> int:
 
 
 def remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove the directories of processes that were killed: of this user, and with a lock that no process holds. Never raises."""
+    """Remove the directories of processes that were killed: of this user, and with a lock that no
+    process holds. Never raises.
+    """
     with contextlib.suppress(OSError):
         for path in list(parent.glob(f"{prefix}*")):
             if _is_abandoned(path):

@@ -1,4 +1,6 @@
-"""Whether the agent's host can run jobs at all, and how long the agent leaves them to others when it cannot."""
+"""Whether the agent's host can run jobs at all, and how long the agent leaves them to others when
+it cannot.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _PROBE = bytes(4096)
 
 
 class Host:
-    """The work directory, and the failures of this host: a full disk, a directory that is gone, no processes or files left."""
+    """The work directory, and the failures of this host: a full disk, a directory that is gone, no
+    processes or files left.
+    """
 
     def __init__(self, work_dir: Path, clock: Clock) -> None:
         self._work_dir = work_dir
@@ -40,7 +44,9 @@ class Host:
         self.problem_since: datetime | None = None
 
     def backs_off_s(self) -> float:
-        """How long no job is to be taken; 0.0: now. Looks at the work directory, at most once a second."""
+        """How long no job is to be taken; 0.0: now. Looks at the work directory, at most once a
+        second.
+        """
         now = time.monotonic()
         if now < self._until:
             return self._until - now
@@ -85,4 +91,6 @@ def check(work_dir: Path) -> None:
             with contextlib.suppress(OSError):
                 Path(name).unlink()
     except OSError as error:
-        raise HostFailed(f"the work directory {work_dir} cannot be used: {error.strerror or error}") from error
+        raise HostFailed(
+            f"the work directory {work_dir} cannot be used: {error.strerror or error}"
+        ) from error

@@ -1,9 +1,11 @@
 """An agent's hold on a delivered job.
 
-All timers are fractions of the visibility timeout V. A heartbeat every V/3 is a confirmed "in progress" to JetStream plus a look at the slot, which also
-shows a cancel, a replacement or a lost slot. The lease counts from the *sending* of the last confirmed heartbeat. Without one for 2V/3 the process is
-asked to end; at 9V/10 the guardian kills it, with or without the agent: before V, when the job may be given to another agent. All of it goes by
-`lease_time()`, which counts the time of a suspend; a lease that ran out meanwhile is not extended, because another agent may have the job.
+All timers are fractions of the visibility timeout V. A heartbeat every V/3 is a confirmed "in
+progress" to JetStream plus a look at the slot, which also shows a cancel, a replacement or a lost
+slot. The lease counts from the *sending* of the last confirmed heartbeat. Without one for 2V/3 the
+process is asked to end; at 9V/10 the guardian kills it, with or without the agent: before V, when
+the job may be given to another agent. All of it goes by `lease_time()`, which counts the time of a
+suspend; a lease that ran out meanwhile is not extended, because another agent may have the job.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ RETRY = 1 / 12
 class Lease:
     """Heartbeats for the length of a block: `async with Lease(...) as lease`."""
 
-    def __init__(self, event_log: EventLog, delivery: Delivery, agent: str, visibility: VisibilityTimeout) -> None:
+    def __init__(
+        self, event_log: EventLog, delivery: Delivery, agent: str, visibility: VisibilityTimeout
+    ) -> None:
         self._log = event_log
         self._delivery = delivery
         self._agent = agent
@@ -49,7 +53,9 @@ class Lease:
         """`connection.server` when the job's state was read that the next command rests on."""
         self.stop_control = StopControl(self._confirmed + HOLD * self._visibility_s)
         self.on_limit: Callable[[float], None] = lambda _: None
-        """Gets the limit of the attempt, in seconds, that another submission has brought; at each heartbeat."""
+        """Gets the limit of the attempt, in seconds, that another submission has brought; at each
+        heartbeat.
+        """
 
     def running(self, attempt: int) -> None:
         """From now on the slot must say that this agent runs `attempt`."""
@@ -57,19 +63,28 @@ class Lease:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last confirmed heartbeat is so long ago that the message may have been given to somebody else."""
+        """Whether the last confirmed heartbeat is so long ago that the message may have been given
+        to somebody else.
+        """
         return lease_time() - self._confirmed >= self._visibility_s
 
     async def __aenter__(self) -> Lease:
         self._visibility_s = await self._visibility.lease_s(self._confirmed)
         self.stop_control.extend(self._confirmed + HOLD * self._visibility_s)
         age_s = lease_time() - self._confirmed
-        if age_s >= GIVE_UP * self._visibility_s:  # the agent was frozen between the delivery and here
+        if (
+            age_s >= GIVE_UP * self._visibility_s
+        ):  # the agent was frozen between the delivery and here
             self.stop_control.stop(StopReason.LEASE_LOST)
         self._schedule(max(0.0, HEARTBEAT - age_s / self._visibility_s))
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if self._beat is not None and not self._beat.done():
@@ -89,8 +104,13 @@ class Lease:
 
     async def _heartbeat(self) -> None:
         sent = lease_time()
-        if sent >= self.stop_control.kill_at:  # this host was suspended: the process is being killed, and another agent may have the job
-            log.warning("job %s: its lease ran out while this agent stood still, its process is stopped", self._delivery.spec.job_id)
+        if (
+            sent >= self.stop_control.kill_at
+        ):  # this host was suspended: the process is being killed, and another agent may have the job
+            log.warning(
+                "job %s: its lease ran out while this agent stood still, its process is stopped",
+                self._delivery.spec.job_id,
+            )
             self.stop_control.stop(StopReason.LEASE_LOST)
             return
         try:
@@ -102,7 +122,9 @@ class Lease:
             self._missed(error)
             return
         except Exception as defect:
-            log.exception("job %s: a heartbeat failed", self._delivery.spec.job_id)  # the next one may pass
+            log.exception(
+                "job %s: a heartbeat failed", self._delivery.spec.job_id
+            )  # the next one may pass
             self._missed(defect)
             return
         self._confirmed, self._visibility_s = sent, visibility_s
@@ -112,14 +134,24 @@ class Lease:
 
     def _missed(self, error: Exception) -> None:
         if lease_time() - self._confirmed >= GIVE_UP * self._visibility_s:
-            log.warning("job %s: no heartbeat was confirmed in time, its process is stopped: %s", self._delivery.spec.job_id, error)
+            log.warning(
+                "job %s: no heartbeat was confirmed in time, its process is stopped: %s",
+                self._delivery.spec.job_id,
+                error,
+            )
             self.stop_control.stop(StopReason.LEASE_LOST)
         self._schedule(RETRY)
 
     def _judge(self, job: Job | None) -> bool:
-        """Whether the hold goes on, whatever the process was asked before: one that is being stopped for a drain must not outlive the loss of its job."""
+        """Whether the hold goes on, whatever the process was asked before: one that is being
+        stopped for a drain must not outlive the loss of its job.
+        """
         if not self._is_ours(job):
-            log.warning("job %s was taken away from %s, its process is stopped", self._delivery.spec.job_id, self._agent)
+            log.warning(
+                "job %s was taken away from %s, its process is stopped",
+                self._delivery.spec.job_id,
+                self._agent,
+            )
             self.stop_control.stop(StopReason.LEASE_LOST)
             return False
         if job is not None and job.cancel_requested:
@@ -129,9 +161,16 @@ class Lease:
         return self.stop_control.reason is not StopReason.LEASE_LOST
 
     def _is_ours(self, job: Job | None) -> bool:
-        if job is None or job.job_id != self._delivery.spec.job_id or job.ticket != self._delivery.seq:
+        if (
+            job is None
+            or job.job_id != self._delivery.spec.job_id
+            or job.ticket != self._delivery.seq
+        ):
             return False
         if self.attempt:
-            return job.status is Status.RUNNING and (job.agent, job.attempt) == (self._agent, self.attempt)
+            return job.status is Status.RUNNING and (job.agent, job.attempt) == (
+                self._agent,
+                self.attempt,
+            )
         # before `started` is appended; it may have been, with its answer still on the way
         return job.status is Status.QUEUED or job.agent == self._agent

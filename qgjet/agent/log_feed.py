@@ -15,9 +15,11 @@ FLUSH_S = 0.2
 
 
 class LogFeed:
-    """Sends output in pieces, each ending at a line's end where it can, a fifth of a second after it was written at the latest.
+    """Sends output in pieces, each ending at a line's end where it can, a fifth of a second after
+    it was written at the latest.
 
-    A convenience for watchers: while the server is away, output beyond 1 MiB is left out, and the feed says so. The whole log is the attempt's own file.
+    A convenience for watchers: while the server is away, output beyond 1 MiB is left out, and the
+    feed says so. The whole log is the attempt's own file.
     """
 
     def __init__(self, connection: Connection, job_id: str, attempt: int) -> None:
@@ -47,7 +49,9 @@ class LogFeed:
                 await self._connection.publish(self._subject, piece)
                 del self._buffer[: len(piece)]
             if self._left_out:
-                await self._connection.publish(self._subject, b"[%d bytes of output were left out here]\n" % self._left_out)
+                await self._connection.publish(
+                    self._subject, b"[%d bytes of output were left out here]\n" % self._left_out
+                )
                 self._left_out = 0
 
     def _piece(self) -> bytes:

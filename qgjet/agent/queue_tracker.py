@@ -1,4 +1,6 @@
-"""What an agent believes about the lanes it serves: which have work, and since when. Beliefs may be wrong both ways; taking from a lane corrects them."""
+"""What an agent believes about the lanes it serves: which have work, and since when. Beliefs may be
+wrong both ways; taking from a lane corrects them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ class Catalog:
 
     def serves(self, lane: Lane) -> bool:
         partition = lane.partition
-        return partition.target in self._targets and self._app_version_id in (EVERY_VERSION, partition.app_version_id)
+        return partition.target in self._targets and self._app_version_id in (
+            EVERY_VERSION,
+            partition.app_version_id,
+        )
 
     def ring(self, lane: Lane) -> bool:
         """A job was submitted, or is due again. False when the lane is not served here."""
@@ -45,7 +50,8 @@ class Catalog:
     def refresh(self, states: Iterable[QueueState]) -> None:
         """Take over what the server says about all lanes.
 
-        An unacknowledged message that nobody here holds may be due for redelivery: that is worth a look, as no bell rings for it.
+        An unacknowledged message that nobody here holds may be due for redelivery: that is worth a
+        look, as no bell rings for it.
         """
         self._beliefs = {lane: belief for lane, belief in self._beliefs.items() if belief.rung}
         for state in states:
@@ -58,7 +64,9 @@ class Catalog:
                 belief.since = state.since
 
     def take(self, lane: Lane) -> bool:
-        """Account for one attempt to take from the lane; True when a bell has just rung for it, whose message may not be stored yet."""
+        """Account for one attempt to take from the lane; True when a bell has just rung for it,
+        whose message may not be stored yet.
+        """
         belief = self._beliefs[lane]
         belief.waiting -= 1
         rung, belief.rung = belief.rung, False
@@ -77,13 +85,19 @@ class Catalog:
             del self._beliefs[lane]
 
     def ended(self, lane: Lane) -> None:
-        """A delivery is answered. Nothing is kept of a lane without one: there is a new lane for every build."""
+        """A delivery is answered. Nothing is kept of a lane without one: there is a new lane for
+        every build.
+        """
         self.running[lane] -= 1
         if not self.running[lane]:
             del self.running[lane]
 
     def waiting(self) -> list[Waiting]:
-        return [Waiting(lane=lane, since=belief.since) for lane, belief in self._beliefs.items() if belief.waiting > 0]
+        return [
+            Waiting(lane=lane, since=belief.since)
+            for lane, belief in self._beliefs.items()
+            if belief.waiting > 0
+        ]
 
     def has_waiting(self, lane: Lane) -> bool:
         belief = self._beliefs.get(lane)

@@ -1,7 +1,8 @@
 """Which lane a free slot takes next. Pure: everything it knows is passed in.
 
-Best rank first; at equal rank the partition that is warm; then the org whose turn it is; then the longest waiting. After `batch` jobs in a row a warm partition
-loses its precedence for one choice, so that a long queue of one app version cannot keep all others of its rank waiting.
+Best rank first; at equal rank the partition that is warm; then the org whose turn it is; then the
+longest waiting. After `batch` jobs in a row a warm partition loses its precedence for one choice,
+so that a long queue of one app version cannot keep all others of its rank waiting.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ class Waiting(Struct, frozen=True, kw_only=True):
 
 
 MAX_ORGS = 1_000
-"""Above that, orgs whose turn is over are forgotten; they are treated as new ones, which changes nothing."""
+"""Above that, orgs whose turn is over are forgotten; they are treated as new ones, which changes
+nothing.
+"""
 
 
 class Turns:
     """Whose turn it is between orgs: start-time fair queueing with equal shares.
 
-    An org that was away does not save up turns, and one that comes new does not wait for the others' past.
+    An org that was away does not save up turns, and one that comes new does not wait for the
+    others' past.
     """
 
     def __init__(self) -> None:
@@ -76,11 +80,19 @@ def _suits(partition: Partition, bench: Bench) -> bool:
 
 def _order(one: Waiting, bench: Bench, turns: Turns) -> tuple[int, int, int, int, Lane]:
     partition = one.lane.partition
-    return one.lane.rank, _distance(partition, bench), turns.of(partition.org_id), one.since, one.lane
+    return (
+        one.lane.rank,
+        _distance(partition, bench),
+        turns.of(partition.org_id),
+        one.since,
+        one.lane,
+    )
 
 
 def _distance(partition: Partition, bench: Bench) -> int:
-    """0: warm, and its batch not used up; 1: no claim; 2: warm in a slot that will come back for it."""
+    """0: warm, and its batch not used up; 1: no claim; 2: warm in a slot that will come back for
+    it.
+    """
     in_a_row = bench.warm.get(partition)
     if in_a_row is not None:
         return 0 if in_a_row < bench.batch else 1

@@ -37,9 +37,15 @@ class AgentSlot:
     async def session(self, partition: Partition) -> tuple[Session, bool]:
         """A healthy session of `partition`, and whether it was warm already.
 
-        A session of another partition is released first; one that is not healthy any more is prepared anew, once. Raises PrepareFailed.
+        A session of another partition is released first; one that is not healthy any more is
+        prepared anew, once. Raises PrepareFailed.
         """
-        if self._session is not None and self.partition == partition and self._is_complete() and await self._session.healthy():
+        if (
+            self._session is not None
+            and self.partition == partition
+            and self._is_complete()
+            and await self._session.healthy()
+        ):
             return self._session, True
         await self.release()
         self.partition = partition
@@ -56,15 +62,21 @@ class AgentSlot:
 
     async def _prepare(self, partition: Partition) -> Session:
         try:
-            self._directory = Path(tempfile.mkdtemp(prefix=f"session-{next(self._numbers)}-", dir=self._work_dir))
+            self._directory = Path(
+                tempfile.mkdtemp(prefix=f"session-{next(self._numbers)}-", dir=self._work_dir)
+            )
             session = await self._runner.prepare(partition, self._directory)
         except PrepareFailed:
             raise
         except OSError as error:
-            raise HostFailed(f"{self.target} cannot be prepared: {error.strerror or error}") from error
+            raise HostFailed(
+                f"{self.target} cannot be prepared: {error.strerror or error}"
+            ) from error
         except Exception as defect:
             log.exception("%s: the runner failed to prepare", partition)
-            raise PrepareFailed(f"the runner of {self.target} failed: {type(defect).__name__}: {defect}") from defect
+            raise PrepareFailed(
+                f"the runner of {self.target} failed: {type(defect).__name__}: {defect}"
+            ) from defect
         try:
             healthy = await session.healthy()
         except BaseException:
@@ -73,10 +85,13 @@ class AgentSlot:
         if healthy:
             return session
         await session.release()
-        raise PrepareFailed(f"{self.target} was prepared for {partition.app_version_id}, but is not healthy")
+        raise PrepareFailed(
+            f"{self.target} was prepared for {partition.app_version_id}, but is not healthy"
+        )
 
     async def release(self) -> None:
-        """Let go of what is warm, to the end, even if the caller is cancelled meanwhile: half a release leaves a device where nobody finds it.
+        """Let go of what is warm, to the end, even if the caller is cancelled meanwhile: half a
+        release leaves a device where nobody finds it.
 
         A second call waits for the first.
         """

@@ -1,4 +1,6 @@
-"""The visibility timeout that an agent goes by. It is agreed with everyone on the server, and may change while the agent runs."""
+"""The visibility timeout that an agent goes by. It is agreed with everyone on the server, and may
+change while the agent runs.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ log = logging.getLogger(__name__)
 class VisibilityTimeout:
     """What the log's stream says, as last read.
 
-    `streams.adoption_time_s` rests on two rules: a lease is begun and confirmed only with a value that is fresh (`lease_s`), and the value only ever gets
-    shorter. A longer one is adopted by the next start; until then this agent sends more heartbeats than it has to.
+    `streams.adoption_time_s` rests on two rules: a lease is begun and confirmed only with a value
+    that is fresh (`lease_s`), and the value only ever gets shorter. A longer one is adopted by the
+    next start; until then this agent sends more heartbeats than it has to.
     """
 
     def __init__(self, connection: Connection, settings: QueueSettings) -> None:
@@ -50,7 +53,9 @@ class VisibilityTimeout:
         self._read_at = asked_at
 
     async def lease_s(self, at: float) -> float:
-        """The timeout for a lease that counts from `at`, a reading of `lease_time()`. Raises NatsUnavailable."""
+        """The timeout for a lease that counts from `at`, a reading of `lease_time()`. Raises
+        NatsUnavailable.
+        """
         if self._read_at < at - streams.VALUE_FRESH_S:
             await self.read()
         return self.shortest_s

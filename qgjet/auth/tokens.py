@@ -1,8 +1,10 @@
-"""Tokens of the HTTP API: what they are, what is kept of them, what they allow. Pure: the time and the randomness are passed in.
+"""Tokens of the HTTP API: what they are, what is kept of them, what they allow. Pure: the time and
+the randomness are passed in.
 
-A token is `qgjet_<id>_<secret>`. The prefix lets people and secret scanners recognise it, the id names it in lists, logs and `revoke`, the secret is 256 random
-bits. Kept is the SHA-256 of the whole text and never the text. A slow hash would protect guessable passwords; 256 random bits cannot be guessed from a hash,
-and a check that costs a microsecond cannot be used to exhaust the server.
+A token is `qgjet_<id>_<secret>`. The prefix lets people and secret scanners recognise it, the id
+names it in lists, logs and `revoke`, the secret is 256 random bits. Kept is the SHA-256 of the
+whole text and never the text. A slow hash would protect guessable passwords; 256 random bits cannot
+be guessed from a hash, and a check that costs a microsecond cannot be used to exhaust the server.
 """
 
 from __future__ import annotations
@@ -82,12 +84,29 @@ class TokenList(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def mint(
-    *, token_id: bytes, secret: str, name: str, scopes: Collection[Scope], orgs: Collection[str], now: datetime, expires_at: datetime | None = None
+    *,
+    token_id: bytes,
+    secret: str,
+    name: str,
+    scopes: Collection[Scope],
+    orgs: Collection[str],
+    now: datetime,
+    expires_at: datetime | None = None,
 ) -> tuple[str, Token]:
-    """A new token: its text, to be told once, and what is kept of it. Raises InvalidInput for what makes no sense."""
-    _require("name", 1 <= len(name) <= MAX_NAME and name.isprintable(), f"must be 1 to {MAX_NAME} printable characters")
+    """A new token: its text, to be told once, and what is kept of it. Raises InvalidInput for what
+    makes no sense.
+    """
+    _require(
+        "name",
+        1 <= len(name) <= MAX_NAME and name.isprintable(),
+        f"must be 1 to {MAX_NAME} printable characters",
+    )
     _require("scope", bool(scopes), "name at least one: read, submit or operate")
-    _require("org", 1 <= len(orgs) <= MAX_ORGS and all(orgs), f"name 1 to {MAX_ORGS} orgs, or '{EVERY_ORG}' for every one")
+    _require(
+        "org",
+        1 <= len(orgs) <= MAX_ORGS and all(orgs),
+        f"name 1 to {MAX_ORGS} orgs, or '{EVERY_ORG}' for every one",
+    )
     _require("org", all(_is_text(org) for org in orgs), "half a surrogate pair is no text")
     text = f"qgjet_{token_id.hex()}_{secret}"
     if _FORMAT.fullmatch(text) is None:
@@ -112,7 +131,8 @@ def hash_of(text: str) -> str:
 def find(tokens: Mapping[str, Token], text: str) -> Token | None:
     """The token that `text` is, of those by id; it may be revoked or expired.
 
-    The id is public and finds the candidate; the hashes are compared in constant time, also where there is no candidate.
+    The id is public and finds the candidate; the hashes are compared in constant time, also where
+    there is no candidate.
     """
     match = _FORMAT.fullmatch(text)
     candidate = tokens.get(match[1]) if match else None
@@ -131,19 +151,33 @@ def parse(text: str, where: str) -> dict[str, Token]:
     try:
         found = msgspec.json.decode(text or "{}", type=TokenList).tokens
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(where, f"is no list of tokens: {error}; `qgjet token create` makes one") from None
+        raise InvalidInput(
+            where, f"is no list of tokens: {error}; `qgjet token create` makes one"
+        ) from None
     for token in found:
-        _require(where, bool(_HASH.fullmatch(token.sha256)) and bool(token.scopes) and bool(token.orgs), f"token {token.id} has no hash, scope or org")
+        _require(
+            where,
+            bool(_HASH.fullmatch(token.sha256)) and bool(token.scopes) and bool(token.orgs),
+            f"token {token.id} has no hash, scope or org",
+        )
     return {token.id: token for token in found}
 
 
 def text_of(tokens: Iterable[Token], *, indent: int = 2) -> str:
-    return msgspec.json.format(msgspec.json.encode(TokenList(tokens=tuple(tokens))), indent=indent).decode()
+    return msgspec.json.format(
+        msgspec.json.encode(TokenList(tokens=tuple(tokens))), indent=indent
+    ).decode()
 
 
 def revoked(tokens: Mapping[str, Token], token_id: str, now: datetime) -> dict[str, Token]:
-    """`tokens` with one of them revoked; one that is already stays as it is. Raises InvalidInput for an id that there is not."""
-    _require("token", token_id in tokens, f"there is none with the id {token_id!r}; `qgjet token list` shows them")
+    """`tokens` with one of them revoked; one that is already stays as it is. Raises InvalidInput
+    for an id that there is not.
+    """
+    _require(
+        "token",
+        token_id in tokens,
+        f"there is none with the id {token_id!r}; `qgjet token list` shows them",
+    )
     old = tokens[token_id]
     return {**tokens, token_id: old if old.revoked_at else replace(old, revoked_at=now)}
 

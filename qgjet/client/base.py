@@ -1,6 +1,7 @@
 """Two ways to reach a queue, one set of verbs: straight to NATS, or through the HTTP API.
 
-Straight to NATS a client can submit, wait for what it submitted and cancel it. To find jobs by their id, or by anything else, needs the API's read model.
+Straight to NATS a client can submit, wait for what it submitted and cancel it. To find jobs by
+their id, or by anything else, needs the API's read model.
 """
 
 from __future__ import annotations
@@ -67,31 +68,44 @@ class Client(Protocol):
     """The server, for messages; never with a password."""
 
     async def submit(self, batch: Batch) -> list[SubmitResult]:
-        """One answer per request, in order. Safe against lost answers: nothing is submitted twice. Raises CannotReach or NatsUnavailable."""
+        """One answer per request, in order. Safe against lost answers: nothing is submitted twice.
+        Raises CannotReach or NatsUnavailable.
+        """
 
     def follow(self, tracker: JobTracker) -> AsyncIterator[Events]:
-        """Events from `tracker.next_seq` on that may concern the tracker's jobs, as they come; survives restarts of the server."""
+        """Events from `tracker.next_seq` on that may concern the tracker's jobs, as they come;
+        survives restarts of the server.
+        """
 
     def check(self) -> None:
-        """Raises CannotReach when the server has been silent for too long. To be called now and then while following."""
+        """Raises CannotReach when the server has been silent for too long. To be called now and
+        then while following.
+        """
 
     async def cancel(self, tracks: Sequence[TrackedJob], reason: str, suite_id: str) -> set[str]:
-        """Ask for the end of jobs, as far as no other suite waits for them; those that have ended already are left alone.
+        """Ask for the end of jobs, as far as no other suite waits for them; those that have ended
+        already are left alone.
 
         Returns:
             IDs of the jobs that go on because others wait for them.
         """
 
     def artifact(self, job_id: str, attempt: int, name: str) -> AsyncGenerator[bytes, None]:
-        """The content of a file that an attempt left, in pieces. Raises ArtifactGone or NotAccepted when there is none."""
+        """The content of a file that an attempt left, in pieces. Raises ArtifactGone or NotAccepted
+        when there is none.
+        """
 
     async def served(self) -> set[tuple[str, str]] | None:
         """(target, app version or ALL) that some agent serves now; None when nobody can tell."""
 
 
 @contextlib.asynccontextmanager
-async def open_client(settings: Settings, *, patience_s: float = PATIENCE_S, notice: Notice) -> AsyncIterator[Client]:
-    """Straight to NATS when there is a NATS address, else through the API. Raises CannotReach, NatsUnavailable or IncompatibleServer."""
+async def open_client(
+    settings: Settings, *, patience_s: float = PATIENCE_S, notice: Notice
+) -> AsyncIterator[Client]:
+    """Straight to NATS when there is a NATS address, else through the API. Raises CannotReach,
+    NatsUnavailable or IncompatibleServer.
+    """
     if settings.nats_url:
         from qgjet.client.nats import nats_client
 
@@ -103,10 +117,16 @@ async def open_client(settings: Settings, *, patience_s: float = PATIENCE_S, not
 
 
 @contextlib.asynccontextmanager
-async def open_api(settings: Settings, *, what: str = "", patience_s: float = PATIENCE_S, notice: Notice) -> AsyncIterator[ApiClient]:
-    """The API; `what` says what it is needed for. Raises InvalidSettings when there is only a NATS address."""
+async def open_api(
+    settings: Settings, *, what: str = "", patience_s: float = PATIENCE_S, notice: Notice
+) -> AsyncIterator[ApiClient]:
+    """The API; `what` says what it is needed for. Raises InvalidSettings when there is only a NATS
+    address.
+    """
     if settings.nats_url and not settings.api_url:
-        raise InvalidSettings("api", f"{what} needs the API, NATS alone cannot do it: set QGJET_API_URL or pass --api")
+        raise InvalidSettings(
+            "api", f"{what} needs the API, NATS alone cannot do it: set QGJET_API_URL or pass --api"
+        )
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # its own command line brings click and rich: half of the start-up time
     from qgjet.client.http import api_client
 
@@ -116,11 +136,17 @@ async def open_api(settings: Settings, *, what: str = "", patience_s: float = PA
 
 
 def patience(timeout_s: float | None, given_s: float | None) -> float:
-    """How long a wait outlasts a server that is gone: as asked, else as long as the wait may take, else two minutes."""
+    """How long a wait outlasts a server that is gone: as asked, else as long as the wait may take,
+    else two minutes.
+    """
     return next(seconds for seconds in (given_s, timeout_s, LONG_PATIENCE_S) if seconds is not None)
 
 
 def default_api(settings: Settings) -> str:
     """Where `qgjet serve` and `qgjet up` of these settings listen on this machine."""
     host = settings.api.host if settings.api.host not in ("0.0.0.0", "::", "") else "127.0.0.1"
-    return f"http://[{host}]:{settings.api.port}" if ":" in host else f"http://{host}:{settings.api.port}"
+    return (
+        f"http://[{host}]:{settings.api.port}"
+        if ":" in host
+        else f"http://{host}:{settings.api.port}"
+    )

@@ -1,4 +1,6 @@
-"""Follows jobs over the API: server-sent events that resume by sequence, and polling where they do not work."""
+"""Follows jobs over the API: server-sent events that resume by sequence, and polling where they do
+not work.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class EventPage(Struct, frozen=True):
 
 
 async def follow(http: Http, tracker: JobTracker, notice: Notice) -> AsyncGenerator[Events, None]:
-    """Events that may concern the tracker's jobs, for ever. Raises CannotReach when the server has been silent for longer than the patience."""
+    """Events that may concern the tracker's jobs, for ever. Raises CannotReach when the server has
+    been silent for longer than the patience.
+    """
     after = tracker.next_seq - 1
     streams, outage = True, Outage(http, notice)
     while True:
@@ -45,12 +49,21 @@ async def follow(http: Http, tracker: JobTracker, notice: Notice) -> AsyncGenera
                 async with contextlib.aclosing(_messages(http, tracker, after)) as stream:
                     async for messages in stream:
                         outage.over()
-                        after, moved = max([after, *(int(message.id) for message in messages)]), moved or bool(messages)
-                        yield [(int(message.id), event) for message in messages if (event := _event(message.data)) is not None]
+                        after, moved = (
+                            max([after, *(int(message.id) for message in messages)]),
+                            moved or bool(messages),
+                        )
+                        yield [
+                            (int(message.id), event)
+                            for message in messages
+                            if (event := _event(message.data)) is not None
+                        ]
         except NoStream:
             streams = False
         except CannotReach as error:
-            crowded = isinstance(error, Busy) and error.status == HTTPStatus.TOO_MANY_REQUESTS  # the token has all its streams open: poll meanwhile
+            crowded = (
+                isinstance(error, Busy) and error.status == HTTPStatus.TOO_MANY_REQUESTS
+            )  # the token has all its streams open: poll meanwhile
             if not crowded:
                 outage.begins(error)
         if not moved:  # where streams break before they bring anything, this does
@@ -62,11 +75,17 @@ async def follow(http: Http, tracker: JobTracker, notice: Notice) -> AsyncGenera
         await asyncio.sleep(outage.pause_s or (PAUSE_S if streams and not crowded else POLL_S))
 
 
-async def _messages(http: Http, tracker: JobTracker, after: int) -> AsyncGenerator[list[Message], None]:
+async def _messages(
+    http: Http, tracker: JobTracker, after: int
+) -> AsyncGenerator[list[Message], None]:
     parser = Parser()
-    async with contextlib.aclosing(http.stream("/events", {**_narrowest(tracker), "after": after})) as pieces:
+    async with contextlib.aclosing(
+        http.stream("/events", {**_narrowest(tracker), "after": after})
+    ) as pieces:
         async for piece in pieces:
-            yield [message for message in parser.feed(piece) if _SEQUENCE.fullmatch(message.id)]  # a proxy may add some of its own
+            yield [
+                message for message in parser.feed(piece) if _SEQUENCE.fullmatch(message.id)
+            ]  # a proxy may add some of its own
 
 
 def _narrowest(tracker: JobTracker) -> Json:
@@ -86,10 +105,20 @@ async def _poll(http: Http, tracker: JobTracker) -> Events:
 
     async def one(track: TrackedJob) -> EventPage:
         async with gate:
-            return await http.once("GET", f"/jobs/{quote(track.job_id, safe='')}/events", EventPage, params={"after": track.seq})
+            return await http.once(
+                "GET",
+                f"/jobs/{quote(track.job_id, safe='')}/events",
+                EventPage,
+                params={"after": track.seq},
+            )
 
     pages = await asyncio.gather(*(one(track) for track in tracker.live))
-    found = [(stored.seq, event) for page in pages for stored in page.events if (event := _event(bytes(stored.event))) is not None]
+    found = [
+        (stored.seq, event)
+        for page in pages
+        for stored in page.events
+        if (event := _event(bytes(stored.event))) is not None
+    ]
     return sorted(found, key=lambda pair: pair[0])
 
 
@@ -117,7 +146,9 @@ class Outage:
             self._since = now
             self._notice(f"{error}; trying again for {self._http.patience_s:.0f} s")
         elif now - self._since >= self._http.patience_s:
-            raise CannotReach(f"{self._http.where} has been away for {self._http.patience_s:.0f} s") from error
+            raise CannotReach(
+                f"{self._http.where} has been away for {self._http.patience_s:.0f} s"
+            ) from error
         asked_s = error.pause_s if isinstance(error, Busy) else 0.0
         self.pause_s = max(asked_s, min(self.pause_s * 2 or PAUSE_S, POLL_S))
 

@@ -80,7 +80,9 @@ class Agents(Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def api_client(url: str, *, token: str = "", patience_s: float, notice: Notice) -> AsyncIterator[ApiClient]:
+async def api_client(
+    url: str, *, token: str = "", patience_s: float, notice: Notice
+) -> AsyncIterator[ApiClient]:
     """Raises InvalidSettings for an address that is none. Nothing is sent yet."""
     async with open_http(url, token=token, patience_s=patience_s) as http:
         yield ApiClient(http, notice)
@@ -102,35 +104,63 @@ class ApiClient:
         for number, chunk in enumerate(_chunks(batch.requests)):
             to_come = len(batch.requests) - len(placed) - len(chunk)
             parts = {"submission": key, "to_come": to_come} if number or to_come else {}
-            answers = await self._submit_chunk(batch, chunk, key if number == 0 else f"{key} {number}", parts)
+            answers = await self._submit_chunk(
+                batch, chunk, key if number == 0 else f"{key} {number}", parts
+            )
             if not batch.partial and placed and not all(one.job_id for one in answers):
                 return await self._take_back(placed, batch.suite_id) + answers
             placed += answers
         return placed
 
     async def _take_back(self, placed: Sequence[SubmitResult], suite_id: str) -> list[SubmitResult]:
-        """Cancel what was created in front of a chunk that was refused: a suite is all or nothing, however many requests it takes."""
+        """Cancel what was created in front of a chunk that was refused: a suite is all or nothing,
+        however many requests it takes.
+        """
         for one in placed:
             await self.cancel_job(one.job_id, "the rest of its suite was refused", suite_id)
-        return [SubmitResult(request=one.request, error=_refused("cancelled again: the rest of its suite was refused")) for one in placed]
+        return [
+            SubmitResult(
+                request=one.request,
+                error=_refused("cancelled again: the rest of its suite was refused"),
+            )
+            for one in placed
+        ]
 
     async def _submit_one(self, request: SubmitRequest, key: str) -> SubmitResult:
         try:
-            return _placed(request, await self._http.ask("POST", "/submit", Submission, body=_fields(request), key=key))
+            return _placed(
+                request,
+                await self._http.ask("POST", "/submit", Submission, body=_fields(request), key=key),
+            )
         except NotAccepted as refused:
             if refused.status != 409:
                 raise
             return SubmitResult(request=request, error=refused)
 
-    async def _submit_chunk(self, batch: Batch, chunk: Sequence[SubmitRequest], key: str, parts: Json) -> list[SubmitResult]:
+    async def _submit_chunk(
+        self, batch: Batch, chunk: Sequence[SubmitRequest], key: str, parts: Json
+    ) -> list[SubmitResult]:
         jobs = [_fields(request) for request in chunk]
-        body = {"suite_id": batch.suite_id, "on_duplicate": chunk[0].on_duplicate, "atomic": not batch.partial, "jobs": jobs, **parts}
+        body = {
+            "suite_id": batch.suite_id,
+            "on_duplicate": chunk[0].on_duplicate,
+            "atomic": not batch.partial,
+            "jobs": jobs,
+            **parts,
+        }
         deadline = asyncio.get_running_loop().time() + self._http.patience_s
         while True:
             answers = await self._suite(body, key)
-            if all(answer.settled for answer in answers) or asyncio.get_running_loop().time() >= deadline:
-                return [_placed(request, answer) for request, answer in zip(chunk, answers, strict=True)]
-            await asyncio.sleep(PAUSE_S)  # the key makes the same answer of what was written, and a second try of what was not
+            if (
+                all(answer.settled for answer in answers)
+                or asyncio.get_running_loop().time() >= deadline
+            ):
+                return [
+                    _placed(request, answer) for request, answer in zip(chunk, answers, strict=True)
+                ]
+            await asyncio.sleep(
+                PAUSE_S
+            )  # the key makes the same answer of what was written, and a second try of what was not
 
     async def _suite(self, body: Json, key: str) -> list[Submission]:
         try:
@@ -152,14 +182,23 @@ class ApiClient:
 
     async def job(self, job_id: str) -> Json:
         """A job with its attempts. Raises NotAccepted when there is none."""
-        return checked(self._http, await self._http.ask("GET", f"/jobs/{_segment('job_id', job_id)}", Json), shapes.Job)
+        return checked(
+            self._http,
+            await self._http.ask("GET", f"/jobs/{_segment('job_id', job_id)}", Json),
+            shapes.Job,
+        )
 
     async def jobs(self, filters: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
         """The first `limit` jobs, last submitted first, and whether there are more."""
         found: list[Json] = []
         cursor = None
         while True:
-            page = await self._http.ask("GET", "/jobs", Page, params={**filters, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor})
+            page = await self._http.ask(
+                "GET",
+                "/jobs",
+                Page,
+                params={**filters, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor},
+            )
             found += checked(self._http, page.jobs, list[shapes.Job])
             cursor = page.next_cursor
             if cursor is None or len(found) >= limit or not page.jobs:
@@ -170,7 +209,12 @@ class ApiClient:
         found: list[Json] = []
         cursor = None
         while True:
-            page = await self._http.ask("GET", f"/suites/{_segment('suite', suite_id)}", Page, params={"limit": MAX_PAGE, "cursor": cursor})
+            page = await self._http.ask(
+                "GET",
+                f"/suites/{_segment('suite', suite_id)}",
+                Page,
+                params={"limit": MAX_PAGE, "cursor": cursor},
+            )
             found += checked(self._http, page.jobs, list[shapes.Job])
             cursor = page.next_cursor
             if cursor is None or not page.jobs:
@@ -185,9 +229,15 @@ class ApiClient:
         return await self._listed("/tests", "tests", shapes.TestPage, filters, limit)
 
     async def test_history(self, filters: Mapping[str, Any]) -> Json:
-        return checked(self._http, await self._http.ask("GET", "/tests/history", Json, params=filters), shapes.TestHistory)
+        return checked(
+            self._http,
+            await self._http.ask("GET", "/tests/history", Json, params=filters),
+            shapes.TestHistory,
+        )
 
-    async def _listed(self, path: str, key: str, kind: type[Struct], params: Mapping[str, Any], limit: int) -> tuple[list[Json], bool]:
+    async def _listed(
+        self, path: str, key: str, kind: type[Struct], params: Mapping[str, Any], limit: int
+    ) -> tuple[list[Json], bool]:
         """The first `limit` of a list that comes in pages, and whether there are more."""
         found: list[Json] = []
         cursor = None
@@ -201,38 +251,65 @@ class ApiClient:
 
     async def suite_summary(self, suite_id: str) -> Json:
         """A suite without its jobs. Raises NotAccepted when there is none."""
-        found = checked(self._http, await self._http.ask("GET", f"/suites/{_segment('suite', suite_id)}", Json, params={"limit": 1}), shapes.Suite)
+        found = checked(
+            self._http,
+            await self._http.ask(
+                "GET", f"/suites/{_segment('suite', suite_id)}", Json, params={"limit": 1}
+            ),
+            shapes.Suite,
+        )
         return {key: value for key, value in found.items() if key not in ("jobs", "next_cursor")}
 
     async def rerun_suite(self, suite_id: str, *, failed: bool, key: str) -> Json:
-        return await self._http.ask("POST", f"/suites/{_segment('suite', suite_id)}/rerun", Json, body={"failed": failed, "suite_id": key})
+        return await self._http.ask(
+            "POST",
+            f"/suites/{_segment('suite', suite_id)}/rerun",
+            Json,
+            body={"failed": failed, "suite_id": key},
+        )
 
     async def rerun_job(self, job_id: str) -> Json:
-        return await self._http.ask("POST", f"/jobs/{_segment('job_id', job_id)}/rerun", Json, body={})
+        return await self._http.ask(
+            "POST", f"/jobs/{_segment('job_id', job_id)}/rerun", Json, body={}
+        )
 
     async def artifacts(self, job_id: str) -> list[Json]:
         """All files of a job's attempts. Raises NotAccepted when there is no such job."""
-        found = await self._http.ask("GET", f"/jobs/{_segment('job_id', job_id)}/artifacts", ArtifactPage)
+        found = await self._http.ask(
+            "GET", f"/jobs/{_segment('job_id', job_id)}/artifacts", ArtifactPage
+        )
         return checked(self._http, found.artifacts, list[shapes.File])
 
     def artifact(self, job_id: str, attempt: int, name: str) -> AsyncGenerator[bytes, None]:
-        return self._http.pieces(f"/jobs/{_segment('job_id', job_id)}/artifacts/{attempt}/{quote(name)}")
+        return self._http.pieces(
+            f"/jobs/{_segment('job_id', job_id)}/artifacts/{attempt}/{quote(name)}"
+        )
 
     def log(self, job_id: str, attempt: int | None) -> AsyncGenerator[bytes, None]:
         """What an attempt, or the last one, has printed up to now."""
         return self._http.pieces(f"/jobs/{_segment('job_id', job_id)}/log", {"attempt": attempt})
 
     def follow_log(self, job_id: str, attempt: int) -> AsyncGenerator[LogLine, None]:
-        """What an attempt prints, until it has ended; outlasts restarts of the server. Raises CannotReach after the patience."""
-        return follow_log(self._http, f"/jobs/{_segment('job_id', job_id)}/log", attempt, self._notice)
+        """What an attempt prints, until it has ended; outlasts restarts of the server. Raises
+        CannotReach after the patience.
+        """
+        return follow_log(
+            self._http, f"/jobs/{_segment('job_id', job_id)}/log", attempt, self._notice
+        )
 
     async def cancel_job(self, job_id: str, reason: str, suite_id: str = "") -> Json:
-        """`suite_id`: for this suite only; the answer's `cancel_requested` is false if the job goes on for others."""
+        """`suite_id`: for this suite only; the answer's `cancel_requested` is false if the job goes
+        on for others.
+        """
         body = {"reason": reason, "suite_id": suite_id} if suite_id else {"reason": reason}
-        return await self._http.ask("POST", f"/jobs/{_segment('job_id', job_id)}/cancel", Json, body=body)
+        return await self._http.ask(
+            "POST", f"/jobs/{_segment('job_id', job_id)}/cancel", Json, body=body
+        )
 
     async def cancel_suite(self, suite_id: str, reason: str) -> Json:
-        return await self._http.ask("POST", f"/suites/{_segment('suite', suite_id)}/cancel", Json, body={"reason": reason})
+        return await self._http.ask(
+            "POST", f"/suites/{_segment('suite', suite_id)}/cancel", Json, body={"reason": reason}
+        )
 
     # -- dead letters and the queue ----------------------------------------------------------------------------------
 
@@ -247,7 +324,9 @@ class ApiClient:
     async def settle(self, how: str, job_id: str, reason: str) -> Json:
         """`how`: redrive or discard. Raises NotAccepted."""
         body = {"reason": reason} if how == "discard" else {}
-        return await self._checked("POST", f"/dead/{_segment('job_id', job_id)}/{how}", shapes.Settled, body)
+        return await self._checked(
+            "POST", f"/dead/{_segment('job_id', job_id)}/{how}", shapes.Settled, body
+        )
 
     async def settle_all(self, how: str, filters: Mapping[str, Any]) -> Json:
         """Some of those that the filters find; `left` says how many more there are."""
@@ -257,7 +336,9 @@ class ApiClient:
         return await self._checked("GET", "/partitions", shapes.PartitionList)
 
     async def pauses(self) -> list[Json]:
-        found: list[Json] = (await self._checked("GET", "/queue/pauses", shapes.PauseList))["pauses"]
+        found: list[Json] = (await self._checked("GET", "/queue/pauses", shapes.PauseList))[
+            "pauses"
+        ]
         return found
 
     async def pause(self, scope: Json) -> Json:
@@ -271,10 +352,17 @@ class ApiClient:
         return found
 
     async def drain(self, agent: str, reason: str) -> Json:
-        return await self._http.ask("POST", f"/agents/{_segment('agent', agent)}/drain", Json, body={"reason": reason})
+        return await self._http.ask(
+            "POST", f"/agents/{_segment('agent', agent)}/drain", Json, body={"reason": reason}
+        )
 
     async def prioritize(self, job_id: str, priority: int) -> Json:
-        return await self._checked("POST", f"/jobs/{_segment('job_id', job_id)}/priority", shapes.Priority, {"priority": priority})
+        return await self._checked(
+            "POST",
+            f"/jobs/{_segment('job_id', job_id)}/priority",
+            shapes.Priority,
+            {"priority": priority},
+        )
 
     async def _checked(self, method: str, path: str, kind: type[Struct], body: Any = None) -> Json:
         return checked(self._http, await self._http.ask(method, path, Json, body=body), kind)
@@ -285,7 +373,9 @@ class ApiClient:
         async def goes_on(track: TrackedJob) -> bool:
             async with gate:
                 try:
-                    return not (await self.cancel_job(track.job_id, reason, suite_id))["cancel_requested"]
+                    return not (await self.cancel_job(track.job_id, reason, suite_id))[
+                        "cancel_requested"
+                    ]
                 except NotAllowed:
                     raise
                 except NotAccepted:
@@ -299,12 +389,21 @@ class ApiClient:
             agents = (await self._http.once("GET", "/agents", Agents)).agents
         except (CannotReach, NotAccepted):
             return None
-        return {(served.target, agent.app_version_id or ALL) for agent in agents if not agent.draining for served in agent.targets}
+        return {
+            (served.target, agent.app_version_id or ALL)
+            for agent in agents
+            if not agent.draining
+            for served in agent.targets
+        }
 
 
 def track_of(job: Json) -> TrackedJob:
     """A job as the API shows it, with what failed first if its attempts are there."""
-    failures = [one for one in job.get("attempts", ()) if one["ended_by"] and one["verdict"] not in _NO_FAILURE]
+    failures = [
+        one
+        for one in job.get("attempts", ())
+        if one["ended_by"] and one["verdict"] not in _NO_FAILURE
+    ]
     first = failures[0] if failures else None
     return TrackedJob(
         job_id=job["job_id"],
@@ -317,7 +416,13 @@ def track_of(job: Json) -> TrackedJob:
         duration_s=job["duration_s"],
         reason=job["reason"],
         message=job["message"],
-        first_failure=first and JobFailure(attempt=first["attempt"], verdict=first["verdict"], reason=first["reason"], message=first["message"]),
+        first_failure=first
+        and JobFailure(
+            attempt=first["attempt"],
+            verdict=first["verdict"],
+            reason=first["reason"],
+            message=first["message"],
+        ),
         cancel_requested=job["cancel_requested"],
         attempts=msgspec.convert(job.get("attempts", []), list[AttemptRecord]),
         submitted_at=msgspec.convert(job["created_at"], datetime),
@@ -329,7 +434,12 @@ def track_of(job: Json) -> TrackedJob:
 
 def _placed(request: SubmitRequest, answer: Submission) -> SubmitResult:
     if answer.error is not None:
-        return SubmitResult(request=request, error=_refused(answer.error.detail) if answer.settled else CannotReach(answer.error.detail))
+        return SubmitResult(
+            request=request,
+            error=_refused(answer.error.detail)
+            if answer.settled
+            else CannotReach(answer.error.detail),
+        )
     return SubmitResult(
         request=request,
         job_id=answer.job_id or "",
@@ -361,7 +471,11 @@ def _chunks(requests: Sequence[SubmitRequest]) -> Iterator[list[SubmitRequest]]:
 
 def _fields(request: SubmitRequest) -> Json:
     """What was given; the rest is the server's to choose."""
-    return {name: value for name, value in msgspec.to_builtins(request).items() if value not in (None, "", {})}
+    return {
+        name: value
+        for name, value in msgspec.to_builtins(request).items()
+        if value not in (None, "", {})
+    }
 
 
 def _segment(field: str, text: str) -> str:

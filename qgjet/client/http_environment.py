@@ -41,7 +41,9 @@ def proxy_variable(base: httpx.URL) -> str:
     proxies = getproxies()
     if is_local(base.host) or proxy_bypass(base.host):
         return ""
-    return next((_variable(f"{scheme}_proxy") for scheme in (base.scheme, "all") if proxies.get(scheme)), "")
+    return next(
+        (_variable(f"{scheme}_proxy") for scheme in (base.scheme, "all") if proxies.get(scheme)), ""
+    )
 
 
 def _variable(name: str) -> str:
@@ -51,19 +53,35 @@ def _variable(name: str) -> str:
 
 def _unusable(error: Exception) -> InvalidSettings:
     if isinstance(error, OSError):
-        name = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), "SSL_CERT_FILE")
-        why = "it holds no certificates" if isinstance(error, ssl.SSLError) else error.strerror or str(error)
-        return InvalidSettings(name, f"cannot be used: {os.environ.get(name, '')}: {why}. Correct it, or unset it")
+        name = next(
+            (name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)),
+            "SSL_CERT_FILE",
+        )
+        why = (
+            "it holds no certificates"
+            if isinstance(error, ssl.SSLError)
+            else error.strerror or str(error)
+        )
+        return InvalidSettings(
+            name, f"cannot be used: {os.environ.get(name, '')}: {why}. Correct it, or unset it"
+        )
     for scheme, url in getproxies().items():
         if scheme in ("http", "https", "all") and (why := _flaw(url)):
             return InvalidSettings(_variable(f"{scheme}_proxy"), f"cannot be used: {why}")
-    return InvalidSettings(_variable("no_proxy"), "cannot be used: an entry is not a host, a domain or an address. Write a list such as localhost,.example.com")
+    return InvalidSettings(
+        _variable("no_proxy"),
+        "cannot be used: an entry is not a host, a domain or an address. Write a list such as localhost,.example.com",
+    )
 
 
 def _flaw(url: str) -> str:
-    """Why httpx cannot use a proxy; empty if it can. The address may hold a password, so it is not shown."""
+    """Why httpx cannot use a proxy; empty if it can. The address may hold a password, so it is not
+    shown.
+    """
     try:
-        httpx.AsyncHTTPTransport(proxy=httpx.Proxy(url if "://" in url else f"http://{url}"), verify=False)
+        httpx.AsyncHTTPTransport(
+            proxy=httpx.Proxy(url if "://" in url else f"http://{url}"), verify=False
+        )
     except ImportError:
         return "a SOCKS proxy needs another package: pip install 'httpx[socks]'"
     except (httpx.InvalidURL, ValueError):

@@ -35,7 +35,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_ORG = "default"
 EMBEDDED = "qgjet.embedded"
-"""Entry point group of what `connect` starts without an address: `stack` is called with settings, and is an asynchronous context manager."""
+"""Entry point group of what `connect` starts without an address: `stack` is called with settings,
+and is an asynchronous context manager.
+"""
 
 
 class Job(SubmitRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,7 +55,9 @@ class Report(SuiteReport, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether every job has a verdict and none is worse than flaky. Never for an empty or incomplete suite."""
+        """Whether every job has a verdict and none is worse than flaky. Never for an empty or
+        incomplete suite.
+        """
         return self.verdict in PASSING
 
     def junit(self) -> bytes:
@@ -74,9 +78,17 @@ class Report(SuiteReport, frozen=True, kw_only=True):
 
 
 class Suite:
-    """Jobs that were submitted together. Made by `Client.submit`; belongs to its client, and is of no use once that is closed."""
+    """Jobs that were submitted together. Made by `Client.submit`; belongs to its client, and is of
+    no use once that is closed.
+    """
 
-    def __init__(self, client: base.Client, tracker: JobTracker, results: list[SubmitResult], tags: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        client: base.Client,
+        tracker: JobTracker,
+        results: list[SubmitResult],
+        tags: Mapping[str, str],
+    ) -> None:
         self._client = client
         self._tracker = tracker
         self._results = results
@@ -95,17 +107,23 @@ class Suite:
 
     @property
     def refused(self) -> list[SubmitResult]:
-        """The jobs that were not accepted, each with its `error`. Only a `partial` submission has any."""
+        """The jobs that were not accepted, each with its `error`. Only a `partial` submission has
+        any.
+        """
         return [one for one in self._results if not one.job_id]
 
     async def follow(self) -> AsyncGenerator[JobUpdate, None]:
         """Each change of a job once, in the order of the log, until all jobs have ended.
 
-        An update's `job` is a copy. Outlasts restarts of the server. Leave it early with `contextlib.aclosing`, and call it again to go on where it was left.
-        Raises CannotReach when the server stays away for longer than the client's patience, RuntimeError while somebody else follows this suite.
+        An update's `job` is a copy. Outlasts restarts of the server. Leave it early with
+        `contextlib.aclosing`, and call it again to go on where it was left. Raises CannotReach when
+        the server stays away for longer than the client's patience, RuntimeError while somebody
+        else follows this suite.
         """
         if self._following:
-            raise RuntimeError("this suite is being followed already: one `follow` or `wait` at a time")
+            raise RuntimeError(
+                "this suite is being followed already: one `follow` or `wait` at a time"
+            )
         self._following = True
         try:
             async with contextlib.aclosing(updates(self._client, self._tracker)) as changes:
@@ -118,7 +136,8 @@ class Suite:
     async def wait(self, timeout: float | None = None) -> Report:
         """Wait until all jobs have ended, for at most `timeout` seconds; gives the report.
 
-        Raises TimeoutError when that time is over: the jobs go on, and a second call waits for them again. Raises CannotReach as `follow` does.
+        Raises TimeoutError when that time is over: the jobs go on, and a second call waits for them
+        again. Raises CannotReach as `follow` does.
         """
         async with asyncio.timeout(timeout), contextlib.aclosing(self.follow()) as changes:
             async for _ in changes:
@@ -126,13 +145,19 @@ class Suite:
         return self.report()
 
     def report(self) -> Report:
-        """What is known now: jobs that have not ended have no verdict, and then the suite has none either."""
+        """What is known now: jobs that have not ended have no verdict, and then the suite has none
+        either.
+        """
         made = report_of(self._tracker, self._results, tags=self._tags)
         return Report(**{name: getattr(made, name) for name in made.__struct_fields__})
 
     async def cancel(self, reason: str = "") -> None:
-        """Ask for the end of all jobs that no other suite waits for. Returns before they have ended: `wait` for that. A second call changes nothing."""
-        await self._client.cancel(self._tracker.live, reason or "cancelled by its submitter", self.id)
+        """Ask for the end of all jobs that no other suite waits for. Returns before they have
+        ended: `wait` for that. A second call changes nothing.
+        """
+        await self._client.cancel(
+            self._tracker.live, reason or "cancelled by its submitter", self.id
+        )
 
 
 class Client:
@@ -148,7 +173,14 @@ class Client:
         """The server, for messages; never with a password."""
         return self._client.where
 
-    async def submit(self, jobs: Iterable[Job], *, suite_id: str = "", idempotency_key: str = "", partial: bool = False) -> Suite:
+    async def submit(
+        self,
+        jobs: Iterable[Job],
+        *,
+        suite_id: str = "",
+        idempotency_key: str = "",
+        partial: bool = False,
+    ) -> Suite:
         """Submit jobs as one suite: all of them, or none.
 
         Args:
@@ -157,27 +189,47 @@ class Client:
             idempotency_key: With the same key and the same jobs, a second call finds the first one's suite and writes nothing.
             partial: Accept what can be accepted. The others are in `Suite.refused`.
 
-        An answer that was lost on the way is resolved: nothing is submitted twice. Raises InvalidInput for what no server would take, before anything is
-        sent; Conflict, DuplicateJob or NotAccepted when the server refuses a job; CannotReach or NatsUnavailable when no answer comes.
+        An answer that was lost on the way is resolved: nothing is submitted twice. Raises
+        InvalidInput for what no server would take, before anything is sent; Conflict, DuplicateJob
+        or NotAccepted when the server refuses a job; CannotReach or NatsUnavailable when no answer
+        comes.
         """
-        requests = tuple(replace(_checked(number, job), org_id=job.org_id or self._org_id) for number, job in enumerate(jobs))
+        requests = tuple(
+            replace(_checked(number, job), org_id=job.org_id or self._org_id)
+            for number, job in enumerate(jobs)
+        )
         if not requests:
             raise InvalidInput("jobs", "give at least one job")
-        suite_id = suite_id or (str(uuid.uuid5(_SUITES, idempotency_key)) if idempotency_key else str(uuid.uuid4()))
+        suite_id = suite_id or (
+            str(uuid.uuid5(_SUITES, idempotency_key)) if idempotency_key else str(uuid.uuid4())
+        )
         check_suite_id(suite_id)
         requests = tuple(replace(request, suite_id=suite_id) for request in requests)
         for request in requests:  # all of them, before the first is sent
-            make_spec(request, job_id="", now=utc_now(), deployment=Deployment(), defaults=self._settings.job, submitted_by="")
-        results = await self._client.submit(Batch(requests=requests, suite_id=suite_id, key=idempotency_key, partial=partial))
+            make_spec(
+                request,
+                job_id="",
+                now=utc_now(),
+                deployment=Deployment(),
+                defaults=self._settings.job,
+                submitted_by="",
+            )
+        results = await self._client.submit(
+            Batch(requests=requests, suite_id=suite_id, key=idempotency_key, partial=partial)
+        )
         errors = [one.error for one in results if one.error is not None]
         if errors and (not partial or len(errors) == len(results)):
             raise errors[0]
         tracker = JobTracker([tracked(one) for one in results if one.job_id], suite_id)
-        return Suite(self._client, tracker, results, shared_tags([request.tags for request in requests]))
+        return Suite(
+            self._client, tracker, results, shared_tags([request.tags for request in requests])
+        )
 
 
 def _checked(number: int, job: Job) -> Job:
-    """The job with fields of the right types: constructors do not look at them. Raises InvalidInput."""
+    """The job with fields of the right types: constructors do not look at them. Raises
+    InvalidInput.
+    """
     try:
         return msgspec.convert(msgspec.to_builtins(job), Job)
     except (msgspec.ValidationError, TypeError) as error:
@@ -190,7 +242,12 @@ _SUITES = uuid.UUID("5b0f6d6e-41f2-5f0c-9d5b-8a6c5a3d7a51")
 
 @contextlib.asynccontextmanager
 async def connect(
-    url: str = "", *, org_id: str = "", token: str = "", config: str | Path | None = None, patience: float = base.LONG_PATIENCE_S
+    url: str = "",
+    *,
+    org_id: str = "",
+    token: str = "",
+    config: str | Path | None = None,
+    patience: float = base.LONG_PATIENCE_S,
 ) -> AsyncIterator[Client]:
     """A client, closed at the end of the block.
 
@@ -202,14 +259,20 @@ async def connect(
         config: The settings to read in place of the nearest `qgjet.toml`. They have the login for NATS.
         patience: Seconds that a server may be away before CannotReach is raised.
 
-    Raises InvalidSettings for an address or settings that cannot be used, CannotReach when nothing answers, PermissionDenied for a login that is refused.
+    Raises InvalidSettings for an address or settings that cannot be used, CannotReach when nothing
+    answers, PermissionDenied for a login that is refused.
     """
-    settings = files.load(Path(config) if config is not None else None, _addresses(url) | {"api_token": token or None, "org_id": org_id or None})
+    settings = files.load(
+        Path(config) if config is not None else None,
+        _addresses(url) | {"api_token": token or None, "org_id": org_id or None},
+    )
     async with contextlib.AsyncExitStack() as parts:
         if not settings.nats_url and not settings.api_url:
             stack = await parts.enter_async_context(_embedded(_local(settings)))
             settings = replace(settings, nats_url=stack.nats_url, nats=stack.settings.nats)
-        opened = await parts.enter_async_context(open_client(settings, patience_s=patience, notice=log.warning))
+        opened = await parts.enter_async_context(
+            open_client(settings, patience_s=patience, notice=log.warning)
+        )
         yield Client(opened, settings, settings.org_id or DEFAULT_ORG)
 
 
@@ -221,18 +284,31 @@ def _addresses(url: str) -> dict[str, Any]:
         return {"nats_url": "", "api_url": url}
     if scheme in ("nats", "tls", "ws", "wss"):
         return {"nats_url": url, "api_url": ""}
-    raise InvalidInput("url", f"{scheme or url!r} is not an address such as nats://127.0.0.1:4222 or http://127.0.0.1:8000")
+    raise InvalidInput(
+        "url",
+        f"{scheme or url!r} is not an address such as nats://127.0.0.1:4222 or http://127.0.0.1:8000",
+    )
 
 
 def _local(settings: Settings) -> Settings:
-    """Without a declared target, an AppWright project in the current directory is one by any name; only declared ones can be served."""
-    return settings if settings.targets else replace(settings, targets={"emulator": TargetSettings(name="emulator", dir=str(Path.cwd()))})
+    """Without a declared target, an AppWright project in the current directory is one by any name;
+    only declared ones can be served.
+    """
+    return (
+        settings
+        if settings.targets
+        else replace(
+            settings, targets={"emulator": TargetSettings(name="emulator", dir=str(Path.cwd()))}
+        )
+    )
 
 
 def _embedded(settings: Settings) -> Any:
     stack = plugins.load(EMBEDDED, "stack")
     if stack is None:
-        raise NotInstalled("a server of its own needs more than is installed here: pip install 'qgjet[embedded]', or set QGJET_NATS_URL or QGJET_API_URL")
+        raise NotInstalled(
+            "a server of its own needs more than is installed here: pip install 'qgjet[embedded]', or set QGJET_NATS_URL or QGJET_API_URL"
+        )
     return stack(settings)
 
 

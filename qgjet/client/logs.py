@@ -1,4 +1,6 @@
-"""Follows the output of an attempt over the API: server-sent events that resume at the byte where they broke off."""
+"""Follows the output of an attempt over the API: server-sent events that resume at the byte where
+they broke off.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class LogLine(Struct, frozen=True):
     """A mark: what came before was there already, what follows is new."""
 
 
-async def follow_log(http: Http, path: str, attempt: int, notice: Notice) -> AsyncGenerator[LogLine, None]:
+async def follow_log(
+    http: Http, path: str, attempt: int, notice: Notice
+) -> AsyncGenerator[LogLine, None]:
     outage, after, told = Outage(http, notice), "", False
     while True:
         try:
@@ -39,9 +43,15 @@ async def follow_log(http: Http, path: str, attempt: int, notice: Notice) -> Asy
                                 yield LogLine(b"", live=True)
                             continue
                         after = message.id or after
-                        yield LogLine(_bytes(http, message.data) if message.event == "bytes" else message.data + b"\n")
+                        yield LogLine(
+                            _bytes(http, message.data)
+                            if message.event == "bytes"
+                            else message.data + b"\n"
+                        )
         except NoStream:
-            raise CannotReach(f"{http.where} does not stream output: it is too old for this client, or a proxy on the way collects it") from None
+            raise CannotReach(
+                f"{http.where} does not stream output: it is too old for this client, or a proxy on the way collects it"
+            ) from None
         except NotOurs:
             raise
         except CannotReach as error:
@@ -56,7 +66,9 @@ def _bytes(http: Http, data: bytes) -> bytes:
         raise NotOurs(f"what {http.where} sends is not the output of a job") from None
 
 
-async def _messages(http: Http, path: str, attempt: int, after: str) -> AsyncGenerator[list[Message], None]:
+async def _messages(
+    http: Http, path: str, attempt: int, after: str
+) -> AsyncGenerator[list[Message], None]:
     parser = Parser()
     async with contextlib.aclosing(http.stream(path, {"attempt": attempt}, after=after)) as pieces:
         async for piece in pieces:

@@ -20,13 +20,27 @@ def slot_of(result: SubmitResult) -> Slot:
 def tracked(result: SubmitResult) -> TrackedJob:
     """The job of an accepted request, as its submission has left it."""
     status = result.status or Status.QUEUED
-    return TrackedJob(job_id=result.job_id, slot=slot_of(result), seq=result.seq - 1, status=status, attached=result.attached, replaced=result.replaced)
+    return TrackedJob(
+        job_id=result.job_id,
+        slot=slot_of(result),
+        seq=result.seq - 1,
+        status=status,
+        attached=result.attached,
+        replaced=result.replaced,
+    )
 
 
-def report_of(tracker: JobTracker, results: Sequence[SubmitResult] = (), *, tags: dict[str, str] | None = None) -> SuiteReport:
+def report_of(
+    tracker: JobTracker, results: Sequence[SubmitResult] = (), *, tags: dict[str, str] | None = None
+) -> SuiteReport:
     """All that is known of the jobs, for reports."""
     refused = [_refused_job(one) for one in results if not one.job_id]
-    return SuiteReport(suite_id=tracker.suite_id, jobs=(*map(_job_report, tracker.tracks.values()), *refused), tags=tags or {}, missing=tracker.missing)
+    return SuiteReport(
+        suite_id=tracker.suite_id,
+        jobs=(*map(_job_report, tracker.tracks.values()), *refused),
+        tags=tags or {},
+        missing=tracker.missing,
+    )
 
 
 def _job_report(track: TrackedJob) -> JobReport:

@@ -1,4 +1,6 @@
-"""What commands rely on in the answers of the API. They show and pass on the JSON as it came, so it is only held against these, not turned into them."""
+"""What commands rely on in the answers of the API. They show and pass on the JSON as it came, so it
+is only held against these, not turned into them.
+"""
 
 from __future__ import annotations
 
@@ -203,5 +205,7 @@ def checked(http: Http, answer: J, kind: object) -> J:
     try:
         msgspec.convert(answer, kind)
     except msgspec.ValidationError as error:
-        raise NotOurs(f"what answers at {http.where} is not qgjet's API, or too old for this client ({error})") from None
+        raise NotOurs(
+            f"what answers at {http.where} is not qgjet's API, or too old for this client ({error})"
+        ) from None
     return answer

@@ -1,6 +1,8 @@
-"""Server-sent events out of a stream of bytes (WHATWG HTML, section 9.2), as far as the API sends them. Pure.
+"""Server-sent events out of a stream of bytes (WHATWG HTML, section 9.2), as far as the API sends
+them. Pure.
 
-Bytes are cut at line feeds only: httpx's own line iterator also cuts at U+2028 and its like, which JSON may hold as they are.
+Bytes are cut at line feeds only: httpx's own line iterator also cuts at U+2028 and its like, which
+JSON may hold as they are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The library for code without an event loop: the same calls, which return when they are done. An event loop runs in a thread of its own meanwhile."""
+"""The library for code without an event loop: the same calls, which return when they are done. An
+event loop runs in a thread of its own meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class _Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` returns or raises. Ctrl-C, or another exception in the calling thread, cancels it first."""
+        """What `work` returns or raises. Ctrl-C, or another exception in the calling thread,
+        cancels it first.
+        """
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -62,7 +66,9 @@ class SyncSuite:
 
     @property
     def refused(self) -> list[SubmitResult]:
-        """The jobs that were not accepted, each with its `error`. Only a `partial` submission has any."""
+        """The jobs that were not accepted, each with its `error`. Only a `partial` submission has
+        any.
+        """
         return self._suite.refused
 
     def follow(self) -> Iterator[JobUpdate]:
@@ -104,20 +110,36 @@ class SyncClient:
         """The server, for messages; never with a password."""
         return self._client.where
 
-    def submit(self, jobs: Iterable[Job], *, suite_id: str = "", idempotency_key: str = "", partial: bool = False) -> SyncSuite:
+    def submit(
+        self,
+        jobs: Iterable[Job],
+        *,
+        suite_id: str = "",
+        idempotency_key: str = "",
+        partial: bool = False,
+    ) -> SyncSuite:
         """Submit jobs as one suite: all of them, or none. See `Client.submit`."""
-        submitted = self._client.submit(jobs, suite_id=suite_id, idempotency_key=idempotency_key, partial=partial)
+        submitted = self._client.submit(
+            jobs, suite_id=suite_id, idempotency_key=idempotency_key, partial=partial
+        )
         return SyncSuite(self._loop, self._loop.run(submitted))
 
 
 @contextlib.contextmanager
 def connect_sync(
-    url: str = "", *, org_id: str = "", token: str = "", config: str | Path | None = None, patience: float = base.LONG_PATIENCE_S
+    url: str = "",
+    *,
+    org_id: str = "",
+    token: str = "",
+    config: str | Path | None = None,
+    patience: float = base.LONG_PATIENCE_S,
 ) -> Iterator[SyncClient]:
     """A client for code without an event loop, closed at the end of the block. See `connect`."""
     loop = _Loop()
     try:
-        connection = _Connection(library.connect(url, org_id=org_id, token=token, config=config, patience=patience))
+        connection = _Connection(
+            library.connect(url, org_id=org_id, token=token, config=config, patience=patience)
+        )
         client = loop.run(connection.open())
         try:
             yield SyncClient(loop, client)

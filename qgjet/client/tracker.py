@@ -1,7 +1,9 @@
-"""The jobs that a command follows: the fold of their events, and what people want to see of them. Pure.
+"""The jobs that a command follows: the fold of their events, and what people want to see of them.
+Pure.
 
-Events carry state and every append is fenced, so the first event of a job that is seen here seeds its fold; from then on the rules of `domain.job` decide, and
-an event that breaks one changes nothing.
+Events carry state and every append is fenced, so the first event of a job that is seen here seeds
+its fold; from then on the rules of `domain.job` decide, and an event that breaks one changes
+nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +15,21 @@ from msgspec import Struct
 
 from qgjet.domain import attempts
 from qgjet.domain.attempts import AttemptRecord
-from qgjet.domain.events import ACTIVE, AttemptEnded, AttemptLost, Cancelled, Event, Finished, Outcome, Released, Requeued, Slot, Status, Submitted, Verdict
+from qgjet.domain.events import (
+    ACTIVE,
+    AttemptEnded,
+    AttemptLost,
+    Cancelled,
+    Event,
+    Finished,
+    Outcome,
+    Released,
+    Requeued,
+    Slot,
+    Status,
+    Submitted,
+    Verdict,
+)
 from qgjet.domain.job import Job, broken_rule, explanation_of, state_of
 
 _NO_FAILURE = frozenset({Verdict.PASSED, Verdict.SKIPPED, Verdict.CANCELLED})
@@ -90,8 +106,16 @@ class TrackedJob(Struct, kw_only=True):
     def _note(self, event: Event) -> None:
         match event:
             case Submitted(spec=spec) | Requeued(spec=spec):
-                self.submitted_at, self.priority, self.tags = spec.submitted_at, spec.priority, spec.tags
-            case AttemptEnded(outcome=outcome) | Finished(outcome=outcome) | Cancelled(outcome=Outcome() as outcome):
+                self.submitted_at, self.priority, self.tags = (
+                    spec.submitted_at,
+                    spec.priority,
+                    spec.tags,
+                )
+            case (
+                AttemptEnded(outcome=outcome)
+                | Finished(outcome=outcome)
+                | Cancelled(outcome=Outcome() as outcome)
+            ):
                 self.duration_s = outcome.duration_s
                 self.reason, self.message = explanation_of(event) or ("", "")
                 self._failed(outcome.verdict, outcome.reason, outcome.message)
@@ -106,11 +130,18 @@ class TrackedJob(Struct, kw_only=True):
         """Following may begin after it: every later event carries it."""
         first = event.first_failure
         if self.first_failure is None and first is not None and first.attempt < event.attempt:
-            self.first_failure = JobFailure(attempt=first.attempt, verdict=first.verdict, reason=first.reason, message=first.message)
+            self.first_failure = JobFailure(
+                attempt=first.attempt,
+                verdict=first.verdict,
+                reason=first.reason,
+                message=first.message,
+            )
 
     def _failed(self, verdict: Verdict | None, reason: str, message: str) -> None:
         if self.first_failure is None and verdict not in _NO_FAILURE:
-            self.first_failure = JobFailure(attempt=self.attempt, verdict=verdict, reason=reason, message=message)
+            self.first_failure = JobFailure(
+                attempt=self.attempt, verdict=verdict, reason=reason, message=message
+            )
 
 
 class JobUpdate(Struct, frozen=True):
@@ -125,7 +156,9 @@ class JobUpdate(Struct, frozen=True):
 class JobTracker:
     """All jobs of a command. One that `grows` takes in jobs that join its suite later."""
 
-    def __init__(self, tracks: Iterable[TrackedJob], suite_id: str = "", *, grows: bool = False) -> None:
+    def __init__(
+        self, tracks: Iterable[TrackedJob], suite_id: str = "", *, grows: bool = False
+    ) -> None:
         self.tracks = {track.job_id: track for track in tracks}
         self.suite_id = suite_id
         self._grows = grows
@@ -143,7 +176,9 @@ class JobTracker:
     @property
     def failures(self) -> int:
         """Jobs whose verdict is that the app, or its test, does not work."""
-        return sum(track.verdict in (Verdict.FAILED, Verdict.TIMED_OUT) for track in self.tracks.values())
+        return sum(
+            track.verdict in (Verdict.FAILED, Verdict.TIMED_OUT) for track in self.tracks.values()
+        )
 
     @property
     def next_seq(self) -> int:
@@ -159,12 +194,23 @@ class JobTracker:
         return found
 
     def apply(self, seq: int, event: Event) -> list[JobUpdate]:
-        """The changes that an event makes: at most one to its own job, one to the job that it replaces."""
+        """The changes that an event makes: at most one to its own job, one to the job that it
+        replaces.
+        """
         self._adopt(seq, event)
-        concerned = [event.job_id] + ([event.replaces] if isinstance(event, Submitted) and event.replaces else [])
+        concerned = [event.job_id] + (
+            [event.replaces] if isinstance(event, Submitted) and event.replaces else []
+        )
         tracks = [self.tracks[job_id] for job_id in concerned if job_id in self.tracks]
         return [JobUpdate(track, event) for track in tracks if track.apply(seq, event)]
 
     def _adopt(self, seq: int, event: Event) -> None:
-        if self._grows and isinstance(event, Submitted) and event.job_id not in self.tracks and self.suite_id in event.suite_ids:
-            self.tracks[event.job_id] = TrackedJob(job_id=event.job_id, slot=event.spec.slot, seq=seq - 1)
+        if (
+            self._grows
+            and isinstance(event, Submitted)
+            and event.job_id not in self.tracks
+            and self.suite_id in event.suite_ids
+        ):
+            self.tracks[event.job_id] = TrackedJob(
+                job_id=event.job_id, slot=event.spec.slot, seq=seq - 1
+            )

@@ -1,4 +1,6 @@
-"""Requests to the API that outlast restarts and rate limits. The one place where HTTP becomes answers and errors."""
+"""Requests to the API that outlast restarts and rate limits. The one place where HTTP becomes
+answers and errors.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +55,20 @@ async def open_http(url: str, *, token: str = "", patience_s: float) -> AsyncIte
     """
     base = _base_url(url)
     auth = Bearer(token) if token else None
-    async with surroundings.client(base, timeout=httpx.Timeout(30.0, connect=5.0), auth=auth, headers={"User-Agent": f"qgjet/{__version__}"}) as client:
+    async with surroundings.client(
+        base,
+        timeout=httpx.Timeout(30.0, connect=5.0),
+        auth=auth,
+        headers={"User-Agent": f"qgjet/{__version__}"},
+    ) as client:
         where = without_password(str(base)).rstrip("/")
-        yield Http(client, where, patience_s, has_token=bool(token), proxy=surroundings.proxy_variable(base))
+        yield Http(
+            client,
+            where,
+            patience_s,
+            has_token=bool(token),
+            proxy=surroundings.proxy_variable(base),
+        )
 
 
 class Bearer(httpx.Auth):
@@ -76,11 +89,21 @@ def _base_url(url: str) -> httpx.URL:
             return base
     except (httpx.InvalidURL, ValueError):
         pass
-    raise InvalidSettings("api", f"{without_password(url)!r} is not an address such as http://127.0.0.1:8000")
+    raise InvalidSettings(
+        "api", f"{without_password(url)!r} is not an address such as http://127.0.0.1:8000"
+    )
 
 
 class Http:
-    def __init__(self, client: httpx.AsyncClient, where: str, patience_s: float, *, has_token: bool = False, proxy: str = "") -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        where: str,
+        patience_s: float,
+        *,
+        has_token: bool = False,
+        proxy: str = "",
+    ) -> None:
         self.where = f"the API at {where}"
         self.patience_s = patience_s
         self._client = client
@@ -90,10 +113,21 @@ class Http:
         self._met = False
         """It has answered before, so it is worth waiting for."""
 
-    async def ask(self, method: str, path: str, kind: type[T], *, params: Mapping[str, Any] | None = None, body: Any = None, key: str = "") -> T:
-        """The answer as a `kind`. What is asked has to be harmless when it is repeated: that is done until the patience is used up.
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        key: str = "",
+    ) -> T:
+        """The answer as a `kind`. What is asked has to be harmless when it is repeated: that is
+        done until the patience is used up.
 
-        Raises NotAccepted for a refusal, CannotReach when there is no answer, or one that qgjet's API does not give.
+        Raises NotAccepted for a refusal, CannotReach when there is no answer, or one that qgjet's
+        API does not give.
         """
         deadline = asyncio.get_running_loop().time() + self.patience_s
         pause_s = PAUSE_S
@@ -107,23 +141,46 @@ class Http:
             await asyncio.sleep(pause_s * random.uniform(1.0, 1.25))
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
-    async def once(self, method: str, path: str, kind: type[T], *, params: Mapping[str, Any] | None = None, body: Any = None, key: str = "") -> T:
+    async def once(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        key: str = "",
+    ) -> T:
         """Like `ask`, without a second try: also raises Busy."""
-        headers = ({"Content-Type": "application/json"} if body is not None else {}) | ({"Idempotency-Key": key} if key else {})
+        headers = ({"Content-Type": "application/json"} if body is not None else {}) | (
+            {"Idempotency-Key": key} if key else {}
+        )
         content = None if body is None else msgspec.json.encode(body)
         given = {name: value for name, value in (params or {}).items() if value is not None}
         try:
-            answer = await self._client.request(method, path, params=given, content=content, headers=headers)
+            answer = await self._client.request(
+                method, path, params=given, content=content, headers=headers
+            )
         except httpx.TransportError as error:
             raise Busy(self._absent(error)) from error
         self._met = True
         return self._read(answer, f"{method} {path}", kind)
 
-    async def stream(self, path: str, params: Mapping[str, Any], *, after: str = "") -> AsyncGenerator[bytes, None]:
-        """Pieces of an event stream, behind the event `after`, until it ends, which it does when the server restarts. Raises NoStream, or CannotReach."""
+    async def stream(
+        self, path: str, params: Mapping[str, Any], *, after: str = ""
+    ) -> AsyncGenerator[bytes, None]:
+        """Pieces of an event stream, behind the event `after`, until it ends, which it does when
+        the server restarts. Raises NoStream, or CannotReach.
+        """
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
         try:
-            async with self._client.stream("GET", path, params=params, headers=headers, timeout=httpx.Timeout(5.0, read=SILENCE_S)) as answer:
+            async with self._client.stream(
+                "GET",
+                path,
+                params=params,
+                headers=headers,
+                timeout=httpx.Timeout(5.0, read=SILENCE_S),
+            ) as answer:
                 await self._check_stream(answer)
                 pieces = answer.aiter_bytes()
                 yield await _first(pieces)
@@ -132,8 +189,12 @@ class Http:
         except httpx.TransportError as error:
             raise Busy(self._absent(error)) from error
 
-    async def pieces(self, path: str, params: Mapping[str, Any] | None = None) -> AsyncGenerator[bytes, None]:
-        """The content of a file as it comes. Raises NotAccepted, CannotReach, and Busy when it breaks off."""
+    async def pieces(
+        self, path: str, params: Mapping[str, Any] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The content of a file as it comes. Raises NotAccepted, CannotReach, and Busy when it
+        breaks off.
+        """
         given = {name: value for name, value in (params or {}).items() if value is not None}
         try:
             async with self._client.stream("GET", path, params=given) as answer:
@@ -153,13 +214,17 @@ class Http:
         if answer.status_code in (401, 403):
             await answer.aread()
             self._read(answer, f"GET {answer.request.url.path}", Json)
-        if not answer.is_success or not answer.headers.get("content-type", "").startswith("text/event-stream"):
+        if not answer.is_success or not answer.headers.get("content-type", "").startswith(
+            "text/event-stream"
+        ):
             raise NoStream
 
     # -- from HTTP to our errors -----------------------------------------------------------------------------------------
 
     def _absent(self, error: httpx.TransportError) -> str:
-        if self._proxy and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+        if self._proxy and isinstance(
+            error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError
+        ):
             return f"{self.where} cannot be reached through the proxy of {self._proxy}: correct {self._proxy}, or add the host to NO_PROXY"
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return f"{self.where} does not answer: is it running? Start one with `qgjet up`, or set QGJET_API_URL"
@@ -170,19 +235,25 @@ class Http:
     def _busy(self, answer: httpx.Response) -> Busy:
         problem = _problem(answer)
         detail = problem["detail"] if problem else f"{answer.status_code} {answer.reason_phrase}"
-        return Busy(f"{self.where} is not available now: {detail}", _retry_after(answer), answer.status_code)
+        return Busy(
+            f"{self.where} is not available now: {detail}", _retry_after(answer), answer.status_code
+        )
 
     def _read(self, answer: httpx.Response, asked: str, kind: type[T]) -> T:
         if answer.status_code in BUSY:
             raise self._busy(answer)
         if answer.is_redirect:
-            raise CannotReach(f"{self.where} redirects to {answer.headers.get('location', 'nowhere')}: set QGJET_API_URL to where it leads")
+            raise CannotReach(
+                f"{self.where} redirects to {answer.headers.get('location', 'nowhere')}: set QGJET_API_URL to where it leads"
+            )
         if answer.is_success:
             with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return msgspec.json.decode(answer.content, type=kind)
         problem = _problem(answer)
         if problem is None:
-            raise CannotReach(f"what answers at {self.where} is not qgjet's API, or too old for this client ({answer.status_code} to {asked})")
+            raise CannotReach(
+                f"what answers at {self.where} is not qgjet's API, or too old for this client ({answer.status_code} to {asked})"
+            )
         if answer.status_code >= 500:
             raise CannotReach(f"{self.where} failed: {problem['detail']}")
         if answer.status_code in (401, 403):
@@ -192,9 +263,15 @@ class Http:
     def _not_allowed(self, status: int, problem: Json) -> NotAllowed:
         detail = str(problem["detail"])
         if status == 403:
-            return NotAllowed(f"{self.where} does not allow this: {detail}", status=status, problem=problem)
+            return NotAllowed(
+                f"{self.where} does not allow this: {detail}", status=status, problem=problem
+            )
         if self._has_token:
-            return NeedsToken(f"{self.where} does not accept the token of QGJET_API_TOKEN (api_token_file): {detail}", status=status, problem=problem)
+            return NeedsToken(
+                f"{self.where} does not accept the token of QGJET_API_TOKEN (api_token_file): {detail}",
+                status=status,
+                problem=problem,
+            )
         fix = "set QGJET_API_TOKEN, or api_token_file; `qgjet token create` makes one beside the server"
         return NeedsToken(f"{self.where} asks for a token: {fix}", status=status, problem=problem)
 
@@ -208,7 +285,9 @@ async def _first(pieces: AsyncIterator[bytes]) -> bytes:
 
 
 def _problem(answer: httpx.Response) -> Json | None:
-    """The problem document (RFC 9457) of a refusal; None when it is none of qgjet's, or about a route that the server does not have."""
+    """The problem document (RFC 9457) of a refusal; None when it is none of qgjet's, or about a
+    route that the server does not have.
+    """
     if answer.status_code < 400:
         return None
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

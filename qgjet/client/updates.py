@@ -13,9 +13,11 @@ TICK_S = 0.5
 
 
 async def updates(client: Client, tracker: JobTracker) -> AsyncGenerator[JobUpdate | None, None]:
-    """Each change of the tracker's jobs once, before the next one is applied; None after each batch, and every half second without one.
+    """Each change of the tracker's jobs once, before the next one is applied; None after each
+    batch, and every half second without one.
 
-    Ends when no job is active. Raises CannotReach when the server stays away for longer than the client's patience. Close it when you leave early.
+    Ends when no job is active. Raises CannotReach when the server stays away for longer than the
+    client's patience. Close it when you leave early.
     """
     if not tracker.live:
         return

@@ -1,1 +1,3 @@
-"""Settings: their names, their types and how they are read. No other folder knows a key of `qgjet.toml`."""
+"""Settings: their names, their types and how they are read. No other folder knows a key of
+`qgjet.toml`.
+"""

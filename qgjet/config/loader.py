@@ -1,4 +1,6 @@
-"""Reads settings: `qgjet.toml`, overridden by QGJET_ variables, overridden by flags. Pure: the text and the environment are passed in."""
+"""Reads settings: `qgjet.toml`, overridden by QGJET_ variables, overridden by flags. Pure: the text
+and the environment are passed in.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ from typing import Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
-from qgjet.config.settings import COLLECT, RUNNERS, AgentSettings, ApiSettings, Login, NatsSettings, Settings, TargetSettings
+from qgjet.config.settings import (
+    COLLECT,
+    RUNNERS,
+    AgentSettings,
+    ApiSettings,
+    Login,
+    NatsSettings,
+    Settings,
+    TargetSettings,
+)
 from qgjet.domain.deployment import MIN_EVENT_RETENTION_S
 from qgjet.errors import InvalidSettings
 from qgjet.support.units import duration, size
@@ -54,11 +65,13 @@ def load_settings(
     current_dir: Path = Path(),
     plugins: Callable[[], Collection[str]] = tuple,
 ) -> Settings:
-    """Settings from a file's text, the environment and flags (dotted key -> value; None: not given).
+    """Settings from a file's text, the environment and flags (dotted key -> value; None: not
+    given).
 
-    Relative paths in the text count from `file_dir`, those in variables and flags from the current directory. `plugins` gives the runners that were
-    installed besides qgjet's own; it is called for a target that names another one only.
-    Raises InvalidSettings that names the key, variable or flag at fault. Variables that no key has are left alone: other programs may use the prefix.
+    Relative paths in the text count from `file_dir`, those in variables and flags from the current
+    directory. `plugins` gives the runners that were installed besides qgjet's own; it is called for
+    a target that names another one only. Raises InvalidSettings that names the key, variable or
+    flag at fault. Variables that no key has are left alone: other programs may use the prefix.
     """
     data = _parse(text)
     _check_tables(data)
@@ -68,7 +81,9 @@ def load_settings(
         if value is not None:
             _set(data, tuple(key.split(".")), value)
     _check_tables(data)
-    _resolve_paths(data, current_dir, (ApiSettings, TargetSettings))  # so that only their default paths stay relative
+    _resolve_paths(
+        data, current_dir, (ApiSettings, TargetSettings)
+    )  # so that only their default paths stay relative
     _check_keys({key: value for key, value in data.items() if key != "targets"}, Settings, "")
     targets = {name: _target(name, table) for name, table in data.pop("targets", {}).items()}
     settings = msgspec.structs.replace(_convert(data, Settings, ""), targets=targets)
@@ -79,7 +94,11 @@ def load_settings(
 def _resolve_paths(data: dict[str, Any], base: Path, kinds: Collection[type[Struct]]) -> None:
     """Make relative paths in the tables of some kinds count from `base`; absolute ones stay."""
     tables: list[tuple[type[Struct], Any]] = [(Settings, data)]
-    tables += [(one.type, data.get(one.encode_name, {})) for one in msgspec.structs.fields(Settings) if _is_struct(one.type)]
+    tables += [
+        (one.type, data.get(one.encode_name, {}))
+        for one in msgspec.structs.fields(Settings)
+        if _is_struct(one.type)
+    ]
     tables += [(Login, data.get("nats", {}).get("janitor"))]
     tables += [(TargetSettings, table) for table in data.get("targets", {}).values()]
     for kind, table in tables:
@@ -96,7 +115,11 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _check_tables(data: dict[str, Any]) -> None:
-    tables = {one.encode_name: data.get(one.encode_name, {}) for one in msgspec.structs.fields(Settings) if _is_struct(one.type)}
+    tables = {
+        one.encode_name: data.get(one.encode_name, {})
+        for one in msgspec.structs.fields(Settings)
+        if _is_struct(one.type)
+    }
     tables |= {"targets": data.get("targets", {})}
     if isinstance(tables["targets"], dict):
         tables |= {f"targets.{name}": table for name, table in tables["targets"].items()}
@@ -106,10 +129,18 @@ def _check_tables(data: dict[str, Any]) -> None:
 
 
 def _check_keys(data: dict[str, Any], kind: type[Struct], path: str) -> None:
-    """Raises InvalidSettings for a key or table that does not exist, with the nearest name or all names."""
+    """Raises InvalidSettings for a key or table that does not exist, with the nearest name or all
+    names.
+    """
     fields = {one.encode_name: one for one in msgspec.structs.fields(kind)}
-    tables = [name for name, one in fields.items() if _is_struct(one.type)] + (["targets"] if kind is Settings else [])
-    keys = [name for name in fields if name not in tables] if kind is Settings else [name for name in fields if (kind, name) != (TargetSettings, "name")]
+    tables = [name for name, one in fields.items() if _is_struct(one.type)] + (
+        ["targets"] if kind is Settings else []
+    )
+    keys = (
+        [name for name in fields if name not in tables]
+        if kind is Settings
+        else [name for name in fields if (kind, name) != (TargetSettings, "name")]
+    )
     for key, value in data.items():
         if kind is Settings and key not in tables and isinstance(value, dict):
             name, hint = _unknown_table(key, value, tables)
@@ -117,7 +148,9 @@ def _check_keys(data: dict[str, Any], kind: type[Struct], path: str) -> None:
         if key not in fields:
             near = _nearest(key, keys)
             hint = f"Did you mean `{near}`?" if near else f"Keys: {', '.join(keys)}"
-            raise InvalidSettings(path.rstrip(".") or "qgjet.toml", f"unknown key `{key}`. {hint}", key=f"{path}{key}")
+            raise InvalidSettings(
+                path.rstrip(".") or "qgjet.toml", f"unknown key `{key}`. {hint}", key=f"{path}{key}"
+            )
         if isinstance(value, dict) and _is_struct(fields[key].type):
             _check_keys(value, fields[key].type, f"{path}{key}.")
 
@@ -145,14 +178,26 @@ def _is_struct(kind: Any) -> TypeGuard[type[Struct]]:
     return isinstance(kind, type) and issubclass(kind, Struct)
 
 
-def _apply_environment(data: dict[str, Any], kind: type[Struct], prefix: str, environ: Mapping[str, str], path: tuple[str, ...]) -> None:
+def _apply_environment(
+    data: dict[str, Any],
+    kind: type[Struct],
+    prefix: str,
+    environ: Mapping[str, str],
+    path: tuple[str, ...],
+) -> None:
     for one in msgspec.structs.fields(kind):
         name = prefix + one.encode_name.upper()
         if _is_struct(one.type):
             _apply_environment(data, one.type, name + "_", environ, (*path, one.encode_name))
         elif one.encode_name == "targets" and kind is Settings:
             for target in list(data.get("targets", {})):
-                _apply_environment(data, TargetSettings, f"{name}_{_shouted(target)}_", environ, ("targets", target))
+                _apply_environment(
+                    data,
+                    TargetSettings,
+                    f"{name}_{_shouted(target)}_",
+                    environ,
+                    ("targets", target),
+                )
         elif name in environ and not (kind is TargetSettings and one.name == "name"):
             _set(data, (*path, one.encode_name), _from_text(name, environ[name], one.type))
 
@@ -167,9 +212,15 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
-        if get_origin(kind) is tuple and get_args(kind)[0] is str and not text.lstrip().startswith(("[", "{")):
+        if (
+            get_origin(kind) is tuple
+            and get_args(kind)[0] is str
+            and not text.lstrip().startswith(("[", "{"))
+        ):
             return [item.strip() for item in text.split(",") if item.strip()]
-        raise InvalidSettings(name, f'must hold TOML, such as ["a", "b"]; it holds {text!r}') from None
+        raise InvalidSettings(
+            name, f'must hold TOML, such as ["a", "b"]; it holds {text!r}'
+        ) from None
 
 
 def _set(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -197,7 +248,9 @@ def _convert(data: dict[str, Any], kind: type[S], path: str) -> S:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         where = where.rstrip("`").lstrip(".")
-        raise InvalidSettings((path + where).rstrip(".") or "qgjet.toml", _in_words(what, _field(kind, where))) from None
+        raise InvalidSettings(
+            (path + where).rstrip(".") or "qgjet.toml", _in_words(what, _field(kind, where))
+        ) from None
 
 
 def _field(kind: type[Struct], where: str) -> msgspec.structs.FieldInfo | None:
@@ -216,7 +269,11 @@ def _in_words(what: str, one: msgspec.structs.FieldInfo | None) -> str:
     name = one.name if one is not None else ""
     found = re.fullmatch(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`", what)
     if found is None:
-        return f"must be {_range(one.type, name)}" if one is not None and _meta(one.type) is not None else what
+        return (
+            f"must be {_range(one.type, name)}"
+            if one is not None and _meta(one.type) is not None
+            else what
+        )
     expected = _KINDS.get(found[1], found[1])
     if name.endswith("_s"):
         expected = "a duration such as 30s or 10m"
@@ -246,7 +303,9 @@ def _range(kind: Any, name: str) -> str:
 
 
 def _seconds(data: dict[str, Any], kind: type[Struct], path: str) -> dict[str, Any]:
-    """Turn durations and sizes in text into numbers, wherever a field of `kind` counts seconds or bytes."""
+    """Turn durations and sizes in text into numbers, wherever a field of `kind` counts seconds or
+    bytes.
+    """
     result = dict(data)
     for one in msgspec.structs.fields(kind):
         key, value = one.encode_name, data.get(one.encode_name)
@@ -261,15 +320,30 @@ def _seconds(data: dict[str, Any], kind: type[Struct], path: str) -> dict[str, A
 
 def _check_values(settings: Settings, plugins: Callable[[], Collection[str]]) -> None:
     rules = [
-        ("queue.priority_order", settings.queue.priority_order in ("low-first", "high-first"), "must be low-first or high-first"),
+        (
+            "queue.priority_order",
+            settings.queue.priority_order in ("low-first", "high-first"),
+            "must be low-first or high-first",
+        ),
         ("queue.replicas", settings.queue.replicas in (1, 3, 5), "must be 1, 3 or 5"),
-        ("queue.retention", _is_event_retention(settings.queue.retention_s), "must be at least 1d, or 0 to keep events for ever"),
+        (
+            "queue.retention",
+            _is_event_retention(settings.queue.retention_s),
+            "must be at least 1d, or 0 to keep events for ever",
+        ),
         (
             "artifacts.collect",
             (collect := settings.artifacts.collect) in COLLECT,
             f"must be {', '.join(COLLECT[:-1])} or {COLLECT[-1]}{_hint(collect, COLLECT)}",
         ),
-        *(("api.cors_origins", _is_origin(one), f"{one!r} is not an origin such as https://ci.example") for one in settings.api.cors_origins),
+        *(
+            (
+                "api.cors_origins",
+                _is_origin(one),
+                f"{one!r} is not an origin such as https://ci.example",
+            )
+            for one in settings.api.cors_origins
+        ),
         (
             "QGJET_API_TOKEN (api_token)",
             re.fullmatch(r"[!-~]*", settings.api_token) is not None,
@@ -279,8 +353,20 @@ def _check_values(settings: Settings, plugins: Callable[[], Collection[str]]) ->
     ]
     for name, target in settings.targets.items():
         known = RUNNERS if target.runner in RUNNERS else (*RUNNERS, *plugins())
-        rules.append((f"targets.{name}.runner", target.runner in known, f"{target.runner!r} is none of {', '.join(known)}{_hint(target.runner, known)}"))
-        rules.append((f"targets.{name}.command", target.runner != "command" or bool(target.command), "is needed by the command runner"))
+        rules.append(
+            (
+                f"targets.{name}.runner",
+                target.runner in known,
+                f"{target.runner!r} is none of {', '.join(known)}{_hint(target.runner, known)}",
+            )
+        )
+        rules.append(
+            (
+                f"targets.{name}.command",
+                target.runner != "command" or bool(target.command),
+                "is needed by the command runner",
+            )
+        )
         rules += _time_rules(target, f"targets.{name}.")
     check_heads("verdicts.infra", settings.verdicts.infra)
     check_heads("verdicts.config", settings.verdicts.config)
@@ -303,4 +389,8 @@ def _time_rules(settings: Struct, path: str) -> Iterator[tuple[str, bool, str]]:
         if isinstance(value, Struct):
             yield from _time_rules(value, f"{path}{one.encode_name}.")
         elif one.name.endswith("_s") and value is not None:
-            yield f"{path}{one.encode_name}", math.isfinite(value) and value >= 0, "must be a time from 0 on"
+            yield (
+                f"{path}{one.encode_name}",
+                math.isfinite(value) and value >= 0,
+                "must be a time from 0 on",
+            )

@@ -1,7 +1,8 @@
 """Every key of `qgjet.toml`, with its type and its default.
 
-A key `batch` of the table `[agent]` is the variable `QGJET_AGENT_BATCH`, the key `slots` of `[targets.emulator]` is `QGJET_TARGETS_EMULATOR_SLOTS`.
-Durations are seconds, or text such as `30s`, `10m`, `1h`. Variables for lists and tables hold TOML: `QGJET_AGENT_TARGETS='["emulator"]'`.
+A key `batch` of the table `[agent]` is the variable `QGJET_AGENT_BATCH`, the key `slots` of
+`[targets.emulator]` is `QGJET_TARGETS_EMULATOR_SLOTS`. Durations are seconds, or text such as
+`30s`, `10m`, `1h`. Variables for lists and tables hold TOML: `QGJET_AGENT_TARGETS='["emulator"]'`.
 """
 
 from __future__ import annotations
@@ -47,9 +48,13 @@ class TargetSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Playwright's `--project`; empty: the target's name."""
     config: str = "appwright.config.ts"
     build: str = ""
-    """The app for a version, such as `builds/{app_version_id}.apk`; the test finds its path in APP_BUILD_PATH."""
+    """The app for a version, such as `builds/{app_version_id}.apk`; the test finds its path in
+    APP_BUILD_PATH.
+    """
     command: tuple[str, ...] = ()
-    """Of the `command` runner; {test} {app_version_id} {org_id} {target} {job_id} {attempt} {report} are filled in."""
+    """Of the `command` runner; {test} {app_version_id} {org_id} {target} {job_id} {attempt}
+    {report} are filled in.
+    """
     junit: str = ""
     """Where the `command` runner's command leaves its JUnit report; due when it is set."""
     prepare: tuple[str, ...] = ()
@@ -61,14 +66,20 @@ class TargetSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     healthy_timeout_s: Limit = field(default=10.0, name="healthy_timeout")
     release_timeout_s: Limit = field(default=30.0, name="release_timeout")
     stop_grace_s: float = field(default=15.0, name="stop_grace")
-    """From SIGINT to SIGTERM, for a job that is told to stop. AppWright on BrowserStack waits 10 s for its video first."""
+    """From SIGINT to SIGTERM, for a job that is told to stop. AppWright on BrowserStack waits 10 s
+    for its video first.
+    """
     test_retries: Count = 0
     """Retries inside the runner (`--retries`), apart from those of the queue."""
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
-    """Names of the agent's own variables that jobs may see, besides PATH, HOME, LANG, LC_ALL, TMPDIR and TZ."""
+    """Names of the agent's own variables that jobs may see, besides PATH, HOME, LANG, LC_ALL,
+    TMPDIR and TZ.
+    """
     redact: tuple[str, ...] = ()
-    """Names of variables of the jobs whose values become `***` in everything that leaves the agent as text."""
+    """Names of variables of the jobs whose values become `***` in everything that leaves the agent
+    as text.
+    """
     options: dict[str, Any] = {}
     """Of a runner that is a plugin: whatever it defines."""
     outcomes: dict[str, tuple[str, ...]] = {}
@@ -82,14 +93,22 @@ class QueueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Fixed when the log is made. `low-first`: priority 0 is the most urgent."""
     replicas: int = 1
     """3 on a cluster."""
-    visibility_timeout_s: Annotated[float, Meta(ge=0.5)] = field(default=DEFAULT_VISIBILITY_TIMEOUT_S, name="visibility_timeout")
-    """A job whose agent is silent for this long is given to another one. Stored with the log: the API's value is in force for all."""
+    visibility_timeout_s: Annotated[float, Meta(ge=0.5)] = field(
+        default=DEFAULT_VISIBILITY_TIMEOUT_S, name="visibility_timeout"
+    )
+    """A job whose agent is silent for this long is given to another one. Stored with the log: the
+    API's value is in force for all.
+    """
     max_deliver: Annotated[int, Meta(ge=2)] = DEFAULT_MAX_DELIVER
-    """Deliveries of one message that the server allows, whatever our code does. Stored with the log, too."""
+    """Deliveries of one message that the server allows, whatever our code does. Stored with the
+    log, too.
+    """
     retry_base_s: float = field(default=1.0, name="retry_base")
     retry_cap_s: float = field(default=60.0, name="retry_cap")
     retention_s: float = field(default=DEFAULT_EVENT_RETENTION_S, name="retention")
-    """Jobs that ended longer ago are forgotten; 0: none is. Live ones never are. Stored with the log, too."""
+    """Jobs that ended longer ago are forgotten; 0: none is. Live ones never are. Stored with the
+    log, too.
+    """
 
     @property
     def deployment(self) -> Deployment:
@@ -156,14 +175,18 @@ class ArtifactSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`[artifacts]`: what agents keep of attempts, and for how long."""
 
     collect: str = "on-failure"
-    """Of every attempt its logs and reports, and media (`test-results`) of those that did not pass; `always`: media of all; `never`: nothing."""
+    """Of every attempt its logs and reports, and media (`test-results`) of those that did not pass;
+    `always`: media of all; `never`: nothing.
+    """
     max_file_bytes: Count = field(default=100_000_000, name="max_file")
     max_attempt_bytes: Count = field(default=250_000_000, name="max_attempt")
     upload_timeout_s: Limit = field(default=60.0, name="upload_timeout")
     """Of all files of an attempt together; the result is told after it."""
     retention_s: Annotated[float, Meta(ge=1)] = field(default=DEFAULT_RETENTION_S, name="retention")
     """Fixed when the first of all starts, like the next one."""
-    log_retention_s: Annotated[float, Meta(ge=1)] = field(default=DEFAULT_LOG_RETENTION_S, name="log_retention")
+    log_retention_s: Annotated[float, Meta(ge=1)] = field(
+        default=DEFAULT_LOG_RETENTION_S, name="log_retention"
+    )
     """Of live output. The whole log of an attempt is an artifact."""
 
 
@@ -171,7 +194,8 @@ class VerdictSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """`[verdicts]`: errors that say nothing about the app, in addition to those that qgjet knows."""
 
     infra: tuple[str, ...] = ()
-    """Regular expressions, matched at the beginning of an error's message: device, farm or network."""
+    """Regular expressions, matched at the beginning of an error's message: device, farm or network.
+    """
     config: tuple[str, ...] = ()
     """The same for errors of the set-up, which would happen again."""
 
@@ -186,7 +210,9 @@ class ApiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_lag_events: Count = 10_000
     """`/readyz` says no while the read model is further behind than this."""
     max_partitions_per_org: Count = 1_000
-    """App versions times targets with queued or running jobs; a submission that brings more is answered with 429. 0: no limit."""
+    """App versions times targets with queued or running jobs; a submission that brings more is
+    answered with 429. 0: no limit.
+    """
     janitor: bool = True
     auth: bool = True
     """False: nobody is asked for a token. On loopback only."""
@@ -203,7 +229,9 @@ class ApiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Login(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[nats.janitor]`: whom the janitor of `qgjet serve` is for NATS. Without a secret it shares the API's connection."""
+    """`[nats.janitor]`: whom the janitor of `qgjet serve` is for NATS. Without a secret it shares
+    the API's connection.
+    """
 
     user: str = "janitor"
     password: str = ""
@@ -215,7 +243,9 @@ class Login(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class NatsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[nats]`: who this process is for the NATS server, and how it knows that server. Files are read when a connection is made."""
+    """`[nats]`: who this process is for the NATS server, and how it knows that server. Files are
+    read when a connection is made.
+    """
 
     user: str = ""
     """The role, such as `submitter`. With an nkey it names the inbox only."""
@@ -241,7 +271,12 @@ class NatsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         login = self.janitor
         if not (login.password or login.password_file or login.nkey):
             return None
-        own = {"user": login.user, "password": login.password, "password_file": login.password_file, "nkey": login.nkey}
+        own = {
+            "user": login.user,
+            "password": login.password,
+            "password_file": login.password_file,
+            "nkey": login.nkey,
+        }
         return msgspec.structs.replace(self, **own, inbox_prefix="", janitor=Login())
 
 
@@ -266,4 +301,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def deployment(self) -> Deployment:
         """What these settings ask for where nothing is agreed yet."""
         kept = self.artifacts
-        return msgspec.structs.replace(self.queue.deployment, artifact_retention_s=kept.retention_s, log_retention_s=kept.log_retention_s)
+        return msgspec.structs.replace(
+            self.queue.deployment,
+            artifact_retention_s=kept.retention_s,
+            log_retention_s=kept.log_retention_s,
+        )

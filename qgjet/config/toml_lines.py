@@ -7,9 +7,11 @@ from typing import Any
 
 
 def line_of(text: str, key: str) -> int:
-    """Number of the line where the dotted `key` begins, or the nearest table above it; 0 when neither is there.
+    """Number of the line where the dotted `key` begins, or the nearest table above it; 0 when
+    neither is there.
 
-    The beginnings of the text are parsed one after the other: the key stands after the last one that lacks it, whatever syntax writes it.
+    The beginnings of the text are parsed one after the other: the key stands after the last one
+    that lacks it, whatever syntax writes it.
     """
     lines = text.split("\n")
     while key:
@@ -30,4 +32,7 @@ def _has(data: Any, key: str) -> bool:
     """Whether a dotted key is there; names may hold dots themselves."""
     if not isinstance(data, dict):
         return False
-    return key in data or any(key.startswith(f"{name}.") and _has(value, key.removeprefix(f"{name}.")) for name, value in data.items())
+    return key in data or any(
+        key.startswith(f"{name}.") and _has(value, key.removeprefix(f"{name}."))
+        for name, value in data.items()
+    )

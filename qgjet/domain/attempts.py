@@ -1,4 +1,6 @@
-"""The attempts of a job: their records, and the test cases that failed in one and did not pass in a later one. Pure."""
+"""The attempts of a job: their records, and the test cases that failed in one and did not pass in a
+later one. Pure.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from qgjet.domain.events import (
 )
 from qgjet.domain.retry import SPENDS_USER_RETRY
 
-CONCLUSIVE = frozenset({Verdict.PASSED, Verdict.FLAKY, Verdict.FAILED, Verdict.TIMED_OUT, Verdict.SKIPPED})
+CONCLUSIVE = frozenset(
+    {Verdict.PASSED, Verdict.FLAKY, Verdict.FAILED, Verdict.TIMED_OUT, Verdict.SKIPPED}
+)
 """Verdicts about the app: only attempts with one of them fail or pass a test case."""
 MAX_UNRESOLVED_BYTES = 64 * 1024
 """Size in JSON of all unresolved test cases of an event."""
@@ -79,7 +83,15 @@ def attempts_of(history: Iterable[Event]) -> list[AttemptRecord]:
 def note(attempts: list[AttemptRecord], event: Event) -> None:
     """Add what the job's next event says."""
     if isinstance(event, Started):
-        attempts.append(AttemptRecord(attempt=event.attempt, agent=event.agent, device=event.device, warm=event.warm, started_at=event.at))
+        attempts.append(
+            AttemptRecord(
+                attempt=event.attempt,
+                agent=event.agent,
+                device=event.device,
+                warm=event.warm,
+                started_at=event.at,
+            )
+        )
     elif attempts and attempts[-1].ended_at is None:
         attempts[-1] = _ended(attempts[-1], event)
 
@@ -94,19 +106,37 @@ def end_replaced(attempts: list[AttemptRecord], at: datetime) -> None:
 def _ended(attempt: AttemptRecord, event: Event) -> AttemptRecord:
     match event:
         case AttemptEnded() | Finished():
-            return _closed(attempt, event.at, event_type(event), event.outcome, event.outcome.verdict)
+            return _closed(
+                attempt, event.at, event_type(event), event.outcome, event.outcome.verdict
+            )
         case Cancelled():
-            return _closed(attempt, event.at, event_type(event), event.outcome or Outcome(verdict=Verdict.CANCELLED), Verdict.CANCELLED)
+            return _closed(
+                attempt,
+                event.at,
+                event_type(event),
+                event.outcome or Outcome(verdict=Verdict.CANCELLED),
+                Verdict.CANCELLED,
+            )
         case AttemptLost():
-            return _closed(attempt, event.at, event_type(event), Outcome(verdict=Verdict.INFRA_ERROR, reason=event.reason), Verdict.INFRA_ERROR)
+            return _closed(
+                attempt,
+                event.at,
+                event_type(event),
+                Outcome(verdict=Verdict.INFRA_ERROR, reason=event.reason),
+                Verdict.INFRA_ERROR,
+            )
         case Released():
-            outcome = Outcome(verdict=Verdict.INFRA_ERROR, reason=event.reason, message=event.message)
+            outcome = Outcome(
+                verdict=Verdict.INFRA_ERROR, reason=event.reason, message=event.message
+            )
             return _closed(attempt, event.at, event_type(event), outcome, None)
         case _:
             return attempt
 
 
-def _closed(attempt: AttemptRecord, at: datetime, ended_by: str, outcome: Outcome, verdict: Verdict | None) -> AttemptRecord:
+def _closed(
+    attempt: AttemptRecord, at: datetime, ended_by: str, outcome: Outcome, verdict: Verdict | None
+) -> AttemptRecord:
     return msgspec.structs.replace(
         attempt,
         ended_at=at,
@@ -126,7 +156,9 @@ def _closed(attempt: AttemptRecord, at: datetime, ended_by: str, outcome: Outcom
 # -- test cases over attempts --------------------------------------------------------------------------------------------
 
 
-def unresolved_after(before: Iterable[FailedTest], omitted: int, outcome: Outcome, attempt: int) -> tuple[tuple[FailedTest, ...], int]:
+def unresolved_after(
+    before: Iterable[FailedTest], omitted: int, outcome: Outcome, attempt: int
+) -> tuple[tuple[FailedTest, ...], int]:
     """The test cases that are unresolved after an attempt.
 
     Args:
@@ -141,7 +173,12 @@ def unresolved_after(before: Iterable[FailedTest], omitted: int, outcome: Outcom
 
     def failed(test: TestResult) -> FailedTest:
         title = cut(test.title or test.id, MAX_TITLE_BYTES)
-        return FailedTest(id=test.id, title=title, message=cut(failure_text(test), MAX_MESSAGE_BYTES), attempt=attempt)
+        return FailedTest(
+            id=test.id,
+            title=title,
+            message=cut(failure_text(test), MAX_MESSAGE_BYTES),
+            attempt=attempt,
+        )
 
     found = _unresolved({one.id: one for one in before}, outcome.verdict, outcome.tests, failed)
     kept, left_out = _bounded(found.values())
@@ -149,7 +186,9 @@ def unresolved_after(before: Iterable[FailedTest], omitted: int, outcome: Outcom
 
 
 def unresolved_of(attempts: Iterable[AttemptRecord]) -> list[tuple[AttemptRecord, TestResult]]:
-    """The test cases that failed in one of these attempts and passed in none after it, each with the attempt in which it failed first."""
+    """The test cases that failed in one of these attempts and passed in none after it, each with
+    the attempt in which it failed first.
+    """
     found: dict[str, tuple[AttemptRecord, TestResult]] = {}
     for attempt in attempts:
         found = _unresolved(found, attempt.verdict, attempt.tests, _failed_in(attempt))
@@ -173,7 +212,9 @@ class NotPassedAgain(Struct, frozen=True, kw_only=True):
 
 
 def not_passed_again(attempts: Iterable[AttemptRecord]) -> list[NotPassedAgain]:
-    """The unresolved test cases of these attempts, but for those that the last conclusive one ran: they are in its own report."""
+    """The unresolved test cases of these attempts, but for those that the last conclusive one ran:
+    they are in its own report.
+    """
     conclusive = [attempt for attempt in attempts if attempt.verdict in CONCLUSIVE]
     if len(conclusive) < 2:
         return []
@@ -190,18 +231,27 @@ def _failed_in(attempt: AttemptRecord) -> Callable[[TestResult], tuple[AttemptRe
     return lambda test: (attempt, test)
 
 
-def _unresolved(before: Mapping[str, T], verdict: Verdict | None, tests: Sequence[TestResult], made: Callable[[TestResult], T]) -> dict[str, T]:
+def _unresolved(
+    before: Mapping[str, T],
+    verdict: Verdict | None,
+    tests: Sequence[TestResult],
+    made: Callable[[TestResult], T],
+) -> dict[str, T]:
     """By ID. What was there before stays as it was; inconclusive attempts change nothing."""
     if verdict not in CONCLUSIVE:
         return dict(before)
     passed = {test.id for test in tests if test.outcome in _PASSED}
     kept = {test_id: one for test_id, one in before.items() if test_id not in passed}
-    failed = [test for test in tests if test.outcome in _FAILED] if verdict in SPENDS_USER_RETRY else []
+    failed = (
+        [test for test in tests if test.outcome in _FAILED] if verdict in SPENDS_USER_RETRY else []
+    )
     return kept | {test.id: made(test) for test in failed if test.id not in kept}
 
 
 def _bounded(found: Iterable[FailedTest]) -> tuple[tuple[FailedTest, ...], int]:
-    """IDs have precedence: a test case without title and message can still be resolved, one that was left out cannot."""
+    """IDs have precedence: a test case without title and message can still be resolved, one that
+    was left out cannot.
+    """
     listed: list[FailedTest] = []
     omitted, room = 0, MAX_UNRESOLVED_BYTES
     for one in found:
@@ -224,19 +274,36 @@ def first_failure_of(outcome: Outcome, attempt: int) -> FirstFailure:
     """Describe an attempt that failed or timed out, within bounds."""
     message = outcome.message
     if not message:
-        message = next((f"{test.title or test.id}: {failure_text(test)}" for test in outcome.tests if test.outcome in _FAILED), "")
-    return FirstFailure(attempt=attempt, verdict=outcome.verdict, reason=cut(outcome.reason, MAX_REASON_BYTES), message=cut(message, MAX_FIRST_FAILURE_BYTES))
+        message = next(
+            (
+                f"{test.title or test.id}: {failure_text(test)}"
+                for test in outcome.tests
+                if test.outcome in _FAILED
+            ),
+            "",
+        )
+    return FirstFailure(
+        attempt=attempt,
+        verdict=outcome.verdict,
+        reason=cut(outcome.reason, MAX_REASON_BYTES),
+        message=cut(message, MAX_FIRST_FAILURE_BYTES),
+    )
 
 
 def failure_text(test: TestResult) -> str:
     """The error of a test case that failed; its outcome where no error was kept."""
-    return next((one.error.message for one in reversed(test.tries) if one.error is not None), test.outcome.replace("_", " "))
+    return next(
+        (one.error.message for one in reversed(test.tries) if one.error is not None),
+        test.outcome.replace("_", " "),
+    )
 
 
 def cut(text: str, limit: int) -> str:
     """`text` in at most `limit` bytes of UTF-8."""
     data = text.encode("utf-8", "replace")
-    return data.decode() if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "…"
+    return (
+        data.decode() if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "…"
+    )
 
 
 def _json_bytes(text: str) -> int:

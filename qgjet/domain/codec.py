@@ -15,13 +15,19 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 MAX_OUTCOME_BYTES = 900_000
-"""A NATS message holds 1 MiB. The rest of the event is small: unresolved test cases take at most 64 KiB, all other fields together less than that."""
+"""A NATS message holds 1 MiB. The rest of the event is small: unresolved test cases take at most 64
+KiB, all other fields together less than that.
+"""
 
 
 def encode(event: Event) -> bytes:
-    """JSON of one event. Raises InvalidInput for what JSON cannot hold: half a surrogate pair, a number that is not finite."""
+    """JSON of one event. Raises InvalidInput for what JSON cannot hold: half a surrogate pair, a
+    number that is not finite.
+    """
     data = _encoded(event)
-    if b":null" in data and not _reads_back(data, event):  # how msgspec writes NaN and infinity; nothing else of ours is null
+    if b":null" in data and not _reads_back(
+        data, event
+    ):  # how msgspec writes NaN and infinity; nothing else of ours is null
         raise InvalidInput("event", "holds a number that is not finite")
     return data
 
@@ -32,7 +38,9 @@ def check_writable(outcome: Outcome) -> None:
     if not all(math.isfinite(seconds) for seconds in _durations(outcome)):
         raise InvalidInput("outcome", "holds a number that is not finite")
     if len(data) > MAX_OUTCOME_BYTES:
-        raise InvalidInput("outcome", f"is {len(data)} bytes, at most {MAX_OUTCOME_BYTES} fit an event")
+        raise InvalidInput(
+            "outcome", f"is {len(data)} bytes, at most {MAX_OUTCOME_BYTES} fit an event"
+        )
 
 
 def _durations(outcome: Outcome) -> Iterator[float]:
@@ -58,7 +66,8 @@ def _reads_back(data: bytes, event: Event) -> bool:
 def decode(data: bytes) -> Event:
     """Read one event.
 
-    Unknown fields are ignored (a newer writer added them); an unknown type or a shape that does not fit raises UndecodableEvent.
+    Unknown fields are ignored (a newer writer added them); an unknown type or a shape that does not
+    fit raises UndecodableEvent.
     """
     try:
         return _decoder.decode(data)

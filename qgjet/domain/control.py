@@ -1,7 +1,8 @@
-"""What people decide about the queue: pauses, drained agents, dead letters that are dealt with. Pure.
+"""What people decide about the queue: pauses, drained agents, dead letters that are dealt with.
+Pure.
 
-`qg.control.<kind>.<name>.<event>`, beside the jobs in the event log, so that who did what and when is told in one place. Nothing here is fenced: of two
-decisions about one thing the later one stands.
+`qg.control.<kind>.<name>.<event>`, beside the jobs in the event log, so that who did what and when
+is told in one place. Nothing here is fenced: of two decisions about one thing the later one stands.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Kind(StrEnum):
     JOB = "job"
 
 
-class ControlEvent(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag_field="type"):
+class ControlEvent(
+    Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag_field="type"
+):
     kind: Kind
     name: str
     """The target, the org, the agent's instance or the job's id."""
@@ -47,7 +50,9 @@ class Resumed(ControlEvent, frozen=True, kw_only=True, omit_defaults=True, tag="
     pass
 
 
-class DrainRequested(ControlEvent, frozen=True, kw_only=True, omit_defaults=True, tag="drain_requested"):
+class DrainRequested(
+    ControlEvent, frozen=True, kw_only=True, omit_defaults=True, tag="drain_requested"
+):
     """The agent finishes what it runs, takes nothing new and ends."""
 
 
@@ -78,7 +83,11 @@ def decode(data: bytes) -> Control:
 def subject_of(event: Control) -> str:
     """Raises InvalidInput for a target or an org that no job can have."""
     in_clear = event.kind in (Kind.TARGET, Kind.ORG)
-    token = subjects.encode_part(event.name, event.kind) if in_clear else subjects.encode_token(event.name)
+    token = (
+        subjects.encode_part(event.name, event.kind)
+        if in_clear
+        else subjects.encode_token(event.name)
+    )
     return f"{subjects.CONTROL_PREFIX}.{event.kind}.{token}.{event_type(event)}"
 
 
@@ -108,15 +117,23 @@ class Pauses:
 
     def of(self, partition: Partition, now: datetime) -> Paused | None:
         """The pause that keeps the partition's jobs waiting; None when nothing does."""
-        found = (self._paused.get((Kind.TARGET, partition.target)), self._paused.get((Kind.ORG, partition.org_id)))
+        found = (
+            self._paused.get((Kind.TARGET, partition.target)),
+            self._paused.get((Kind.ORG, partition.org_id)),
+        )
         return next((pause for pause in found if pause is not None and _in_force(pause, now)), None)
 
     def in_force(self, now: datetime) -> list[Paused]:
-        return sorted((pause for pause in self._paused.values() if _in_force(pause, now)), key=lambda pause: (pause.kind, pause.name))
+        return sorted(
+            (pause for pause in self._paused.values() if _in_force(pause, now)),
+            key=lambda pause: (pause.kind, pause.name),
+        )
 
     def next_end(self, now: datetime) -> datetime | None:
         """When the first of them ends by itself."""
-        return min((pause.until for pause in self.in_force(now) if pause.until is not None), default=None)
+        return min(
+            (pause.until for pause in self.in_force(now) if pause.until is not None), default=None
+        )
 
 
 def _in_force(pause: Paused, now: datetime) -> bool:

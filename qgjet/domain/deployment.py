@@ -10,11 +10,15 @@ DEFAULT_RETENTION_S = 14 * 86_400.0
 DEFAULT_LOG_RETENTION_S = 7 * 86_400.0
 DEFAULT_EVENT_RETENTION_S = 90 * 86_400.0
 MIN_EVENT_RETENTION_S = 86_400.0
-"""Clients that wait, rerun or repeat a request look for finished jobs; clocks of agents differ by minutes, not by a day."""
+"""Clients that wait, rerun or repeat a request look for finished jobs; clocks of agents differ by
+minutes, not by a day.
+"""
 
 
 class Deployment(Struct, frozen=True, kw_only=True):
-    """What everybody on one server has to agree on; stored with the log's stream by whoever comes first."""
+    """What everybody on one server has to agree on; stored with the log's stream by whoever comes
+    first.
+    """
 
     priority_order: str = "low-first"
     """`low-first`: 0 is the most urgent; `high-first`: 9 is."""
@@ -29,7 +33,8 @@ class Deployment(Struct, frozen=True, kw_only=True):
     retention_s: float = DEFAULT_EVENT_RETENTION_S
     """What the log remembers of jobs that have ended; 0: all of it, for ever."""
     artifact_retention_s: float = DEFAULT_RETENTION_S
-    """This one and the next are used when the streams are made; those that are there keep theirs."""
+    """This one and the next are used when the streams are made; those that are there keep theirs.
+    """
     log_retention_s: float = DEFAULT_LOG_RETENTION_S
 
     @property

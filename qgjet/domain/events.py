@@ -1,9 +1,11 @@
 """The vocabulary: jobs, verdicts and the events that tell a job's story.
 
-Imports nothing of ours. Stored shapes only grow: a new field has a default, a new meaning is a new event; `tests/golden/` holds one file per event and is
-never edited. Every event carries the job's counters and its status *after* the event, so the last event of a slot is the job's whole state.
+Imports nothing of ours. Stored shapes only grow: a new field has a default, a new meaning is a new
+event; `tests/golden/` holds one file per event and is never edited. Every event carries the job's
+counters and its status *after* the event, so the last event of a slot is the job's whole state.
 
-The structs hold values only and cannot be in a cycle: with `gc=False` the garbage collector passes them by, a fifth of the time of a large catch-up.
+The structs hold values only and cannot be in a cycle: with `gc=False` the garbage collector passes
+them by, a fifth of the time of a large catch-up.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ class Status(StrEnum):
     | failed    | finished (any other verdict)                                     | submitted, for a new job in the slot           |
     | cancelled | cancel_requested while queued, cancelled, attempt_ended or attempt_lost after a cancel_requested | submitted, for a new job |
 
-    `attached` and `detached` leave a queued or running job where it is.
-    A submission that `replaces` a live job ends that one as cancelled and puts its own into the slot.
+    `attached` and `detached` leave a queued or running job where it is. A submission that
+    `replaces` a live job ends that one as cancelled and puts its own into the slot.
     `qgjet.domain.job.TRANSITIONS` is the same table for the machine; a test holds them together.
     """
 
@@ -78,7 +80,8 @@ INCONCLUSIVE = frozenset({Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR})
 
 
 OUTSIDE = "*"
-"""Stands for submissions outside of any suite, among the ids of suites, of which none has this one."""
+"""Stands for submissions outside of any suite, among the ids of suites, of which none has this one.
+"""
 
 
 class Partition(Struct, frozen=True, gc=False, order=True):
@@ -195,7 +198,9 @@ class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     tests_omitted: Whole = 0
     artifacts: tuple[Artifact, ...] = ()
     final: bool = False
-    """Another attempt would end the same way: the job finishes with this verdict and spends no retry."""
+    """Another attempt would end the same way: the job finishes with this verdict and spends no
+    retry.
+    """
 
 
 class FailedTest(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -235,7 +240,9 @@ class JobEvent(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, 
     failures: Whole = 0
     """Attempts so far that ended failed or timed_out."""
     unresolved: tuple[FailedTest, ...] = ()
-    """Test cases that failed in one of these attempts and have not passed since, first failed first."""
+    """Test cases that failed in one of these attempts and have not passed since, first failed
+    first.
+    """
     unresolved_omitted: Whole = 0
     """More of them, for which there was no room; it never decreases."""
     first_failure: FirstFailure | None = None
@@ -247,7 +254,8 @@ class JobEvent(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, 
     detached: tuple[str, ...] = ()
     """Suites of both that do not wait for the job any more."""
     execution_timeout_s: float | None = None
-    """The shortest limit of an attempt that a submission has brought; None: that of the job's spec."""
+    """The shortest limit of an attempt that a submission has brought; None: that of the job's spec.
+    """
     agent: str = ""
     """Instance id of the agent that runs the job; empty unless running."""
     cancel_requested: bool = False
@@ -294,11 +302,15 @@ class Finished(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="fin
     """The job's; the outcome's own is the last attempt's."""
     outcome: Outcome
     reason: str = ""
-    """The job's, where its earlier attempts decide: `flaky`, `not_passed_again`. Empty: the outcome's reason and message are the job's."""
+    """The job's, where its earlier attempts decide: `flaky`, `not_passed_again`. Empty: the
+    outcome's reason and message are the job's.
+    """
     message: str = ""
 
 
-class CancelRequested(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="cancel_requested"):
+class CancelRequested(
+    JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="cancel_requested"
+):
     reason: str = ""
 
 
@@ -325,7 +337,19 @@ class Cancelled(JobEvent, frozen=True, kw_only=True, omit_defaults=True, tag="ca
     """What the interrupted attempt left behind, where there was one."""
 
 
-Event = Submitted | Requeued | Started | AttemptEnded | Released | AttemptLost | Finished | CancelRequested | Attached | Detached | Cancelled
+Event = (
+    Submitted
+    | Requeued
+    | Started
+    | AttemptEnded
+    | Released
+    | AttemptLost
+    | Finished
+    | CancelRequested
+    | Attached
+    | Detached
+    | Cancelled
+)
 EVENT_TYPES: tuple[type[JobEvent], ...] = (
     Submitted,
     Requeued,

@@ -8,7 +8,9 @@ MAX_NAME_BYTES = 240
 
 
 def is_safe(name: str) -> bool:
-    """Whether every system can hold a file of this relative name, with `/`, below the directory that it is given."""
+    """Whether every system can hold a file of this relative name, with `/`, below the directory
+    that it is given.
+    """
     return (
         name.isprintable()
         and "\\" not in name

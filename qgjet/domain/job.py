@@ -1,7 +1,8 @@
 """The job as an aggregate: what its events add up to.
 
-`fold` never raises and never depends on anything but the events. An event that breaks a rule changes nothing but the version: with every append fenced by
-the slot's version such an event cannot come from this code, and a foreign one must not be able to move a job.
+`fold` never raises and never depends on anything but the events. An event that breaks a rule
+changes nothing but the version: with every append fenced by the slot's version such an event cannot
+come from this code, and a foreign one must not be able to move a job.
 """
 
 from __future__ import annotations
@@ -49,15 +50,32 @@ TRANSITIONS: dict[str, dict[Status | None, frozenset[Status]]] = {
     "requeued": {Status.QUEUED: frozenset({Status.QUEUED})},
     "started": {Status.QUEUED: frozenset({Status.RUNNING})},
     "attempt_ended": {Status.RUNNING: frozenset({Status.QUEUED, Status.CANCELLED})},
-    "released": {Status.QUEUED: frozenset({Status.QUEUED}), Status.RUNNING: frozenset({Status.QUEUED})},
+    "released": {
+        Status.QUEUED: frozenset({Status.QUEUED}),
+        Status.RUNNING: frozenset({Status.QUEUED}),
+    },
     "attempt_lost": {Status.RUNNING: frozenset({Status.QUEUED, Status.CANCELLED})},
-    "finished": {Status.QUEUED: frozenset({Status.FAILED}), Status.RUNNING: frozenset({Status.DONE, Status.FAILED})},
-    "cancel_requested": {Status.QUEUED: frozenset({Status.CANCELLED}), Status.RUNNING: frozenset({Status.RUNNING})},
-    "attached": {Status.QUEUED: frozenset({Status.QUEUED}), Status.RUNNING: frozenset({Status.RUNNING})},
-    "detached": {Status.QUEUED: frozenset({Status.QUEUED}), Status.RUNNING: frozenset({Status.RUNNING})},
+    "finished": {
+        Status.QUEUED: frozenset({Status.FAILED}),
+        Status.RUNNING: frozenset({Status.DONE, Status.FAILED}),
+    },
+    "cancel_requested": {
+        Status.QUEUED: frozenset({Status.CANCELLED}),
+        Status.RUNNING: frozenset({Status.RUNNING}),
+    },
+    "attached": {
+        Status.QUEUED: frozenset({Status.QUEUED}),
+        Status.RUNNING: frozenset({Status.RUNNING}),
+    },
+    "detached": {
+        Status.QUEUED: frozenset({Status.QUEUED}),
+        Status.RUNNING: frozenset({Status.RUNNING}),
+    },
     "cancelled": {Status.RUNNING: frozenset({Status.CANCELLED})},
 }
-"""event -> status before (None: empty slot) -> statuses it may lead to. `submitted` over a live job must name it in `replaces`."""
+"""event -> status before (None: empty slot) -> statuses it may lead to. `submitted` over a live job
+must name it in `replaces`.
+"""
 
 
 class Job(Struct, frozen=True, kw_only=True, gc=False):
@@ -91,7 +109,9 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def waiters(self) -> frozenset[str]:
         """Suites that wait for the job, and OUTSIDE if it was submitted outside of any."""
-        return frozenset({*(self.suite_ids or (OUTSIDE,)), *self.attached}) - frozenset(self.detached)
+        return frozenset({*(self.suite_ids or (OUTSIDE,)), *self.attached}) - frozenset(
+            self.detached
+        )
 
     @property
     def live(self) -> bool:
@@ -117,7 +137,11 @@ def explanation_of(event: Event) -> tuple[str, str] | None:
     match event:
         case Finished(reason=reason, message=message) if reason:
             return reason, message
-        case AttemptEnded(outcome=outcome) | Finished(outcome=outcome) | Cancelled(outcome=Outcome() as outcome):
+        case (
+            AttemptEnded(outcome=outcome)
+            | Finished(outcome=outcome)
+            | Cancelled(outcome=Outcome() as outcome)
+        ):
             return outcome.reason, outcome.message
         case Released():
             return event.reason, event.message
@@ -144,7 +168,9 @@ def state_of(event: Event, seq: int) -> Job:
         suite_ids=event.suite_ids,
         agent=event.agent,
         cancel_requested=event.cancel_requested,
-        retry_at=event.retry_at if isinstance(event, AttemptEnded | Released | Requeued | Attached | Detached) else None,
+        retry_at=event.retry_at
+        if isinstance(event, AttemptEnded | Released | Requeued | Attached | Detached)
+        else None,
         unresolved=event.unresolved,
         unresolved_omitted=event.unresolved_omitted,
         first_failure=event.first_failure,
@@ -155,32 +181,70 @@ def state_of(event: Event, seq: int) -> Job:
 
 
 def contradiction(event: Event) -> str | None:
-    """What no event of ours says of its job, whatever came before it; None for one that may be true.
+    """What no event of ours says of its job, whatever came before it; None for one that may be
+    true.
 
-    A reader of the slot's last event alone sees with it most of what `broken_rule` would see with the whole history.
+    A reader of the slot's last event alone sees with it most of what `broken_rule` would see with
+    the whole history.
     """
     kind = event_type(event)
     is_submission, is_ticket = isinstance(event, Submitted), isinstance(event, Submitted | Requeued)
-    tried = isinstance(event, Started | AttemptEnded | AttemptLost | Cancelled) or event.status in (Status.RUNNING, Status.DONE)
+    tried = isinstance(event, Started | AttemptEnded | AttemptLost | Cancelled) or event.status in (
+        Status.RUNNING,
+        Status.DONE,
+    )
     rules = (
-        (any(event.status in after for after in TRANSITIONS[kind].values()), f"{kind} cannot lead to {event.status}"),
-        (bool(event.agent) == (event.status is Status.RUNNING), "an agent stands on running jobs, and only there"),
-        ((event.ticket == 0) if is_ticket else (event.ticket > 0), "it holds no ticket that can be"),
+        (
+            any(event.status in after for after in TRANSITIONS[kind].values()),
+            f"{kind} cannot lead to {event.status}",
+        ),
+        (
+            bool(event.agent) == (event.status is Status.RUNNING),
+            "an agent stands on running jobs, and only there",
+        ),
+        (
+            (event.ticket == 0) if is_ticket else (event.ticket > 0),
+            "it holds no ticket that can be",
+        ),
         (event.attempt >= int(tried), "it is about an attempt that cannot be"),
-        (min(event.retries_left, event.infra_retries_left, event.failures, event.unresolved_omitted) >= 0, "it counts below zero"),
-        (not is_submission or not (event.attempt or event.cancel_requested or _has_failed(event)), "submitted with a past"),
-        (not isinstance(event, Finished) or event.status is status_of(event.verdict), "status and verdict disagree"),
-        (event.status is not Status.CANCELLED or event.cancel_requested, "cancelled, and nobody asked for it"),
+        (
+            min(
+                event.retries_left,
+                event.infra_retries_left,
+                event.failures,
+                event.unresolved_omitted,
+            )
+            >= 0,
+            "it counts below zero",
+        ),
+        (
+            not is_submission
+            or not (event.attempt or event.cancel_requested or _has_failed(event)),
+            "submitted with a past",
+        ),
+        (
+            not isinstance(event, Finished) or event.status is status_of(event.verdict),
+            "status and verdict disagree",
+        ),
+        (
+            event.status is not Status.CANCELLED or event.cancel_requested,
+            "cancelled, and nobody asked for it",
+        ),
     )
     return _first_broken(rules)
 
 
 def _has_failed(event: Event) -> bool:
-    return bool(event.failures or event.unresolved or event.unresolved_omitted or event.first_failure)
+    return bool(
+        event.failures or event.unresolved or event.unresolved_omitted or event.first_failure
+    )
 
 
 def _first_broken(rules: tuple[tuple[bool, str], ...]) -> str | None:
-    for holds, broken in rules:  # a generator would take longer than the rules: this runs for each event, wherever one is read
+    for (
+        holds,
+        broken,
+    ) in rules:  # a generator would take longer than the rules: this runs for each event, wherever one is read
         if not holds:
             return broken
     return None
@@ -238,14 +302,33 @@ def _broken_step(job: Job, event: Event) -> str | None:
         (event.ticket == (0 if is_ticket else job.ticket), "it holds another ticket"),
         (event.attempt == attempt, f"it is about attempt {event.attempt}, not {attempt}"),
         (0 <= event.retries_left <= job.retries_left, "retries can only be spent"),
-        (0 <= event.infra_retries_left <= job.infra_retries_left, "infra retries can only be spent"),
+        (
+            0 <= event.infra_retries_left <= job.infra_retries_left,
+            "infra retries can only be spent",
+        ),
         (event.failures >= job.failures, "failures are not forgotten"),
         (event.unresolved_omitted >= 0, "it counts below zero"),
-        (bool(event.agent) == (event.status is Status.RUNNING), "an agent stands on running jobs, and only there"),
-        (not isinstance(event, CancelRequested | Attached | Detached) or event.agent == job.agent, "asking for something does not change the agent"),
-        (event.cancel_requested == cancelling, "a request to cancel stays, and comes from nowhere else"),
-        (not ends_attempt or cancelling == (event.status is Status.CANCELLED), "an attempt leads to cancelled if, and only if, that was asked for"),
+        (
+            bool(event.agent) == (event.status is Status.RUNNING),
+            "an agent stands on running jobs, and only there",
+        ),
+        (
+            not isinstance(event, CancelRequested | Attached | Detached)
+            or event.agent == job.agent,
+            "asking for something does not change the agent",
+        ),
+        (
+            event.cancel_requested == cancelling,
+            "a request to cancel stays, and comes from nowhere else",
+        ),
+        (
+            not ends_attempt or cancelling == (event.status is Status.CANCELLED),
+            "an attempt leads to cancelled if, and only if, that was asked for",
+        ),
         (job.status not in TERMINAL, "the job has ended"),
-        (not isinstance(event, Finished) or event.status is status_of(event.verdict), "status and verdict disagree"),
+        (
+            not isinstance(event, Finished) or event.status is status_of(event.verdict),
+            "status and verdict disagree",
+        ),
     )
     return _first_broken(rules)

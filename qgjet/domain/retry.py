@@ -20,7 +20,8 @@ class Backoff(Struct, frozen=True, kw_only=True):
     def delay_s(self, failures: int, jitter: float) -> float:
         """Wait before the next try after `failures` (from 1) bad ones.
 
-        `jitter` in [0, 1) spreads the delay over the upper half of the step, so that jobs which failed together do not come back together.
+        `jitter` in [0, 1) spreads the delay over the upper half of the step, so that jobs which
+        failed together do not come back together.
         """
         step = min(self.cap_s, self.base_s * 2.0 ** min(max(failures, 1) - 1, 30))
         return step * (0.5 + jitter / 2)

@@ -1,8 +1,10 @@
 """Every subject and consumer name, built and parsed in one place.
 
-`qg.job.<org>.<app_version>.<target>.<test>.<event>[.p<rank>]`: the rank stands on the events that ask for a run. Tokens are percent-encoded where NATS, or
-the file system behind consumer names, gives a character a meaning; everything else stays readable: `tests/onboarding.spec.js` is
-`tests/onboarding%2Espec%2Ejs`. Encoding is injective and reversible for any text, even lone surrogates.
+`qg.job.<org>.<app_version>.<target>.<test>.<event>[.p<rank>]`: the rank stands on the events that
+ask for a run. Tokens are percent-encoded where NATS, or the file system behind consumer names,
+gives a character a meaning; everything else stays readable: `tests/onboarding.spec.js` is
+`tests/onboarding%2Espec%2Ejs`. Encoding is injective and reversible for any text, even lone
+surrogates.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ RANKED = frozenset({"submitted", "requeued"})
 RANKS = range(10)
 
 MAX_PART_BYTES = 64
-"""Org, version and target, encoded: three of them, `~p9` and separators fit the 255 bytes of a consumer name."""
+"""Org, version and target, encoded: three of them, `~p9` and separators fit the 255 bytes of a
+consumer name.
+"""
 MAX_TEST_BYTES = 512
 
 _ESCAPED = re.compile(
@@ -42,7 +46,9 @@ _ESCAPED = re.compile(
     r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ufff9-\ufffb"  # white space, controls, invisible ones
     r"\ud800-\udfff]"  # lone surrogates, which UTF-8 cannot hold
 )
-"""A fixed set, not what this Python's Unicode tables call printable: two versions of Python must not give one slot two subjects."""
+"""A fixed set, not what this Python's Unicode tables call printable: two versions of Python must
+not give one slot two subjects.
+"""
 _NAME_ESCAPES = (("/", "%2F"), ("\\", "%5C"))
 
 
@@ -54,7 +60,9 @@ class Lane(Struct, frozen=True, order=True):
 
 
 def encode_token(text: str) -> str:
-    """One subject token for `text`: reserved, invisible and unencodable characters become `%XX` per byte of UTF-8."""
+    """One subject token for `text`: reserved, invisible and unencodable characters become `%XX` per
+    byte of UTF-8.
+    """
     return _ESCAPED.sub(_escape, text)
 
 
@@ -67,7 +75,9 @@ def decode_token(token: str) -> str:
 
 
 def encode_part(text: str, field: str = "id") -> str:
-    """The token of an org, app version or target. Raises InvalidInput when it is empty or over 64 bytes."""
+    """The token of an org, app version or target. Raises InvalidInput when it is empty or over 64
+    bytes.
+    """
     token = encode_token(text)
     for character, escape in _NAME_ESCAPES:
         token = token.replace(character, escape)
@@ -84,7 +94,9 @@ def _bounded(token: str, field: str, limit: int) -> str:
         raise InvalidInput(field, "must not be empty")
     size = len(token.encode("utf-8"))
     if size > limit:
-        raise InvalidInput(field, f"is {size} bytes long when percent-encoded, at most {limit} are accepted")
+        raise InvalidInput(
+            field, f"is {size} bytes long when percent-encoded, at most {limit} are accepted"
+        )
     return token
 
 
@@ -111,7 +123,9 @@ def is_about(subject: str, slot: Slot) -> bool:
 
 
 def slot_filter(slot: Slot) -> str:
-    """All events of a slot. The one spelling used for optimistic concurrency: on a replicated stream two spellings do not exclude each other."""
+    """All events of a slot. The one spelling used for optimistic concurrency: on a replicated
+    stream two spellings do not exclude each other.
+    """
     return slot_prefix(slot) + ".>"
 
 

@@ -1,7 +1,9 @@
-"""What a submission may ask for, and the job it becomes. The one set of rules for the API, the CLI and whoever imports qgjet.
+"""What a submission may ask for, and the job it becomes. The one set of rules for the API, the CLI
+and whoever imports qgjet.
 
-Text is kept exactly as it was given, or refused with the reason: two spellings are two things, and nothing is trimmed, cased or normalised behind anybody's
-back. Ids may hold dots, slashes, stars, spaces and any Unicode; test paths are paths inside the test project and are held to that.
+Text is kept exactly as it was given, or refused with the reason: two spellings are two things, and
+nothing is trimmed, cased or normalised behind anybody's back. Ids may hold dots, slashes, stars,
+spaces and any Unicode; test paths are paths inside the test project and are held to that.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class SubmitRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     test_path: str = ""
     """Another name of `test`."""
     priority: int | None = None
-    """0-9. Which end is urgent is the deployment's choice, `low-first` unless it was made otherwise: 0 runs first."""
+    """0-9. Which end is urgent is the deployment's choice, `low-first` unless it was made
+    otherwise: 0 runs first.
+    """
     max_retries: int | None = None
     """0-10 more attempts after `failed` or `timed_out`."""
     infra_retries: int | None = None
@@ -90,9 +94,13 @@ class SuiteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     atomic: bool = True
     """All jobs or none; False: those that can be accepted."""
     submission: str = ""
-    """Name of a submission that takes several requests, the same in each of them. Empty: this request is all of it."""
+    """Name of a submission that takes several requests, the same in each of them. Empty: this
+    request is all of it.
+    """
     to_come: int = 0
-    """Jobs that later requests of the submission bring. The suite is complete after the request with 0, and cancelled if that does not come within minutes."""
+    """Jobs that later requests of the submission bring. The suite is complete after the request
+    with 0, and cancelled if that does not come within minutes.
+    """
     jobs: tuple[SubmitRequest, ...] = ()
     org_id: str = ""
     app_version_id: str = ""
@@ -135,39 +143,93 @@ class SuiteJob(Struct, frozen=True, kw_only=True):
 
 
 def jobs_of(suite: SuiteRequest, suite_id: str) -> list[SuiteJob]:
-    """The jobs a suite asks for, 1 to 1000, each with `suite_id`. Raises InvalidInput; the jobs' own fields are looked at by `make_spec`."""
+    """The jobs a suite asks for, 1 to 1000, each with `suite_id`. Raises InvalidInput; the jobs'
+    own fields are looked at by `make_spec`.
+    """
     _storable("suite_id", suite_id)
     if suite.jobs:
         both = [field for field in _FOR_TESTS if getattr(suite, field)]
-        _require("jobs", ((not both, f"cannot stand beside {', '.join(both)}: send jobs, or tests with the fields they share"),))
-        jobs = [_in_suite(job, suite, suite_id, f"jobs.{number}.") for number, job in enumerate(suite.jobs)]
+        _require(
+            "jobs",
+            (
+                (
+                    not both,
+                    f"cannot stand beside {', '.join(both)}: send jobs, or tests with the fields they share",
+                ),
+            ),
+        )
+        jobs = [
+            _in_suite(job, suite, suite_id, f"jobs.{number}.")
+            for number, job in enumerate(suite.jobs)
+        ]
     else:
         jobs = _jobs_of_tests(suite, suite_id)
     _check_submission(suite, jobs)
     field = "jobs" if suite.jobs else "tests"
-    _require(field, ((bool(jobs), "must not be empty"), (len(jobs) <= MAX_SUITE_JOBS, f"make {len(jobs)} jobs; at most {MAX_SUITE_JOBS} are accepted at once")))
+    _require(
+        field,
+        (
+            (bool(jobs), "must not be empty"),
+            (
+                len(jobs) <= MAX_SUITE_JOBS,
+                f"make {len(jobs)} jobs; at most {MAX_SUITE_JOBS} are accepted at once",
+            ),
+        ),
+    )
     return jobs
 
 
 def _check_submission(suite: SuiteRequest, jobs: Sequence[SuiteJob]) -> None:
     one_org = len({job.request.org_id for job in jobs}) <= 1
     _storable("submission", suite.submission)
-    _require("submission", ((bool(suite.submission) or not suite.to_come, "is missing: requests with to_come name the submission that they are of"),))
-    _require("to_come", ((0 <= suite.to_come <= MAX_TO_COME, f"must be an integer from 0 to {MAX_TO_COME}"),))
-    _require("submission", ((one_org or not suite.submission, "cannot hold jobs of several orgs: send a submission for each"),))
+    _require(
+        "submission",
+        (
+            (
+                bool(suite.submission) or not suite.to_come,
+                "is missing: requests with to_come name the submission that they are of",
+            ),
+        ),
+    )
+    _require(
+        "to_come",
+        ((0 <= suite.to_come <= MAX_TO_COME, f"must be an integer from 0 to {MAX_TO_COME}"),),
+    )
+    _require(
+        "submission",
+        (
+            (
+                one_org or not suite.submission,
+                "cannot hold jobs of several orgs: send a submission for each",
+            ),
+        ),
+    )
 
 
 def _in_suite(job: SubmitRequest, suite: SuiteRequest, suite_id: str, prefix: str) -> SuiteJob:
-    _require(prefix + "suite_id", ((job.suite_id in ("", suite_id), "differs from that of the suite"),))
+    _require(
+        prefix + "suite_id", ((job.suite_id in ("", suite_id), "differs from that of the suite"),)
+    )
     duplicate = suite.on_duplicate if job.on_duplicate is OnDuplicate.ATTACH else job.on_duplicate
-    return SuiteJob(request=msgspec.structs.replace(job, suite_id=suite_id, on_duplicate=duplicate), prefix=prefix)
+    return SuiteJob(
+        request=msgspec.structs.replace(job, suite_id=suite_id, on_duplicate=duplicate),
+        prefix=prefix,
+    )
 
 
 def _jobs_of_tests(suite: SuiteRequest, suite_id: str) -> list[SuiteJob]:
-    _require("targets", ((not (suite.target and suite.targets), "cannot stand beside target: send one of them"),))
-    targets = [(f"targets.{number}", target) for number, target in enumerate(suite.targets)] or [("target", suite.target)]
+    _require(
+        "targets",
+        ((not (suite.target and suite.targets), "cannot stand beside target: send one of them"),),
+    )
+    targets = [(f"targets.{number}", target) for number, target in enumerate(suite.targets)] or [
+        ("target", suite.target)
+    ]
     return [
-        SuiteJob(request=_of_test(suite, suite_id, target, test), places={"target": place, "test": f"tests.{number}"})
+        SuiteJob(
+            request=_of_test(suite, suite_id, target, test),
+            places={"target": place, "test": f"tests.{number}"},
+        )
         for place, target in targets
         for number, test in enumerate(suite.tests)
     ]
@@ -200,7 +262,9 @@ def make_spec(
     submitted_by: str,
     request_hash: str = "",
 ) -> JobSpec:
-    """The job that `request` asks for. Raises InvalidInput with the field's name as the submitter wrote it, and what to change."""
+    """The job that `request` asks for. Raises InvalidInput with the field's name as the submitter
+    wrote it, and what to change.
+    """
     slot = slot_of(request)
     priority = _within("priority", request.priority, defaults.priority, 9)
     return JobSpec(
@@ -212,8 +276,12 @@ def make_spec(
         priority=priority,
         rank=deployment.rank(priority),
         max_retries=_within("max_retries", request.max_retries, defaults.max_retries, MAX_RETRIES),
-        infra_retries=_within("infra_retries", request.infra_retries, defaults.infra_retries, MAX_RETRIES),
-        execution_timeout_s=_timeout("execution_timeout", request.execution_timeout, defaults.execution_timeout_s),
+        infra_retries=_within(
+            "infra_retries", request.infra_retries, defaults.infra_retries, MAX_RETRIES
+        ),
+        execution_timeout_s=_timeout(
+            "execution_timeout", request.execution_timeout, defaults.execution_timeout_s
+        ),
         queue_timeout_s=_timeout("queue_timeout", request.queue_timeout, defaults.queue_timeout_s),
         submitted_at=now,
         submitted_by=submitted_by,
@@ -241,23 +309,35 @@ def check_part(field: str, text: str) -> str:
 
 def _test(request: SubmitRequest) -> str:
     if request.test and request.test_path and request.test != request.test_path:
-        raise InvalidInput("test_path", "differs from test; they are two names of one thing: send one of them")
-    return check_test(request.test or request.test_path, "test_path" if request.test_path and not request.test else "test")
+        raise InvalidInput(
+            "test_path", "differs from test; they are two names of one thing: send one of them"
+        )
+    return check_test(
+        request.test or request.test_path,
+        "test_path" if request.test_path and not request.test else "test",
+    )
 
 
 def check_test(path: str, field: str = "test") -> str:
     """A path inside the test project, up to 512 bytes encoded. Raises InvalidInput.
 
-    A backslash is refused, not read as `/`: on an agent with Windows it would lead out of the project, everywhere else it is another file.
+    A backslash is refused, not read as `/`: on an agent with Windows it would lead out of the
+    project, everywhere else it is another file.
     """
     _storable(field, path)
     rules = (
         (bool(path), "must not be empty"),
         (not any(_is_control(c) for c in path), "must not hold control characters"),
         ("\\" not in path, "must not hold a backslash: write `/` between directories"),
-        (not path.startswith("/") and not re.match(r"[A-Za-z]:", path), "must be relative to the test project"),
+        (
+            not path.startswith("/") and not re.match(r"[A-Za-z]:", path),
+            "must be relative to the test project",
+        ),
         (".." not in path.split("/"), "must not leave the test project: `..` is not accepted"),
-        (not path.startswith("-"), "must not begin with `-`: it would be read as an option; write `./-…`"),
+        (
+            not path.startswith("-"),
+            "must not begin with `-`: it would be read as an option; write `./-…`",
+        ),
     )
     _require(field, rules)
     try:
@@ -268,13 +348,21 @@ def check_test(path: str, field: str = "test") -> str:
 
 
 def check_suite_id(suite_id: str, field: str = "suite_id") -> str:
-    """A suite's id: up to 128 bytes encoded, fit to stand in a URL's path as one segment. Raises InvalidInput."""
+    """A suite's id: up to 128 bytes encoded, fit to stand in a URL's path as one segment. Raises
+    InvalidInput.
+    """
     _storable(field, suite_id)
     rules = (
         (bool(suite_id), "must not be empty"),
         (not any(_is_control(c) for c in suite_id), "must not hold control characters"),
-        (not {"/", "\\"} & set(suite_id) and suite_id not in (".", ".."), "must not hold `/` or `\\`, nor be `.` or `..`: it stands in URLs"),
-        (len(subjects.encode_token(suite_id).encode("utf-8", "replace")) <= MAX_SUITE_ID_BYTES, f"is longer than {MAX_SUITE_ID_BYTES} bytes encoded"),
+        (
+            not {"/", "\\"} & set(suite_id) and suite_id not in (".", ".."),
+            "must not hold `/` or `\\`, nor be `.` or `..`: it stands in URLs",
+        ),
+        (
+            len(subjects.encode_token(suite_id).encode("utf-8", "replace")) <= MAX_SUITE_ID_BYTES,
+            f"is longer than {MAX_SUITE_ID_BYTES} bytes encoded",
+        ),
     )
     _require(field, rules)
     return suite_id
@@ -285,12 +373,21 @@ def _tags(tags: dict[str, str]) -> dict[str, str]:
         _storable("tags", key + value)
         rules = (
             (bool(key), "keys must not be empty"),
-            (len(key) <= MAX_TAG_KEY, f"keys may have {MAX_TAG_KEY} characters; one has {len(key)}"),
-            (len(value) <= MAX_TAG_VALUE, f"values may have {MAX_TAG_VALUE} characters; that of {key[:MAX_TAG_KEY]!r} has {len(value)}"),
+            (
+                len(key) <= MAX_TAG_KEY,
+                f"keys may have {MAX_TAG_KEY} characters; one has {len(key)}",
+            ),
+            (
+                len(value) <= MAX_TAG_VALUE,
+                f"values may have {MAX_TAG_VALUE} characters; that of {key[:MAX_TAG_KEY]!r} has {len(value)}",
+            ),
             (not any(_is_control(c) for c in key), "keys must not hold control characters"),
         )
         _require("tags", rules)
-    _require("tags", ((len(tags) <= MAX_TAGS, f"at most {MAX_TAGS} are accepted; there are {len(tags)}"),))
+    _require(
+        "tags",
+        ((len(tags) <= MAX_TAGS, f"at most {MAX_TAGS} are accepted; there are {len(tags)}"),),
+    )
     return dict(tags)
 
 
@@ -305,13 +402,25 @@ def _timeout(field: str, given: Duration | None, default: float | None) -> float
         return default
     seconds = duration(given, field) if isinstance(given, str) else float(given)
     in_range = math.isfinite(seconds) and 0 < seconds <= MAX_TIMEOUT_S
-    _require(field, ((in_range, f"must be more than 0 and at most {MAX_TIMEOUT_S / 86_400:.0f} days"),))
+    _require(
+        field, ((in_range, f"must be more than 0 and at most {MAX_TIMEOUT_S / 86_400:.0f} days"),)
+    )
     return seconds
 
 
 def _storable(field: str, text: str) -> str:
-    """Lone surrogates come out of undecodable bytes on a command line; neither JSON nor SQLite can keep them."""
-    _require(field, ((not any("\ud800" <= c <= "\udfff" for c in text), "is not valid Unicode text: it holds a lone surrogate"),))
+    """Lone surrogates come out of undecodable bytes on a command line; neither JSON nor SQLite can
+    keep them.
+    """
+    _require(
+        field,
+        (
+            (
+                not any("\ud800" <= c <= "\udfff" for c in text),
+                "is not valid Unicode text: it holds a lone surrogate",
+            ),
+        ),
+    )
     return text
 
 
@@ -326,7 +435,9 @@ def _require(field: str, rules: Sequence[tuple[bool, str]]) -> None:
 
 
 def idempotent_id(org_id: str, key: str) -> str:
-    """The job id of a request that came with an idempotency key: the same for the same org and key, for ever."""
+    """The job id of a request that came with an idempotency key: the same for the same org and key,
+    for ever.
+    """
     return str(uuid.uuid5(_NAMESPACE, f"{len(org_id)}:{org_id}{key}"))
 
 

@@ -1,8 +1,9 @@
 """A suite's own events: which jobs a submission brought into it. Pure.
 
-`qg.suite.<org>.<suite_id>.opened` stands in one atomic batch with the `submitted` of the jobs that it created, so that all of them are there or none. A suite
-may be opened again: each submission under its id adds jobs. A submission of more jobs than a batch holds is told by several events, and complete with the one
-that has nothing `to_come` and nothing `missing`.
+`qg.suite.<org>.<suite_id>.opened` stands in one atomic batch with the `submitted` of the jobs that
+it created, so that all of them are there or none. A suite may be opened again: each submission
+under its id adds jobs. A submission of more jobs than a batch holds is told by several events, and
+complete with the one that has nothing `to_come` and nothing `missing`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Member(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     attached: bool = False
     """It was live before: the suite waits for it, and does not cancel it."""
     seq: Whole = 0
-    """Of an attached job: its last event that the submission knew of. A created one's `submitted` stands in the batch, in this order, by org."""
+    """Of an attached job: its last event that the submission knew of. A created one's `submitted`
+    stands in the batch, in this order, by org.
+    """
 
 
 class SuiteOpened(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag=OPENED):
@@ -73,12 +76,23 @@ def decode(data: bytes) -> SuiteOpened:
 
 
 def member_of(spec: JobSpec, job_id: str, *, attached: bool = False, seq: int = 0) -> Member:
-    return Member(job_id=job_id, app_version_id=spec.app_version_id, target=spec.target, test=spec.test, attached=attached, seq=seq)
+    return Member(
+        job_id=job_id,
+        app_version_id=spec.app_version_id,
+        target=spec.target,
+        test=spec.test,
+        attached=attached,
+        seq=seq,
+    )
 
 
 def shared_tags(tags: Sequence[dict[str, str]]) -> dict[str, str]:
     """What all jobs of a submission have in common is said of the suite."""
-    return {key: value for key, value in tags[0].items() if all(one.get(key) == value for one in tags)} if tags else {}
+    return (
+        {key: value for key, value in tags[0].items() if all(one.get(key) == value for one in tags)}
+        if tags
+        else {}
+    )
 
 
 def suite_prefix(org_id: str, suite_id: str) -> str:

@@ -1,1 +1,3 @@
-"""The connection to NATS JetStream, and the embedded server. Errors of nats-py end here and leave as errors of qgjet."""
+"""The connection to NATS JetStream, and the embedded server. Errors of nats-py end here and leave
+as errors of qgjet.
+"""

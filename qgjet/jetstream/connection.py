@@ -1,8 +1,9 @@
 """One connection to NATS: many requests in flight at once, and the JetStream API as plain JSON.
 
-nats-py is used for the protocol and the reconnecting; requests go through one inbox of our own, which costs about the same for one request and a tenth for
-many, because nothing is awaited between them. All errors of nats-py, and of answers that cannot be read, end in `translated`: above this module there are only
-the errors of `qgjet.errors`.
+nats-py is used for the protocol and the reconnecting; requests go through one inbox of our own,
+which costs about the same for one request and a tenth for many, because nothing is awaited between
+them. All errors of nats-py, and of answers that cannot be read, end in `translated`: above this
+module there are only the errors of `qgjet.errors`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ from nats.aio.subscription import DEFAULT_SUB_PENDING_BYTES_LIMIT, DEFAULT_SUB_P
 from nats.aio.subscription import Subscription as Subscription
 
 from qgjet.config.settings import NatsSettings
-from qgjet.errors import IncompatibleServer, InvalidInput, InvalidSettings, NatsUnavailable, Overloaded, PermissionDenied, StoreFull
+from qgjet.errors import (
+    IncompatibleServer,
+    InvalidInput,
+    InvalidSettings,
+    NatsUnavailable,
+    Overloaded,
+    PermissionDenied,
+    StoreFull,
+)
 from qgjet.jetstream import login as logins
 from qgjet.jetstream.login import Identity, WhoAmI
 from qgjet.support.addresses import without_password
@@ -40,7 +49,9 @@ SERVER_CEILING = (2, 16, 0)
 """2.16 sends acknowledgement subjects that nats-py 2.16 cannot read."""
 REQUEST_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 1.0
-"""Of each of the steps that close a connection or a subscription; together with what they leave behind, less than 5 s."""
+"""Of each of the steps that close a connection or a subscription; together with what they leave
+behind, less than 5 s.
+"""
 _SWEEP_S = 0.25
 _WATCHDOG_S = 8.0
 _ROUND_TRIP_S = 4.0
@@ -72,13 +83,30 @@ class JetStreamError(NatsUnavailable):
 
 @contextlib.contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise what nats-py raises, and what reading an answer of another form raises, as NatsUnavailable. The one place for both."""
+    """Raise what nats-py raises, and what reading an answer of another form raises, as
+    NatsUnavailable. The one place for both.
+    """
     try:
         yield
-    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise NatsUnavailable(f"{what}: the answer cannot be read ({type(error).__name__}: {error})") from error
+    except (
+        msgspec.MsgspecError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise NatsUnavailable(
+            f"{what}: the answer cannot be read ({type(error).__name__}: {error})"
+        ) from error
     # nats-py asserts what a closed connection has lost, and uvloop raises RuntimeError for one
-    except (nats.errors.Error, OSError, AssertionError, asyncio.InvalidStateError, RuntimeError) as error:
+    except (
+        nats.errors.Error,
+        OSError,
+        AssertionError,
+        asyncio.InvalidStateError,
+        RuntimeError,
+    ) as error:
         raise NatsUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
 
 
@@ -86,16 +114,23 @@ _pub_ack = msgspec.json.Decoder(PubAck)
 
 
 def read_ack(answer: Msg) -> PubAck:
-    """JetStream's answer to a publish; one without a sequence where no stream takes the subject. Raises NatsUnavailable for one that cannot be read."""
+    """JetStream's answer to a publish; one without a sequence where no stream takes the subject.
+    Raises NatsUnavailable for one that cannot be read.
+    """
     with translated("publish"):
         return _pub_ack.decode(answer.data or b"{}")
 
 
 _VIOLATION = "permissions violation"
 _DENIED = re.compile(_VIOLATION + r' for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
-_NOT_LET_IN = re.compile(r"authorization violation|authentication (expired|revoked|timeout)|account authentication", re.IGNORECASE)
+_NOT_LET_IN = re.compile(
+    r"authorization violation|authentication (expired|revoked|timeout)|account authentication",
+    re.IGNORECASE,
+)
 _NO_ROOM = frozenset({10002, 10023, 10047, 10077})
-"""Limits of the account, of the server (max_file_store, or its disk), of what it could promise, of the stream (max_bytes)."""
+"""Limits of the account, of the server (max_file_store, or its disk), of what it could promise, of
+the stream (max_bytes).
+"""
 _TOO_MANY = 429
 
 
@@ -128,13 +163,17 @@ class _CertificateMissing(nats.errors.Error):
 
 
 class _Client(Client):
-    """nats-py, without the time it takes for headers that nobody reads: those of an append, which are stored with the event and come with each delivery.
-    A direct get adds what the reader needs, so it is read whole.
+    """nats-py, without the time it takes for headers that nobody reads: those of an append, which
+    are stored with the event and come with each delivery. A direct get adds what the reader needs,
+    so it is read whole.
 
-    And without its read loop ending at a subject or a header that is no text: stored in the log, one such message would end every reader for ever.
+    And without its read loop ending at a subject or a header that is no text: stored in the log,
+    one such message would end every reader for ever.
 
-    And with answers of our own. nats-py goes on without TLS when the server offers none, whatever the address says: here the password stays at home then. It
-    closes for good when the server says why it hangs up: here it comes back. It forgets the socket of each try that fails: here it is closed.
+    And with answers of our own. nats-py goes on without TLS when the server offers none, whatever
+    the address says: here the password stays at home then. It closes for good when the server says
+    why it hangs up: here it comes back. It forgets the socket of each try that fails: here it is
+    closed.
     """
 
     wants_tls = False
@@ -161,7 +200,9 @@ class _Client(Client):
             if writer is not None:
                 writer.transport.abort()
             if isinstance(error, ConnectionError) and self._server_info.get("tls_verify"):
-                raise _CertificateMissing("the server wants a certificate") from error  # it does not say so, it hangs up
+                raise _CertificateMissing(
+                    "the server wants a certificate"
+                ) from error  # it does not say so, it hangs up
             raise
 
     async def _process_err(self, err_msg: str) -> None:
@@ -173,15 +214,28 @@ class _Client(Client):
         await self._process_op_err(error)
 
     async def _process_headers(self, headers: bytes | None) -> Any:
-        if headers is not None and headers.startswith(_OF_AN_APPEND) and _OF_A_DIRECT_GET not in headers:
+        if (
+            headers is not None
+            and headers.startswith(_OF_AN_APPEND)
+            and _OF_A_DIRECT_GET not in headers
+        ):
             return None
         try:
             return await super()._process_headers(headers)
         except (ValueError, IndexError):
             return None
 
-    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Msg:
-        return self.msg_class(subject=_text(subject), reply=_text(reply), data=data, headers=headers, _client=self, _sid=sid)
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any
+    ) -> Msg:
+        return self.msg_class(
+            subject=_text(subject),
+            reply=_text(reply),
+            data=data,
+            headers=headers,
+            _client=self,
+            _sid=sid,
+        )
 
 
 def _text(token: bytes) -> str:
@@ -216,10 +270,14 @@ class Connection:
         self._connected = asyncio.Event()
         self.reconnects = 0
         self.server = _process_of(client)
-        """The server process that this connection reaches, or the cluster. Another one after each restart of a single server, which may have lost the
-        last second of what it had confirmed, in a power cut."""
+        """The server process that this connection reaches, or the cluster. Another one after each
+        restart of a single server, which may have lost the last second of what it had confirmed, in
+        a power cut.
+        """
         self.server_since = float("-inf") if _is_clustered(client) else lease_time()
-        """When this connection reached it first, by `lease_time()`; a cluster has always been there."""
+        """When this connection reached it first, by `lease_time()`; a cluster has always been
+        there.
+        """
         self.store_full = False
         """The last write that the server answered found no room."""
         self.on_reconnect: list[Callable[[], None]] = []
@@ -251,8 +309,17 @@ class Connection:
                 raise PermissionDenied(self.why)
             raise NatsUnavailable(f"no NATS server at {self.url}; is it running?")
 
-    async def publish(self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None) -> None:
-        """Send and forget. Raises NatsUnavailable while disconnected, so that nothing is sent late from a buffer."""
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Send and forget. Raises NatsUnavailable while disconnected, so that nothing is sent late
+        from a buffer.
+        """
         if not self.is_connected:
             raise NatsUnavailable(self.why or f"not connected to NATS at {self.url}")
         if self._deaf is not None and reply:
@@ -264,13 +331,35 @@ class Connection:
             if not isinstance(error.__cause__, nats.errors.MaxPayloadError):
                 raise
             limit = self.client.max_payload
-            raise InvalidInput("message", f"{subject} would take {len(payload)} bytes, the NATS server takes {limit} (max_payload): set 1MB") from error
+            raise InvalidInput(
+                "message",
+                f"{subject} would take {len(payload)} bytes, the NATS server takes {limit} (max_payload): set 1MB",
+            ) from error
 
-    async def subscribe(self, subject: str, receive: Callable[[Msg], Awaitable[None]], *, queue: str = "", unlimited: bool = False) -> Subscription:
-        """Call `receive` for each message. Raises NatsUnavailable while disconnected. `unlimited`: messages that wait for `receive` are never dropped."""
-        messages, size = (-1, -1) if unlimited else (DEFAULT_SUB_PENDING_MSGS_LIMIT, DEFAULT_SUB_PENDING_BYTES_LIMIT)
+    async def subscribe(
+        self,
+        subject: str,
+        receive: Callable[[Msg], Awaitable[None]],
+        *,
+        queue: str = "",
+        unlimited: bool = False,
+    ) -> Subscription:
+        """Call `receive` for each message. Raises NatsUnavailable while disconnected. `unlimited`:
+        messages that wait for `receive` are never dropped.
+        """
+        messages, size = (
+            (-1, -1)
+            if unlimited
+            else (DEFAULT_SUB_PENDING_MSGS_LIMIT, DEFAULT_SUB_PENDING_BYTES_LIMIT)
+        )
         with translated(f"subscribe to {subject}"):
-            return await self.client.subscribe(subject, queue=queue, cb=receive, pending_msgs_limit=messages, pending_bytes_limit=size)
+            return await self.client.subscribe(
+                subject,
+                queue=queue,
+                cb=receive,
+                pending_msgs_limit=messages,
+                pending_bytes_limit=size,
+            )
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Never raises; a server that is away is not waited for long."""
@@ -278,9 +367,16 @@ class Connection:
             await bounded(subscription.unsubscribe(), STOP_TIMEOUT_S)
 
     async def send(
-        self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None, timeout_s: float = REQUEST_TIMEOUT_S
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> asyncio.Future[Msg]:
-        """Send a request; the answer comes in the future, or NatsUnavailable when none comes in time or the connection breaks."""
+        """Send a request; the answer comes in the future, or NatsUnavailable when none comes in
+        time or the connection breaks.
+        """
         self._count += 1
         reply = f"{self._inbox}.{self._count}"
         future: asyncio.Future[Msg] = self._loop.create_future()
@@ -292,11 +388,22 @@ class Connection:
             raise
         return future
 
-    async def request(self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None, timeout_s: float = REQUEST_TIMEOUT_S) -> Msg:
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> Msg:
         return await (await self.send(subject, payload, headers=headers, timeout_s=timeout_s))
 
-    async def api(self, subject: str, body: Any = None, *, timeout_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
-        """Call `$JS.API.<subject>`. Raises JetStreamError for an error answer, NatsUnavailable for none."""
+    async def api(
+        self, subject: str, body: Any = None, *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Call `$JS.API.<subject>`. Raises JetStreamError for an error answer, NatsUnavailable for
+        none.
+        """
         payload = b"" if body is None else msgspec.json.encode(body)
         message = await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s)
         if message.headers and message.headers.get("Status") == "503":
@@ -310,10 +417,14 @@ class Connection:
     # -- permissions -------------------------------------------------------------------------------------------------
 
     async def identity(self, *, timeout_s: float = REQUEST_TIMEOUT_S) -> Identity:
-        """Who this connection is, and what it may do, by the server's word. One that it does not tell may try everything."""
+        """Who this connection is, and what it may do, by the server's word. One that it does not
+        tell may try everything.
+        """
         if self._identity is None:
             try:
-                self._identity = msgspec.json.decode((await self.request(logins.WHO_AM_I, timeout_s=timeout_s)).data, type=WhoAmI).data
+                self._identity = msgspec.json.decode(
+                    (await self.request(logins.WHO_AM_I, timeout_s=timeout_s)).data, type=WhoAmI
+                ).data
             except (PermissionDenied, msgspec.MsgspecError):
                 self._identity = Identity(user=self.user)
         return self._identity
@@ -323,8 +434,12 @@ class Connection:
         return (await self.identity(timeout_s=timeout_s)).permissions.publish.permit(subject)
 
     @contextlib.contextmanager
-    def when_refused(self, subject: str, tell: Callable[[PermissionDenied], None]) -> Iterator[None]:
-        """`tell` hears it when the server refuses `subject` within the block: it says so apart from the request, which simply gets no answer."""
+    def when_refused(
+        self, subject: str, tell: Callable[[PermissionDenied], None]
+    ) -> Iterator[None]:
+        """`tell` hears it when the server refuses `subject` within the block: it says so apart from
+        the request, which simply gets no answer.
+        """
         listeners = self._listeners.setdefault(subject.lower(), [])
         listeners.append(tell)
         try:
@@ -346,7 +461,11 @@ class Connection:
 
     def _refused(self, verb: str, subject: str) -> None:
         """The server tells the subject in lower case."""
-        lost = [reply for reply, pending in self._pending.items() if verb == "publish" and pending.what.lower() == subject]
+        lost = [
+            reply
+            for reply, pending in self._pending.items()
+            if verb == "publish" and pending.what.lower() == subject
+        ]
         known = self._pending[lost[0]].what if lost else subject
         error = PermissionDenied(_not_permitted(self.user, verb, known))
         self._complaints.warn(str(error))
@@ -362,14 +481,18 @@ class Connection:
     # ----------------------------------------------------------------------------------------------------------------
 
     async def stop_listening(self, subscription: Subscription) -> None:
-        """Unsubscribe, and let its callback have what the server had sent by then. Never raises; a server that is away is not waited for long."""
+        """Unsubscribe, and let its callback have what the server had sent by then. Never raises; a
+        server that is away is not waited for long.
+        """
         drained = False
         try:
             with contextlib.suppress(NatsUnavailable), translated("unsubscribe"):
                 await bounded(subscription.drain(), STOP_TIMEOUT_S)  # type: ignore[no-untyped-call]
                 drained = True
         finally:
-            if not drained:  # nats-py has closed it but kept it, and would subscribe it again after a reconnect
+            if (
+                not drained
+            ):  # nats-py has closed it but kept it, and would subscribe it again after a reconnect
                 subscription._closed = False
                 await self.unsubscribe(subscription)
 
@@ -382,12 +505,19 @@ class Connection:
         while True:
             await asyncio.sleep(_SWEEP_S)
             now = self._loop.time()
-            for reply in [reply for reply, pending in self._pending.items() if pending.deadline < now]:
+            for reply in [
+                reply for reply, pending in self._pending.items() if pending.deadline < now
+            ]:
                 pending = self._pending.pop(reply)
-                _fail(pending.future, NatsUnavailable(f"no answer in time from NATS at {self.url} ({pending.what})"))
+                _fail(
+                    pending.future,
+                    NatsUnavailable(f"no answer in time from NATS at {self.url} ({pending.what})"),
+                )
 
     async def _watch(self) -> None:
-        """A read loop of nats-py that died leaves a connection that looks alive: ask for a round trip, and reconnect when none comes."""
+        """A read loop of nats-py that died leaves a connection that looks alive: ask for a round
+        trip, and reconnect when none comes.
+        """
         while True:
             await asyncio.sleep(_WATCHDOG_S)
             if not self.client.is_connected:
@@ -416,7 +546,9 @@ class Connection:
             listener()
 
     async def close(self) -> None:
-        """Flush what was published and close, in a bounded time. Never raises: a broken connection must not hide why we close it. A second call is harmless."""
+        """Flush what was published and close, in a bounded time. Never raises: a broken connection
+        must not hide why we close it. A second call is harmless.
+        """
         if self._closing:
             return
         self._closing = True
@@ -429,7 +561,9 @@ class Connection:
 
 
 def _process_of(client: Client) -> str:
-    """The server makes its own name at each start; a cluster keeps its name, and what it has confirmed is on other servers too."""
+    """The server makes its own name at each start; a cluster keeps its name, and what it has
+    confirmed is on other servers too.
+    """
     return str(client._server_info.get("cluster") or client._server_info.get("server_id", ""))
 
 
@@ -449,21 +583,40 @@ def _fail(future: asyncio.Future[Msg], error: Exception) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, *, name: str, login: NatsSettings | None = None, timeout_s: float = 5.0, check: bool = True) -> AsyncIterator[Connection]:
-    """A Connection on the server at `url`, or on one of several, separated by commas, as who `login` says; closed at the end.
+async def connect(
+    url: str,
+    *,
+    name: str,
+    login: NatsSettings | None = None,
+    timeout_s: float = 5.0,
+    check: bool = True,
+) -> AsyncIterator[Connection]:
+    """A Connection on the server at `url`, or on one of several, separated by commas, as who
+    `login` says; closed at the end.
 
-    Raises NatsUnavailable when no server answers within `timeout_s`, PermissionDenied at once for one that does not let us in or cannot be trusted,
-    IncompatibleServer for one that qgjet must not be used with, InvalidSettings for an address that is none, or a login that cannot be used. Later losses of
-    the connection are mended for ever, a user that is let in no more too; what is in flight then fails with NatsUnavailable.
+    Raises NatsUnavailable when no server answers within `timeout_s`, PermissionDenied at once for
+    one that does not let us in or cannot be trusted, IncompatibleServer for one that qgjet must not
+    be used with, InvalidSettings for an address that is none, or a login that cannot be used. Later
+    losses of the connection are mended for ever, a user that is let in no more too; what is in
+    flight then fails with NatsUnavailable.
     """
-    connection = await open_connection(url, name=name, login=login, timeout_s=timeout_s, check=check)
+    connection = await open_connection(
+        url, name=name, login=login, timeout_s=timeout_s, check=check
+    )
     try:
         yield connection
     finally:
         await connection.close()
 
 
-async def open_connection(url: str, *, name: str, login: NatsSettings | None = None, timeout_s: float = 5.0, check: bool = True) -> Connection:
+async def open_connection(
+    url: str,
+    *,
+    name: str,
+    login: NatsSettings | None = None,
+    timeout_s: float = 5.0,
+    check: bool = True,
+) -> Connection:
     """Like `connect`, for owners that close it themselves."""
     login = login or NatsSettings()
     servers = _addresses(url)
@@ -494,7 +647,9 @@ async def open_connection(url: str, *, name: str, login: NatsSettings | None = N
         await _close(client)
         if ears.refusal is not None:
             raise ears.refusal from None
-        raise NatsUnavailable(f"no NATS server at {shown}: {ears.complaint or str(error) or type(error).__name__}") from error
+        raise NatsUnavailable(
+            f"no NATS server at {shown}: {ears.complaint or str(error) or type(error).__name__}"
+        ) from error
     ears.connection = connection = Connection(client, shown, user)
     try:
         await connection._open()
@@ -508,7 +663,9 @@ async def open_connection(url: str, *, name: str, login: NatsSettings | None = N
 
 
 class _Ears:
-    """What nats-py reports on the side: for the connection, as soon as there is one; before that, an error that trying again cannot mend ends the first try."""
+    """What nats-py reports on the side: for the connection, as soon as there is one; before that,
+    an error that trying again cannot mend ends the first try.
+    """
 
     def __init__(self, client: Client, url: str, user: str) -> None:
         self._client, self._url, self._user = client, url, user
@@ -533,7 +690,9 @@ class _Ears:
             self.complaint = getattr(error, "strerror", None) or str(error) or type(error).__name__
         else:
             self.refusal = refusal
-            self._client.options["allow_reconnect"] = False  # looked at next: the first try ends here
+            self._client.options["allow_reconnect"] = (
+                False  # looked at next: the first try ends here
+            )
 
 
 def _addresses(url: str) -> list[str]:
@@ -544,7 +703,9 @@ def _addresses(url: str) -> list[str]:
             parts = urlsplit(server if "//" in server else f"nats://{server}")
             if parts.hostname and parts.port != 0:
                 continue
-        raise InvalidSettings("nats_url", f"{without_password(url)!r} is not an address such as nats://127.0.0.1:4222")
+        raise InvalidSettings(
+            "nats_url", f"{without_password(url)!r} is not an address such as nats://127.0.0.1:4222"
+        )
     return servers
 
 
@@ -563,7 +724,9 @@ def _refusal(url: str, user: str, error: Exception) -> PermissionDenied | None:
             f"the certificate of the NATS server at {url} is not trusted ({error.verify_message}): set nats.ca (QGJET_NATS_CA) to who signed it"
         )
     if isinstance(error, _CertificateMissing):
-        return PermissionDenied(f"the NATS server at {url} wants a certificate that it trusts: set nats.cert and nats.key (QGJET_NATS_CERT, QGJET_NATS_KEY)")
+        return PermissionDenied(
+            f"the NATS server at {url} wants a certificate that it trusts: set nats.cert and nats.key (QGJET_NATS_CERT, QGJET_NATS_KEY)"
+        )
     return None
 
 
@@ -576,16 +739,22 @@ def _not_let_in(url: str, user: str) -> str:
 def _not_permitted(user: str, verb: str, subject: str) -> str:
     who = f"the NATS user {user!r}" if user else "this NATS user"
     what = f"publish to {subject}" if verb == "publish" else f"subscribe to {subject}"
-    return f"{who} may not {what}: use a role that may (QGJET_NATS_USER; docs/security.md lists them)"
+    return (
+        f"{who} may not {what}: use a role that may (QGJET_NATS_USER; docs/security.md lists them)"
+    )
 
 
 def check_server(client: Client) -> None:
     """Raise IncompatibleServer unless the server is one this version was proven on."""
     version = parse_version(str(client._server_info.get("version", "")))
     if not SERVER_FLOOR <= version < SERVER_CEILING:
-        raise IncompatibleServer(f"NATS server {_dotted(version)} is not supported: use {_dotted(SERVER_FLOOR)} or newer, below {_dotted(SERVER_CEILING)}")
+        raise IncompatibleServer(
+            f"NATS server {_dotted(version)} is not supported: use {_dotted(SERVER_FLOOR)} or newer, below {_dotted(SERVER_CEILING)}"
+        )
     if not client._server_info.get("jetstream"):
-        raise IncompatibleServer("the NATS server runs without JetStream: start it with the nats.conf of qgjet, or with -js")
+        raise IncompatibleServer(
+            "the NATS server runs without JetStream: start it with the nats.conf of qgjet, or with -js"
+        )
 
 
 def parse_version(text: str) -> tuple[int, int, int]:

@@ -1,4 +1,6 @@
-"""Who a connection is for the NATS server, and what that server lets it do: logins, certificates, permissions."""
+"""Who a connection is for the NATS server, and what that server lets it do: logins, certificates,
+permissions.
+"""
 
 from __future__ import annotations
 
@@ -52,13 +54,21 @@ def matches(pattern: str, subject: str) -> bool:
     """Whether a subject is one of those that a pattern with `*` and `>` stands for."""
     tokens, wanted = subject.split("."), pattern.split(".")
     if wanted[-1] == ">":
-        wanted, tokens = wanted[:-1], tokens[: len(wanted) - 1] if len(tokens) >= len(wanted) else []
-    return len(tokens) == len(wanted) and all(one in ("*", token) for one, token in zip(wanted, tokens, strict=True))
+        wanted, tokens = (
+            wanted[:-1],
+            tokens[: len(wanted) - 1] if len(tokens) >= len(wanted) else [],
+        )
+    return len(tokens) == len(wanted) and all(
+        one in ("*", token) for one, token in zip(wanted, tokens, strict=True)
+    )
 
 
 def user_of(nats: NatsSettings, servers: Sequence[str]) -> str:
     """The name to log in with: that of the settings, else the one in the address. Empty: nobody."""
-    return nats.user or next((unquote(user) for server in servers if (user := urlsplit(_with_scheme(server)).username)), "")
+    return nats.user or next(
+        (unquote(user) for server in servers if (user := urlsplit(_with_scheme(server)).username)),
+        "",
+    )
 
 
 def options(nats: NatsSettings, servers: Sequence[str]) -> dict[str, Any]:
@@ -81,7 +91,9 @@ def options(nats: NatsSettings, servers: Sequence[str]) -> dict[str, Any]:
 def _check(nats: NatsSettings, user: str) -> None:
     given = [name for name in ("password", "password_file", "nkey") if getattr(nats, name)]
     if len(given) > 1:
-        raise InvalidSettings(f"nats.{given[1]}", f"cannot stand beside nats.{given[0]}: set one of them")
+        raise InvalidSettings(
+            f"nats.{given[1]}", f"cannot stand beside nats.{given[0]}: set one of them"
+        )
     if given and given[0] != "nkey" and not user:
         raise InvalidSettings("nats.user", f"is needed with nats.{given[0]}: the name of your role")
     if bool(nats.cert) != bool(nats.key):
@@ -104,7 +116,9 @@ def _password(file: str) -> str:
 
 
 def _reread(file: str) -> Callable[[], str]:
-    """The password, read anew for every connection, because secrets are rotated. While the file cannot be read, the last one."""
+    """The password, read anew for every connection, because secrets are rotated. While the file
+    cannot be read, the last one.
+    """
     last = [_password(file)]
 
     def read() -> str:
@@ -123,18 +137,28 @@ def _seed(file: str) -> str:
         nkeys.from_seed(bytearray(seed))
         return seed.decode()
     except ImportError:
-        raise InvalidSettings("nats.nkey", "needs the package nkeys: pip install 'qgjet[nkeys]'") from None
+        raise InvalidSettings(
+            "nats.nkey", "needs the package nkeys: pip install 'qgjet[nkeys]'"
+        ) from None
     except InvalidSettings:
         raise
     except Exception:  # the library has many, some of which show what they were given
-        raise InvalidSettings("nats.nkey", f"{file} does not hold the seed of an nkey, a line that begins with SU") from None
+        raise InvalidSettings(
+            "nats.nkey", f"{file} does not hold the seed of an nkey, a line that begins with SU"
+        ) from None
 
 
 def _tls(nats: NatsSettings) -> ssl.SSLContext:
-    context = _or_refused("nats.ca", nats.ca, lambda: ssl.create_default_context(cafile=nats.ca or None))
+    context = _or_refused(
+        "nats.ca", nats.ca, lambda: ssl.create_default_context(cafile=nats.ca or None)
+    )
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if nats.cert:
-        _or_refused("nats.cert", nats.cert, lambda: context.load_cert_chain(nats.cert, nats.key, password=""))
+        _or_refused(
+            "nats.cert",
+            nats.cert,
+            lambda: context.load_cert_chain(nats.cert, nats.key, password=""),
+        )
     return context
 
 
@@ -142,7 +166,9 @@ def _or_refused(key: str, file: str, load: Callable[[], T]) -> T:
     try:
         return load()
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise InvalidSettings(key, f"{file} cannot be used: {getattr(error, 'strerror', None) or error}") from None
+        raise InvalidSettings(
+            key, f"{file} cannot be used: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def _read(key: str, file: str) -> bytes:

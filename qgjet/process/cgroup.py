@@ -1,6 +1,8 @@
-"""Where cgroup v2 lets a process tree have a cgroup of its own (Linux): the kernel then keeps every descendant in it, whatever it forks or calls.
+"""Where cgroup v2 lets a process tree have a cgroup of its own (Linux): the kernel then keeps every
+descendant in it, whatever it forks or calls.
 
-Needs a cgroup that belongs to this user, such as a systemd service with `Delegate=yes` or a privileged container gives it, and Linux 5.14 (`cgroup.kill`).
+Needs a cgroup that belongs to this user, such as a systemd service with `Delegate=yes` or a
+privileged container gives it, and Linux 5.14 (`cgroup.kill`).
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def make(name: str) -> Cgroup | None:
 
 @cache
 def end_those_of_dead_agents(parent: Path) -> None:
-    """Kill what an agent left that was killed together with its guardian. Once per process and directory."""
+    """Kill what an agent left that was killed together with its guardian. Once per process and
+    directory.
+    """
     for directory in parent.glob(f"{PREFIX}*-*"):
         owner = directory.name.split("-")[1]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
@@ -48,14 +52,23 @@ def end_those_of_dead_agents(parent: Path) -> None:
 
 def _own_directory() -> Path | None:
     with suppress(OSError):
-        own = next((line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), None)
+        own = next(
+            (
+                line[3:]
+                for line in Path("/proc/self/cgroup").read_text().splitlines()
+                if line.startswith("0::")
+            ),
+            None,
+        )
         if own is not None:
             return find(own, Path("/proc/self/mountinfo").read_text())
     return None
 
 
 def find(own: str, mounts: str) -> Path | None:
-    """The directory of the cgroup `own`, given the text of /proc/self/mountinfo; None when it is mounted nowhere."""
+    """The directory of the cgroup `own`, given the text of /proc/self/mountinfo; None when it is
+    mounted nowhere.
+    """
     for mount in mounts.splitlines():
         place, _, source = mount.partition(" - ")
         if source.startswith("cgroup2 "):

@@ -16,11 +16,15 @@ from qgjet.process.supervised_process import LOG_LIMIT_BYTES, Command, Output, S
 from qgjet.support.clock import lease_time
 
 Ladder = Sequence[tuple[int, float]]
-"""Signals for the process group, each with the seconds it gets before the next one. SIGKILL for the whole tree follows the last."""
+"""Signals for the process group, each with the seconds it gets before the next one. SIGKILL for the
+whole tree follows the last.
+"""
 
 
 def stop_ladder(grace_s: float) -> Ladder:
-    """SIGINT, on which alone Playwright deletes its device sessions and writes its report; SIGTERM after `grace_s`."""
+    """SIGINT, on which alone Playwright deletes its device sessions and writes its report; SIGTERM
+    after `grace_s`.
+    """
     return ((signal.SIGINT, grace_s), (signal.SIGTERM, 2.0))
 
 
@@ -28,7 +32,9 @@ STOP_LADDER = stop_ladder(15.0)
 KILL_MARGIN_S = 0.5
 """Kept of the time to the hard end for killing and collecting the dead."""
 HOLD_S = 15.0
-"""Of trees that belong to no job: so long they outlive an agent that is frozen. A dead agent's go at once."""
+"""Of trees that belong to no job: so long they outlive an agent that is frozen. A dead agent's go
+at once.
+"""
 
 
 class ProcessResult(Struct, frozen=True, kw_only=True):
@@ -39,7 +45,9 @@ class ProcessResult(Struct, frozen=True, kw_only=True):
     signal: str
     """`SIGKILL` and the like; empty when it exited."""
     stopped: StopReason | None
-    """Set only when the stop found the command still running; one that had ended before keeps its own result."""
+    """Set only when the stop found the command still running; one that had ended before keeps its
+    own result.
+    """
     duration_s: float
     tail: bytes
     """The last 64 KiB of its output."""
@@ -56,13 +64,17 @@ async def run_process(
     stop_ladder: Ladder = STOP_LADDER,
     log_limit: int = LOG_LIMIT_BYTES,
 ) -> ProcessResult:
-    """Run a command to its end, or until its stop control ends it. Whoever it left behind is killed.
+    """Run a command to its end, or until its stop control ends it. Whoever it left behind is
+    killed.
 
-    Raises StartError, and OSError when this host cannot run anything (no memory, disk full). When it returns, raises or is cancelled, the tree is dead.
+    Raises StartError, and OSError when this host cannot run anything (no memory, disk full). When
+    it returns, raises or is cancelled, the tree is dead.
     """
     began = time.monotonic()
     with Output(log_path, on_output, log_limit) as output:
-        tree = SupervisedProcess(Command(argv=argv, cwd=cwd, env=env), kill_at=stop_control.kill_at, output=output)
+        tree = SupervisedProcess(
+            Command(argv=argv, cwd=cwd, env=env), kill_at=stop_control.kill_at, output=output
+        )
         unfollow = stop_control.follow(tree.extend)
         try:
             async with asyncio.TaskGroup() as group:
@@ -75,22 +87,43 @@ async def run_process(
         tree.raise_failure()
     code, signal_name = tree.exit
     stopped = (stop_control.reason or StopReason.LEASE_LOST) if tree.was_stopped else None
-    return ProcessResult(exit_code=code, signal=signal_name, stopped=stopped, duration_s=time.monotonic() - began, tail=output.tail)
+    return ProcessResult(
+        exit_code=code,
+        signal=signal_name,
+        stopped=stopped,
+        duration_s=time.monotonic() - began,
+        tail=output.tail,
+    )
 
 
-async def run_within(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float, log_path: Path) -> ProcessResult:
-    """`run_process` for a command that belongs to no job: held while the event loop turns, stopped with DEADLINE after `timeout_s`."""
+async def run_within(
+    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float, log_path: Path
+) -> ProcessResult:
+    """`run_process` for a command that belongs to no job: held while the event loop turns, stopped
+    with DEADLINE after `timeout_s`.
+    """
     stop_control = StopControl(lease_time())
     release = keep_alive(stop_control.extend)
-    deadline = asyncio.get_running_loop().call_later(timeout_s, stop_control.stop, StopReason.DEADLINE)
+    deadline = asyncio.get_running_loop().call_later(
+        timeout_s, stop_control.stop, StopReason.DEADLINE
+    )
     try:
-        return await run_process(argv, cwd=cwd, env=env, stop_control=stop_control, log_path=log_path, stop_ladder=((signal.SIGTERM, 2.0),))
+        return await run_process(
+            argv,
+            cwd=cwd,
+            env=env,
+            stop_control=stop_control,
+            log_path=log_path,
+            stop_ladder=((signal.SIGTERM, 2.0),),
+        )
     finally:
         deadline.cancel()
         release()
 
 
-def keep_alive(extend: Callable[[float], None], *, hold_s: float = HOLD_S, every_s: float = 3.0) -> Callable[[], None]:
+def keep_alive(
+    extend: Callable[[float], None], *, hold_s: float = HOLD_S, every_s: float = 3.0
+) -> Callable[[], None]:
     """Extend a hold for as long as the event loop turns, until the returned function is called."""
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle
@@ -104,7 +137,9 @@ def keep_alive(extend: Callable[[float], None], *, hold_s: float = HOLD_S, every
     return lambda: timer.cancel()
 
 
-async def _stop_when_told(tree: SupervisedProcess, stop_control: StopControl, ladder: Ladder) -> None:
+async def _stop_when_told(
+    tree: SupervisedProcess, stop_control: StopControl, ladder: Ladder
+) -> None:
     await stop_control.stopped()
     for step, (number, _) in enumerate(ladder):
         tree.signal(number)
@@ -116,5 +151,7 @@ async def _stop_when_told(tree: SupervisedProcess, stop_control: StopControl, la
 
 
 def _patience(graces: Sequence[float], left_s: float) -> float:
-    """The first of the graces, all of them shortened alike where they do not fit into the time that is left."""
+    """The first of the graces, all of them shortened alike where they do not fit into the time that
+    is left.
+    """
     return graces[0] * min(1.0, max(left_s - KILL_MARGIN_S, 0.0) / (sum(graces) or 1.0))

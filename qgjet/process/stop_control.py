@@ -1,4 +1,6 @@
-"""Ends a process tree before its time: by a request that names its reason, or by a time after which nobody asks."""
+"""Ends a process tree before its time: by a request that names its reason, or by a time after which
+nobody asks.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,10 @@ class StopReason(StrEnum):
 class StopControl:
     """Ties a process tree to the agent's hold on its job.
 
-    Two ways to end it: `stop(reason)` asks politely and once (the first reason stays), and `kill_at`, a reading of `lease_time()`, after which the
-    tree is killed without question. A holder that freezes or dies stops extending, so its processes end before the job is given to somebody else.
+    Two ways to end it: `stop(reason)` asks politely and once (the first reason stays), and
+    `kill_at`, a reading of `lease_time()`, after which the tree is killed without question. A
+    holder that freezes or dies stops extending, so its processes end before the job is given to
+    somebody else.
     """
 
     def __init__(self, kill_at: float) -> None:
@@ -36,7 +40,9 @@ class StopControl:
             follower(kill_at)
 
     def follow(self, follower: Callable[[float], None]) -> Callable[[], None]:
-        """Call `follower(kill_at)` now and at every extension, until the returned function is called."""
+        """Call `follower(kill_at)` now and at every extension, until the returned function is
+        called.
+        """
         self._followers.append(follower)
         follower(self.kill_at)
         return lambda: self._followers.remove(follower)

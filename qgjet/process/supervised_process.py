@@ -1,11 +1,15 @@
-"""A process tree that ends with its owner: a command, its descendants, and the guardian process that kills them all.
+"""A process tree that ends with its owner: a command, its descendants, and the guardian process
+that kills them all.
 
-The guardian (`guardian.py`) ends the tree when it is told to, when its hold runs out, and when this process dies, freezes or forgets it. Memory is bounded
-whatever a command prints. The log file is written on the event loop, so a disk that hangs stops the loop, with it the extensions of the hold, and so the tree.
+The guardian (`guardian.py`) ends the tree when it is told to, when its hold runs out, and when this
+process dies, freezes or forgets it. Memory is bounded whatever a command prints. The log file is
+written on the event loop, so a disk that hangs stops the loop, with it the extensions of the hold,
+and so the tree.
 
-What can escape: see `guardian.py`, and a tree whose agent and guardian are killed with SIGKILL at the same moment: then the command itself still dies, its
-descendants may not; those in a cgroup end when the next agent runs its first command. The tree never holds its owner longer than a bound; what is left then
-is named in the log.
+What can escape: see `guardian.py`, and a tree whose agent and guardian are killed with SIGKILL at
+the same moment: then the command itself still dies, its descendants may not; those in a cgroup end
+when the next agent runs its first command. The tree never holds its owner longer than a bound; what
+is left then is named in the log.
 """
 
 from __future__ import annotations
@@ -39,7 +43,9 @@ TAIL_BYTES = 64 * 1024
 LOG_LIMIT_BYTES = 256 * 1024 * 1024
 PIECE_BYTES = 64 * 1024
 GUARDIAN_GRACE_S = 5.0
-"""How long a guardian may take to end a tree that has to end. Then it counts as frozen and is killed itself."""
+"""How long a guardian may take to end a tree that has to end. Then it counts as frozen and is
+killed itself.
+"""
 BURIAL_S = 2.0
 """How long the agent tries to kill what a lost guardian left."""
 _LIBRARIES = os.fsencode(Path(psutil.__file__).parents[1])
@@ -50,7 +56,9 @@ _NOT_A_COMMAND = {E2BIG, EACCES, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, EN
 
 
 class StartError(QgjetError):
-    """The command cannot be started, and could not be next time: no such program, not executable, no such directory."""
+    """The command cannot be started, and could not be next time: no such program, not executable,
+    no such directory.
+    """
 
 
 class Command(Struct, frozen=True, kw_only=True):
@@ -64,9 +72,16 @@ class Command(Struct, frozen=True, kw_only=True):
 
 
 class Output:
-    """Takes what a tree prints: all of it to a listener, the first `log_limit` bytes to a file, the last 64 KiB to memory."""
+    """Takes what a tree prints: all of it to a listener, the first `log_limit` bytes to a file, the
+    last 64 KiB to memory.
+    """
 
-    def __init__(self, log_path: Path | None = None, listener: Callable[[bytes], None] | None = None, log_limit: int = LOG_LIMIT_BYTES) -> None:
+    def __init__(
+        self,
+        log_path: Path | None = None,
+        listener: Callable[[bytes], None] | None = None,
+        log_limit: int = LOG_LIMIT_BYTES,
+    ) -> None:
         self._log = log_path.open("wb", buffering=0) if log_path else None
         self._listener = listener
         self._limit = self._room = log_limit
@@ -100,18 +115,24 @@ class Output:
         while kept:
             kept = kept[self._log.write(kept) :]
         if not self._room:
-            self._log.write(b"\n[qgjet: the log ends here, it is limited to %d bytes]\n" % self._limit)
+            self._log.write(
+                b"\n[qgjet: the log ends here, it is limited to %d bytes]\n" % self._limit
+            )
 
 
 class SupervisedProcess:
     """A command and all its descendants, seen from the agent that owns them.
 
-    Follows its guardian by callbacks on the event loop and needs no task. `gone` is set in bounded time after `end`, `kill` or the hard end, even when
-    the guardian was killed or frozen.
+    Follows its guardian by callbacks on the event loop and needs no task. `gone` is set in bounded
+    time after `end`, `kill` or the hard end, even when the guardian was killed or frozen.
     """
 
-    def __init__(self, command: Command, *, kill_at: float, output: Output, keep: bool = False) -> None:
-        """Starts at once. With `keep`, processes that the command leaves behind live until `end`, `kill` or the hard end."""
+    def __init__(
+        self, command: Command, *, kill_at: float, output: Output, keep: bool = False
+    ) -> None:
+        """Starts at once. With `keep`, processes that the command leaves behind live until `end`,
+        `kill` or the hard end.
+        """
         self._loop = asyncio.get_running_loop()
         self._command, self._output = command, output
         self._token = secrets.token_hex(8)
@@ -126,7 +147,9 @@ class SupervisedProcess:
         self.was_stopped = False
         """A signal of ours, or the hard end, found the command alive."""
         self.expired = False
-        """The hard end passed, or the guardian was lost: what was left running is not there any more."""
+        """The hard end passed, or the guardian was lost: what was left running is not there any
+        more.
+        """
         self.ended = asyncio.Event()
         """The command has ended. Others of the tree may run on, if they are kept."""
         self.gone = asyncio.Event()
@@ -140,7 +163,9 @@ class SupervisedProcess:
     def _start(self, keep: bool) -> tuple[subprocess.Popen[bytes], int, int, int]:
         try:
             directory = self._cgroup.directory if self._cgroup else b""
-            return _start_guardian(_order(self._command, self._token, self._hold_until, keep, directory))
+            return _start_guardian(
+                _order(self._command, self._token, self._hold_until, keep, directory)
+            )
         except BaseException:
             if self._cgroup:
                 self._cgroup.remove()
@@ -148,7 +173,9 @@ class SupervisedProcess:
 
     @property
     def exit(self) -> tuple[int | None, str]:
-        """(exit code, signal name) of the command; of one whose guardian was lost, (None, "SIGKILL")."""
+        """(exit code, signal name) of the command; of one whose guardian was lost, (None,
+        "SIGKILL").
+        """
         if self._status is None:
             return None, "SIGKILL"
         code = os.waitstatus_to_exitcode(self._status)
@@ -179,18 +206,23 @@ class SupervisedProcess:
             self._watch()
 
     async def end(self) -> None:
-        """Kill everybody and wait until they are gone. Cancelled, it waits no longer; they die all the same."""
+        """Kill everybody and wait until they are gone. Cancelled, it waits no longer; they die all
+        the same.
+        """
         self.kill()
         await self.gone.wait()
 
     def _send(self, line: str) -> None:
-        # Lost when the guardian is dead (we are about to notice) or does not read (the hard end stays, and that is the safe side).
+        # Lost when the guardian is dead (we are about to notice) or does not read (the hard end
+        # stays, and that is the safe side).
         if self._control is not None:
             with suppress(BlockingIOError, BrokenPipeError):
                 os.write(self._control, line.encode() + b"\n")
 
     def _watch(self) -> None:
-        """Look after the guardian: one that should have ended its tree by now is frozen. Its end shows on the report pipe."""
+        """Look after the guardian: one that should have ended its tree by now is frozen. Its end
+        shows on the report pipe.
+        """
         if self._watchdog:
             self._watchdog.cancel()
         late_s = lease_time() - self._hold_until - GUARDIAN_GRACE_S
@@ -241,7 +273,9 @@ class SupervisedProcess:
                 self._failure = _start_error(self._command, int(values[0]), values[1])
             case "left":
                 logger.warning(
-                    "processes of %s could not be killed in time and run on: %s", self._command.argv[0], " ".join(values) or "too short-lived to name"
+                    "processes of %s could not be killed in time and run on: %s",
+                    self._command.argv[0],
+                    " ".join(values) or "too short-lived to name",
                 )
             case "gone":
                 self._buried = True
@@ -261,17 +295,25 @@ class SupervisedProcess:
         self.gone.set()
 
     def _bury(self) -> None:
-        """The guardian was lost. The kernel has killed the command with it; find and kill the others."""
+        """The guardian was lost. The kernel has killed the command with it; find and kill the
+        others.
+        """
         self.expired = True
         if self._pid is None:
-            self._failure = self._failure or OSError(f"the guardian could not start a process: {self._output.tail.decode(errors='replace')[-500:]}")
+            self._failure = self._failure or OSError(
+                f"the guardian could not start a process: {self._output.tail.decode(errors='replace')[-500:]}"
+            )
         elif self._status is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._pid, signal.SIGKILL)
         give_up = time.monotonic() + BURIAL_S
         while (survivors := self._kill_survivors()) or (self._cgroup and self._cgroup.populated):
             if time.monotonic() > give_up:
-                logger.warning("processes of %s, whose guardian was killed, could not be killed in time and run on: %s", self._command.argv[0], survivors)
+                logger.warning(
+                    "processes of %s, whose guardian was killed, could not be killed in time and run on: %s",
+                    self._command.argv[0],
+                    survivors,
+                )
                 return
             time.sleep(0.001)
         if self._cgroup:
@@ -287,7 +329,9 @@ class SupervisedProcess:
         return survivors
 
     def _take_the_rest(self) -> None:
-        """Everybody is dead, what is left is in the pipe. Does not wait for its end: somebody out of our reach may hold it open."""
+        """Everybody is dead, what is left is in the pipe. Does not wait for its end: somebody out
+        of our reach may hold it open.
+        """
         self._loop.remove_reader(self._printed)
         try:
             for _ in range(64):  # 4 MiB, more than any pipe holds
@@ -302,18 +346,34 @@ class SupervisedProcess:
         os.close(self._printed)
 
 
-def _order(command: Command, token: str, kill_at: float, keep: bool, cgroup_directory: bytes) -> bytes:
+def _order(
+    command: Command, token: str, kill_at: float, keep: bool, cgroup_directory: bytes
+) -> bytes:
     if not command.argv or not command.argv[0]:
         raise StartError("no command is given")
     try:
         argv = [os.fsencode(argument) for argument in command.argv]
-        env = {os.fsencode(name): os.fsencode(value) for name, value in {**command.env, supervisor.TREE_VARIABLE: token}.items()}
+        env = {
+            os.fsencode(name): os.fsencode(value)
+            for name, value in {**command.env, supervisor.TREE_VARIABLE: token}.items()
+        }
         cwd = os.fsencode(command.cwd)
     except UnicodeEncodeError as error:
         raise StartError(f"cannot start {command.argv[0]!r}: {error}") from error
     if any(b"\0" in text for text in (*argv, cwd, *env, *env.values())):
-        raise StartError(f"cannot start {command.argv[0]!r}: a NUL character in its arguments, directory or environment")
-    order: supervisor.Order = (argv, cwd, env, kill_at, keep, LEASE_CLOCK, cgroup_directory, _LIBRARIES)
+        raise StartError(
+            f"cannot start {command.argv[0]!r}: a NUL character in its arguments, directory or environment"
+        )
+    order: supervisor.Order = (
+        argv,
+        cwd,
+        env,
+        kill_at,
+        keep,
+        LEASE_CLOCK,
+        cgroup_directory,
+        _LIBRARIES,
+    )
     return marshal.dumps(order)
 
 
@@ -327,7 +387,15 @@ def _start_guardian(order: bytes) -> tuple[subprocess.Popen[bytes], int, int, in
         stdin.write(order)
         stdin.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-E", supervisor.__file__, str(their_control), str(their_report)],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                "-E",
+                supervisor.__file__,
+                str(their_control),
+                str(their_report),
+            ],
             stdin=stdin,
             stdout=their_output,
             stderr=their_output,
@@ -343,8 +411,14 @@ def _start_guardian(order: bytes) -> tuple[subprocess.Popen[bytes], int, int, in
 
 
 def _nameless_file() -> IO[bytes]:
-    """In memory where there is such a thing: the order holds the environment, and the environment secrets."""
-    return os.fdopen(os.memfd_create("order"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+    """In memory where there is such a thing: the order holds the environment, and the environment
+    secrets.
+    """
+    return (
+        os.fdopen(os.memfd_create("order"), "w+b")
+        if hasattr(os, "memfd_create")
+        else tempfile.TemporaryFile()
+    )
 
 
 def _pipe(reading: ExitStack, writing: ExitStack) -> tuple[int, int]:
@@ -361,7 +435,11 @@ def _start_error(command: Command, number: int, step: str) -> Exception:
         return OSError(number, what)
     if step == "directory":
         return StartError(f"{what} (the directory)")
-    hint = f" (the program, or the interpreter that it names; PATH={command.env.get('PATH', '')})" if number == ENOENT else ""
+    hint = (
+        f" (the program, or the interpreter that it names; PATH={command.env.get('PATH', '')})"
+        if number == ENOENT
+        else ""
+    )
     return StartError(what + hint)
 
 

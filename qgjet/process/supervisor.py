@@ -1,22 +1,30 @@
 """Owns one process tree and lets nothing of it outlive its owner.
 
-A program of its own, run by `process.py` as `python -I -S -E guardian.py <control fd> <report fd>` in a new session. It imports the standard library only
-and as little of that as it can, because every job pays for its start. stdin holds the order, marshalled: see `Order`.
+A program of its own, run by `process.py` as `python -I -S -E guardian.py <control fd> <report fd>`
+in a new session. It imports the standard library only and as little of that as it can, because
+every job pays for its start. stdin holds the order, marshalled: see `Order`.
 
-Lines on the control pipe: `until <time>` moves the hard end, `signal <number>` goes to the command's process group. Its end of file is the
-order to kill: the owner is dead, or wants it so.
-Lines on the report pipe: `pid <n>`; `error <errno> directory|program` when the command could not be started; `signalled` when a signal found the command
-alive; `expired` when the hard end passed; `status <wait status>` of the command; `left <pid> <name> ...` when processes could not be killed in
-`KILL_LIMIT_S`, which may find none by name; `gone`, the last one, when the guardian has killed what it can.
+Lines on the control pipe: `until <time>` moves the hard end, `signal <number>` goes to the
+command's process group. Its end of file is the order to kill: the owner is dead, or wants it so.
+Lines on the report pipe: `pid <n>`; `error <errno> directory|program` when the command could not be
+started; `signalled` when a signal found the command alive; `expired` when the hard end passed;
+`status <wait status>` of the command; `left <pid> <name> ...` when processes could not be killed in
+`KILL_LIMIT_S`, which may find none by name; `gone`, the last one, when the guardian has killed what
+it can.
 
-The tree gets SIGKILL when the control pipe ends, when the hard end passes, when somebody asks the guardian to end (TERM, INT, HUP) and, unless it is to
-keep what the command leaves behind, when the command has ended. On Linux the tree has a cgroup where its owner can make one, and the kernel kills all of
-it at once: no process can outrun that. On Linux the guardian is also the subreaper of its descendants: a process that daemonizes stays its descendant, and the
-tree is only `gone` when the kernel reports no child. A guardian that is itself killed takes the command with it (PR_SET_PDEATHSIG); the rest of the tree
-is then its owner's to kill. Elsewhere (macOS) psutil finds the children and each process that has the tree's mark in its environment.
+The tree gets SIGKILL when the control pipe ends, when the hard end passes, when somebody asks the
+guardian to end (TERM, INT, HUP) and, unless it is to keep what the command leaves behind, when the
+command has ended. On Linux the tree has a cgroup where its owner can make one, and the kernel kills
+all of it at once: no process can outrun that. On Linux the guardian is also the subreaper of its
+descendants: a process that daemonizes stays its descendant, and the tree is only `gone` when the
+kernel reports no child. A guardian that is itself killed takes the command with it
+(PR_SET_PDEATHSIG); the rest of the tree is then its owner's to kill. Elsewhere (macOS) psutil finds
+the children and each process that has the tree's mark in its environment.
 
-Without a cgroup, processes that multiply faster than the guardian kills can outlive it: it gives up after `KILL_LIMIT_S`, so that they hold no slot.
-Out of reach everywhere: processes that became another user, that cleared their environment (macOS), and work handed to a daemon that was running before.
+Without a cgroup, processes that multiply faster than the guardian kills can outlive it: it gives up
+after `KILL_LIMIT_S`, so that they hold no slot. Out of reach everywhere: processes that became
+another user, that cleared their environment (macOS), and work handed to a daemon that was running
+before.
 """
 
 from __future__ import annotations
@@ -35,7 +43,9 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LONGEST_NAP_S = 0.25
-"""Polling stands still while the host is suspended, the clock of the hard end does not: by this much it may be late."""
+"""Polling stands still while the host is suspended, the clock of the hard end does not: by this
+much it may be late.
+"""
 MOST_REAPED = 4096
 """At one go."""
 MOST_NAMED = 10
@@ -46,8 +56,9 @@ TREE_VARIABLE = "QGJET_TREE"
 """Marks every process of a tree."""
 
 Order = tuple[list[bytes], bytes, dict[bytes, bytes], float, bool, int, bytes, bytes]
-"""argv, working directory, environment, hard end, keep what the command leaves behind, clock of the hard end, directory of the tree's cgroup (empty: none),
-directory that psutil is imported from."""
+"""argv, working directory, environment, hard end, keep what the command leaves behind, clock of the
+hard end, directory of the tree's cgroup (empty: none), directory that psutil is imported from.
+"""
 
 
 def main() -> None:
@@ -107,7 +118,9 @@ class Supervisor:
         self.over = False
 
     def guard(self) -> None:
-        if self.left_s() <= 0.0:  # the agent stood still before it came to this, and the job may be another one's
+        if (
+            self.left_s() <= 0.0
+        ):  # the agent stood still before it came to this, and the job may be another one's
             self.tell("expired")
             if self.cgroup:
                 self.cgroup.remove()
@@ -132,14 +145,17 @@ class Supervisor:
         return self.kill_at - time.clock_gettime(self.clock)
 
     def start(self) -> None:
-        # Blocked over the fork, or a signal that comes before exec would run our handler in the child and be lost.
+        # Blocked over the fork, or a signal that comes before exec would run our handler in the
+        # child and be lost.
         signal.pthread_sigmask(signal.SIG_BLOCK, (*ENDINGS, signal.SIGCHLD))
         guardian = os.getpid()
         self.child = os.fork()
         if self.child == 0:
             self.become_the_command(guardian)
         with suppress(OSError):  # the child was first and has called exec already
-            os.setpgid(self.child, self.child)  # here and in the child, so that the group exists from now on
+            os.setpgid(
+                self.child, self.child
+            )  # here and in the child, so that the group exists from now on
         self.tell(f"pid {self.child}")
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*ENDINGS, signal.SIGCHLD))
 
@@ -149,7 +165,9 @@ class Supervisor:
         try:
             os.setpgid(0, 0)
             _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() == guardian:  # else it died before the line above and nobody would kill us
+            if (
+                os.getppid() == guardian
+            ):  # else it died before the line above and nobody would kill us
                 _forget_signal_handling()
                 self.enter_the_cgroup()
                 step = "directory"
@@ -162,7 +180,9 @@ class Supervisor:
             os._exit(127)
 
     def enter_the_cgroup(self) -> None:
-        with suppress(OSError):  # not allowed after all: the guardian finds the tree by its descendants
+        with suppress(
+            OSError
+        ):  # not allowed after all: the guardian finds the tree by its descendants
             if self.cgroup:
                 self.cgroup.enter()
 
@@ -191,7 +211,9 @@ class Supervisor:
         self.over = self.over or asked_to_end or ended or (self.adopts and not anybody)
 
     def reap(self) -> bool:
-        """Collect who has died, but not for ever where processes die as quickly as that; report the command; whether any child is left."""
+        """Collect who has died, but not for ever where processes die as quickly as that; report the
+        command; whether any child is left.
+        """
         for _ in range(MOST_REAPED):
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -201,7 +223,9 @@ class Supervisor:
             if pid == 0:
                 self.collected = True
                 return True
-            if pid == self.child and self.status is None:  # a later process may have got the same number
+            if (
+                pid == self.child and self.status is None
+            ):  # a later process may have got the same number
                 self.status = status
                 self.tell(f"status {status}")
         self.collected = False
@@ -210,7 +234,8 @@ class Supervisor:
     def kill_everybody(self) -> None:
         """Until no process is left, or the time for it is over."""
         give_up = time.monotonic() + KILL_LIMIT_S
-        # A reaped command's number may be another process's by now. Only where there are no adoptions the group is all there is to go by.
+        # A reaped command's number may be another process's by now. Only where there are no
+        # adoptions the group is all there is to go by.
         if self.status is None or not self.adopts:
             _send(os.killpg, self.child, signal.SIGKILL)
             self.wait_for_a_death(0.01)
@@ -237,7 +262,9 @@ class Supervisor:
         return children or populated
 
     def kill_children(self) -> None:
-        """By one short read: a chain of processes that each fork and exit is quicker than a walk through /proc, and its living end is always a child."""
+        """By one short read: a chain of processes that each fork and exit is quicker than a walk
+        through /proc, and its living end is always a child.
+        """
         for pid in _children():
             _send(os.kill, pid, signal.SIGKILL)
 
@@ -246,10 +273,14 @@ class Supervisor:
         for pid, group in descendants(os.getpid()):
             _send(os.kill, pid, signal.SIGKILL)
             if group != own_group:
-                _send(os.killpg, group, signal.SIGKILL)  # at one go, so that a group cannot outgrow us by forking
+                _send(
+                    os.killpg, group, signal.SIGKILL
+                )  # at one go, so that a group cannot outgrow us by forking
 
     def kill_marked(self) -> bool:
-        """Whether there was a process. All are stopped before the first one dies, because a death cuts the link to the children."""
+        """Whether there was a process. All are stopped before the first one dies, because a death
+        cuts the link to the children.
+        """
         stopped: set[int] = set()
         give_up = time.monotonic() + 1.0
         fresh = True
@@ -268,7 +299,9 @@ class Supervisor:
         if self.adopts:
             yield from (pid for pid, _ in descendants(os.getpid()))
         else:
-            yield from marked(os.fsdecode(self.order[2][os.fsencode(TREE_VARIABLE)]), parent=os.getpid())
+            yield from marked(
+                os.fsdecode(self.order[2][os.fsencode(TREE_VARIABLE)]), parent=os.getpid()
+            )
 
     def wait_for_a_death(self, patience_s: float) -> None:
         if select.select([self.wake], [], [], patience_s)[0]:
@@ -291,14 +324,18 @@ def descendants(ancestor: int) -> list[tuple[int, int]]:
 
 
 def marked(token: str, parent: int | None = None) -> Iterator[int]:
-    """Living processes of a tree by its mark, and children of `parent`: the system's own programs hide their environment on macOS. The newest first: of a
-    chain of processes the others are dead by now."""
+    """Living processes of a tree by its mark, and children of `parent`: the system's own programs
+    hide their environment on macOS. The newest first: of a chain of processes the others are dead
+    by now.
+    """
     import psutil
 
     for pid in sorted(psutil.pids(), reverse=True):
         with suppress(psutil.Error, OSError):  # gone since the listing, or another user's
             process = psutil.Process(pid)
-            if process.status() != psutil.STATUS_ZOMBIE and (process.ppid() == parent or process.environ().get(TREE_VARIABLE) == token):
+            if process.status() != psutil.STATUS_ZOMBIE and (
+                process.ppid() == parent or process.environ().get(TREE_VARIABLE) == token
+            ):
                 yield pid
 
 
@@ -334,7 +371,9 @@ def _processes() -> list[tuple[int, int, int]]:
 
 
 def _send(kill: Callable[[int, int], None], target: int, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # dead already, or another user's and out of reach
+    with suppress(
+        ProcessLookupError, PermissionError
+    ):  # dead already, or another user's and out of reach
         kill(target, number)
 
 
@@ -359,7 +398,9 @@ def _wake_on_signals() -> int:
 
 
 def _forget_signal_handling() -> None:
-    """Every signal back to its default and unblocked: an agent started with nohup or `&` ignores some, and children inherit that."""
+    """Every signal back to its default and unblocked: an agent started with nohup or `&` ignores
+    some, and children inherit that.
+    """
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

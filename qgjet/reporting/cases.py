@@ -15,7 +15,13 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from qgjet.domain.attempts import CONCLUSIVE, AttemptRecord, NotPassedAgain, failure_text, not_passed_again
+from qgjet.domain.attempts import (
+    CONCLUSIVE,
+    AttemptRecord,
+    NotPassedAgain,
+    failure_text,
+    not_passed_again,
+)
 from qgjet.domain.decide import NOT_PASSED_AGAIN
 from qgjet.domain.events import ACTIVE, TestResult, Verdict
 from qgjet.reporting.model import JobReport
@@ -101,7 +107,12 @@ def _error(job: JobReport) -> Case:
         file=job.test,
         result=Result.ERROR,
         reason=job.reason or _state(job),
-        message="\n".join([f"{_STATEMENTS[_state(job)]}{f': {job.message}' if job.message else ''}", *_failed_tests(job)]),
+        message="\n".join(
+            [
+                f"{_STATEMENTS[_state(job)]}{f': {job.message}' if job.message else ''}",
+                *_failed_tests(job),
+            ]
+        ),
         duration_s=bounded(job.duration_s),
         of_job=True,
     )
@@ -136,10 +147,14 @@ def _failed_tests(job: JobReport) -> Iterator[str]:
 
 
 def _test_cases(job: JobReport, attempts: list[AttemptRecord]) -> list[Case]:
-    """The tests of the last attempt in their order, then those that failed before and are absent in it."""
+    """The tests of the last attempt in their order, then those that failed before and are absent in
+    it.
+    """
     failed = {one.test.id: one for one in not_passed_again(attempts)} if job.verdict in _BAD else {}
     cases = [
-        _not_passed_again(job, attempts, failed.pop(test.id)) if test.id in failed and test.outcome == "skipped" else _test_case(job, attempts, test)
+        _not_passed_again(job, attempts, failed.pop(test.id))
+        if test.id in failed and test.outcome == "skipped"
+        else _test_case(job, attempts, test)
         for test in attempts[-1].tests
     ]
     return cases + [_not_passed_again(job, attempts, one) for one in failed.values()]
@@ -147,10 +162,23 @@ def _test_cases(job: JobReport, attempts: list[AttemptRecord]) -> list[Case]:
 
 def _not_passed_again(job: JobReport, attempts: list[AttemptRecord], found: NotPassedAgain) -> Case:
     test = found.test
-    tries = tuple(one for attempt in attempts for same in attempt.tests if same.id == test.id for one in _tries(attempt, same))
+    tries = tuple(
+        one
+        for attempt in attempts
+        for same in attempt.tests
+        if same.id == test.id
+        for one in _tries(attempt, same)
+    )
     text = failure_text(test)
     if not any(one.failed for one in tries):  # it was interrupted
-        failure = CaseTry(attempt=found.attempt.attempt, status=test.outcome, failed=True, message=text, file=test.file, line=test.line)
+        failure = CaseTry(
+            attempt=found.attempt.attempt,
+            status=test.outcome,
+            failed=True,
+            message=text,
+            file=test.file,
+            line=test.line,
+        )
         tries = (failure, *tries)
     return Case(
         job=job,
@@ -168,7 +196,13 @@ def _not_passed_again(job: JobReport, attempts: list[AttemptRecord], found: NotP
 
 def _test_case(job: JobReport, attempts: list[AttemptRecord], test: TestResult) -> Case:
     """`test` is from the last of `attempts`, which decides."""
-    earlier = [one for attempt in attempts[:-1] for same in attempt.tests if same.id == test.id for one in _tries(attempt, same)]
+    earlier = [
+        one
+        for attempt in attempts[:-1]
+        for same in attempt.tests
+        if same.id == test.id
+        for one in _tries(attempt, same)
+    ]
     tries = (*earlier, *_tries(attempts[-1], test))
     failed = test.outcome in _BAD_TESTS
     result = Result.FAILED if failed else _RESULTS.get(test.outcome, Result.ERROR)
@@ -193,14 +227,19 @@ def _message(tries: tuple[CaseTry, ...]) -> str:
 
 
 def _tries(attempt: AttemptRecord, test: TestResult) -> list[CaseTry]:
-    """What is known of the test's tries. A test that failed, or was flaky, has one that failed, even where its tries were left out to save room."""
+    """What is known of the test's tries. A test that failed, or was flaky, has one that failed,
+    even where its tries were left out to save room.
+    """
     unexpected = test.outcome in _BAD_TESTS or test.outcome == "flaky"
     last_good = len(test.tries) - 1 if test.outcome == "flaky" else -1
     tries = [
         CaseTry(
             attempt=attempt.attempt,
             status=one.status,
-            failed=unexpected and number != last_good and (one.error is not None or one.status in _BAD_TESTS) and one.status not in ("skipped", "interrupted"),
+            failed=unexpected
+            and number != last_good
+            and (one.error is not None or one.status in _BAD_TESTS)
+            and one.status not in ("skipped", "interrupted"),
             duration_s=bounded(one.duration_s),
             message=one.error.message if one.error else "",
             file=one.error.file if one.error else "",
@@ -211,7 +250,17 @@ def _tries(attempt: AttemptRecord, test: TestResult) -> list[CaseTry]:
     if unexpected and not any(one.failed for one in tries):
         status = test.outcome if test.outcome in _BAD_TESTS else "failed"
         message = attempt.message or "The details of this failure were not kept."
-        tries.insert(0, CaseTry(attempt=attempt.attempt, status=status, failed=True, message=message, file=test.file, line=test.line))
+        tries.insert(
+            0,
+            CaseTry(
+                attempt=attempt.attempt,
+                status=status,
+                failed=True,
+                message=message,
+                file=test.file,
+                line=test.line,
+            ),
+        )
     return tries
 
 
@@ -221,16 +270,45 @@ def _tries(attempt: AttemptRecord, test: TestResult) -> list[CaseTry]:
 def _job_case(job: JobReport, attempts: list[AttemptRecord], tests: list[Case]) -> list[Case]:
     """A case of the job where its tests do not tell the whole story; none otherwise."""
     failed, flaky = job.verdict in _BAD, job.verdict is Verdict.FLAKY
-    told = {one.attempt for case in tests if case.result is Result.FAILED or case.flaky for one in case.failures}
-    untold = [attempt for attempt in attempts if attempt.verdict in _BAD and attempt.attempt not in told]
-    complete = any(case.result is Result.FAILED for case in tests) if failed else not untold and bool(told or not flaky)
+    told = {
+        one.attempt
+        for case in tests
+        if case.result is Result.FAILED or case.flaky
+        for one in case.failures
+    }
+    untold = [
+        attempt for attempt in attempts if attempt.verdict in _BAD and attempt.attempt not in told
+    ]
+    complete = (
+        any(case.result is Result.FAILED for case in tests)
+        if failed
+        else not untold and bool(told or not flaky)
+    )
     if tests and complete:
         return []
-    shown = untold if tests else [attempt for attempt in attempts if attempt.verdict is not Verdict.SKIPPED]
+    shown = (
+        untold
+        if tests
+        else [attempt for attempt in attempts if attempt.verdict is not Verdict.SKIPPED]
+    )
     tries = tuple(_attempt_try(attempt) for attempt in shown)
     if (failed or flaky) and not any(one.failed for one in tries):
-        tries = (CaseTry(attempt=0, status="failed", failed=True, message=job.message or job.reason or "The details were not kept."), *tries)
-    result = Result.FAILED if failed else Result.SKIPPED if job.verdict is Verdict.SKIPPED else Result.PASSED
+        tries = (
+            CaseTry(
+                attempt=0,
+                status="failed",
+                failed=True,
+                message=job.message or job.reason or "The details were not kept.",
+            ),
+            *tries,
+        )
+    result = (
+        Result.FAILED
+        if failed
+        else Result.SKIPPED
+        if job.verdict is Verdict.SKIPPED
+        else Result.PASSED
+    )
     return [
         Case(
             job=job,
@@ -238,7 +316,9 @@ def _job_case(job: JobReport, attempts: list[AttemptRecord], tests: list[Case]) 
             file=job.test,
             result=result,
             reason="" if result is Result.PASSED else job.reason or str(job.verdict),
-            message="" if result is Result.PASSED else job.message or _message(tries) or str(job.verdict),
+            message=""
+            if result is Result.PASSED
+            else job.message or _message(tries) or str(job.verdict),
             tries=tries,
             duration_s=0.0 if tests else bounded(job.duration_s),
             of_job=True,
@@ -248,5 +328,13 @@ def _job_case(job: JobReport, attempts: list[AttemptRecord], tests: list[Case]) 
 
 def _attempt_try(attempt: AttemptRecord) -> CaseTry:
     failed = attempt.verdict in _BAD
-    message = ": ".join(part for part in (attempt.reason, attempt.message) if part) if failed else ""
-    return CaseTry(attempt=attempt.attempt, status=str(attempt.verdict), failed=failed, duration_s=bounded(attempt.duration_s), message=message)
+    message = (
+        ": ".join(part for part in (attempt.reason, attempt.message) if part) if failed else ""
+    )
+    return CaseTry(
+        attempt=attempt.attempt,
+        status=str(attempt.verdict),
+        failed=failed,
+        duration_s=bounded(attempt.duration_s),
+        message=message,
+    )

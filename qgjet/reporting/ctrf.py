@@ -1,6 +1,7 @@
 """CTRF, the common test report format (https://ctrf.io, specification 1.0.0). Pure.
 
-Durations and times are whole milliseconds. What CTRF has no field for is in the `extra` of a test: job id, target, app version, verdict, reason, attempts.
+Durations and times are whole milliseconds. What CTRF has no field for is in the `extra` of a test:
+job id, target, app version, verdict, reason, attempts.
 """
 
 from __future__ import annotations
@@ -16,9 +17,26 @@ from qgjet.reporting.text import artifact_url, json_bytes
 from qgjet.version import __version__
 
 SPEC_VERSION = "1.0.0"
-_STATUSES = {Result.PASSED: "passed", Result.FAILED: "failed", Result.SKIPPED: "skipped", Result.ERROR: "other"}
-_TRIES = {"passed": "passed", "flaky": "passed", "failed": "failed", "timed_out": "failed", "skipped": "skipped"}
-_ENVIRONMENT = {"commit": "commit", "branch": "branchName", "repository": "repositoryName", "run_id": "buildId", "run_url": "buildUrl"}
+_STATUSES = {
+    Result.PASSED: "passed",
+    Result.FAILED: "failed",
+    Result.SKIPPED: "skipped",
+    Result.ERROR: "other",
+}
+_TRIES = {
+    "passed": "passed",
+    "flaky": "passed",
+    "failed": "failed",
+    "timed_out": "failed",
+    "skipped": "skipped",
+}
+_ENVIRONMENT = {
+    "commit": "commit",
+    "branch": "branchName",
+    "repository": "repositoryName",
+    "run_id": "buildId",
+    "run_url": "buildUrl",
+}
 """Tags that CTRF has fields for."""
 
 
@@ -33,7 +51,15 @@ def render(report: SuiteReport, *, base_url: str = "") -> bytes:
         "environment": _environment(report),
     }
     extra = {"suite_id": report.suite_id, "verdict": report.verdict}
-    return json_bytes({"reportFormat": "CTRF", "specVersion": SPEC_VERSION, "generatedBy": "qgjet", "results": results, "extra": extra})
+    return json_bytes(
+        {
+            "reportFormat": "CTRF",
+            "specVersion": SPEC_VERSION,
+            "generatedBy": "qgjet",
+            "results": results,
+            "extra": extra,
+        }
+    )
 
 
 def _summary(report: SuiteReport, cases: list[Case]) -> dict[str, Any]:
@@ -42,7 +68,10 @@ def _summary(report: SuiteReport, cases: list[Case]) -> dict[str, Any]:
     start, stop = (_ms(min(times)), _ms(max(times))) if times else (0, 0)
     return {
         "tests": len(cases),
-        **{status: statuses.count(status) for status in ("passed", "failed", "pending", "skipped", "other")},
+        **{
+            status: statuses.count(status)
+            for status in ("passed", "failed", "pending", "skipped", "other")
+        },
         "flaky": sum(case.flaky for case in cases),
         "suites": len({(job.org_id, job.target, job.app_version_id) for job in report.jobs}),
         "start": start,
@@ -52,18 +81,32 @@ def _summary(report: SuiteReport, cases: list[Case]) -> dict[str, Any]:
 
 
 def _times(job: JobReport) -> list[datetime]:
-    times = [job.submitted_at, job.finished_at, *(at for attempt in job.attempts for at in (attempt.started_at, attempt.ended_at))]
+    times = [
+        job.submitted_at,
+        job.finished_at,
+        *(at for attempt in job.attempts for at in (attempt.started_at, attempt.ended_at)),
+    ]
     return [at for at in times if at is not None]
 
 
 def _environment(report: SuiteReport) -> dict[str, Any]:
     versions = {job.app_version_id for job in report.jobs}
-    known: dict[str, Any] = {_ENVIRONMENT[key]: value for key, value in report.tags.items() if key in _ENVIRONMENT}
-    return known | ({"appVersion": versions.pop()} if len(versions) == 1 else {}) | {"extra": {"tags": report.tags}}
+    known: dict[str, Any] = {
+        _ENVIRONMENT[key]: value for key, value in report.tags.items() if key in _ENVIRONMENT
+    }
+    return (
+        known
+        | ({"appVersion": versions.pop()} if len(versions) == 1 else {})
+        | {"extra": {"tags": report.tags}}
+    )
 
 
 def _status(case: Case) -> str:
-    return "pending" if case.result is Result.ERROR and case.job.status in ACTIVE else _STATUSES[case.result]
+    return (
+        "pending"
+        if case.result is Result.ERROR and case.job.status in ACTIVE
+        else _STATUSES[case.result]
+    )
 
 
 def _test(case: Case, attachments: list[dict[str, str]]) -> dict[str, Any]:
@@ -90,9 +133,16 @@ def _test(case: Case, attachments: list[dict[str, str]]) -> dict[str, Any]:
         test["retryAttempts"] = [_retry(number, one) for number, one in enumerate(case.tries, 1)]
     if job.last is not None:
         test |= {"device": job.last.device, "threadId": job.last.agent}
-    if case.of_job or case.result is not Result.PASSED or case.flaky:  # too much for each of a thousand tests that passed
+    if (
+        case.of_job or case.result is not Result.PASSED or case.flaky
+    ):  # too much for each of a thousand tests that passed
         attempts = [_attempt(attempt) for attempt in job.attempts]
-        test["extra"] |= {"job_reason": job.reason, "job_message": job.message, "job_attempts": attempts, "tags": job.tags}
+        test["extra"] |= {
+            "job_reason": job.reason,
+            "job_message": job.message,
+            "job_attempts": attempts,
+            "tags": job.tags,
+        }
         test |= {"attachments": attachments} if attachments else {}
     return test
 
@@ -120,12 +170,22 @@ def _extra(job: JobReport) -> dict[str, Any]:
 
 
 def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
-    return {"attempt": attempt.attempt, "verdict": attempt.verdict, "reason": attempt.reason, "agent": attempt.agent, "device": attempt.device}
+    return {
+        "attempt": attempt.attempt,
+        "verdict": attempt.verdict,
+        "reason": attempt.reason,
+        "agent": attempt.agent,
+        "device": attempt.device,
+    }
 
 
 def _attachments(job: JobReport, base_url: str) -> list[dict[str, str]]:
     return [
-        {"name": f"attempt {attempt.attempt}: {one.name}", "contentType": one.content_type, "path": _path(base_url, job.job_id, attempt.attempt, one.name)}
+        {
+            "name": f"attempt {attempt.attempt}: {one.name}",
+            "contentType": one.content_type,
+            "path": _path(base_url, job.job_id, attempt.attempt, one.name),
+        }
         for attempt in job.attempts
         for one in attempt.artifacts
     ]

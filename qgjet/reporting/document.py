@@ -1,6 +1,8 @@
-"""The report as one JSON document, for programs of one's own: everything that is known, nothing interpreted. Pure.
+"""The report as one JSON document, for programs of one's own: everything that is known, nothing
+interpreted. Pure.
 
-Stable: within one `schema_version` fields are only added, and a reader ignores those it does not know. Times are RFC 3339, durations seconds.
+Stable: within one `schema_version` fields are only added, and a reader ignores those it does not
+know. Times are RFC 3339, durations seconds.
 """
 
 from __future__ import annotations
@@ -96,4 +98,7 @@ def document_of(report: SuiteReport, exit_code: int | None = None) -> Document:
 
 
 def _job(job: JobReport) -> JobDocument:
-    return JobDocument(duration_s=bounded(job.duration_s), **{name: getattr(job, name) for name in JobReport.__struct_fields__})
+    return JobDocument(
+        duration_s=bounded(job.duration_s),
+        **{name: getattr(job, name) for name in JobReport.__struct_fields__},
+    )

@@ -1,6 +1,7 @@
 """The report for people: one page that needs nothing else, no script, no network. Pure.
 
-What went wrong comes first, then what was flaky, then the timeline; what passed is folded. Every text of others is escaped: it is shown, never markup.
+What went wrong comes first, then what was flaky, then the timeline; what passed is folded. Every
+text of others is escaped: it is shown, never markup.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ _ADDRESS = re.compile(r"https?://[!-~]+")
 _ORDER = {verdict: number for number, verdict in enumerate(WORST_FIRST)}
 _NOT_ENDED = _ORDER[Verdict.CANCELLED] - 0.5
 """Jobs without a verdict come after those with a bad one, before the cancelled ones."""
-_WORDS = {"timed_out": "timed out", "infra_error": "infra error", "config_error": "config error", "attempt_ended": "ended", "attempt_lost": "lost"}
+_WORDS = {
+    "timed_out": "timed out",
+    "infra_error": "infra error",
+    "config_error": "config error",
+    "attempt_ended": "ended",
+    "attempt_lost": "lost",
+}
 
 
 class Given(NamedTuple):
@@ -36,8 +43,12 @@ class Given(NamedTuple):
 
 
 def render(report: SuiteReport, *, base_url: str | None = None) -> str:
-    """A whole page. `base_url` is the API's, absolute or relative to the page, for links to artifacts; without it they are names."""
-    given = Given(base=base_url if base_url is not None and _BASE.match(base_url) else None, tags=report.tags)
+    """A whole page. `base_url` is the API's, absolute or relative to the page, for links to
+    artifacts; without it they are names.
+    """
+    given = Given(
+        base=base_url if base_url is not None and _BASE.match(base_url) else None, tags=report.tags
+    )
     order = sorted(range(len(report.jobs)), key=lambda number: _rank(report.jobs[number]))
     anchors = {number: f"job-{number + 1}" for number in order}
     jobs = [(anchors[number], report.jobs[number]) for number in order]
@@ -47,11 +58,29 @@ def render(report: SuiteReport, *, base_url: str | None = None) -> str:
         f'<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>{_text(title)}</title><style>{CSS}</style></head><body>',
         _header(report),
         "<main>",
-        _section("Needs attention", [(anchor, job) for anchor, job in jobs if job.verdict not in PASSING], given, opened=True),
-        _section("Flaky", [(anchor, job) for anchor, job in jobs if job.verdict is Verdict.FLAKY], given, opened=True),
+        _section(
+            "Needs attention",
+            [(anchor, job) for anchor, job in jobs if job.verdict not in PASSING],
+            given,
+            opened=True,
+        ),
+        _section(
+            "Flaky",
+            [(anchor, job) for anchor, job in jobs if job.verdict is Verdict.FLAKY],
+            given,
+            opened=True,
+        ),
         _timeline(report, anchors),
-        _folded("Skipped", [(anchor, job) for anchor, job in jobs if job.verdict is Verdict.SKIPPED], given),
-        _folded("Passed", [(anchor, job) for anchor, job in jobs if job.verdict is Verdict.PASSED], given),
+        _folded(
+            "Skipped",
+            [(anchor, job) for anchor, job in jobs if job.verdict is Verdict.SKIPPED],
+            given,
+        ),
+        _folded(
+            "Passed",
+            [(anchor, job) for anchor, job in jobs if job.verdict is Verdict.PASSED],
+            given,
+        ),
         "</main><footer>Made by qgjet. Times are UTC.</footer></body></html>\n",
     ]
     return "\n".join(part for part in parts if part)
@@ -66,7 +95,11 @@ def _rank(job: JobReport) -> float:
 
 def _header(report: SuiteReport) -> str:
     state = _state(report)
-    name = f"<code>{_text(report.suite_id)}</code>" if report.suite_id else _counted(len(report.jobs), "job")
+    name = (
+        f"<code>{_text(report.suite_id)}</code>"
+        if report.suite_id
+        else _counted(len(report.jobs), "job")
+    )
     return (
         f'<header><p class="kicker">{"Suite" if report.suite_id else "Jobs"}</p><h1>{name} {_badge(state)}</h1>'
         f"{_bar(report)}{_chips(report)}<dl>{''.join(_facts(report))}</dl></header>"
@@ -79,7 +112,11 @@ def _state(report: SuiteReport) -> str:
         return report.verdict.value
     if not report.jobs:
         return "no jobs"
-    return "running" if report.to_come or any(job.status in ACTIVE for job in report.jobs) else "no verdict"
+    return (
+        "running"
+        if report.to_come or any(job.status in ACTIVE for job in report.jobs)
+        else "no verdict"
+    )
 
 
 def _tally(report: SuiteReport) -> list[tuple[str, int]]:
@@ -93,12 +130,18 @@ def _job_state(job: JobReport) -> str:
 
 
 def _bar(report: SuiteReport) -> str:
-    pieces = (f'<i class="{_kind(state)}" style="flex-grow:{count}"></i>' for state, count in _tally(report))
+    pieces = (
+        f'<i class="{_kind(state)}" style="flex-grow:{count}"></i>'
+        for state, count in _tally(report)
+    )
     return f'<div class="share" aria-hidden="true">{"".join(pieces)}</div>'
 
 
 def _chips(report: SuiteReport) -> str:
-    chips = (f'<li class="{_kind(state)}"><b>{count}</b> {_word(state)}</li>' for state, count in _tally(report))
+    chips = (
+        f'<li class="{_kind(state)}"><b>{count}</b> {_word(state)}</li>'
+        for state, count in _tally(report)
+    )
     return f'<ul class="chips">{"".join(chips)}</ul>'
 
 
@@ -113,7 +156,9 @@ def _facts(report: SuiteReport) -> Iterator[str]:
     if report.began_at:
         yield f"<div><dt>Began</dt><dd>{_time(report.began_at)}</dd></div>"
         if report.ended_at:
-            yield _fact("Duration", duration(bounded((report.ended_at - report.began_at).total_seconds())))
+            yield _fact(
+                "Duration", duration(bounded((report.ended_at - report.began_at).total_seconds()))
+            )
     if report.to_come:
         yield _fact("Still to come", _counted(report.to_come, "job"))
     if report.missing:
@@ -123,14 +168,20 @@ def _facts(report: SuiteReport) -> Iterator[str]:
 
 
 def _fact(name: str, value: str) -> str:
-    shown = f'<a href="{_text(value)}" rel="noopener noreferrer">{_text(value)}</a>' if _ADDRESS.fullmatch(value) else _text(value)
+    shown = (
+        f'<a href="{_text(value)}" rel="noopener noreferrer">{_text(value)}</a>'
+        if _ADDRESS.fullmatch(value)
+        else _text(value)
+    )
     return f"<div><dt>{_text(name)}</dt><dd>{shown}</dd></div>"
 
 
 # -- sections ------------------------------------------------------------------------------------------------------------
 
 
-def _section(title: str, jobs: Sequence[tuple[str, JobReport]], given: Given, *, opened: bool) -> str:
+def _section(
+    title: str, jobs: Sequence[tuple[str, JobReport]], given: Given, *, opened: bool
+) -> str:
     if not jobs:
         return ""
     return f"<section><h2>{title} <small>{len(jobs)}</small></h2>{''.join(_job(anchor, job, given, opened=opened) for anchor, job in jobs)}</section>"
@@ -144,8 +195,14 @@ def _folded(title: str, jobs: Sequence[tuple[str, JobReport]], given: Given) -> 
 
 
 def _timeline(report: SuiteReport, anchors: dict[int, str]) -> str:
-    drawn = timeline.render(report.jobs, {number: f"#{anchor}" for number, anchor in anchors.items()})
-    return f'<section><h2>Timeline</h2>{drawn}<p class="where">{timeline.LEGEND}</p></section>' if drawn else ""
+    drawn = timeline.render(
+        report.jobs, {number: f"#{anchor}" for number, anchor in anchors.items()}
+    )
+    return (
+        f'<section><h2>Timeline</h2>{drawn}<p class="where">{timeline.LEGEND}</p></section>'
+        if drawn
+        else ""
+    )
 
 
 # -- a job ---------------------------------------------------------------------------------------------------------------
@@ -155,9 +212,9 @@ def _job(anchor: str, job: JobReport, given: Given, *, opened: bool) -> str:
     state = _job_state(job)
     tries = f" · {_counted(len(job.attempts), 'attempt')}" if len(job.attempts) > 1 else ""
     took = f" · {duration(bounded(job.duration_s))}" if job.attempts else ""
-    head = (
-        f'{_badge(state)} <span class="name">{_text(job.test)}</span> <span class="where">{_text(job.target)} {_text(job.app_version_id)}{tries}{took}</span>'
-    )
+    where = f"{_text(job.target)} {_text(job.app_version_id)}{tries}{took}"
+    name = f'<span class="name">{_text(job.test)}</span>'
+    head = f'{_badge(state)} {name} <span class="where">{where}</span>'
     failures = "".join(_case(case) for case in _worth_telling(job))
     return (
         f'<details class="job {_kind(state)}" id="{anchor}"{" open" if opened else ""}><summary>{head}</summary><div class="body">'
@@ -174,12 +231,18 @@ def _why(job: JobReport) -> str:
 
 
 def _worth_telling(job: JobReport) -> list[Case]:
-    """Cases with failures, but for a single one of the job itself, which its reason and message tell already.
+    """Cases with failures, but for a single one of the job itself, which its reason and message
+    tell already.
 
-    The error of a job that says nothing is told by its reason; what failed in it is in the list of tests.
+    The error of a job that says nothing is told by its reason; what failed in it is in the list of
+    tests.
     """
     cases = [case for case in cases_of(job) if case.result is Result.FAILED or case.flaky]
-    return [case for case in cases if not case.of_job or case.flaky or len(case.tries) > 1 or "\n" in case.message]
+    return [
+        case
+        for case in cases
+        if not case.of_job or case.flaky or len(case.tries) > 1 or "\n" in case.message
+    ]
 
 
 def _case(case: Case) -> str:
@@ -204,9 +267,17 @@ def _try(one: CaseTry, number: int, *, repeated: bool) -> str:
     """`number`: of the try within its attempt; 0 when there is only one."""
     attempt = f"attempt {one.attempt}" if one.attempt else ""
     took = duration(one.duration_s) if one.duration_s else ""
-    head = " · ".join(part for part in (attempt, f"try {number}" if number else "", _text(_word(one.status)), took) if part)
+    head = " · ".join(
+        part
+        for part in (attempt, f"try {number}" if number else "", _text(_word(one.status)), took)
+        if part
+    )
     place = located(one.file, one.line)
-    where = f' <span class="where">{_text(place)}</span>' if place and one.failed and not repeated else ""
+    where = (
+        f' <span class="where">{_text(place)}</span>'
+        if place and one.failed and not repeated
+        else ""
+    )
     text = f"<pre>{_text(one.message)}</pre>" if one.failed and one.message else ""
     told = ' <span class="where">the same again</span>' if repeated else text
     return f'<li><span class="head">{_dot("failed" if one.failed else one.status)}{head}</span>{where}{told}</li>'
@@ -218,8 +289,14 @@ def _tests(job: JobReport) -> str:
     if found is None:
         return ""
     rows = "".join(_test(test) for test in found.tests)
-    omitted = f"<li>and {found.tests_omitted} more, in the full report</li>" if found.tests_omitted else ""
-    summary = f"{_counted(len(found.tests) + found.tests_omitted, 'test')} of attempt {found.attempt}"
+    omitted = (
+        f"<li>and {found.tests_omitted} more, in the full report</li>"
+        if found.tests_omitted
+        else ""
+    )
+    summary = (
+        f"{_counted(len(found.tests) + found.tests_omitted, 'test')} of attempt {found.attempt}"
+    )
     opened = "" if says_something(job) else " open"
     return f'<details class="more"{opened}><summary>{summary}</summary><ul class="tests">{rows}{omitted}</ul></details>'
 
@@ -227,7 +304,11 @@ def _tests(job: JobReport) -> str:
 def _test(test: TestResult) -> str:
     took_s = sum(bounded(one.duration_s) for one in test.tries)
     error = next((one.error for one in reversed(test.tries) if one.error), None)
-    why = f'<span class="why">{_text(first_line(error.message))}</span>' if error and test.outcome not in ("passed", "flaky") else ""
+    why = (
+        f'<span class="why">{_text(first_line(error.message))}</span>'
+        if error and test.outcome not in ("passed", "flaky")
+        else ""
+    )
     note = "" if test.outcome == "passed" else f" · {_text(_word(test.outcome))}"
     return f'<li>{_dot(test.outcome)}{_text(test.title or test.id)} <span class="where">{duration(took_s)}{note}</span>{why}</li>'
 
@@ -243,7 +324,14 @@ def _attempt(attempt: AttemptRecord) -> str:
     state = str(attempt.verdict or attempt.ended_by or "running")
     reason = f" <code>{_text(attempt.reason)}</code>" if attempt.reason else ""
     took = duration(bounded(attempt.duration_s)) if attempt.duration_s is not None else ""
-    cells = (str(attempt.attempt), f"{_dot(state)}{_text(_word(state))}{reason}", _text(attempt.agent), _text(attempt.device), _time(attempt.started_at), took)
+    cells = (
+        str(attempt.attempt),
+        f"{_dot(state)}{_text(_word(state))}{reason}",
+        _text(attempt.agent),
+        _text(attempt.device),
+        _time(attempt.started_at),
+        took,
+    )
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
@@ -253,7 +341,8 @@ def _artifacts(job: JobReport, base: str | None) -> str:
         return ""
     several = len(groups) > 1
     items = "".join(
-        (f"<li class=label>Attempt {attempt.attempt}</li>" if several else "") + "".join(_artifact(job.job_id, attempt.attempt, one, base) for one in files)
+        (f"<li class=label>Attempt {attempt.attempt}</li>" if several else "")
+        + "".join(_artifact(job.job_id, attempt.attempt, one, base) for one in files)
         for attempt, files in groups
     )
     count = sum(len(files) for _, files in groups)
@@ -262,7 +351,11 @@ def _artifacts(job: JobReport, base: str | None) -> str:
 
 def _artifact(job_id: str, attempt: int, one: Artifact, base: str | None) -> str:
     name = _text(one.name)
-    shown = name if base is None or not one.sha256 else f'<a href="{_text(artifact_url(base, job_id, attempt, one.name))}">{name}</a>'
+    shown = (
+        name
+        if base is None or not one.sha256
+        else f'<a href="{_text(artifact_url(base, job_id, attempt, one.name))}">{name}</a>'
+    )
     said = " · ".join([_size(one.size), *([_text(one.note)] if one.note else [])])
     return f'<li>{shown} <span class="where">{said}</span></li>'
 
@@ -270,7 +363,11 @@ def _artifact(job_id: str, attempt: int, one: Artifact, base: str | None) -> str
 def _small_print(job: JobReport, known: dict[str, str]) -> str:
     parts = [f"job <code>{_text(job.job_id)}</code>"] if job.job_id else []
     parts += ["it was live before this suite asked for it"] if job.attached else []
-    parts += [f"{_text(key)}: {_text(value)}" for key, value in job.tags.items() if known.get(key) != value]
+    parts += [
+        f"{_text(key)}: {_text(value)}"
+        for key, value in job.tags.items()
+        if known.get(key) != value
+    ]
     return f'<p class="small">{" · ".join(parts)}</p>' if parts else ""
 
 
@@ -292,7 +389,19 @@ def _kind(state: str) -> str:
 
 _KINDS = {
     **dict.fromkeys(("failed", "timed_out"), "bad"),
-    **dict.fromkeys(("infra_error", "config_error", "attempt_lost", "released", "interrupted", "no verdict", "not accepted", "error"), "broken"),
+    **dict.fromkeys(
+        (
+            "infra_error",
+            "config_error",
+            "attempt_lost",
+            "released",
+            "interrupted",
+            "no verdict",
+            "not accepted",
+            "error",
+        ),
+        "broken",
+    ),
     **dict.fromkeys(("flaky",), "flaky"),
     **dict.fromkeys(("passed",), "good"),
     **dict.fromkeys(("running", "queued"), "live"),

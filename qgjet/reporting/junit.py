@@ -1,7 +1,8 @@
 """JUnit XML, in the form of Surefire, which knows retries: `flakyFailure`, `rerunFailure`. Pure.
 
-There is no standard. The elements and their order are those of Surefire's schema (surefire-test-report-3.0.xsd); beyond it goes what others look for: the root
-`testsuites`, and the attributes `file` and `timestamp`.
+There is no standard. The elements and their order are those of Surefire's schema
+(surefire-test-report-3.0.xsd); beyond it goes what others look for: the root `testsuites`, and the
+attributes `file` and `timestamp`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,22 @@ DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>\n'
 
 
 def render(report: SuiteReport) -> bytes:
-    """One `testsuite` per target and app version, one `testcase` per test; docs/reports.md has the mapping of verdicts."""
+    """One `testsuite` per target and app version, one `testcase` per test; docs/reports.md has the
+    mapping of verdicts.
+    """
     root = _element(None, "testsuites", name=report.suite_id or "qgjet")
     cases: list[Case] = []
     for (org_id, app_version_id, target), jobs in _groups(report.entries).items():
-        properties = {"qgjet.suite_id": report.suite_id, "org_id": org_id, "app_version_id": app_version_id, "target": target}
+        properties = {
+            "qgjet.suite_id": report.suite_id,
+            "org_id": org_id,
+            "app_version_id": app_version_id,
+            "target": target,
+        }
         properties |= {f"tag.{key}": value for key, value in report.tags.items()}
-        cases += _suite(root, f"{target} {app_version_id}".strip() or "incomplete", jobs, properties)
+        cases += _suite(
+            root, f"{target} {app_version_id}".strip() or "incomplete", jobs, properties
+        )
     _count(root, cases)
     indent(root, " ")
     return DECLARATION + tostring(root, encoding="unicode").encode() + b"\n"
@@ -38,7 +48,9 @@ def _groups(jobs: Iterable[JobReport]) -> dict[tuple[str, str, str], list[JobRep
     return groups
 
 
-def _suite(root: Element, name: str, jobs: list[JobReport], properties: dict[str, str]) -> list[Case]:
+def _suite(
+    root: Element, name: str, jobs: list[JobReport], properties: dict[str, str]
+) -> list[Case]:
     suite = _element(root, "testsuite", name=name)
     began = [attempt.started_at for job in jobs for attempt in job.attempts[:1]]
     if began:
@@ -61,12 +73,25 @@ def _job(suite: Element, job: JobReport) -> list[Case]:
 
 def _case(suite: Element, case: Case, *, story: bool) -> None:
     """`story`: with what is known of its job, which would be too much for each of a thousand tests."""
-    element = _element(suite, "testcase", name=case.title, classname=case.file, time=_seconds(case.duration_s), file=case.file)
+    element = _element(
+        suite,
+        "testcase",
+        name=case.title,
+        classname=case.file,
+        time=_seconds(case.duration_s),
+        file=case.file,
+    )
     match case.result:
         case Result.FAILED:
             _failed(element, case)
         case Result.ERROR:
-            _element(element, "error", case.message, message=_summary(case.reason, case.message), type=legal(case.reason) or "error")
+            _element(
+                element,
+                "error",
+                case.message,
+                message=_summary(case.reason, case.message),
+                type=legal(case.reason) or "error",
+            )
         case Result.SKIPPED:
             _element(element, "skipped", message=first_line(case.message))
         case Result.PASSED:
@@ -87,7 +112,9 @@ def _failed(element: Element, case: Case) -> None:
 
 
 def _again(element: Element, name: str, one: CaseTry) -> None:
-    again = _element(element, name, message=first_line(one.message), type=legal(one.status) or "failed")
+    again = _element(
+        element, name, message=first_line(one.message), type=legal(one.status) or "failed"
+    )
     _element(again, "stackTrace", one.text)
     _element(again, "system-out", f"attempt {one.attempt}" if one.attempt else "")
 
@@ -104,18 +131,26 @@ def _story(job: JobReport) -> Iterable[str]:
 
 def _own_reason(job: JobReport) -> str:
     """Why the verdict is another one than that of the last attempt; empty where it is not."""
-    decided = job.verdict in (Verdict.FLAKY, Verdict.FAILED) and job.last is not None and (job.reason, job.message) != (job.last.reason, job.last.message)
+    decided = (
+        job.verdict in (Verdict.FLAKY, Verdict.FAILED)
+        and job.last is not None
+        and (job.reason, job.message) != (job.last.reason, job.last.message)
+    )
     return f" ({job.reason}): {first_line(job.message, 1000)}" if decided and job.reason else ""
 
 
 def _told(attempt: AttemptRecord) -> str:
     """`attempt 2: failed (tests_failed) on agent mac-1, device emulator-5554, 12.3 s: message`"""
-    outcome = str(attempt.verdict or attempt.ended_by or "running") + (f" ({attempt.reason})" if attempt.reason else "")
+    outcome = str(attempt.verdict or attempt.ended_by or "running") + (
+        f" ({attempt.reason})" if attempt.reason else ""
+    )
     parts = [f"agent {attempt.agent}"] if attempt.agent else []
     parts += [f"device {attempt.device}"] if attempt.device else []
     parts += [duration(attempt.duration_s)] if attempt.duration_s is not None else []
     where = f" on {', '.join(parts)}" if parts else ""
-    return f"attempt {attempt.attempt}: {outcome}{where}" + (f": {first_line(attempt.message)}" if attempt.message else "")
+    return f"attempt {attempt.attempt}: {outcome}{where}" + (
+        f": {first_line(attempt.message)}" if attempt.message else ""
+    )
 
 
 def _summary(reason: str, message: str) -> str:

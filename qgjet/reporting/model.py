@@ -1,4 +1,6 @@
-"""What became of a suite: the one thing that all reports are made from, for files, pipelines and people. Pure."""
+"""What became of a suite: the one thing that all reports are made from, for files, pipelines and
+people. Pure.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,14 @@ class JobReport(Struct, frozen=True, kw_only=True):
     verdict: Verdict | None
     """None: it has not ended, or was not accepted."""
     reason: str = ""
-    """Code of the last outcome, release, loss or refusal; `flaky` or `not_passed_again` where earlier attempts decide the verdict."""
+    """Code of the last outcome, release, loss or refusal; `flaky` or `not_passed_again` where
+    earlier attempts decide the verdict.
+    """
     message: str = ""
     attempts: tuple[AttemptRecord, ...] = ()
-    """Oldest first, as far as they are known: of a job that was live before, the earlier ones may be missing."""
+    """Oldest first, as far as they are known: of a job that was live before, the earlier ones may
+    be missing.
+    """
     submitted_at: datetime | None = None
     finished_at: datetime | None = None
     attached: bool = False
@@ -66,9 +72,13 @@ class SuiteReport(Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     """What is known of the run: commit, branch, CI job and whatever else its submitter has said."""
     to_come: int = 0
-    """Jobs of a large submission that are not stored yet: they are not among `jobs`, and there is no verdict without them."""
+    """Jobs of a large submission that are not stored yet: they are not among `jobs`, and there is
+    no verdict without them.
+    """
     missing: int = 0
-    """Jobs that never arrived because their submission ended half-way: the suite is cancelled, unless a job of it came to something worse."""
+    """Jobs that never arrived because their submission ended half-way: the suite is cancelled,
+    unless a job of it came to something worse.
+    """
 
     @property
     def verdict(self) -> Verdict | None:
@@ -78,14 +88,26 @@ class SuiteReport(Struct, frozen=True, kw_only=True):
 
     @property
     def entries(self) -> tuple[JobReport, ...]:
-        """The jobs, and one more that stands for those that are absent: for formats whose readers know test cases only."""
+        """The jobs, and one more that stands for those that are absent: for formats whose readers
+        know test cases only.
+        """
         return (*self.jobs, *self._absent())
 
     def _absent(self) -> Iterator[JobReport]:
         if self.to_come:
-            yield _stand_in(f"{self.to_come} jobs not submitted yet", "incomplete", "the submission of the suite has not ended", None)
+            yield _stand_in(
+                f"{self.to_come} jobs not submitted yet",
+                "incomplete",
+                "the submission of the suite has not ended",
+                None,
+            )
         if self.missing:
-            yield _stand_in(f"{self.missing} jobs never submitted", "incomplete", "the submission of the suite ended half-way", Verdict.CANCELLED)
+            yield _stand_in(
+                f"{self.missing} jobs never submitted",
+                "incomplete",
+                "the submission of the suite ended half-way",
+                Verdict.CANCELLED,
+            )
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -95,7 +117,11 @@ class SuiteReport(Struct, frozen=True, kw_only=True):
 
     @property
     def began_at(self) -> datetime | None:
-        times = [job.submitted_at or job.attempts[0].started_at for job in self.jobs if job.submitted_at or job.attempts]
+        times = [
+            job.submitted_at or job.attempts[0].started_at
+            for job in self.jobs
+            if job.submitted_at or job.attempts
+        ]
         return min(times, default=None)
 
     @property
@@ -107,7 +133,17 @@ class SuiteReport(Struct, frozen=True, kw_only=True):
 
 
 def _stand_in(test: str, reason: str, message: str, verdict: Verdict | None) -> JobReport:
-    return JobReport(job_id="", org_id="", app_version_id="", target="", test=test, status=None, verdict=verdict, reason=reason, message=message)
+    return JobReport(
+        job_id="",
+        org_id="",
+        app_version_id="",
+        target="",
+        test=test,
+        status=None,
+        verdict=verdict,
+        reason=reason,
+        message=message,
+    )
 
 
 def worst(verdicts: Sequence[Verdict | None]) -> Verdict | None:

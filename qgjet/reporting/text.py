@@ -1,4 +1,6 @@
-"""Texts of others, made fit for a report: names and messages come from tests, apps and devices. Pure."""
+"""Texts of others, made fit for a report: names and messages come from tests, apps and devices.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,12 @@ from urllib.parse import quote
 
 import msgspec
 
-_ILLEGAL = re.compile("[^\t\n\r\u0020-\u007e\u0085\u00a0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 forbids or discourages, and HTML calls a parse error; lone surrogates cannot be written in UTF-8 at all."""
+_ILLEGAL = re.compile(
+    "[^\t\n\r\u0020-\u007e\u0085\u00a0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]"
+)
+"""What XML 1.0 forbids or discourages, and HTML calls a parse error; lone surrogates cannot be
+written in UTF-8 at all.
+"""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -41,7 +47,11 @@ def duration(seconds: float) -> str:
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, left = divmod(round(seconds), 60)
-    return f"{minutes} min {left:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {left:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def artifact_url(base: str, job_id: str, attempt: int, name: str) -> str:

@@ -1,4 +1,6 @@
-"""Who ran what when: attempts as bars over time, one group of rows per agent, as an SVG that is as wide as its page. Pure."""
+"""Who ran what when: attempts as bars over time, one group of rows per agent, as an SVG that is as
+wide as its page. Pure.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,27 @@ class Bar(Struct, frozen=True, kw_only=True):
         return str(self.attempt.verdict or self.attempt.ended_by or "running")
 
 
-def render(jobs: Iterable[JobReport], links: Mapping[int, str], *, most_links: int | None = None, agents: Mapping[str, str] | None = None) -> str:
-    """Empty without attempts. A running attempt ends with the last thing that is known. A thick edge says that the app was installed before an attempt.
+def render(
+    jobs: Iterable[JobReport],
+    links: Mapping[int, str],
+    *,
+    most_links: int | None = None,
+    agents: Mapping[str, str] | None = None,
+) -> str:
+    """Empty without attempts. A running attempt ends with the last thing that is known. A thick
+    edge says that the app was installed before an attempt.
 
     `links`: where the n-th job is shown. With more attempts than `most_links` the others are drawn as one path for each word, those that have passed first:
     what they are is said where `agents` leads to, an address for each name.
     """
     numbered = list(enumerate(jobs))
-    times = [at for _, job in numbered for attempt in job.attempts for at in (attempt.started_at, attempt.ended_at) if at is not None]
+    times = [
+        at
+        for _, job in numbered
+        for attempt in job.attempts
+        for at in (attempt.started_at, attempt.ended_at)
+        if at is not None
+    ]
     if not times:
         return ""
     began, ended = min(times), max(times)
@@ -48,7 +63,14 @@ def render(jobs: Iterable[JobReport], links: Mapping[int, str], *, most_links: i
     bars: list[Bar] = []
     for number, job in numbered:
         for attempt in job.attempts:
-            bars.append(Bar(job=job, attempt=attempt, ended_at=max(attempt.ended_at or ended, attempt.started_at), link=links[number]))
+            bars.append(
+                Bar(
+                    job=job,
+                    attempt=attempt,
+                    ended_at=max(attempt.ended_at or ended, attempt.started_at),
+                    link=links[number],
+                )
+            )
     linked = {id(bar) for bar in sorted(bars, key=lambda bar: bar.shown == "passed")[:most_links]}
     parts: list[str] = []
     packed: dict[str, _Path] = {}
@@ -68,7 +90,9 @@ def render(jobs: Iterable[JobReport], links: Mapping[int, str], *, most_links: i
                     installed.upright(x, y)
             y += ROW
         y += 6
-    bars_of = "".join(f'<path class="bar {_kind(shown)}" d="{path}"/>' for shown, path in packed.items())
+    bars_of = "".join(
+        f'<path class="bar {_kind(shown)}" d="{path}"/>' for shown, path in packed.items()
+    )
     edges = f'<path class="installed" d="{installed}"/>' if installed.moves else ""
     drawn = _axis(began, span_s, y) + _stretched(bars_of, y) + "".join(parts) + _stretched(edges, y)
     return f'<svg class="timeline" role="group" aria-label="Timeline of attempts by agent" width="100%" height="{y}">{drawn}</svg>'
@@ -126,7 +150,9 @@ def _rows(bars: list[Bar]) -> list[list[Bar]]:
 def _place(bar: Bar, began: datetime, span_s: float) -> tuple[float, float]:
     """Where it begins and how wide it is, of a hundred."""
     x = min((bar.attempt.started_at - began).total_seconds() / span_s * 100, 100 - LEAST_PERCENT)
-    width = max((bar.ended_at - bar.attempt.started_at).total_seconds() / span_s * 100, LEAST_PERCENT)
+    width = max(
+        (bar.ended_at - bar.attempt.started_at).total_seconds() / span_s * 100, LEAST_PERCENT
+    )
     return x, min(width, 100 - x)
 
 
@@ -144,7 +170,10 @@ def _kind(shown: str) -> str:
 
 
 def _axis(began: datetime, span_s: float, height: int) -> str:
-    step_s = next((step for step in _STEPS_S if span_s / step <= _MOST_TICKS), max(int(span_s / _MOST_TICKS), 1))
+    step_s = next(
+        (step for step in _STEPS_S if span_s / step <= _MOST_TICKS),
+        max(int(span_s / _MOST_TICKS), 1),
+    )
     ticks: list[str] = []
     at_s = 0
     while at_s <= span_s:
@@ -152,15 +181,25 @@ def _axis(began: datetime, span_s: float, height: int) -> str:
         anchor = "start" if at_s == 0 else "end" if x > 97 else "middle"
         label = began.strftime("%H:%M:%S") if at_s == 0 else f"+{_round(at_s)}"
         when = f' data-at="{began.isoformat()}"' if at_s == 0 else ""
-        ticks.append(f'<line class="grid" x1="{x:.3f}%" x2="{x:.3f}%" y1="{AXIS - 6}" y2="{height}"/>')
-        ticks.append(f'<text class="tick" x="{x:.3f}%" y="{AXIS - 10}" text-anchor="{anchor}"{when}>{label}</text>')
+        ticks.append(
+            f'<line class="grid" x1="{x:.3f}%" x2="{x:.3f}%" y1="{AXIS - 6}" y2="{height}"/>'
+        )
+        ticks.append(
+            f'<text class="tick" x="{x:.3f}%" y="{AXIS - 10}" text-anchor="{anchor}"{when}>{label}</text>'
+        )
         at_s += step_s
     return "".join(ticks)
 
 
 def _round(seconds: int) -> str:
     """A tick's time is a round one: `30 s`, `10 min`, `2 h`."""
-    return f"{seconds} s" if seconds < 60 else f"{seconds / 60:g} min" if seconds < 3600 else f"{seconds / 3600:.4g} h"
+    return (
+        f"{seconds} s"
+        if seconds < 60
+        else f"{seconds / 60:g} min"
+        if seconds < 3600
+        else f"{seconds / 3600:.4g} h"
+    )
 
 
 def _text(text: str) -> str:

@@ -1,4 +1,5 @@
-"""Runners execute jobs on a target: AppWright, a command, or a script of outcomes. They know no NATS subject, no lease and no retry.
+"""Runners execute jobs on a target: AppWright, a command, or a script of outcomes. They know no
+NATS subject, no lease and no retry.
 
 The names here are what a runner of your own is made of; docs/runners.md shows one.
 """

@@ -1,7 +1,8 @@
 """What an attempt has left in its directory: found, freed of secrets, and stored.
 
-A job may leave anything: links that lead elsewhere, pipes, names that no other system can hold, a million files. Only regular files that lie in the directory
-itself are opened, without following a link in the last step; no process of the job is alive by then to change the others.
+A job may leave anything: links that lead elsewhere, pipes, names that no other system can hold, a
+million files. Only regular files that lie in the directory itself are opened, without following a
+link in the last step; no process of the job is alive by then to change the others.
 
 Secrets are removed at the door: a file is redacted while it is copied to what is stored, and the
 attempt's directory stays as the job wrote it. Nothing larger than the limits is opened, and a copy
@@ -76,9 +77,19 @@ class _Stopped(Exception):
 
 
 class ArtifactCollector:
-    """The files of one attempt on their way into the store. `artifacts` says at any moment what is there, and why the rest is not."""
+    """The files of one attempt on their way into the store. `artifacts` says at any moment what is
+    there, and why the rest is not.
+    """
 
-    def __init__(self, store: ArtifactStore, settings: ArtifactSettings, job_id: str, attempt: int, directory: str, redactor: Redactor) -> None:
+    def __init__(
+        self,
+        store: ArtifactStore,
+        settings: ArtifactSettings,
+        job_id: str,
+        attempt: int,
+        directory: str,
+        redactor: Redactor,
+    ) -> None:
         self._store, self._settings = store, settings
         self._job_id, self._attempt, self._directory = job_id, attempt, directory
         self._redactor = redactor
@@ -88,17 +99,25 @@ class ArtifactCollector:
         self._unlisted = 0
 
     async def look(self, verdict: Verdict) -> None:
-        """What the settings ask for of an attempt that came to `verdict`: from now on it waits to be stored."""
+        """What the settings ask for of an attempt that came to `verdict`: from now on it waits to
+        be stored.
+        """
         if self._settings.collect == "never":
             return
         media = self._settings.collect == "always" or verdict not in _PASSED
         found = await asyncio.to_thread(find, self._directory, media=media)
-        self._waiting, self._unlisted = without_secrets(found[:MAX_FILES], self._redactor), len(found[MAX_FILES:])
+        self._waiting, self._unlisted = (
+            without_secrets(found[:MAX_FILES], self._redactor),
+            len(found[MAX_FILES:]),
+        )
 
     async def store(self) -> None:
-        """Store what waits. What fails is left out; never raises for it. A cancellation ends it within a piece of a file."""
+        """Store what waits. What fails is left out; never raises for it. A cancellation ends it
+        within a piece of a file.
+        """
         room = self._settings.max_attempt_bytes
-        # a thread of its own: among those of all attempts, a copy could wait for the copies of others
+        # a thread of its own: among those of all attempts, a copy could wait for the copies of
+        # others
         with ThreadPoolExecutor(1, thread_name_prefix="artifacts") as threads:
             for one in list(self._waiting):
                 artifact = await self._store_one(one, room, threads)
@@ -110,24 +129,41 @@ class ArtifactCollector:
         """What was stored and what was left out; `why` is for what is still waiting."""
         found = [*self._stored.values(), *(_left_out(one, why) for one in self._waiting)]
         if self._unlisted:
-            found.append(Artifact(name=MEDIA, content_type="", size=0, sha256="", note=f"left out: {self._unlisted} more files, beyond {MAX_FILES}"))
+            found.append(
+                Artifact(
+                    name=MEDIA,
+                    content_type="",
+                    size=0,
+                    sha256="",
+                    note=f"left out: {self._unlisted} more files, beyond {MAX_FILES}",
+                )
+            )
         return tuple(found)
 
     async def _store_one(self, one: Found, room: int, threads: Threads) -> Artifact:
         limit = min(self._settings.max_file_bytes, room)
         is_cut = one.size > limit
         if is_cut and not (one.is_log and limit > len(_CUT)):
-            return _left_out(one, "larger than max_file" if one.size > self._settings.max_file_bytes else "beyond max_attempt")
+            return _left_out(
+                one,
+                "larger than max_file"
+                if one.size > self._settings.max_file_bytes
+                else "beyond max_attempt",
+            )
         note = f"cut: the last {limit} of {one.size} bytes" if is_cut else ""
         try:
             with _opened(one.path) as file:
                 if not is_cut and not self._redactor:
                     return await self._put(one, file, note)
                 with tempfile.TemporaryFile(dir=Path(self._directory).parent) as copy:
-                    is_copied = await self._in_thread(threads, partial(self._copy, one, file, copy, limit))
+                    is_copied = await self._in_thread(
+                        threads, partial(self._copy, one, file, copy, limit)
+                    )
                     return await self._put(one, copy if is_copied else file, note)
         except OSError as error:
-            return _left_out(one, error.strerror or type(error).__name__)  # not the path: it may hold a secret
+            return _left_out(
+                one, error.strerror or type(error).__name__
+            )  # not the path: it may hold a secret
         except QgjetError as error:
             return _left_out(one, self._redactor.name(str(error))[:200] or type(error).__name__)
         except Exception:
@@ -136,7 +172,9 @@ class ArtifactCollector:
             return _left_out(one, "it could not be redacted")
 
     async def _in_thread(self, threads: Threads, work: Callable[[], bool]) -> bool:
-        """Run `work`. A cancellation stops it before its next piece, and waits for that: its files are closed afterwards."""
+        """Run `work`. A cancellation stops it before its next piece, and waits for that: its files
+        are closed afterwards.
+        """
         running = asyncio.get_running_loop().run_in_executor(threads, work)
         try:
             return await asyncio.shield(running)
@@ -146,8 +184,12 @@ class ArtifactCollector:
             raise
 
     def _copy(self, one: Found, file: BinaryIO, copy: BinaryIO, limit: int) -> bool:
-        """Copy what is stored of a file, without secrets, in a thread. False when the file is stored as it is."""
-        content = content_of(file.read(HEAD_BYTES), is_text=one.is_log or one.name in LOGS_AND_REPORTS)
+        """Copy what is stored of a file, without secrets, in a thread. False when the file is
+        stored as it is.
+        """
+        content = content_of(
+            file.read(HEAD_BYTES), is_text=one.is_log or one.name in LOGS_AND_REPORTS
+        )
         if content is Content.MEDIA:
             return False
         start = self._cut(file, copy, one.size, limit, content) if one.size > limit else 0
@@ -156,9 +198,14 @@ class ArtifactCollector:
         return True
 
     def _cut(self, file: BinaryIO, copy: BinaryIO, size: int, limit: int, content: Content) -> int:
-        """Write the line that says what is cut from a log; returns where the last lines begin. Together they have at most `limit` bytes."""
+        """Write the line that says what is cut from a log; returns where the last lines begin.
+        Together they have at most `limit` bytes.
+        """
         file.seek(0)
-        mark, line = file.read(content.mark_bytes), (_CUT % (size - limit)).decode().encode(content.encoding)
+        mark, line = (
+            file.read(content.mark_bytes),
+            (_CUT % (size - limit)).decode().encode(content.encoding),
+        )
         head = mark + line if len(mark + line) < limit else mark
         copy.write(head)
         start = size - (limit - len(head))
@@ -175,28 +222,48 @@ class ArtifactCollector:
     async def _put(self, one: Found, file: BinaryIO, note: str) -> Artifact:
         kind = content_type(one.path)
         info = await self._store.put(
-            object_name(self._job_id, self._attempt, one.name), file, content_type=kind, timeout_s=max(self._settings.upload_timeout_s, 1.0)
+            object_name(self._job_id, self._attempt, one.name),
+            file,
+            content_type=kind,
+            timeout_s=max(self._settings.upload_timeout_s, 1.0),
         )
-        return Artifact(name=one.name, content_type=kind, size=info.size, sha256=info.sha256, note=note)
+        return Artifact(
+            name=one.name, content_type=kind, size=info.size, sha256=info.sha256, note=note
+        )
 
 
 def find(directory: str, *, media: bool) -> list[Found]:
-    """Logs and reports first, then media, the smallest first: a screenshot is worth more than the video that would take its place."""
+    """Logs and reports first, then media, the smallest first: a screenshot is worth more than the
+    video that would take its place.
+    """
     base = Path(directory)
     if base.is_symlink():
         return []
-    first = [found for name in LOGS_AND_REPORTS if (found := _regular(name, base / name)) is not None]
+    first = [
+        found for name in LOGS_AND_REPORTS if (found := _regular(name, base / name)) is not None
+    ]
     rest = sorted(_walk(base / MEDIA, MEDIA), key=lambda one: (one.size, one.name)) if media else []
     return first + rest
 
 
 def without_secrets(found: list[Found], redactor: Redactor) -> list[Found]:
-    """The files under names without secrets. Names that become equal get a number, and none is lost."""
-    renamed = [one if one.name in LOGS_AND_REPORTS else replace(one, name=redactor.name(one.name)) for one in found]
-    taken = {before.name for before, after in zip(found, renamed, strict=True) if before.name == after.name}
+    """The files under names without secrets. Names that become equal get a number, and none is
+    lost.
+    """
+    renamed = [
+        one if one.name in LOGS_AND_REPORTS else replace(one, name=redactor.name(one.name))
+        for one in found
+    ]
+    taken = {
+        before.name
+        for before, after in zip(found, renamed, strict=True)
+        if before.name == after.name
+    }
     for index, (before, after) in enumerate(zip(found, renamed, strict=True)):
         if before.name != after.name:
-            renamed[index] = replace(after, name=next(name for name in _numbered(after.name) if name not in taken))
+            renamed[index] = replace(
+                after, name=next(name for name in _numbered(after.name) if name not in taken)
+            )
             taken.add(renamed[index].name)
     return renamed
 
@@ -268,4 +335,10 @@ def _opened(path: str) -> BinaryIO:
 
 
 def _left_out(one: Found, why: str) -> Artifact:
-    return Artifact(name=one.name, content_type=content_type(one.path), size=one.size, sha256="", note=f"left out: {why or 'not stored in time'}")
+    return Artifact(
+        name=one.name,
+        content_type=content_type(one.path),
+        size=one.size,
+        sha256="",
+        note=f"left out: {why or 'not stored in time'}",
+    )

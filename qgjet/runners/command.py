@@ -1,6 +1,8 @@
-"""Runs jobs with any command: the target's argv template, filled with the job's words. Its exit code decides, and a JUnit report where one is due.
+"""Runs jobs with any command: the target's argv template, filled with the job's words. Its exit
+code decides, and a JUnit report where one is due.
 
-A test need not be a file here (`tests/x.py::test_a` is fine), but it is a relative path that stays inside the project, or it is refused.
+A test need not be a file here (`tests/x.py::test_a` is fine), but it is a relative path that stays
+inside the project, or it is refused.
 """
 
 from __future__ import annotations
@@ -36,9 +38,19 @@ async def execute(place: PreparedTarget, attempt: Attempt) -> Outcome:
     argv = fill_argv(place.target.command, words)
     junit = junit_path(place, words)
     began = time.monotonic()
-    async with own_report(junit, attempt.stop_control) if junit and not _is_private(junit, attempt) else contextlib.nullcontext(True) as is_ours:
+    async with (
+        own_report(junit, attempt.stop_control)
+        if junit and not _is_private(junit, attempt)
+        else contextlib.nullcontext(True) as is_ours
+    ):
         if not is_ours:
-            result = ProcessResult(exit_code=None, signal="", stopped=attempt.stop_control.reason, duration_s=time.monotonic() - began, tail=b"")
+            result = ProcessResult(
+                exit_code=None,
+                signal="",
+                stopped=attempt.stop_control.reason,
+                duration_s=time.monotonic() - began,
+                tail=b"",
+            )
             return _judge(result, place, attempt, None)
         if junit:
             junit.unlink(missing_ok=True)  # an earlier job's report is no evidence
@@ -60,15 +72,26 @@ def _is_private(junit: Path, attempt: Attempt) -> bool:
 
 
 def _without_its_file(outcome: Outcome, place: PreparedTarget, attempt: Attempt) -> Outcome:
-    """The outcome; a configuration error when the command did not pass and no test case ran, because the file that it was given is not there.
+    """The outcome; a configuration error when the command did not pass and no test case ran,
+    because the file that it was given is not there.
 
     A command that passes knows better: its tests may lie elsewhere, such as on a device farm.
     """
     test = attempt.spec.test
-    if outcome.verdict is Verdict.PASSED or outcome.tests or "{test}" not in place.target.command or not lacks_file(test, place.project):
+    if (
+        outcome.verdict is Verdict.PASSED
+        or outcome.tests
+        or "{test}" not in place.target.command
+        or not lacks_file(test, place.project)
+    ):
         return outcome
     said = f" ({outcome.message})" if outcome.message else ""
-    return replace(outcome, verdict=Verdict.CONFIG_ERROR, reason=Reason.NO_TESTS, message=f"there is no test file {test} in {place.project}{said}")
+    return replace(
+        outcome,
+        verdict=Verdict.CONFIG_ERROR,
+        reason=Reason.NO_TESTS,
+        message=f"there is no test file {test} in {place.project}{said}",
+    )
 
 
 def job_words(attempt: Attempt) -> dict[str, str]:
@@ -85,13 +108,19 @@ def job_words(attempt: Attempt) -> dict[str, str]:
 
 
 def junit_path(place: PreparedTarget, words: dict[str, str]) -> Path | None:
-    """Where the report is due: as `junit` says, or at {report} for a command that is given it. None when there is none to come."""
+    """Where the report is due: as `junit` says, or at {report} for a command that is given it. None
+    when there is none to come.
+    """
     target = place.target
-    template = target.junit or ("{report}" if any("report" in words_in(argument) for argument in target.command) else "")
+    template = target.junit or (
+        "{report}" if any("report" in words_in(argument) for argument in target.command) else ""
+    )
     return place.project / fill_path(template, words) if template else None
 
 
-def _judge(result: ProcessResult, place: PreparedTarget, attempt: Attempt, junit: Path | None) -> Outcome:
+def _judge(
+    result: ProcessResult, place: PreparedTarget, attempt: Attempt, junit: Path | None
+) -> Outcome:
     with report_of(result, junit) as report:
         evidence = CommandEvidence(
             exit_code=result.exit_code,

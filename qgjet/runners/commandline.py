@@ -1,11 +1,14 @@
 """Targets that are driven by commands: their sessions, and the commands around the jobs.
 
-`prepare` runs once per session and may leave processes behind (an Appium, an emulator): they live until `release`, and no longer than the agent. It hands
-variables to the jobs through the file in QGJET_ENV (`environment.py`); `QGJET_DEVICE=...` there names the device. `healthy` runs before each job, `release`
-at the end. A `prepare` that fails has to clean up outside of this host by itself: `release` does not run then, nor when the agent was killed.
+`prepare` runs once per session and may leave processes behind (an Appium, an emulator): they live
+until `release`, and no longer than the agent. It hands variables to the jobs through the file in
+QGJET_ENV (`environment.py`); `QGJET_DEVICE=...` there names the device. `healthy` runs before each
+job, `release` at the end. A `prepare` that fails has to clean up outside of this host by itself:
+`release` does not run then, nor when the agent was killed.
 
-The values of the variables in `redact` stay on this host: a session removes them from the output and the outcome of a job, and its `redactor` removes them
-from the artifacts when the agent stores these. The files in the attempt's directory stay as the job wrote them.
+The values of the variables in `redact` stay on this host: a session removes them from the output
+and the outcome of a job, and its `redactor` removes them from the artifacts when the agent stores
+these. The files in the attempt's directory stay as the job wrote them.
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ class PreparedTarget(Struct, kw_only=True):
 
     target: TargetSettings
     project: Path
-    """The target's `dir`, absolute and without symbolic links: Playwright compares test files with its real path."""
+    """The target's `dir`, absolute and without symbolic links: Playwright compares test files with
+    its real path.
+    """
     directory: Path
     """Of the session."""
     env: dict[str, str]
@@ -63,13 +68,19 @@ class PreparedTarget(Struct, kw_only=True):
 
 
 Execute = Callable[[PreparedTarget, Attempt], Awaitable[Outcome]]
-"""Runs one job in a place. InvalidInput, StartError and ReportUnusable become config errors, OSError an infrastructure error."""
+"""Runs one job in a place. InvalidInput, StartError and ReportUnusable become config errors,
+OSError an infrastructure error.
+"""
 
 
 class CommandLineRunner:
-    """A Runner whose sessions are made by the target's commands, and whose jobs are run by `execute`."""
+    """A Runner whose sessions are made by the target's commands, and whose jobs are run by
+    `execute`.
+    """
 
-    def __init__(self, target: TargetSettings, execute: Execute, patterns: Patterns | None = None) -> None:
+    def __init__(
+        self, target: TargetSettings, execute: Execute, patterns: Patterns | None = None
+    ) -> None:
         self._patterns = patterns or default_patterns()
         self._target = target
         self._project = Path(target.dir).resolve()
@@ -104,7 +115,13 @@ class CommandLineSession:
         if self._released or (self._kept and self._kept.lost):
             return False
         try:
-            return not target.healthy or (await self._command("healthy", target.healthy, target.healthy_timeout_s)).exit_code == 0
+            return (
+                not target.healthy
+                or (
+                    await self._command("healthy", target.healthy, target.healthy_timeout_s)
+                ).exit_code
+                == 0
+            )
         except (StartError, OSError) as error:
             logger.warning("target %s: the health check did not run: %s", target.name, error)
             return False
@@ -131,7 +148,11 @@ class CommandLineSession:
         except StartError as error:
             return config_error(Reason.COMMAND_NOT_FOUND, str(error))
         except OSError as error:
-            return Outcome(verdict=Verdict.INFRA_ERROR, reason=Reason.AGENT_IO, message=f"the agent's host could not run the job: {error}")
+            return Outcome(
+                verdict=Verdict.INFRA_ERROR,
+                reason=Reason.AGENT_IO,
+                message=f"the agent's host could not run the job: {error}",
+            )
 
     async def release(self) -> None:
         if self._released:
@@ -146,16 +167,32 @@ class CommandLineSession:
     async def _give_back(self) -> None:
         target = self._place.target
         try:
-            result = await self._command("release", target.release, target.release_timeout_s) if target.release else None
+            result = (
+                await self._command("release", target.release, target.release_timeout_s)
+                if target.release
+                else None
+            )
         except (StartError, OSError) as error:
             logger.warning("target %s: release did not run: %s", target.name, error)
             return
         if result and result.exit_code != 0:
-            logger.warning("target %s: release %s", target.name, self._place.redactor.text(_how_it_failed(result.exit_code, result.signal, result.tail)))
+            logger.warning(
+                "target %s: release %s",
+                target.name,
+                self._place.redactor.text(
+                    _how_it_failed(result.exit_code, result.signal, result.tail)
+                ),
+            )
 
     async def _command(self, name: str, argv: tuple[str, ...], timeout_s: float) -> ProcessResult:
         place = self._place
-        return await run_within(argv, cwd=place.project, env=place.env, timeout_s=timeout_s, log_path=place.directory / f"{name}.log")
+        return await run_within(
+            argv,
+            cwd=place.project,
+            env=place.env,
+            timeout_s=timeout_s,
+            log_path=place.directory / f"{name}.log",
+        )
 
 
 class MisconfiguredSession:
@@ -183,7 +220,9 @@ class Kept:
         self.output = Output(log_path)
         with ExitStack() as unless_started:
             unless_started.enter_context(self.output)
-            self.tree = SupervisedProcess(command, kill_at=lease_time() + HOLD_S, output=self.output, keep=True)
+            self.tree = SupervisedProcess(
+                command, kill_at=lease_time() + HOLD_S, output=self.output, keep=True
+            )
             unless_started.pop_all()
         self._let_go = keep_alive(self.tree.extend)
 
@@ -198,9 +237,16 @@ class Kept:
             await self.tree.end()
 
 
-def _place(target: TargetSettings, project: Path, partition: Partition, directory: Path) -> PreparedTarget:
+def _place(
+    target: TargetSettings, project: Path, partition: Partition, directory: Path
+) -> PreparedTarget:
     directory = directory.absolute()
-    return PreparedTarget(target=target, project=project, directory=directory, env=session_environment(target, project, partition, directory))
+    return PreparedTarget(
+        target=target,
+        project=project,
+        directory=directory,
+        env=session_environment(target, project, partition, directory),
+    )
 
 
 def _redactor(target: TargetSettings, env: Mapping[str, str]) -> Redactor:
@@ -208,11 +254,16 @@ def _redactor(target: TargetSettings, env: Mapping[str, str]) -> Redactor:
 
 
 async def _prepare(place: PreparedTarget) -> Kept:
-    """Run `prepare`, add its variables to the place. Raises PrepareFailed, and then nothing is left running."""
+    """Run `prepare`, add its variables to the place. Raises PrepareFailed, and then nothing is left
+    running.
+    """
     env_file = place.directory / "env"
     try:
         env_file.touch(mode=0o600)
-        kept = Kept(Command(argv=place.target.prepare, cwd=place.project, env=place.env), place.directory / "prepare.log")
+        kept = Kept(
+            Command(argv=place.target.prepare, cwd=place.project, env=place.env),
+            place.directory / "prepare.log",
+        )
     except StartError as error:
         raise PrepareFailed(f"target {place.target.name}: prepare did not run: {error}") from error
     try:
@@ -233,7 +284,9 @@ async def _wait_until_prepared(target: TargetSettings, kept: Kept) -> None:
         tree.signal(signal.SIGTERM)
         await _wait_briefly(tree.ended)
         await tree.end()
-        raise PrepareFailed(f"target {target.name}: prepare took longer than {target.prepare_timeout_s:g} s{excerpt(kept.output.tail)}") from None
+        raise PrepareFailed(
+            f"target {target.name}: prepare took longer than {target.prepare_timeout_s:g} s{excerpt(kept.output.tail)}"
+        ) from None
     try:
         tree.raise_failure()
     except StartError as error:
@@ -241,7 +294,9 @@ async def _wait_until_prepared(target: TargetSettings, kept: Kept) -> None:
     code, signal_name = tree.exit
     if code != 0:
         await tree.end()  # and with it take what is still in the pipe
-        raise PrepareFailed(f"target {target.name}: prepare {_how_it_failed(code, signal_name, kept.output.tail)}")
+        raise PrepareFailed(
+            f"target {target.name}: prepare {_how_it_failed(code, signal_name, kept.output.tail)}"
+        )
 
 
 async def _wait_briefly(event: asyncio.Event) -> None:
@@ -274,7 +329,8 @@ def open_report(path: Path) -> BinaryIO | None:
 def report_of(result: ProcessResult, path: Path | None) -> Iterator[BinaryIO | None]:
     """The report of a run, open while it is judged.
 
-    After a stop an unusable report counts as none, because the stop decides what the attempt came to.
+    After a stop an unusable report counts as none, because the stop decides what the attempt came
+    to.
     """
     try:
         file = open_report(path) if path is not None else None
@@ -297,5 +353,7 @@ def excerpt(output: bytes) -> str:
 
 
 def _how_it_failed(exit_code: int | None, signal_name: str, output: bytes) -> str:
-    how = f"was ended by {signal_name}" if exit_code is None else f"failed with exit code {exit_code}"
+    how = (
+        f"was ended by {signal_name}" if exit_code is None else f"failed with exit code {exit_code}"
+    )
     return how + excerpt(output)

@@ -1,8 +1,10 @@
 """The variables of a target's commands and jobs.
 
-Nothing of the agent's own environment gets through, except BASE_VARIABLES and what the target names in `pass_env`. On top of these, the later winning: the
-target's `env`, APP_BUILD_PATH and the QGJET_ variables, and what `prepare` appended as `KEY=VALUE` lines to the file in QGJET_ENV. CI is `true` unless one of
-these sets it, so that `forbidOnly: !!process.env.CI` and similar protections work in every queued run.
+Nothing of the agent's own environment gets through, except BASE_VARIABLES and what the target names
+in `pass_env`. On top of these, the later winning: the target's `env`, APP_BUILD_PATH and the QGJET_
+variables, and what `prepare` appended as `KEY=VALUE` lines to the file in QGJET_ENV. CI is `true`
+unless one of these sets it, so that `forbidOnly: !!process.env.CI` and similar protections work in
+every queued run.
 """
 
 from __future__ import annotations
@@ -26,9 +28,21 @@ ENV_FILE_LIMIT_BYTES = 1024 * 1024
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def session_environment(target: TargetSettings, project: Path, partition: Partition, directory: Path, agent: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables of `prepare`, and the ground for those of jobs. Raises InvalidInput for ids that no job could use, PrepareFailed without the build."""
-    words = {"org_id": partition.org_id, "app_version_id": partition.app_version_id, "target": partition.target}
+def session_environment(
+    target: TargetSettings,
+    project: Path,
+    partition: Partition,
+    directory: Path,
+    agent: Mapping[str, str] = os.environ,
+) -> dict[str, str]:
+    """The variables of `prepare`, and the ground for those of jobs. Raises InvalidInput for ids
+    that no job could use, PrepareFailed without the build.
+    """
+    words = {
+        "org_id": partition.org_id,
+        "app_version_id": partition.app_version_id,
+        "target": partition.target,
+    }
     for field, value in words.items():
         check_text(field, value)
     passed = {name: agent[name] for name in (*BASE_VARIABLES, *target.pass_env) if name in agent}
@@ -46,7 +60,9 @@ def session_environment(target: TargetSettings, project: Path, partition: Partit
 def _build_path(target: TargetSettings, project: Path, words: Mapping[str, str]) -> Path:
     path = project / fill_path(target.build, words)
     if not path.exists():
-        raise PrepareFailed(f"target {target.name}: there is no build {path} for app version {words['app_version_id']!r}; put it there, or mend `build`")
+        raise PrepareFailed(
+            f"target {target.name}: there is no build {path} for app version {words['app_version_id']!r}; put it there, or mend `build`"
+        )
     return path
 
 
@@ -61,7 +77,9 @@ def job_environment(session: Mapping[str, str], attempt: Attempt) -> dict[str, s
 
 
 def read_variables(file: Path) -> dict[str, str]:
-    """The KEY=VALUE lines of a QGJET_ENV file; blank lines are skipped, values are taken as they stand. Raises PrepareFailed with the line's number."""
+    """The KEY=VALUE lines of a QGJET_ENV file; blank lines are skipped, values are taken as they
+    stand. Raises PrepareFailed with the line's number.
+    """
     try:
         data = file.read_bytes() if file.stat().st_size <= ENV_FILE_LIMIT_BYTES else None
     except OSError as error:
@@ -82,5 +100,7 @@ def _variable(line: str, number: int) -> tuple[str, str]:
     if not separator or not _VARIABLE_NAME.fullmatch(name) or "\0" in value:
         raise PrepareFailed(f"line {number} of QGJET_ENV is not KEY=VALUE")
     if name.startswith("QGJET_") and name != DEVICE_VARIABLE:
-        raise PrepareFailed(f"line {number} of QGJET_ENV sets {name}: names beginning with QGJET_ are qgjet's own, except {DEVICE_VARIABLE}")
+        raise PrepareFailed(
+            f"line {number} of QGJET_ENV sets {name}: names beginning with QGJET_ are qgjet's own, except {DEVICE_VARIABLE}"
+        )
     return name, value

@@ -1,4 +1,6 @@
-"""Keeps two jobs from writing the same report at the same time, also jobs of two agents on one host."""
+"""Keeps two jobs from writing the same report at the same time, also jobs of two agents on one
+host.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,15 @@ _LOOK_S = 0.1
 async def own_report(path: Path, stop_control: StopControl) -> AsyncIterator[bool]:
     """Hold the report at `path` for one job.
 
-    Gives False when the job was stopped before it was free: then it must not run. The hold is a lock of the operating
-    system, so it ends with the agent, also after `kill -9`.
+    Gives False when the job was stopped before it was free: then it must not run. The hold is a
+    lock of the operating system, so it ends with the agent, also after `kill -9`.
     """
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
-    fd = os.open(Path(tempfile.gettempdir()) / f"qgjet-report-{os.getuid()}-{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = os.open(
+        Path(tempfile.gettempdir()) / f"qgjet-report-{os.getuid()}-{name}.lock",
+        os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW,
+        0o600,
+    )
     try:
         yield await _locked(fd, path, stop_control)
     finally:

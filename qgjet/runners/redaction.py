@@ -1,4 +1,5 @@
-"""Keeps the values of secret variables out of what leaves the agent: `redact` in the settings of a target. Pure.
+"""Keeps the values of secret variables out of what leaves the agent: `redact` in the settings of a
+target. Pure.
 
 Each value of at least 4 characters becomes `***`. Of a value with several lines, each line of at
 least 8 characters becomes `***` too: without the white space around it, so that it is found
@@ -26,7 +27,9 @@ MASK = "***"
 LEAST_CHARACTERS = 4
 """Shorter values are everywhere: without them nothing would be left to read."""
 LEAST_LINE = 8
-"""For a single line of a value, and for what is searched in binary files, where chance writes shorter ones."""
+"""For a single line of a value, and for what is searched in binary files, where chance writes
+shorter ones.
+"""
 PIECE_BYTES = 256 * 1024
 HEAD_BYTES = 64 * 1024
 """The beginning of a file, which decides its content type."""
@@ -126,31 +129,61 @@ class Redactor:
         if not self or not text:
             return text
         text = self._text.replace(text)
-        head = max((_overlap(form, text, len(form)) for form in self._containing(text[:LEAST_CHARACTERS])), default=0)
+        head = max(
+            (_overlap(form, text, len(form)) for form in self._containing(text[:LEAST_CHARACTERS])),
+            default=0,
+        )
         text = MASK + text[head:] if head else text
         whole = text.rstrip("…")
-        tail = max((_overlap(whole, form, len(form)) for form in self._containing(whole[-LEAST_CHARACTERS:])), default=0)
+        tail = max(
+            (
+                _overlap(whole, form, len(form))
+                for form in self._containing(whole[-LEAST_CHARACTERS:])
+            ),
+            default=0,
+        )
         return whole[:-tail] + MASK if tail else text
 
     def _containing(self, part: str) -> Iterable[str]:
-        """The forms that hold `part`. Most texts end in nothing of a secret, and a large report has many texts."""
-        return (form for form in self._text.forms if part in form) if part in self._all_forms else ()
+        """The forms that hold `part`. Most texts end in nothing of a secret, and a large report has
+        many texts.
+        """
+        return (
+            (form for form in self._text.forms if part in form) if part in self._all_forms else ()
+        )
 
     def outcome(self, outcome: Outcome) -> Outcome:
         """`outcome` with every text in it redacted that a job could have written."""
         if not self:
             return outcome
-        return replace(outcome, message=self.text(outcome.message), tests=tuple(map(self._test, outcome.tests)))
+        return replace(
+            outcome, message=self.text(outcome.message), tests=tuple(map(self._test, outcome.tests))
+        )
 
     def _test(self, test: TestResult) -> TestResult:
-        return replace(test, id=self.text(test.id), title=self.text(test.title), file=self.text(test.file), tries=tuple(map(self._try, test.tries)))
+        return replace(
+            test,
+            id=self.text(test.id),
+            title=self.text(test.title),
+            file=self.text(test.file),
+            tries=tuple(map(self._try, test.tries)),
+        )
 
     def _try(self, one: Try) -> Try:
         if one.error is None:
             return one
-        return replace(one, error=TestError(message=self.text(one.error.message), file=self.text(one.error.file), line=one.error.line))
+        return replace(
+            one,
+            error=TestError(
+                message=self.text(one.error.message),
+                file=self.text(one.error.file),
+                line=one.error.line,
+            ),
+        )
 
-    def listener(self, listener: Callable[[bytes], None], content: Content = Content.TEXT) -> Stream:
+    def listener(
+        self, listener: Callable[[bytes], None], content: Content = Content.TEXT
+    ) -> Stream:
         return Stream(self.search(content), listener)
 
     def copy(
@@ -183,7 +216,9 @@ class Redactor:
         stream.close()
 
     def boundary(self, source: BinaryIO, at: int, content: Content = Content.TEXT) -> int:
-        """The first position of a file, from `at` on, that lies inside no secret: where a cut leaves no half of one."""
+        """The first position of a file, from `at` on, that lies inside no secret: where a cut
+        leaves no half of one.
+        """
         search = self.search(content)
         while True:
             first = max(at - search.longest, 0)
@@ -202,17 +237,27 @@ class Redactor:
     def _make_search(self, content: Content) -> _Search[bytes]:
         if content is not Content.BINARY:
             mask = MASK.encode(content.encoding)
-            # what begins with a byte order mark may go on as UTF-8: several programs write to one log
+            # what begins with a byte order mark may go on as UTF-8: several programs write to one
+            # log
             encodings = {Content.TEXT.encoding, content.encoding}
-            return _Search([group for one in encodings for group in _encoded(self._groups, one)], lambda _: mask)
-        long = [(core, kept) for core, forms in self._groups if (kept := {form for form in forms if len(form) >= LEAST_LINE})]
+            return _Search(
+                [group for one in encodings for group in _encoded(self._groups, one)],
+                lambda _: mask,
+            )
+        long = [
+            (core, kept)
+            for core, forms in self._groups
+            if (kept := {form for form in forms if len(form) >= LEAST_LINE})
+        ]
         kinds = (Content.TEXT, Content.UTF_16_LE, Content.UTF_16_BE)
         groups = [group for kind in kinds for group in _encoded(long, kind.encoding)]
         return _Search(groups, lambda found: b"*" * len(found))
 
 
 class Stream:
-    """Passes a stream of bytes on, redacted also where a secret lies across pieces. Holds back what may be the beginning of one."""
+    """Passes a stream of bytes on, redacted also where a secret lies across pieces. Holds back what
+    may be the beginning of one.
+    """
 
     def __init__(self, search: _Search[bytes], listener: Callable[[bytes], None]) -> None:
         self._search = search
@@ -253,12 +298,21 @@ class _Search(Generic[AnyStr]):
     writing leave alone: where the core is not, no form of the group is.
     """
 
-    def __init__(self, groups: Iterable[tuple[AnyStr, Collection[AnyStr]]], mask: Callable[[AnyStr], AnyStr]) -> None:
+    def __init__(
+        self, groups: Iterable[tuple[AnyStr, Collection[AnyStr]]], mask: Callable[[AnyStr], AnyStr]
+    ) -> None:
         self.mask: Callable[[AnyStr], AnyStr] = mask
-        self._groups: list[tuple[AnyStr, list[AnyStr]]] = [(core, sorted(forms)) for core, forms in groups]
-        self.forms: list[AnyStr] = sorted({form for _, forms in self._groups for form in forms}, key=lambda form: (-len(form), form))
+        self._groups: list[tuple[AnyStr, list[AnyStr]]] = [
+            (core, sorted(forms)) for core, forms in groups
+        ]
+        self.forms: list[AnyStr] = sorted(
+            {form for _, forms in self._groups for form in forms},
+            key=lambda form: (-len(form), form),
+        )
         self.longest = len(self.forms[0]) if self.forms else 0
-        self._beginnings: frozenset[AnyStr] = frozenset(form[:size] for form in self.forms for size in range(1, min(_OPENING, len(form))))
+        self._beginnings: frozenset[AnyStr] = frozenset(
+            form[:size] for form in self.forms for size in range(1, min(_OPENING, len(form)))
+        )
         openings: dict[AnyStr, list[AnyStr]] = {}
         for form in self.forms:
             if len(form) > _OPENING:
@@ -266,8 +320,16 @@ class _Search(Generic[AnyStr]):
         self._openings: list[tuple[AnyStr, list[AnyStr]]] = list(openings.items())
 
     def matches(self, data: AnyStr) -> Iterator[tuple[int, int]]:
-        """Where the texts lie, from left to right. Of several that begin at one place the longest: a shorter one would leave its end."""
-        ahead = [(at, -len(form), form) for core, forms in self._groups if core in data for form in forms if (at := data.find(form)) >= 0]
+        """Where the texts lie, from left to right. Of several that begin at one place the longest:
+        a shorter one would leave its end.
+        """
+        ahead = [
+            (at, -len(form), form)
+            for core, forms in self._groups
+            if core in data
+            for form in forms
+            if (at := data.find(form)) >= 0
+        ]
         heapify(ahead)
         done = 0
         while ahead:
@@ -299,11 +361,22 @@ class _Search(Generic[AnyStr]):
                 if any(len(form) > len(rest) and form.startswith(rest) for form in forms):
                     first = at
                 at = data.find(opening, at + 1)
-        return next((at for at in range(max(start, end - _OPENING + 1), first) if data[at:] in self._beginnings), first)
+        return next(
+            (
+                at
+                for at in range(max(start, end - _OPENING + 1), first)
+                if data[at:] in self._beginnings
+            ),
+            first,
+        )
 
     def end_around(self, data: AnyStr, at: int) -> int:
         """The end of the texts that lie across `at`; `at` itself when there are none."""
-        ends = [found + len(form) for form in self.forms if (found := data.rfind(form, max(at - len(form) + 1, 0), at + len(form) - 1)) >= 0]
+        ends = [
+            found + len(form)
+            for form in self.forms
+            if (found := data.rfind(form, max(at - len(form) + 1, 0), at + len(form) - 1)) >= 0
+        ]
         return max(ends, default=at)
 
 
@@ -312,7 +385,11 @@ def _parts(value: str) -> Iterator[str]:
     yield from (whole for whole in (value, value.strip()) if len(whole) >= LEAST_CHARACTERS)
     lines = [line.strip() for line in value.splitlines()]
     if len(lines) > 1:
-        yield from (part for part in (*lines, *(between.join(lines) for between in ("\n", " ", ""))) if len(part) >= LEAST_LINE)
+        yield from (
+            part
+            for part in (*lines, *(between.join(lines) for between in ("\n", " ", "")))
+            if len(part) >= LEAST_LINE
+        )
 
 
 def _core(part: str) -> str:
@@ -325,27 +402,45 @@ def _forms(value: str) -> set[str]:
     """A value as it may be written."""
     as_json = {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
     as_json |= {form.replace("/", "\\/") for form in as_json}
-    in_urls = {quote(value, safe="", errors="surrogateescape"), quote(value, errors="surrogateescape"), quote_plus(value, errors="surrogateescape")}
+    in_urls = {
+        quote(value, safe="", errors="surrogateescape"),
+        quote(value, errors="surrogateescape"),
+        quote_plus(value, errors="surrogateescape"),
+    }
     in_urls |= {re.sub("%..", lambda found: found[0].lower(), form) for form in in_urls}
-    in_xml = {escape(value), escape(value, {'"': "&quot;"}), escape(value, {'"': "&quot;", "'": "&apos;"}), escape(value, {'"': "&quot;", "'": "&#39;"})}
+    in_xml = {
+        escape(value),
+        escape(value, {'"': "&quot;"}),
+        escape(value, {'"': "&quot;", "'": "&apos;"}),
+        escape(value, {'"': "&quot;", "'": "&#39;"}),
+    }
     in_xml.add(escape(value, {'"': "&quot;", "'": "&#x27;"}))
     in_xml |= {form.translate(spaces) for form in in_xml for spaces in _SPACES_IN_XML}
     return {value, value.replace("\n", "\r\n"), *as_json, *in_urls, *in_xml}
 
 
-def _encoded(groups: Iterable[tuple[str, Collection[str]]], encoding: str) -> list[tuple[bytes, set[bytes]]]:
+def _encoded(
+    groups: Iterable[tuple[str, Collection[str]]], encoding: str
+) -> list[tuple[bytes, set[bytes]]]:
     # variables of the environment hold bytes that are no UTF-8 as lone surrogates
     errors = "surrogateescape" if encoding == Content.TEXT.value else "surrogatepass"
-    return [(core.encode(encoding), {form.encode(encoding, errors) for form in forms}) for core, forms in groups]
+    return [
+        (core.encode(encoding), {form.encode(encoding, errors) for form in forms})
+        for core, forms in groups
+    ]
 
 
 def _overlap(left: str, right: str, whole: int) -> int:
-    """How many characters the end of `left` and the beginning of `right` have in common: at least 4, and half of `whole`; else 0.
+    """How many characters the end of `left` and the beginning of `right` have in common: at least
+    4, and half of `whole`; else 0.
 
     Less is no secret, and a word like any other.
     """
     longest, least = min(len(left), len(right)), max(LEAST_CHARACTERS, (whole + 1) // 2)
-    if right[:LEAST_CHARACTERS] not in left[-longest:] or left[-LEAST_CHARACTERS:] not in right[:longest]:
+    if (
+        right[:LEAST_CHARACTERS] not in left[-longest:]
+        or left[-LEAST_CHARACTERS:] not in right[:longest]
+    ):
         return 0  # a key has many characters
     return next((size for size in range(longest, least - 1, -1) if left.endswith(right[:size])), 0)
 

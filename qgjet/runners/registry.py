@@ -15,9 +15,11 @@ from qgjet.verdict.patterns import patterns_with
 
 
 def make_runner(target: TargetSettings, verdicts: VerdictSettings = VerdictSettings()) -> Runner:  # noqa: B008 - frozen
-    """The runner of a target. `dir`, where it is relative, counts from the current directory now, once and for all.
+    """The runner of a target. `dir`, where it is relative, counts from the current directory now,
+    once and for all.
 
-    Raises InvalidSettings for settings that could never work or would not be safe. Whether project, Node.js and builds are there shows when a job comes.
+    Raises InvalidSettings for settings that could never work or would not be safe. Whether project,
+    Node.js and builds are there shows when a job comes.
     """
     where = f"targets.{target.name}"
     check_words(f"{where}.build", target.build, PARTITION_WORDS)
@@ -25,7 +27,10 @@ def make_runner(target: TargetSettings, verdicts: VerdictSettings = VerdictSetti
     check_command(f"{where}.command", target.command)
     _check_own_report(where, target)
     if target.options and target.runner in RUNNERS:
-        raise InvalidSettings(f"{where}.options", f"are for runners that are plugins; {target.runner} has keys of its own")
+        raise InvalidSettings(
+            f"{where}.options",
+            f"are for runners that are plugins; {target.runner} has keys of its own",
+        )
     patterns = patterns_with(verdicts.infra, verdicts.config)
     match target.runner:
         case "appwright":
@@ -41,17 +46,25 @@ def make_runner(target: TargetSettings, verdicts: VerdictSettings = VerdictSetti
 
 
 def _plugin(where: str, name: str, target: TargetSettings) -> Runner:
-    """Raises InvalidSettings when no distribution brings it, and for what it raises itself: a plugin names the setting at fault, or is at fault."""
+    """Raises InvalidSettings when no distribution brings it, and for what it raises itself: a
+    plugin names the setting at fault, or is at fault.
+    """
     try:
         factory = plugins.load(RUNNER_PLUGINS, name)
         if factory is None:
             installed = (*RUNNERS, *plugins.names(RUNNER_PLUGINS))
-            raise InvalidSettings(f"{where}.runner", f"{name!r} is none of {', '.join(installed)}: is the package that brings it installed here?")
+            raise InvalidSettings(
+                f"{where}.runner",
+                f"{name!r} is none of {', '.join(installed)}: is the package that brings it installed here?",
+            )
         runner: Runner = factory(target)
     except InvalidSettings:
         raise
     except Exception as error:
-        raise InvalidSettings(f"{where}.runner", f"the plugin {name} failed: {error if isinstance(error, CannotLoad) else repr(error)}") from error
+        raise InvalidSettings(
+            f"{where}.runner",
+            f"the plugin {name} failed: {error if isinstance(error, CannotLoad) else repr(error)}",
+        ) from error
     return runner
 
 

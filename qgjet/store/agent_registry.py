@@ -1,4 +1,6 @@
-"""Who is alive: a key per agent instance that expires unless it is renewed. For display, pending reasons and the janitor; no job depends on it."""
+"""Who is alive: a key per agent instance that expires unless it is renewed. For display, pending
+reasons and the janitor; no job depends on it.
+"""
 
 from __future__ import annotations
 
@@ -67,14 +69,21 @@ _info = msgspec.json.Decoder(AgentInfo)
 
 async def announce(connection: Connection, info: AgentInfo) -> None:
     """Say that the agent is alive; has to be repeated within the bucket's time to live (30 s)."""
-    ack = read_ack(await connection.request(_PREFIX + encode_token(info.instance), msgspec.json.encode(info)))
+    ack = read_ack(
+        await connection.request(_PREFIX + encode_token(info.instance), msgspec.json.encode(info))
+    )
     if ack.error is not None:
         raise refusal("the list of agents", ack.error)
 
 
 async def withdraw(connection: Connection, instance: str) -> None:
     """Say that the agent is gone. Harmless when it is not known."""
-    await connection.request(_PREFIX + encode_token(instance), b"", headers={"KV-Operation": "DEL", "Nats-Rollup": "sub"}, timeout_s=STOP_TIMEOUT_S)
+    await connection.request(
+        _PREFIX + encode_token(instance),
+        b"",
+        headers={"KV-Operation": "DEL", "Nats-Rollup": "sub"},
+        timeout_s=STOP_TIMEOUT_S,
+    )
 
 
 async def agents(connection: Connection, *, timeout_s: float = 2.0) -> list[AgentInfo]:
@@ -82,16 +91,28 @@ async def agents(connection: Connection, *, timeout_s: float = 2.0) -> list[Agen
 
     Direct gets in batches, and no ordered consumer, which nats-py's own KV functions are made of.
     """
-    return sorted((one.info for one in await announcements(connection, timeout_s=timeout_s)), key=lambda info: (info.name, info.instance))
+    return sorted(
+        (one.info for one in await announcements(connection, timeout_s=timeout_s)),
+        key=lambda info: (info.name, info.instance),
+    )
 
 
 async def announcements(connection: Connection, *, timeout_s: float = 2.0) -> list[Announcement]:
     """As `agents`, each with the sequence of its entry."""
-    found: dict[str, Announcement | None] = {}  # by subject: an entry that is renewed meanwhile comes again
+    found: dict[
+        str, Announcement | None
+    ] = {}  # by subject: an entry that is renewed meanwhile comes again
     after = 0
     try:
         async with asyncio.timeout(timeout_s):
-            while batch := await messages(connection, f"KV_{AGENTS_BUCKET}", _PREFIX + ">", after, batch=_BATCH, max_bytes=_BATCH_BYTES):
+            while batch := await messages(
+                connection,
+                f"KV_{AGENTS_BUCKET}",
+                _PREFIX + ">",
+                after,
+                batch=_BATCH,
+                max_bytes=_BATCH_BYTES,
+            ):
                 found |= {one.subject: _announcement(one) for one in batch}
                 after = batch[-1].seq
     except TimeoutError:
@@ -105,7 +126,11 @@ def _announcement(entry: Stored) -> Announcement | None:
 
 
 def _read(data: bytes) -> AgentInfo | None:
-    """None for an agent that has withdrawn, and for one of another version: that version's tools show it."""
-    with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):  # anybody with access to NATS may write here
+    """None for an agent that has withdrawn, and for one of another version: that version's tools
+    show it.
+    """
+    with contextlib.suppress(
+        msgspec.MsgspecError, ValueError, RecursionError
+    ):  # anybody with access to NATS may write here
         return _info.decode(data)
     return None

@@ -1,9 +1,13 @@
-"""Files that attempts leave behind, in the NATS object store `qg-artifacts`. `nats object ls qg-artifacts` shows them too.
+"""Files that attempts leave behind, in the NATS object store `qg-artifacts`. `nats object ls
+qg-artifacts` shows them too.
 
-An object is a run of chunks on `$O.<bucket>.C.<nuid>` and one message on `$O.<bucket>.M.<name in base64>` that describes them (ADR-20 of NATS). It is called
-`<job id, encoded>/<attempt>/<path>`. The description is written last, so what can be found is whole, until the stream's age limit takes it.
+An object is a run of chunks on `$O.<bucket>.C.<nuid>` and one message on `$O.<bucket>.M.<name in
+base64>` that describes them (ADR-20 of NATS). It is called `<job id, encoded>/<attempt>/<path>`.
+The description is written last, so what can be found is whole, until the stream's age limit takes
+it.
 
-Nothing here holds more of a file than a window of chunks: nats-py's own store gathers whole objects in memory.
+Nothing here holds more of a file than a window of chunks: nats-py's own store gathers whole objects
+in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +25,14 @@ from msgspec import Struct
 
 from qgjet.domain.subjects import ARTIFACTS_BUCKET, encode_token
 from qgjet.errors import ArtifactGone, NatsUnavailable, PermissionDenied, StoreFull
-from qgjet.jetstream.connection import Connection, JetStreamError, Msg, read_ack, refusal, translated
+from qgjet.jetstream.connection import (
+    Connection,
+    JetStreamError,
+    Msg,
+    read_ack,
+    refusal,
+    translated,
+)
 from qgjet.jetstream.direct_get import messages
 
 STREAM = f"OBJ_{ARTIFACTS_BUCKET}"
@@ -62,14 +73,20 @@ class ObjectInfo(Struct, frozen=True, kw_only=True):
     deleted: bool = False
     headers: dict[str, list[str]] | None = None
     metadata: dict[str, str] | None = None
-    """`qgjet.marks`: the stream sequences of every 64th chunk, so that a range need not be searched for."""
+    """`qgjet.marks`: the stream sequences of every 64th chunk, so that a range need not be searched
+    for.
+    """
     options: Options | None = None
 
     @property
     def sha256(self) -> str:
         """In hexadecimal digits; empty for a digest of another kind, or none."""
         try:
-            return base64.urlsafe_b64decode(self.digest.removeprefix(_DIGEST)).hex() if self.digest.startswith(_DIGEST) else ""
+            return (
+                base64.urlsafe_b64decode(self.digest.removeprefix(_DIGEST)).hex()
+                if self.digest.startswith(_DIGEST)
+                else ""
+            )
         except ValueError:
             return ""
 
@@ -83,18 +100,23 @@ def object_name(job_id: str, attempt: int, path: str) -> str:
 
 
 class ArtifactStore:
-    """Reads and writes on one connection. Stateless: any number may be used side by side. Errors: NatsUnavailable, ArtifactGone."""
+    """Reads and writes on one connection. Stateless: any number may be used side by side. Errors:
+    NatsUnavailable, ArtifactGone.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    async def put(self, name: str, file: BinaryIO, *, content_type: str = "", timeout_s: float = PUT_TIMEOUT_S) -> ObjectInfo:
+    async def put(
+        self, name: str, file: BinaryIO, *, content_type: str = "", timeout_s: float = PUT_TIMEOUT_S
+    ) -> ObjectInfo:
         """Store what `file`, which can be rewound, holds; in the place of an object of that name.
 
-        A lost connection is waited for and the file sent anew. Raises NatsUnavailable when that did not work in time; nothing can be found under the name then,
-        or what was there before. A second call with the same content is harmless.
+        A lost connection is waited for and the file sent anew. Raises NatsUnavailable when that did
+        not work in time; nothing can be found under the name then, or what was there before. A
+        second call with the same content is harmless.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
@@ -122,7 +144,9 @@ class ArtifactStore:
 
     async def _wait(self, deadline: float, problem: NatsUnavailable) -> None:
         time = asyncio.get_running_loop().time
-        if isinstance(problem, PermissionDenied | StoreFull) or (isinstance(problem, JetStreamError) and problem.error.code not in (429, 503)):
+        if isinstance(problem, PermissionDenied | StoreFull) or (
+            isinstance(problem, JetStreamError) and problem.error.code not in (429, 503)
+        ):
             raise problem
         await asyncio.sleep(min(0.1, max(deadline - time(), 0.0)))
         if time() >= deadline:
@@ -139,7 +163,16 @@ class ArtifactStore:
             while chunk := await asyncio.to_thread(_read, file, digest):
                 if len(waiting) == WINDOW:
                     _mark(marks, sent - WINDOW, await waiting.pop(0))
-                waiting.append(asyncio.ensure_future(self._stored(await self._connection.send(_CHUNKS + nuid, chunk, timeout_s=CHUNK_TIMEOUT_S), nuid)))
+                waiting.append(
+                    asyncio.ensure_future(
+                        self._stored(
+                            await self._connection.send(
+                                _CHUNKS + nuid, chunk, timeout_s=CHUNK_TIMEOUT_S
+                            ),
+                            nuid,
+                        )
+                    )
+                )
                 size, sent = size + len(chunk), sent + 1
             for number in range(sent - len(waiting), sent):
                 _mark(marks, number, await waiting.pop(0))
@@ -167,13 +200,24 @@ class ArtifactStore:
         return ack.seq
 
     async def _describe(self, info: ObjectInfo) -> None:
-        payload = msgspec.json.encode({key: value for key, value in msgspec.to_builtins(info).items() if value is not None})
-        await self._stored(await self._connection.send(_meta_subject(info.name), payload, headers={"Nats-Rollup": "sub"}), info.name)
+        payload = msgspec.json.encode(
+            {key: value for key, value in msgspec.to_builtins(info).items() if value is not None}
+        )
+        await self._stored(
+            await self._connection.send(
+                _meta_subject(info.name), payload, headers={"Nats-Rollup": "sub"}
+            ),
+            info.name,
+        )
 
     async def _forget(self, nuid: str) -> None:
-        """Remove chunks that nobody will ask for. What stays for want of an answer goes with its age."""
+        """Remove chunks that nobody will ask for. What stays for want of an answer goes with its
+        age.
+        """
         try:
-            await self._connection.api(f"STREAM.PURGE.{STREAM}", {"filter": _CHUNKS + nuid}, timeout_s=2.0)
+            await self._connection.api(
+                f"STREAM.PURGE.{STREAM}", {"filter": _CHUNKS + nuid}, timeout_s=2.0
+            )
         except NatsUnavailable:
             return
 
@@ -182,7 +226,9 @@ class ArtifactStore:
     async def stat(self, name: str) -> ObjectInfo | None:
         """The object's description; None when there is none."""
         try:
-            answer = await self._connection.api(f"STREAM.MSG.GET.{STREAM}", {"last_by_subj": _meta_subject(name)})
+            answer = await self._connection.api(
+                f"STREAM.MSG.GET.{STREAM}", {"last_by_subj": _meta_subject(name)}
+            )
         except JetStreamError as error:
             if error.error.err_code in (_NO_MESSAGE, _NO_STREAM):
                 return None
@@ -191,18 +237,25 @@ class ArtifactStore:
             return read_info(base64.b64decode(answer["message"].get("data", "")))
 
     async def of_attempt(self, job_id: str, attempt: int) -> list[ObjectInfo]:
-        """The objects of one attempt, by name. The store has no index: this looks through the names of all its objects, events tell sooner."""
+        """The objects of one attempt, by name. The store has no index: this looks through the names
+        of all its objects, events tell sooner.
+        """
         prefix, found, offset, total = attempt_prefix(job_id, attempt), list[str](), 0, 1
         while offset < total:
-            answer = await self._connection.api(f"STREAM.INFO.{STREAM}", {"subjects_filter": _META + ">", "offset": offset})
+            answer = await self._connection.api(
+                f"STREAM.INFO.{STREAM}", {"subjects_filter": _META + ">", "offset": offset}
+            )
             with translated("the list of artifacts"):
                 page = answer["state"].get("subjects") or {}
             found += [name for name in map(_name_of, page) if name.startswith(prefix)]
             total, offset = answer.get("total", 0), offset + max(len(page), 1)
         return [info for name in sorted(found) if (info := await self.stat(name)) is not None]
 
-    async def get(self, info: ObjectInfo, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
-        """The bytes from `start` up to, without, `end`, in pieces. A whole object is checked against its digest.
+    async def get(
+        self, info: ObjectInfo, start: int = 0, end: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` up to, without, `end`, in pieces. A whole object is checked
+        against its digest.
 
         Raises ArtifactGone when chunks are missing or wrong, with the last piece at the latest.
         """
@@ -211,11 +264,24 @@ class ArtifactStore:
         position, after = _place(info, start)
         first = after
         while position < end:
-            found = await messages(self._connection, STREAM, _CHUNKS + info.nuid, after, batch=READ_CHUNKS, max_bytes=READ_BYTES)
+            found = await messages(
+                self._connection,
+                STREAM,
+                _CHUNKS + info.nuid,
+                after,
+                batch=READ_CHUNKS,
+                max_bytes=READ_BYTES,
+            )
             if not found or (first and after == first and found[0].seq != first + 1):
                 if not first:
-                    raise ArtifactGone(f"{info.name} is not in the object store {ARTIFACTS_BUCKET} any more")
-                position, after, first = 0, 0, 0  # the mark is that of another stream, such as a copy
+                    raise ArtifactGone(
+                        f"{info.name} is not in the object store {ARTIFACTS_BUCKET} any more"
+                    )
+                position, after, first = (
+                    0,
+                    0,
+                    0,
+                )  # the mark is that of another stream, such as a copy
                 continue
             for seq, _, chunk, _ in found:
                 piece = chunk[max(start - position, 0) : max(end - position, 0)]
@@ -223,7 +289,9 @@ class ArtifactStore:
                 if digest is not None:
                     digest.update(chunk)
                     if position == info.size and digest.hexdigest() != info.sha256:
-                        raise ArtifactGone(f"{info.name} is damaged: its content does not have the digest it was stored with")
+                        raise ArtifactGone(
+                            f"{info.name} is damaged: its content does not have the digest it was stored with"
+                        )
                 if piece:
                     yield piece
 
@@ -249,7 +317,9 @@ def _mark(marks: list[int], number: int, seq: int) -> None:
 
 
 def _place(info: ObjectInfo, start: int) -> tuple[int, int]:
-    """(byte, sequence after which to look) of the last mark that is not behind `start`; (0, 0) without marks."""
+    """(byte, sequence after which to look) of the last mark that is not behind `start`; (0, 0)
+    without marks.
+    """
     size = info.options.max_chunk_size if info.options else 0
     words = (info.metadata or {}).get(_MARKS, "").split()
     number = start // (size * MARK_EVERY) if size > 0 else 0

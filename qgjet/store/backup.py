@@ -1,7 +1,10 @@
-"""Backups of what a server keeps, as directories, by JetStream's own snapshots: online, and whole as of one moment for each stream.
+"""Backups of what a server keeps, as directories, by JetStream's own snapshots: online, and whole
+as of one moment for each stream.
 
-A directory holds `manifest.json` and, for each stream, `backup.json` and `stream.tar.s2`, which `nats stream restore` reads too. It gets its name when it is
-complete, so half a backup cannot be taken for a whole one. Sequences stay what they were: tickets and versions are valid after a restore. Consumers are made
+A directory holds `manifest.json` and, for each stream, `backup.json` and `stream.tar.s2`, which
+`nats stream restore` reads too. It gets its name when it is complete, so half a backup cannot be
+taken for a whole one. Sequences stay what they were: tickets and versions are valid after a
+restore. Consumers are made
 anew: the log knows better than any of them what is done. Events are saved before artifacts, so that every file that an event names is there.
 """
 
@@ -34,7 +37,9 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 """Raised when what an older restore knows is not enough to read a backup."""
 KEPT = (STREAM, f"OBJ_{ARTIFACTS_BUCKET}", LOGS)
-"""In the order in which they are saved. Who is alive, and hints for the janitor, are nothing to keep."""
+"""In the order in which they are saved. Who is alive, and hints for the janitor, are nothing to
+keep.
+"""
 CHUNK_BYTES = 128 * 1024
 STALL_S = 30.0
 """The server, or the disk, may take so long for one chunk."""
@@ -66,10 +71,13 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Consumers that there were, to be made again."""
 
 
-async def save(connection: Connection, directory: Path, names: Sequence[str] = KEPT, clock: Clock = utc_now) -> Manifest:
+async def save(
+    connection: Connection, directory: Path, names: Sequence[str] = KEPT, clock: Clock = utc_now
+) -> Manifest:
     """Write a backup of the streams that there are into `directory`, which must not exist.
 
-    Raises InvalidInput when it does, NatsUnavailable when the server stops answering: nothing is left then. Work goes on meanwhile.
+    Raises InvalidInput when it does, NatsUnavailable when the server stops answering: nothing is
+    left then. Work goes on meanwhile.
     """
     if directory.exists():
         raise InvalidInput("DIR", f"{directory} exists: name a new directory")
@@ -80,7 +88,9 @@ async def save(connection: Connection, directory: Path, names: Sequence[str] = K
     shutil.rmtree(partial, ignore_errors=True)
     private_files.make_directory(partial)
     try:
-        lanes = [lane_consumer(state.lane) for state in await Queue(connection, QueueSettings()).lanes()]
+        lanes = [
+            lane_consumer(state.lane) for state in await Queue(connection, QueueSettings()).lanes()
+        ]
         made_at = clock()
         saved = [await _save_stream(connection, name, partial / name) for name in there]
         manifest = Manifest(
@@ -123,7 +133,9 @@ async def _save_stream(connection: Connection, name: str, directory: Path) -> Sa
 
 
 class _Snapshot:
-    """One snapshot on its way into a file: each chunk is acknowledged once it is written, so the disk sets the pace."""
+    """One snapshot on its way into a file: each chunk is acknowledged once it is written, so the
+    disk sets the pace.
+    """
 
     def __init__(self, connection: Connection, name: str, file: BinaryIO) -> None:
         self.described: dict[str, Any] = {}
@@ -140,7 +152,12 @@ class _Snapshot:
         inbox = connection.client.new_inbox()
         subscription = await connection.subscribe(inbox, snapshot._chunks.put)
         try:
-            body = {"deliver_subject": inbox, "chunk_size": CHUNK_BYTES, "no_consumers": True, "jsck": True}
+            body = {
+                "deliver_subject": inbox,
+                "chunk_size": CHUNK_BYTES,
+                "no_consumers": True,
+                "jsck": True,
+            }
             answer = await connection.api(f"STREAM.SNAPSHOT.{name}", body, timeout_s=STALL_S)
             snapshot.described = {"config": answer["config"], "state": answer["state"]}
             await snapshot._write_all()
@@ -162,11 +179,15 @@ class _Snapshot:
             async with asyncio.timeout(STALL_S):
                 message = await self._chunks.get()
         except TimeoutError:
-            raise NatsUnavailable(f"the snapshot of {self._name} has stopped: nothing came for {STALL_S:g} s") from None
+            raise NatsUnavailable(
+                f"the snapshot of {self._name} has stopped: nothing came for {STALL_S:g} s"
+            ) from None
         headers = message.headers or {}
         status = headers.get("Status", "")
         if status and status not in ("100", "204"):
-            raise NatsUnavailable(f"the server gave up the snapshot of {self._name}: {status} {headers.get('Description', '')}".rstrip())
+            raise NatsUnavailable(
+                f"the server gave up the snapshot of {self._name}: {status} {headers.get('Description', '')}".rstrip()
+            )
         return message if message.data else None
 
 
@@ -176,11 +197,16 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
-        raise InvalidInput("DIR", f"{directory} is no backup: {path.name} cannot be read ({error.strerror})") from error
+        raise InvalidInput(
+            "DIR", f"{directory} is no backup: {path.name} cannot be read ({error.strerror})"
+        ) from error
     except msgspec.MsgspecError as error:
         raise InvalidInput("DIR", f"{path} cannot be read: {error}") from error
     if manifest.format > FORMAT:
-        raise InvalidInput("DIR", f"{directory} was made by qgjet {manifest.qgjet}, in format {manifest.format}; this one reads {FORMAT}: use that version")
+        raise InvalidInput(
+            "DIR",
+            f"{directory} was made by qgjet {manifest.qgjet}, in format {manifest.format}; this one reads {FORMAT}: use that version",
+        )
     for one in manifest.streams:
         _check(directory / one.name / "stream.tar.s2", one)
         _described(directory / one.name / "backup.json", one)
@@ -194,20 +220,27 @@ def _check(path: Path, saved: SavedStream) -> None:
     except OSError as error:
         raise _not_whole(path, error) from error
     if found != saved.sha256:
-        raise InvalidInput("DIR", f"{path} is damaged: it does not have the digest that the manifest says")
+        raise InvalidInput(
+            "DIR", f"{path} is damaged: it does not have the digest that the manifest says"
+        )
 
 
 def _described(path: Path, saved: SavedStream) -> dict[str, Any]:
     """Config and state of the stream, as the server wants them back."""
     try:
         described: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-        is_same = (described["config"]["name"], described["state"]["last_seq"]) == (saved.name, saved.last_seq)
+        is_same = (described["config"]["name"], described["state"]["last_seq"]) == (
+            saved.name,
+            saved.last_seq,
+        )
     except OSError as error:
         raise _not_whole(path, error) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError):
         is_same = False
     if not is_same:
-        raise InvalidInput("DIR", f"{path} is damaged: it does not describe the stream of the manifest")
+        raise InvalidInput(
+            "DIR", f"{path} is damaged: it does not describe the stream of the manifest"
+        )
     return described
 
 
@@ -215,16 +248,26 @@ def _not_whole(path: Path, error: OSError) -> InvalidInput:
     return InvalidInput("DIR", f"{path} cannot be read ({error.strerror}): the backup is not whole")
 
 
-async def restore(connection: Connection, directory: Path, *, replace: bool = False, replicas: int | None = None) -> Manifest:
-    """Put the streams of a backup on a server that has none of them; with `replace` in the place of those it has.
+async def restore(
+    connection: Connection, directory: Path, *, replace: bool = False, replicas: int | None = None
+) -> Manifest:
+    """Put the streams of a backup on a server that has none of them; with `replace` in the place of
+    those it has.
 
-    Checks the whole backup before it touches anything. Raises InvalidInput for a backup that cannot be used, Conflict when streams are there. The log comes
+    Checks the whole backup before it touches anything. Raises InvalidInput for a backup that cannot
+    be used, Conflict when streams are there. The log comes
     last: while it is missing nobody works. After an error the same call with `replace` is the way on.
     """
     manifest = await asyncio.to_thread(read_manifest, directory)
-    there = [one.name for one in manifest.streams if await streams.stream_config(connection, one.name) is not None]
+    there = [
+        one.name
+        for one in manifest.streams
+        if await streams.stream_config(connection, one.name) is not None
+    ]
     if there and not replace:
-        raise Conflict(f"{connection.url} has {', '.join(there)} already: restore into an empty server, or pass --replace to lose what is there now")
+        raise Conflict(
+            f"{connection.url} has {', '.join(there)} already: restore into an empty server, or pass --replace to lose what is there now"
+        )
     for name in there:
         await _delete(connection, name)
     for one in reversed(manifest.streams):
@@ -241,7 +284,9 @@ async def _delete(connection: Connection, name: str) -> None:
             raise
 
 
-async def _restore_stream(connection: Connection, saved: SavedStream, directory: Path, replicas: int | None) -> None:
+async def _restore_stream(
+    connection: Connection, saved: SavedStream, directory: Path, replicas: int | None
+) -> None:
     described = _described(directory / "backup.json", saved)
     if replicas is not None:
         described["config"]["num_replicas"] = replicas
@@ -254,7 +299,9 @@ async def _restore_stream(connection: Connection, saved: SavedStream, directory:
     _raise_refusal(saved.name, last)
     state = (await connection.api(f"STREAM.INFO.{saved.name}"))["state"]
     if state["last_seq"] < saved.last_seq:
-        raise NatsUnavailable(f"{saved.name} ends at {state['last_seq']} after the restore, not at {saved.last_seq}: try again with --replace")
+        raise NatsUnavailable(
+            f"{saved.name} ends at {state['last_seq']} after the restore, not at {saved.last_seq}: try again with --replace"
+        )
     log.info("%s is back: %d messages up to %d", saved.name, state["messages"], state["last_seq"])
 
 
@@ -268,7 +315,9 @@ def _raise_refusal(name: str, message: Msg) -> None:
 
 
 async def _set_up(connection: Connection, manifest: Manifest) -> None:
-    """What a backup leaves out: the other streams, and a consumer for each lane, so that work goes on even where no janitor is."""
+    """What a backup leaves out: the other streams, and a consumer for each lane, so that work goes
+    on even where no janitor is.
+    """
     deployment = await streams.ensure(connection)
     queue = Queue(connection, QueueSettings().agreed(deployment))
     for lane in filter(None, map(parse_consumer, manifest.lanes)):

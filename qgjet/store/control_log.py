@@ -48,20 +48,26 @@ class ControlReader:
         self._complaints = complaints or LogLimiter(log)
 
     async def new(self) -> list[Control]:
-        """What was written since the last call. Raises NatsUnavailable; the next call then begins where this one did.
+        """What was written since the last call. Raises NatsUnavailable; the next call then begins
+        where this one did.
 
-        A follower of a cluster may answer and be behind: what it does not know yet comes with a later call.
+        A follower of a cluster may answer and be behind: what it does not know yet comes with a
+        later call.
         """
         found: list[Control] = []
         after = self._after
-        while batch := await messages(self._connection, STREAM, ALL_CONTROLS, after, batch=_BATCH, max_bytes=_BATCH_BYTES):
+        while batch := await messages(
+            self._connection, STREAM, ALL_CONTROLS, after, batch=_BATCH, max_bytes=_BATCH_BYTES
+        ):
             found += [event for one in batch if (event := self._decision(one)) is not None]
             after = batch[-1].seq
         self._after = after
         return found
 
     def _decision(self, one: Stored) -> Control | None:
-        """None for what this version cannot read, and for what stands where another decision would: the read model counts neither."""
+        """None for what this version cannot read, and for what stands where another decision would:
+        the read model counts neither.
+        """
         try:
             event = decode(one.data)
         except UndecodableEvent as error:
@@ -69,14 +75,20 @@ class ControlReader:
             return None
         if is_about(event, one.subject):
             return event
-        self._complaints.warn(f"control event {one.seq} is skipped: {one.subject} is not its subject")
+        self._complaints.warn(
+            f"control event {one.seq} is skipped: {one.subject} is not its subject"
+        )
         return None
 
 
-async def follow(connection: Connection, *, poll_s: float) -> AsyncGenerator[tuple[Pauses, list[Control]], None]:
-    """The pauses in force with the events that led to them: once all that there is, then whatever is new. Ends only when it is closed.
+async def follow(
+    connection: Connection, *, poll_s: float
+) -> AsyncGenerator[tuple[Pauses, list[Control]], None]:
+    """The pauses in force with the events that led to them: once all that there is, then whatever
+    is new. Ends only when it is closed.
 
-    After a reconnect everything comes again: the server may be another one. What is written is heard of at once, and looked for every `poll_s`.
+    After a reconnect everything comes again: the server may be another one. What is written is
+    heard of at once, and looked for every `poll_s`.
     """
     written = asyncio.Event()
 
@@ -85,14 +97,24 @@ async def follow(connection: Connection, *, poll_s: float) -> AsyncGenerator[tup
 
     subscription = await connection.subscribe(ALL_CONTROLS, hear)
     skipped = LogLimiter(log)  # after each reconnect, all is read again
-    reader, pauses, reconnects, known = ControlReader(connection, skipped), Pauses(), connection.reconnects, False
+    reader, pauses, reconnects, known = (
+        ControlReader(connection, skipped),
+        Pauses(),
+        connection.reconnects,
+        False,
+    )
     complaints = LogLimiter(log)
     try:
         while True:
             heard = written.is_set()
             written.clear()
             if connection.reconnects != reconnects:
-                reader, pauses, reconnects, known = ControlReader(connection, skipped), Pauses(), connection.reconnects, False
+                reader, pauses, reconnects, known = (
+                    ControlReader(connection, skipped),
+                    Pauses(),
+                    connection.reconnects,
+                    False,
+                )
             try:
                 events = await _stored(reader) if heard else await reader.new()
             except NatsUnavailable as error:

@@ -1,7 +1,8 @@
 """The queue: durable consumers on the log, one per lane, and the deliveries they hand out.
 
-A delivery is a hint that a job may be run. It proves nothing: the agent's `started` on the log does, and an acknowledgement that comes late or from a zombie
-changes no job. What a consumer forgets (it was deleted, it gave up after `max_deliver`) the janitor brings back from the log.
+A delivery is a hint that a job may be run. It proves nothing: the agent's `started` on the log
+does, and an acknowledgement that comes late or from a zombie changes no job. What a consumer
+forgets (it was deleted, it gave up after `max_deliver`) the janitor brings back from the log.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from qgjet.support.log_limiter import LogLimiter
 log = logging.getLogger(__name__)
 
 ACK_WAIT_SLACK_S = 1.0
-"""JetStream keeps the time of a delivery in whole seconds: after a restart it hands messages out again up to a second early."""
+"""JetStream keeps the time of a delivery in whole seconds: after a restart it hands messages out
+again up to a second early.
+"""
 UNREADABLE_AGAIN_S = 60.0
 MAX_UNREADABLE = 100
 """Messages of a newer version that one `take` steps over."""
@@ -41,10 +44,13 @@ _PAGE = 256
 _NO_CONSUMER = frozenset({"409", "503"})
 _NOT_FOUND = 10014
 _NOT_CREATED = 10012
-"""Among others, when the server still removes the files of the consumer that had the name before."""
+"""Among others, when the server still removes the files of the consumer that had the name before.
+"""
 _DOES_NOT_EXIST = 10149
 _GOING = (_NOT_CREATED, _NOT_FOUND, _DOES_NOT_EXIST)
-"""Of a consumer that is being deleted. A single nats-server 2.15 removes its files meanwhile, also those of the new one with its name."""
+"""Of a consumer that is being deleted. A single nats-server 2.15 removes its files meanwhile, also
+those of the new one with its name.
+"""
 CREATE_TRIES, CREATE_PAUSE_S = 10, 0.1
 _OTHER_SETTINGS = 10148
 """The consumer is there, and not as asked for."""
@@ -66,11 +72,15 @@ class QueueState(Struct, frozen=True, kw_only=True):
     ack_wait_ns: int
     max_deliver: int
     usable: bool = True
-    """Whether it can serve as the lane's queue: another program can make a consumer of that name, and an operator can change one."""
+    """Whether it can serve as the lane's queue: another program can make a consumer of that name,
+    and an operator can change one.
+    """
 
 
 class _Config(Struct, frozen=True):
-    """What matters in a consumer's configuration. The program that made it may have left out any of it."""
+    """What matters in a consumer's configuration. The program that made it may have left out any of
+    it.
+    """
 
     ack_policy: str = ""
     deliver_policy: str = ""
@@ -82,9 +92,12 @@ class _Config(Struct, frozen=True):
     max_deliver: int = 0
 
     def serves(self, lane: Lane) -> bool:
-        """Whether a consumer like this delivers all jobs of the lane to the agents that pull, and again without an acknowledgement."""
+        """Whether a consumer like this delivers all jobs of the lane to the agents that pull, and
+        again without an acknowledgement.
+        """
         return (
-            (self.ack_policy, self.deliver_policy, self.filter_subject) == ("explicit", "all", subjects.lane_filter(lane))
+            (self.ack_policy, self.deliver_policy, self.filter_subject)
+            == ("explicit", "all", subjects.lane_filter(lane))
             and not self.deliver_subject
             and not self.headers_only
             and not self.priority_groups
@@ -135,7 +148,9 @@ class Delivery(Struct, frozen=True, kw_only=True):
         await self.connection.publish(self.reply, _nak(delay_s))
 
     async def extend(self, timeout_s: float) -> None:
-        """Start the visibility timeout anew. Confirmed by the server; raises NatsUnavailable when it is not."""
+        """Start the visibility timeout anew. Confirmed by the server; raises NatsUnavailable when
+        it is not.
+        """
         await self.connection.request(self.reply, b"+WPI", timeout_s=timeout_s)
 
 
@@ -150,7 +165,8 @@ class Queue:
         self._complaints = LogLimiter(log)
 
     async def ensure(self, lane: Lane) -> None:
-        """Make the lane's consumer if there is none, and make its leases longer if ours are. Idempotent, about 1.3 ms.
+        """Make the lane's consumer if there is none, and make its leases longer if ours are.
+        Idempotent, about 1.3 ms.
 
         Raises NoConsumerLeft at the stream's limit.
         """
@@ -161,18 +177,25 @@ class Queue:
         try:
             await self._put(lane, "create")
         except JetStreamError as error:
-            # not created: it may be there, without the files that it had: then it works until the next start of the server, which forgets it
+            # not created: it may be there, without the files that it had: then it works until the
+            # next start of the server, which forgets it
             if error.error.err_code not in (_OTHER_SETTINGS, _NOT_CREATED):
                 raise
             await self._adopt(lane)
 
     async def may_ensure(self, lane: Lane) -> bool:
-        """Whether the NATS user may make the lane's consumer. Who only submits may leave it to agents and the janitor."""
+        """Whether the NATS user may make the lane's consumer. Who only submits may leave it to
+        agents and the janitor.
+        """
         return await self.connection.may_publish(f"$JS.API.{_create_subject(lane)}")
 
     async def _adopt(self, lane: Lane) -> None:
-        """Use the consumer that is there. One that waits less than our heartbeats count on would hand our jobs on; one that waits longer does no harm."""
-        config = _described(await self.connection.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")).config
+        """Use the consumer that is there. One that waits less than our heartbeats count on would
+        hand our jobs on; one that waits longer does no harm.
+        """
+        config = _described(
+            await self.connection.api(f"CONSUMER.INFO.{STREAM}.{subjects.lane_consumer(lane)}")
+        ).config
         if not config.serves(lane):
             await self._replace(lane, "another program made or changed it")
         elif config.ack_wait < self._ack_wait_ns:
@@ -188,18 +211,29 @@ class Queue:
             await self._replace(lane, "its files are gone")
 
     async def _replace(self, lane: Lane, why: str) -> None:
-        """Make a new consumer in the place of one that cannot serve. Not by an update: what such a consumer has passed over stays passed over."""
+        """Make a new consumer in the place of one that cannot serve. Not by an update: what such a
+        consumer has passed over stays passed over.
+        """
         name = subjects.lane_consumer(lane)
         if not await self.connection.may_publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}"):
-            raise NatsUnavailable(f"consumer {name} on {STREAM} cannot hand out jobs as it should: {why}. The janitor replaces it, or an operator deletes it")
-        log.warning("consumer %s on %s is replaced: it cannot hand out jobs as it should, because %s", name, STREAM, why)
+            raise NatsUnavailable(
+                f"consumer {name} on {STREAM} cannot hand out jobs as it should: {why}. The janitor replaces it, or an operator deletes it"
+            )
+        log.warning(
+            "consumer %s on %s is replaced: it cannot hand out jobs as it should, because %s",
+            name,
+            STREAM,
+            why,
+        )
         await self.drop(lane)
         await _patiently(lambda: self._put(lane, "create"))
 
     async def _put(self, lane: Lane, action: str) -> None:
         config = self._config(lane, subjects.lane_consumer(lane))
         try:
-            await self.connection.api(_create_subject(lane), {"stream_name": STREAM, "config": config, "action": action})
+            await self.connection.api(
+                _create_subject(lane), {"stream_name": STREAM, "config": config, "action": action}
+            )
         except JetStreamError as error:
             if error.error.err_code == NO_CONSUMER_LEFT:
                 raise NoConsumerLeft(
@@ -209,7 +243,10 @@ class Queue:
 
     def is_current(self, state: QueueState) -> bool:
         """Whether the lane's consumer has the settings in force."""
-        return state.usable and (state.ack_wait_ns, state.max_deliver) == (self._ack_wait_ns, self.settings.max_deliver)
+        return state.usable and (state.ack_wait_ns, state.max_deliver) == (
+            self._ack_wait_ns,
+            self.settings.max_deliver,
+        )
 
     @property
     def _ack_wait_ns(self) -> int:
@@ -237,9 +274,11 @@ class Queue:
                 raise
 
     async def take(self, lane: Lane, wait_s: float = 0.0) -> Delivery | None:
-        """One message, or None when none came within `wait_s`. Makes the consumer when it is missing.
+        """One message, or None when none came within `wait_s`. Makes the consumer when it is
+        missing.
 
-        What this version cannot read is given back for a newer agent, and the next message is tried.
+        What this version cannot read is given back for a newer agent, and the next message is
+        tried.
         """
         if lane not in self._ensured:
             await self.ensure(lane)
@@ -258,7 +297,11 @@ class Queue:
 
     async def _next(self, lane: Lane, wait_s: float) -> Msg | None:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{subjects.lane_consumer(lane)}"
-        body = b'{"batch":1,"expires":%d}' % int(wait_s * _NANOS) if wait_s else b'{"batch":1,"no_wait":true}'
+        body = (
+            b'{"batch":1,"expires":%d}' % int(wait_s * _NANOS)
+            if wait_s
+            else b'{"batch":1,"no_wait":true}'
+        )
         inbox = self._inboxes.pop() if self._inboxes else await _PullInbox.open(self.connection)
         try:
             return await inbox.ask(subject, body, wait_s + TAKE_TIMEOUT_S, self._late)
@@ -266,7 +309,9 @@ class Queue:
             self._inboxes.append(inbox)
 
     async def _late(self, message: Msg) -> None:
-        """Give back unseen what came after its pull was given up. Not at once: a second delivery of a job that runs would say that its lease is over."""
+        """Give back unseen what came after its pull was given up. Not at once: a second delivery of
+        a job that runs would say that its lease is over.
+        """
         await self.connection.publish(message.reply, _nak(self.settings.visibility_timeout_s))
 
     async def _delivery(self, lane: Lane, message: Msg, asked_at: float) -> Delivery | None:
@@ -278,14 +323,29 @@ class Queue:
             return None
         event = recorded(meta.stream_seq, message.subject, message.data).event
         if not isinstance(event, Submitted | Requeued):
-            self._complaints.warn(f"message {meta.stream_seq} of {lane} cannot be run by this version; left to a newer agent")
+            self._complaints.warn(
+                f"message {meta.stream_seq} of {lane} cannot be run by this version; left to a newer agent"
+            )
             await self.connection.publish(message.reply, _nak(UNREADABLE_AGAIN_S))
             return None
         if not subjects.is_about(message.subject, event.spec.slot):
-            log.error("message %d of %s is about another slot than its subject says, so no writer of ours has sent it: given up", meta.stream_seq, lane)
-            await self.connection.publish(message.reply, b"+TERM it is about another slot than its subject says")  # the janitor hears of it, and ends the job
+            log.error(
+                "message %d of %s is about another slot than its subject says, so no writer of ours has sent it: given up",
+                meta.stream_seq,
+                lane,
+            )
+            await self.connection.publish(
+                message.reply, b"+TERM it is about another slot than its subject says"
+            )  # the janitor hears of it, and ends the job
             return None
-        return Delivery(lane=lane, event=event, meta=meta, reply=message.reply, connection=self.connection, asked_at=asked_at)
+        return Delivery(
+            lane=lane,
+            event=event,
+            meta=meta,
+            reply=message.reply,
+            connection=self.connection,
+            asked_at=asked_at,
+        )
 
     async def lanes(self) -> list[QueueState]:
         """All lanes that have a consumer, with their depths. 18 ms at 1,000 of them."""
@@ -298,14 +358,20 @@ class Queue:
                 consumers = page.get("consumers") or []
                 found += [state for state in map(lane_state, consumers) if state is not None]
             offset += max(len(consumers), 1)
-        self._ensured &= {state.lane for state in found if state.usable}  # those that are gone are made again, and forgotten here
+        self._ensured &= {
+            state.lane for state in found if state.usable
+        }  # those that are gone are made again, and forgotten here
         return found
 
-    async def listen(self, target: str, on_bell: Callable[[Lane], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """Hear that a lane of `target` has work, as one of all listeners each time; gives the way to stop listening.
+    async def listen(
+        self, target: str, on_bell: Callable[[Lane], Awaitable[None]]
+    ) -> Callable[[], Awaitable[None]]:
+        """Hear that a lane of `target` has work, as one of all listeners each time; gives the way
+        to stop listening.
 
-        A bell is a hint: it rings before the event is stored, may be missed and may be wrong. Those that the server has sent before it knows that nobody
-        listens here any more are still heard: they were for one listener only, and nobody else will hear of them.
+        A bell is a hint: it rings before the event is stored, may be missed and may be wrong. Those
+        that the server has sent before it knows that nobody listens here any more are still heard:
+        they were for one listener only, and nobody else will hear of them.
         """
 
         async def ring(message: Msg) -> None:
@@ -314,8 +380,11 @@ class Queue:
                 await on_bell(lane)
 
         filters = (subjects.target_filter(target), subjects.bell_filter(target))
-        # a group per filter: one queue name over two filters would be one group, and agents of two targets would take each other's bells
-        subscriptions = [await self.connection.subscribe(one, ring, queue=_group(one)) for one in filters]
+        # a group per filter: one queue name over two filters would be one group, and agents of two
+        # targets would take each other's bells
+        subscriptions = [
+            await self.connection.subscribe(one, ring, queue=_group(one)) for one in filters
+        ]
 
         async def stop() -> None:
             await asyncio.gather(*map(self.connection.stop_listening, subscriptions))
@@ -337,7 +406,9 @@ def _group(subject_filter: str) -> str:
 
 
 async def _patiently(create: Callable[[], Awaitable[None]]) -> None:
-    """Create a consumer, again and again while the one before it is being deleted. Raises what the last try raises."""
+    """Create a consumer, again and again while the one before it is being deleted. Raises what the
+    last try raises.
+    """
     for _ in range(CREATE_TRIES - 1):
         try:
             return await create()
@@ -392,7 +463,9 @@ def _refuse(answer: asyncio.Future[Msg | None], error: PermissionDenied) -> None
 
 
 class _PullInbox:
-    """Where the answer to one pull at a time arrives. Deliveries come under their own subject, so pulls cannot share the inbox of the connection."""
+    """Where the answer to one pull at a time arrives. Deliveries come under their own subject, so
+    pulls cannot share the inbox of the connection.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -407,10 +480,13 @@ class _PullInbox:
         await connection.subscribe(inbox._subject, inbox._receive)
         return inbox
 
-    async def ask(self, subject: str, body: bytes, timeout_s: float, late: Callable[[Msg], Awaitable[None]]) -> Msg | None:
+    async def ask(
+        self, subject: str, body: bytes, timeout_s: float, late: Callable[[Msg], Awaitable[None]]
+    ) -> Msg | None:
         """The message or status that answers the pull; None when nothing does.
 
-        A consumer at max_ack_pending does not answer at all. What comes too late goes to `late`, or is the answer to the next pull.
+        A consumer at max_ack_pending does not answer at all. What comes too late goes to `late`, or
+        is the answer to the next pull.
         """
         self._late = late
         self._answer = answer = self._loop.create_future()

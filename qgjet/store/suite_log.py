@@ -1,7 +1,9 @@
-"""Suites on the event log: all jobs of a submission in one atomic batch with the suite's own event, or none of them.
+"""Suites on the event log: all jobs of a submission in one atomic batch with the suite's own event,
+or none of them.
 
-The batch is written on the versions of all slots that were read, as a single append is. JetStream does not say which message a refused batch failed on: all
-slots are read again and everything is decided anew.
+The batch is written on the versions of all slots that were read, as a single append is. JetStream
+does not say which message a refused batch failed on: all slots are read again and everything is
+decided anew.
 """
 
 from __future__ import annotations
@@ -22,8 +24,25 @@ from qgjet.domain import codec, subjects
 from qgjet.domain.decide import OnDuplicate, Submit, decide
 from qgjet.domain.events import Event, JobSpec, Requeued, Slot, Submitted, event_type
 from qgjet.domain.job import Job
-from qgjet.domain.suite import MAX_BATCH, MAX_EVENT_BYTES, OPENED, Member, SuiteOpened, decode, encode, member_of, suite_prefix
-from qgjet.errors import Conflict, DuplicateJob, NatsUnavailable, StoreFull, UndecodableEvent, VersionConflict
+from qgjet.domain.suite import (
+    MAX_BATCH,
+    MAX_EVENT_BYTES,
+    OPENED,
+    Member,
+    SuiteOpened,
+    decode,
+    encode,
+    member_of,
+    suite_prefix,
+)
+from qgjet.errors import (
+    Conflict,
+    DuplicateJob,
+    NatsUnavailable,
+    StoreFull,
+    UndecodableEvent,
+    VersionConflict,
+)
 from qgjet.jetstream.connection import JetStreamError, read_ack, refusal
 from qgjet.store.event_log import Accepted, EventLog, give_up_race
 
@@ -83,13 +102,17 @@ class _Message(Struct, frozen=True):
     expected: int
 
 
-async def submit_suite(log: EventLog, submission: Submission, *, timeout_s: float = SUBMIT_TIMEOUT_S) -> list[Accepted]:
-    """Submit all jobs or none; one answer each, in order. A second call with the same ids finds what the first one wrote.
+async def submit_suite(
+    log: EventLog, submission: Submission, *, timeout_s: float = SUBMIT_TIMEOUT_S
+) -> list[Accepted]:
+    """Submit all jobs or none; one answer each, in order. A second call with the same ids finds
+    what the first one wrote.
 
-    Two jobs of one slot become one: the second is attached to the first. More jobs than a batch holds go in several, one after the other: a refusal of a
-    later one cancels what was created.
+    Two jobs of one slot become one: the second is attached to the first. More jobs than a batch
+    holds go in several, one after the other: a refusal of a later one cancels what was created.
 
-    Raises SubmissionRejected, with nothing left in the queue; IdempotencyKeyReused; and NatsUnavailable, after which the jobs may be there.
+    Raises SubmissionRejected, with nothing left in the queue; IdempotencyKeyReused; and
+    NatsUnavailable, after which the jobs may be there.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
     answers: dict[int, Accepted] = {}
@@ -105,18 +128,30 @@ async def submit_suite(log: EventLog, submission: Submission, *, timeout_s: floa
 
 
 async def claim_key(log: EventLog, org_id: str, key_id: str, request_hash: str, *, by: str) -> None:
-    """Bind an idempotency key to one request, before its jobs are submitted: jobs of another slot would not meet those of the first one.
+    """Bind an idempotency key to one request, before its jobs are submitted: jobs of another slot
+    would not meet those of the first one.
 
-    `key_id` is what the key stands for (`idempotent_id`). A second call with the same hash writes nothing. The claim is a suite of its own without jobs,
-    which no list shows. Raises IdempotencyKeyReused when the key belongs to another request, and NatsUnavailable.
+    `key_id` is what the key stands for (`idempotent_id`). A second call with the same hash writes
+    nothing. The claim is a suite of its own without jobs, which no list shows. Raises
+    IdempotencyKeyReused when the key belongs to another request, and NatsUnavailable.
     """
     suite_id = f"key-{key_id}"
-    claim = SuiteOpened(suite_id=suite_id, org_id=org_id, at=log.clock(), by=by, submission=key_id, request_hash=request_hash, jobs=())
+    claim = SuiteOpened(
+        suite_id=suite_id,
+        org_id=org_id,
+        at=log.clock(),
+        by=by,
+        submission=key_id,
+        request_hash=request_hash,
+        jobs=(),
+    )
     while True:
         last = await log.last_of(f"{suite_prefix(org_id, suite_id)}.>")
         if last is not None:
             if decode(last.data).request_hash != request_hash:
-                raise IdempotencyKeyReused("this idempotency key belongs to another request: choose another key, or send the same request")
+                raise IdempotencyKeyReused(
+                    "this idempotency key belongs to another request: choose another key, or send the same request"
+                )
             return
         with contextlib.suppress(VersionConflict):
             await _append_all(log, [_suite_message(claim, 0)])
@@ -124,9 +159,11 @@ async def claim_key(log: EventLog, org_id: str, key_id: str, request_hash: str, 
 
 
 async def announce(log: EventLog, submission: Submission, to_come: Counter[str]) -> None:
-    """Record how many jobs of a submission are to follow, by org. For jobs that are submitted one by one: without it a part of them looks complete.
+    """Record how many jobs of a submission are to follow, by org. For jobs that are submitted one
+    by one: without it a part of them looks complete.
 
-    The submission is complete once 0 is recorded; the janitor closes it otherwise. Raises NatsUnavailable.
+    The submission is complete once 0 is recorded; the janitor closes it otherwise. Raises
+    NatsUnavailable.
     """
     for org_id in _by_org(submission, range(len(submission.specs))):
         event = _opening(log, submission, org_id, (), to_come[org_id])
@@ -142,8 +179,12 @@ def _stretches(submission: Submission) -> list[list[int]]:
     orgs = len({spec.org_id for spec in submission.specs})
     size = max(MAX_BATCH - orgs, 1)
     longest = max((len(_member_bytes(spec)) for spec in submission.specs), default=1)
-    size = max(1, min(size, (MAX_EVENT_BYTES - len(msgspec.json.encode(submission.tags))) // longest))
-    positions = list(chain.from_iterable(_by_org(submission, range(len(submission.specs))).values()))
+    size = max(
+        1, min(size, (MAX_EVENT_BYTES - len(msgspec.json.encode(submission.tags))) // longest)
+    )
+    positions = list(
+        chain.from_iterable(_by_org(submission, range(len(submission.specs))).values())
+    )
     return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 
@@ -155,16 +196,28 @@ def _member_bytes(spec: JobSpec) -> bytes:
 async def _take_back(log: EventLog, submission: Submission, answers: dict[int, Accepted]) -> None:
     for position, accepted in answers.items():
         slot, reason = submission.specs[position].slot, "the rest of its suite was refused"
-        await log.cancel(slot, accepted.job_id, by=submission.by, reason=reason, suite_id=submission.suite_id)
+        await log.cancel(
+            slot, accepted.job_id, by=submission.by, reason=reason, suite_id=submission.suite_id
+        )
 
 
 def _to_come(submission: Submission, later: Sequence[Sequence[int]]) -> Counter[str]:
-    """Org -> jobs that are to follow. Each org's suite is complete on its own: the last stretch need not hold jobs of all of them."""
-    following = Counter(submission.specs[position].org_id for stretch in later for position in stretch)
+    """Org -> jobs that are to follow. Each org's suite is complete on its own: the last stretch
+    need not hold jobs of all of them.
+    """
+    following = Counter(
+        submission.specs[position].org_id for stretch in later for position in stretch
+    )
     return following + Counter({spec.org_id: submission.to_come for spec in submission.specs})
 
 
-async def _submit(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: Counter[str], deadline: float) -> dict[int, Accepted]:
+async def _submit(
+    log: EventLog,
+    submission: Submission,
+    stretch: Sequence[int],
+    to_come: Counter[str],
+    deadline: float,
+) -> dict[int, Accepted]:
     while True:
         try:
             earlier = await _earlier(log, submission, stretch)
@@ -186,14 +239,20 @@ async def _submit(log: EventLog, submission: Submission, stretch: Sequence[int],
         await log.pause(deadline, problem)
 
 
-async def _earlier(log: EventLog, submission: Submission, stretch: Sequence[int]) -> dict[int, Accepted] | None:
-    """What this submission has come to already: its answer was lost, or it is repeated. None when it is new."""
+async def _earlier(
+    log: EventLog, submission: Submission, stretch: Sequence[int]
+) -> dict[int, Accepted] | None:
+    """What this submission has come to already: its answer was lost, or it is repeated. None when
+    it is new.
+    """
     found: list[tuple[int, SuiteOpened]] = []
     for org_id, wanted in _by_org(submission, stretch).items():
         slots = {submission.specs[position].slot for position in wanted}
         async for seq, event in openings(log, org_id, submission.suite_id):
             if event.submission == submission.id and event.request_hash != submission.request_hash:
-                raise IdempotencyKeyReused(f"suite {submission.suite_id} was opened by another request under the same key")
+                raise IdempotencyKeyReused(
+                    f"suite {submission.suite_id} was opened by another request under the same key"
+                )
             if event.submission == submission.id and slots == set(map(event.slot_of, event.jobs)):
                 found.append((seq, event))
     if len(found) != len(_by_org(submission, stretch)):
@@ -210,7 +269,11 @@ def _told(found: list[tuple[int, SuiteOpened]]) -> dict[Slot, list[Accepted]]:
     known: dict[Slot, list[Accepted]] = {}
     for _, event in found:
         for member in event.jobs:
-            answer = Accepted(job_id=member.job_id, seq=(member.seq or last_seq) if member.attached else seq, attached=member.attached)
+            answer = Accepted(
+                job_id=member.job_id,
+                seq=(member.seq or last_seq) if member.attached else seq,
+                attached=member.attached,
+            )
             seq += not member.attached
             known.setdefault(event.slot_of(member), []).append(answer)
     return known
@@ -244,7 +307,9 @@ async def _decide(log: EventLog, submission: Submission, stretch: Sequence[int])
                 taken[spec.slot] = spec.job_id
             except DuplicateJob as duplicate:
                 assert job is not None
-                decided.accepted[position] = Accepted(job_id=job.job_id, seq=job.version, attached=True, status=job.status)
+                decided.accepted[position] = Accepted(
+                    job_id=job.job_id, seq=job.version, attached=True, status=job.status
+                )
                 if submission.modes[position] is OnDuplicate.REJECT:
                     errors[position] = duplicate
                 else:
@@ -252,7 +317,11 @@ async def _decide(log: EventLog, submission: Submission, stretch: Sequence[int])
     if errors:
         raise SubmissionRejected(errors, len(submission.specs))
     events = await _read_all([log.attachment(spec, job) for spec, job, _ in joins])
-    decided.joined += [(spec.slot, event, version) for (spec, _, version), event in zip(joins, events, strict=True) if event is not None]
+    decided.joined += [
+        (spec.slot, event, version)
+        for (spec, _, version), event in zip(joins, events, strict=True)
+        if event is not None
+    ]
     return decided
 
 
@@ -266,25 +335,47 @@ async def _read_all(reads: Sequence[Awaitable[T]]) -> list[T]:
     return await asyncio.gather(*map(one, reads))
 
 
-async def _write(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: Counter[str], decided: _Decided) -> dict[int, Accepted]:
-    """Append what is decided, with the suite's own events last. Raises VersionConflict when a slot has moved on."""
+async def _write(
+    log: EventLog,
+    submission: Submission,
+    stretch: Sequence[int],
+    to_come: Counter[str],
+    decided: _Decided,
+) -> dict[int, Accepted]:
+    """Append what is decided, with the suite's own events last. Raises VersionConflict when a slot
+    has moved on.
+    """
     opened = _opened(log, submission, stretch, to_come, decided)
-    # those of jobs that were there first: the created ones and the suite's own are found by their distance
+    # those of jobs that were there first: the created ones and the suite's own are found by their
+    # distance
     messages = [_job_message(slot, event, expected) for slot, event, expected in decided.joined]
-    messages += [_job_message(event.spec.slot, event, expected) for _, event, expected in decided.created]
+    messages += [
+        _job_message(event.spec.slot, event, expected) for _, event, expected in decided.created
+    ]
     for event in opened:
         last = await log.last_of(f"{suite_prefix(event.org_id, event.suite_id)}.>")
         messages.append(_suite_message(event, last.seq if last else 0))
     last_seq = await _append_all(log, messages)
     first_seq = last_seq - len(messages) + 1 + len(decided.joined)
     written = {
-        position: Accepted(job_id=event.job_id, seq=first_seq + number, replaced=event.replaces) for number, (position, event, _) in enumerate(decided.created)
+        position: Accepted(job_id=event.job_id, seq=first_seq + number, replaced=event.replaces)
+        for number, (position, event, _) in enumerate(decided.created)
     }
-    twice = {position: replace(accepted, seq=last_seq) for position, accepted in decided.accepted.items() if not accepted.seq}
+    twice = {
+        position: replace(accepted, seq=last_seq)
+        for position, accepted in decided.accepted.items()
+        if not accepted.seq
+    }
     return written | twice
 
 
-def _opened(log: EventLog, submission: Submission, stretch: Sequence[int], to_come: Counter[str], decided: _Decided) -> list[SuiteOpened]:
+def _opened(
+    log: EventLog,
+    submission: Submission,
+    stretch: Sequence[int],
+    to_come: Counter[str],
+    decided: _Decided,
+) -> list[SuiteOpened]:
     """One event per org."""
 
     def member(position: int) -> Member:
@@ -293,10 +384,15 @@ def _opened(log: EventLog, submission: Submission, stretch: Sequence[int], to_co
             return member_of(spec, spec.job_id)
         return member_of(spec, accepted.job_id, attached=accepted.attached, seq=accepted.seq)
 
-    return [_opening(log, submission, org_id, tuple(map(member, positions)), to_come[org_id]) for org_id, positions in _by_org(submission, stretch).items()]
+    return [
+        _opening(log, submission, org_id, tuple(map(member, positions)), to_come[org_id])
+        for org_id, positions in _by_org(submission, stretch).items()
+    ]
 
 
-def _opening(log: EventLog, submission: Submission, org_id: str, jobs: tuple[Member, ...], to_come: int) -> SuiteOpened:
+def _opening(
+    log: EventLog, submission: Submission, org_id: str, jobs: tuple[Member, ...], to_come: int
+) -> SuiteOpened:
     return SuiteOpened(
         suite_id=submission.suite_id,
         org_id=org_id,
@@ -310,26 +406,48 @@ def _opening(log: EventLog, submission: Submission, org_id: str, jobs: tuple[Mem
     )
 
 
-async def abandon(log: EventLog, org_id: str, suite_id: str, submission_id: str, *, by: str) -> bool:
-    """Close a submission whose rest never came: cancel what it created, and record in the suite how many jobs are missing.
+async def abandon(
+    log: EventLog, org_id: str, suite_id: str, submission_id: str, *, by: str
+) -> bool:
+    """Close a submission whose rest never came: cancel what it created, and record in the suite how
+    many jobs are missing.
 
-    Returns False when there is nothing to close. Twice is harmless. A client that goes on after that completes the submission.
+    Returns False when there is nothing to close. Twice is harmless. A client that goes on after
+    that completes the submission.
     """
     last = await log.last_of(f"{suite_prefix(org_id, suite_id)}.>")
-    events = [event async for _, event in openings(log, org_id, suite_id) if event.submission == submission_id]
+    events = [
+        event
+        async for _, event in openings(log, org_id, suite_id)
+        if event.submission == submission_id
+    ]
     if not events or not events[-1].to_come:
         return False
     for event in events:
         for member in event.jobs:
-            await log.cancel(event.slot_of(member), member.job_id, by=by, reason="the rest of its suite never came", suite_id=suite_id)
-    closing = replace(events[-1], at=log.clock(), by=by, jobs=(), to_come=0, missing=events[-1].to_come)
-    with contextlib.suppress(VersionConflict):  # the suite has moved on since it was read: the next round decides again
+            await log.cancel(
+                event.slot_of(member),
+                member.job_id,
+                by=by,
+                reason="the rest of its suite never came",
+                suite_id=suite_id,
+            )
+    closing = replace(
+        events[-1], at=log.clock(), by=by, jobs=(), to_come=0, missing=events[-1].to_come
+    )
+    with contextlib.suppress(
+        VersionConflict
+    ):  # the suite has moved on since it was read: the next round decides again
         await _append_all(log, [_suite_message(closing, last.seq if last else 0)])
     return True
 
 
-async def openings(log: EventLog, org_id: str, suite_id: str) -> AsyncIterator[tuple[int, SuiteOpened]]:
-    """The suite's events that this version can read, oldest first, with their sequences; from the stream's leader."""
+async def openings(
+    log: EventLog, org_id: str, suite_id: str
+) -> AsyncIterator[tuple[int, SuiteOpened]]:
+    """The suite's events that this version can read, oldest first, with their sequences; from the
+    stream's leader.
+    """
     suite_filter, seq = f"{suite_prefix(org_id, suite_id)}.>", 1
     while (one := await log.next_of(suite_filter, seq)) is not None:
         with contextlib.suppress(UndecodableEvent):
@@ -345,14 +463,21 @@ def _suite_message(event: SuiteOpened, expected: int) -> _Message:
 def _job_message(slot: Slot, event: Event, expected: int) -> _Message:
     prefix = subjects.slot_prefix(slot)
     rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
-    return _Message(subjects.event_subject(prefix, event_type(event), rank), codec.encode(event), f"{prefix}.>", expected)
+    return _Message(
+        subjects.event_subject(prefix, event_type(event), rank),
+        codec.encode(event),
+        f"{prefix}.>",
+        expected,
+    )
 
 
 async def _append_all(log: EventLog, messages: Sequence[_Message]) -> int:
     """One atomic batch; gives the sequence of its last message. Only the last one is answered."""
     batch_id = uuid.uuid4().hex
     for number, message in enumerate(messages[:-1], 1):
-        await log.connection.publish(message.subject, message.payload, headers=_headers(message, batch_id, number))
+        await log.connection.publish(
+            message.subject, message.payload, headers=_headers(message, batch_id, number)
+        )
     last = messages[-1]
     headers = _headers(last, batch_id, len(messages)) | {"Nats-Batch-Commit": "1"}
     ack = read_ack(await log.connection.request(last.subject, last.payload, headers=headers))

@@ -6,7 +6,9 @@ import re
 
 
 def without_password(urls: str) -> str:
-    """Addresses, separated by commas, fit to be shown. Passwords may hold what no URL may, such as `/`, `,` and `@`: too much goes rather than too little."""
+    """Addresses, separated by commas, fit to be shown. Passwords may hold what no URL may, such as
+    `/`, `,` and `@`: too much goes rather than too little.
+    """
     return ",".join(map(_without_password, re.split(r",(?=[a-z]+://)", urls)))
 
 

@@ -1,4 +1,6 @@
-"""Time: the only place that reads the wall clock and the clock of leases, and waiting with a limit, which goes by the event loop's monotonic time instead."""
+"""Time: the only place that reads the wall clock and the clock of leases, and waiting with a limit,
+which goes by the event loop's monotonic time instead.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,17 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Clock = Callable[[], datetime]
 """Gives the current time, aware."""
-LEASE_CLOCK: int = getattr(time, "CLOCK_BOOTTIME" if sys.platform == "linux" else "CLOCK_MONOTONIC_RAW", -1)
-"""Counts the time of a suspend, as the server's visibility timeout does: CLOCK_BOOTTIME on Linux, and CLOCK_MONOTONIC_RAW on macOS, which there is
-`mach_continuous_time`. `time.monotonic()` and the timers of an event loop stand still meanwhile. -1 on Windows, where no agent runs."""
+LEASE_CLOCK: int = getattr(
+    time, "CLOCK_BOOTTIME" if sys.platform == "linux" else "CLOCK_MONOTONIC_RAW", -1
+)
+"""Counts the time of a suspend, as the server's visibility timeout does: CLOCK_BOOTTIME on Linux,
+and CLOCK_MONOTONIC_RAW on macOS, which there is `mach_continuous_time`. `time.monotonic()` and the
+timers of an event loop stand still meanwhile. -1 on Windows, where no agent runs.
+"""
 LEASE_LOOK_S = 1.0
-"""How long a timer that goes by the clock of leases sleeps at most: it is late by as much after a suspend."""
+"""How long a timer that goes by the clock of leases sleeps at most: it is late by as much after a
+suspend.
+"""
 
 
 def utc_now() -> datetime:
@@ -31,7 +39,8 @@ def lease_time() -> float:
 async def within(seconds: float, event: asyncio.Event) -> bool:
     """Wait for `event`, but no longer than `seconds`; says whether it is set.
 
-    Not `asyncio.wait_for`: until Python 3.12 that loses a cancellation that comes together with the event, and the task never ends.
+    Not `asyncio.wait_for`: until Python 3.12 that loses a cancellation that comes together with the
+    event, and the task never ends.
     """
     if not event.is_set():
         try:
@@ -43,9 +52,11 @@ async def within(seconds: float, event: asyncio.Event) -> bool:
 
 
 async def end(*tasks: asyncio.Task[Any], within_s: float, again_s: float = 0.25) -> bool:
-    """Cancel tasks, and wait no longer than `within_s` for their end; returns whether all have ended. Their errors are for whoever watches them.
+    """Cancel tasks, and wait no longer than `within_s` for their end; returns whether all have
+    ended. Their errors are for whoever watches them.
 
-    Cancels them again every `again_s`: until Python 3.12, `asyncio.wait_for`, which nats-py uses, can lose a cancellation.
+    Cancels them again every `again_s`: until Python 3.12, `asyncio.wait_for`, which nats-py uses,
+    can lose a cancellation.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
@@ -63,9 +74,11 @@ async def end(*tasks: asyncio.Task[Any], within_s: float, again_s: float = 0.25)
 
 
 async def bounded(work: Coroutine[Any, Any, T], within_s: float) -> T:
-    """The result of `work`. Raises TimeoutError when there is none in time, even when `work` does not obey its cancellation.
+    """The result of `work`. Raises TimeoutError when there is none in time, even when `work` does
+    not obey its cancellation.
 
-    Also for work that something in it has cancelled, such as a future of nats-py: that is no cancellation of the caller.
+    Also for work that something in it has cancelled, such as a future of nats-py: that is no
+    cancellation of the caller.
     """
     task = asyncio.create_task(work)
     try:

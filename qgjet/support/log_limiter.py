@@ -1,4 +1,6 @@
-"""Complaints that come again and again: hours without a server, or a full disk, must not fill a disk with log lines."""
+"""Complaints that come again and again: hours without a server, or a full disk, must not fill a
+disk with log lines.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ class _Said:
 
 
 class LogLimiter:
-    """`warn` logs a new text at once, one that it has logged before a minute later at the earliest, and no more than MOST texts in a minute."""
+    """`warn` logs a new text at once, one that it has logged before a minute later at the earliest,
+    and no more than MOST texts in a minute.
+    """
 
     def __init__(self, log: logging.Logger, *, again_s: float = AGAIN_S) -> None:
         self._log = log
@@ -32,14 +36,23 @@ class LogLimiter:
             before.held_back += 1
             return
         oldest = next(iter(self._said.values()), None)
-        if len(self._said) == MOST and before is None and oldest is not None and now - oldest.at < self._again_s:
+        if (
+            len(self._said) == MOST
+            and before is None
+            and oldest is not None
+            and now - oldest.at < self._again_s
+        ):
             self._others += 1
             return
         if before is None and len(self._said) == MOST:
             del self._said[next(iter(self._said))]
         self._said.pop(text, None)
         self._said[text] = _Said(now)
-        more = f" (and {before.held_back} times since the last such line)" if before is not None and before.held_back else ""
+        more = (
+            f" (and {before.held_back} times since the last such line)"
+            if before is not None and before.held_back
+            else ""
+        )
         others, self._others = self._others, 0
         more += f" (and {others} other lines were held back)" if others else ""
         self._log.warning("%s%s", text, more, exc_info=exc_info)

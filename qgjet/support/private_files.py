@@ -14,7 +14,9 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory with mode 0700. One that exists keeps its mode: it may hold files of other programs."""
+    """Create a directory with mode 0700. One that exists keeps its mode: it may hold files of other
+    programs.
+    """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -26,7 +28,9 @@ def create(path: Path) -> BinaryIO:
 
 
 def tighten(path: Path) -> None:
-    """Take the access of the group and of others from a file or directory, as older versions created it. A missing one is ignored."""
+    """Take the access of the group and of others from a file or directory, as older versions
+    created it. A missing one is ignored.
+    """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & _OTHERS:

@@ -1,4 +1,6 @@
-"""Texts that clients give, such as reasons: bounded where they come in, and shortened in answers, because older versions stored longer ones. Pure."""
+"""Texts that clients give, such as reasons: bounded where they come in, and shortened in answers,
+because older versions stored longer ones. Pure.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ ShortText = Annotated[str, Meta(max_length=MAX_CHARACTERS)]
 def check_short(field: str, text: str) -> str:
     """Raises InvalidInput for a text that is too long."""
     if len(text) > MAX_CHARACTERS:
-        raise InvalidInput(field, f"has {len(text)} characters; at most {MAX_CHARACTERS} are accepted")
+        raise InvalidInput(
+            field, f"has {len(text)} characters; at most {MAX_CHARACTERS} are accepted"
+        )
     return text
 
 

@@ -20,7 +20,9 @@ def duration(text: str, where: str = "duration") -> float:
 
 def size(text: str, where: str = "size") -> int:
     """Bytes from `1000000`, `100MB` (10^8), `1.5 GB` or `64MiB` (2^26). Raises InvalidSettings."""
-    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kmg]?i?b)?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(
+        r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kmg]?i?b)?\s*", text, re.IGNORECASE
+    )
     unit = _SIZES.get((match[2] or "b").lower()) if match else None
     if match is None or unit is None:
         raise InvalidSettings(where, f"{text!r} is not a size; write 1000000, 100MB or 64MiB")

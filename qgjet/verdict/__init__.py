@@ -1,1 +1,3 @@
-"""From what one attempt left behind to its outcome: the evidence, the readers of reports, and the rules. Pure."""
+"""From what one attempt left behind to its outcome: the evidence, the readers of reports, and the
+rules. Pure.
+"""

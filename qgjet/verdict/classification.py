@@ -1,7 +1,8 @@
 """From the text of an error to its kind, its heads and its sign. Pure.
 
-Only the beginning of a message shows what it is about. Wrappers around it are taken off one after the other, and each step
-is a head of its own: `WebDriverError: An unknown server-side error … Original error: adb: device offline` has three.
+Only the beginning of a message shows what it is about. Wrappers around it are taken off one after
+the other, and each step is a head of its own: `WebDriverError: An unknown server-side error …
+Original error: adb: device offline` has three.
 """
 
 from __future__ import annotations
@@ -25,14 +26,19 @@ _CLASS = re.compile(
     r"(?:Uncaught )?(?P<name>(?:[\w$]+(?:\.|::|\$))*[\w$]*(?:Errors?|Exception|Failure|Fault|Timeout|Failed|Errno::\w+|ECONN\w+)(?:Group)?)"
     r"(?: ?\[(?P<code>\w+)\])? ?:(?:\s+|$)"
 )
-"""The class that languages put before a message: `Error: `, `AssertionError [ERR_ASSERTION]: `, `java.io.IOException: `, `X.YException : `."""
+"""The class that languages put before a message: `Error: `, `AssertionError [ERR_ASSERTION]: `,
+`java.io.IOException: `, `X.YException : `.
+"""
 _ASSERTION_CLASS = re.compile(
     r"(?:.*(?:\.|::|\$))?(?:\w*Assert\w*|ComparisonFailure|ExpectationNotMet\w*|ExpectationFailed\w*|MultipleFailuresError|TestFailedException|Failed)$"
     r"|Xunit\.Sdk\.\w+$|Test::Unit::AssertionFailedError$|Minitest::Assertion$"
 )
 _BARE_ASSERTION = re.compile(r"AssertionError$")
-"""Robot Framework writes this type for every failure, so the class in the message goes before it."""
-_ROBOT_DATA = re.compile(r"No keyword with name '|Importing \w+(?: file)? '|\w+ must have closing END\.")
+"""Robot Framework writes this type for every failure, so the class in the message goes before it.
+"""
+_ROBOT_DATA = re.compile(
+    r"No keyword with name '|Importing \w+(?: file)? '|\w+ must have closing END\."
+)
 _CODE_CLASS = re.compile(r"E[A-Z]{3,}$|UND_ERR_\w+$")
 _ASSERTION_HEAD = re.compile(
     r"[Aa]ssert(?:ion)?\b|ASSERT|expect(?:\.\w+)*\(|[Ee]xpected\b|XCTAssert|XCTFail|Assert\.\w+|#?[Ee]xpectation\b|Condition (?:failed|not satisfied)"
@@ -40,11 +46,15 @@ _ASSERTION_HEAD = re.compile(
     r"|DID NOT RAISE|View matching|.{0,300} doesn't match the selected view|Not equal:|Should\b|You must provide a|the given "
 )
 _EXPECT_LINE = re.compile(r"^\s*(?:await )?expect(?:\.\w+)*\(", re.MULTILINE)
-_PREDICATE_LOG = re.compile(r"\n+Call [Ll]og:\n(?:- .*(?:\n|\Z))*?- .*waiting on the predicate[^\n]*")
+_PREDICATE_LOG = re.compile(
+    r"\n+Call [Ll]og:\n(?:- .*(?:\n|\Z))*?- .*waiting on the predicate[^\n]*"
+)
 _FRAME = re.compile(r"^[ \t]+at .*$", re.MULTILINE)
 _EXPECTED = re.compile(r"^\s*(?:[Ee]xpected|[Ww]anted)\b[^\n:]*:", re.MULTILINE)
 _RECEIVED = re.compile(r"^\s*(?:[Rr]eceived|[Aa]ctual|[Bb]ut was|[Gg]ot)\b[^\n:]*:", re.MULTILINE)
-_COMPARISON = re.compile(r"[Ee]xpected:? ?[<\[].{0,500}(?:but was|but found)|\bis not equal to\b|assert .{0,500} (?:==|!=|<|>|in|not in) ")
+_COMPARISON = re.compile(
+    r"[Ee]xpected:? ?[<\[].{0,500}(?:but was|but found)|\bis not equal to\b|assert .{0,500} (?:==|!=|<|>|in|not in) "
+)
 _TIME_LIMIT = re.compile(
     r"Test timeout of \d+ms exceeded|\"\w+\" hook timeout of|Timed out waiting [\d.]+m?s for|(?:thrown: \")?Exceeded timeout of \d+ ?ms for a"
     r"|Timeout of \d+ms exceeded|(?:Failed: )?Timeout \(?>[\d.]+s|(?:panic: )?test timed out after|[\w.$-]{1,200}\(.{0,200}\) timed out after"
@@ -75,8 +85,12 @@ _WRAPPERS = tuple(
         r"● Test suite failed to run\s+(?P<rest>[\s\S]*)",
     )
 )
-_APPWRIGHT_ACTION = re.compile(r"Failed to (?:click|tap|fill|scroll|type|send)\b[^\n]{0,200}?[\"']?: ")
-_ABOUT_AN_ELEMENT = re.compile(r"(?:is )?not (?:visible|found|displayed|enabled)\s*$|was not found on the screen\s*$")
+_APPWRIGHT_ACTION = re.compile(
+    r"Failed to (?:click|tap|fill|scroll|type|send)\b[^\n]{0,200}?[\"']?: "
+)
+_ABOUT_AN_ELEMENT = re.compile(
+    r"(?:is )?not (?:visible|found|displayed|enabled)\s*$|was not found on the screen\s*$"
+)
 _INNER_CLASS = re.compile(rf"\": (?=(?:[\w$.]*(?:Error|Exception)|{_W3C_ERROR}): )")
 
 _GENERIC = re.compile(
@@ -85,18 +99,26 @@ _GENERIC = re.compile(
     re.IGNORECASE,
 )
 _E_LINE = re.compile(r"^E(?:   |$)(.*)$", re.MULTILINE)
-_CHAIN = re.compile(r"^(?:The above exception was the direct cause of|During handling of the above exception,).*$", re.MULTILINE)
+_CHAIN = re.compile(
+    r"^(?:The above exception was the direct cause of|During handling of the above exception,).*$",
+    re.MULTILINE,
+)
 _CAUSED_BY = re.compile(r"^\s*(?:Caused by|\[cause\]|\[errors\]): (.*)$", re.MULTILINE)
 _CODE = re.compile(r"^\s*(?:\{ )?(?:errno: -?\d+, )?code: ['\"](\w{4,40})['\"]", re.MULTILINE)
 _TRACEBACK = re.compile(
     r"\s*(?:failed on (?:setup|teardown) with [\"']file |def |@|self = |Traceback \(most recent|[\w./\\-]+\.py:\d+: in |ImportError while importing)"
 )
-_GO_NOISE = re.compile(r"^(?:\s*(?:=== (?:RUN|PAUSE|CONT|NAME)|--- FAIL).*|PASS|FAIL(?:\t\S+\t[\d.]+s)?)(?:\n|\Z)", re.MULTILINE)
+_GO_NOISE = re.compile(
+    r"^(?:\s*(?:=== (?:RUN|PAUSE|CONT|NAME)|--- FAIL).*|PASS|FAIL(?:\t\S+\t[\d.]+s)?)(?:\n|\Z)",
+    re.MULTILINE,
+)
 
 
 def without_source(text: str) -> str:
     """An error text without the source excerpt and the stack that tools append to it."""
-    kept = [line for line in clean(text, MAX_RAW_CHARS).split("\n") if not _SOURCE_OR_STACK.match(line)]
+    kept = [
+        line for line in clean(text, MAX_RAW_CHARS).split("\n") if not _SOURCE_OR_STACK.match(line)
+    ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip()
 
 
@@ -141,14 +163,28 @@ def classify(
     text = without_source(_joined(message, details))
     plain = text if lead == _joined(message, details) else without_source(lead)
     levels = list(_levels(plain)) if not _GENERIC.match(plain) else []
-    typed = [f"{type_name}: {plain}"] if type_name and " " not in type_name and not plain.startswith(type_name) else []
+    typed = (
+        [f"{type_name}: {plain}"]
+        if type_name and " " not in type_name and not plain.startswith(type_name)
+        else []
+    )
     found = [*typed, *(head for head, _ in levels)]
     for cause in (*causes, *more):
         found += heads_of(without_source(cause))
-    found += [f"code: {code}" for code in _codes(levels, _below_stack(details or message) if causes_in_text else "")]
-    kind = _assertion(plain, text, levels, type_name, details) or _late_assertion(message, by_matcher)
+    found += [
+        f"code: {code}"
+        for code in _codes(levels, _below_stack(details or message) if causes_in_text else "")
+    ]
+    kind = _assertion(plain, text, levels, type_name, details) or _late_assertion(
+        message, by_matcher
+    )
     sign = None if kind else patterns.sign(found)
-    if sign is not None and re.match(r"SyntaxError: (?!/)", plain) and origin is Origin.TEAM and phase is not Phase.OUTSIDE:
+    if (
+        sign is not None
+        and re.match(r"SyntaxError: (?!/)", plain)
+        and origin is Origin.TEAM
+        and phase is not Phase.OUTSIDE
+    ):
         sign = None  # of a text that the test parsed, not of a file
     return ReportedError(
         kind=kind or _kind(found, sign, patterns, origin),
@@ -165,16 +201,28 @@ def classify(
 
 
 def _from_json(text: str) -> str:
-    """The message in an error that was written as JSON, as Jest does for hooks and files; else the text as it is."""
-    if not text.lstrip().startswith("{") or not text.rstrip().endswith("}") or len(text) > MAX_RAW_CHARS:
+    """The message in an error that was written as JSON, as Jest does for hooks and files; else the
+    text as it is.
+    """
+    if (
+        not text.lstrip().startswith("{")
+        or not text.rstrip().endswith("}")
+        or len(text) > MAX_RAW_CHARS
+    ):
         return text
     try:
         found = msgspec.json.decode(text, type=dict[str, object])
     except (msgspec.MsgspecError, ValueError):
         return text
-    texts = [value for key in ("message", "_originalMessage", "stack") if isinstance(value := found.get(key), str) and value.strip()]
+    texts = [
+        value
+        for key in ("message", "_originalMessage", "stack")
+        if isinstance(value := found.get(key), str) and value.strip()
+    ]
     code = found.get("code")
-    return texts[0] if texts else f"code: {code}" if isinstance(code, str) else text if found else ""
+    return (
+        texts[0] if texts else f"code: {code}" if isinstance(code, str) else text if found else ""
+    )
 
 
 def _joined(message: str, details: str) -> str:
@@ -184,8 +232,12 @@ def _joined(message: str, details: str) -> str:
 
 
 def _late_assertion(message: str, by_matcher: bool) -> ErrorKind | None:
-    """An assertion that shows only in its place, or behind a message that is longer than what is read of it."""
-    late = len(message) > MAX_RAW_CHARS and _EXPECT_LINE.search(without_source(message[-MAX_RAW_CHARS:]))
+    """An assertion that shows only in its place, or behind a message that is longer than what is
+    read of it.
+    """
+    late = len(message) > MAX_RAW_CHARS and _EXPECT_LINE.search(
+        without_source(message[-MAX_RAW_CHARS:])
+    )
     return ErrorKind.ASSERTION if by_matcher or late else None
 
 
@@ -195,20 +247,26 @@ def _without_predicate(message: str) -> str:
 
 
 def _below_stack(text: str) -> str:
-    """What stands below the first frame of a stack: causes and properties, but no words of the message."""
+    """What stands below the first frame of a stack: causes and properties, but no words of the
+    message.
+    """
     found = _FRAME.search(text[:MAX_RAW_CHARS])
     return text[found.end() : MAX_RAW_CHARS] if found else ""
 
 
 def _split(message: str, details: str, causes_in_text: bool) -> tuple[str, list[str]]:
-    """The text whose beginning counts, and the causes behind it. A traceback of pytest has the error in its lines `E   …`."""
+    """The text whose beginning counts, and the causes behind it. A traceback of pytest has the
+    error in its lines `E   …`.
+    """
     whole = _joined(message, details)
     blocks = [_e_lines(block) for block in _CHAIN.split(whole[:MAX_RAW_CHARS])]
     blocks = [block for block in blocks if block]
     causes = _CAUSED_BY.findall(_below_stack(whole))[:_MAX_CAUSES] if causes_in_text else []
     own = _GO_NOISE.sub("", message)
     if not _GENERIC.match(own) and not (blocks and _e_only(own)):
-        return (own if blocks or details.lstrip().startswith("Traceback (most recent") else whole), causes + blocks[:-1][:_MAX_CAUSES]
+        return (
+            own if blocks or details.lstrip().startswith("Traceback (most recent") else whole
+        ), causes + blocks[:-1][:_MAX_CAUSES]
     if blocks:
         return blocks[-1], causes + blocks[:-1][:_MAX_CAUSES]
     return _GO_NOISE.sub("", details or message), causes
@@ -237,7 +295,9 @@ def _levels(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _unwrapped(head: str) -> tuple[str, str]:
-    """The head without its outermost wrapper, and the class that the wrapper named; empty when there is none."""
+    """The head without its outermost wrapper, and the class that the wrapper named; empty when
+    there is none.
+    """
     if found := _CLASS.match(head):
         return head[found.end() :].strip(), found["name"]
     for wrapper in _WRAPPERS:
@@ -255,20 +315,43 @@ def _codes(levels: list[tuple[str, str]], text: str) -> list[str]:
     outer = levels[0][0] if levels else ""
     found = _CLASS.match(outer)
     in_brackets = [found["code"]] if found and found["code"] else []
-    return [code for code in (*in_brackets, *_CODE.findall(text[:MAX_RAW_CHARS])) if _CODE_CLASS.match(code)][:_MAX_CAUSES]
+    return [
+        code
+        for code in (*in_brackets, *_CODE.findall(text[:MAX_RAW_CHARS]))
+        if _CODE_CLASS.match(code)
+    ][:_MAX_CAUSES]
 
 
-def _assertion(plain: str, text: str, levels: list[tuple[str, str]], type_name: str, details: str) -> ErrorKind | None:
+def _assertion(
+    plain: str, text: str, levels: list[tuple[str, str]], type_name: str, details: str
+) -> ErrorKind | None:
     """Whether a failed assertion raised it, and which."""
     names = [name for _, name in levels if name]
     innermost = levels[-1][0] if levels else ""
-    by_class = any(_ASSERTION_CLASS.match(name) for name in names) and not _TIME_LIMIT.match(innermost)
-    by_type = bool(_ASSERTION_CLASS.match(type_name)) and not (_BARE_ASSERTION.match(type_name) and _is_robot(names, innermost))
-    compared = bool(_EXPECTED.search(text) and _RECEIVED.search(text)) or bool(_COMPARISON.search(plain))
+    by_class = any(_ASSERTION_CLASS.match(name) for name in names) and not _TIME_LIMIT.match(
+        innermost
+    )
+    by_type = bool(_ASSERTION_CLASS.match(type_name)) and not (
+        _BARE_ASSERTION.match(type_name) and _is_robot(names, innermost)
+    )
+    compared = bool(_EXPECTED.search(text) and _RECEIVED.search(text)) or bool(
+        _COMPARISON.search(plain)
+    )
     by_head = any(_ASSERTION_HEAD.match(head) for head, _ in levels)
     by_line = bool(_EXPECT_LINE.search(text))
-    by_python = bool(re.match(r"(?:AssertionError|assert\b)", _e_lines(_CHAIN.split(details)[-1]))) if "\nE " in f"\n{details}" else False
-    if not (by_class or by_type or by_head or by_line or by_python or (compared and _EXPECTED.search(text))):
+    by_python = (
+        bool(re.match(r"(?:AssertionError|assert\b)", _e_lines(_CHAIN.split(details)[-1])))
+        if "\nE " in f"\n{details}"
+        else False
+    )
+    if not (
+        by_class
+        or by_type
+        or by_head
+        or by_line
+        or by_python
+        or (compared and _EXPECTED.search(text))
+    ):
         return None
     return ErrorKind.COMPARISON if compared else ErrorKind.ASSERTION
 

@@ -16,8 +16,8 @@ _KEPT_BYTES = 4 * 1024 * 1024
 class CaseCollector:
     """Collects the cases of a report within bounded memory.
 
-    Every case is counted. A case is kept while there is room, and always when it is the first of its kind, so that the
-    rules see the same as with all of them.
+    Every case is counted. A case is kept while there is room, and always when it is the first of
+    its kind, so that the rules see the same as with all of them.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,13 @@ class CaseCollector:
     def add(self, case: ReportedCase) -> None:
         self.totals[case.result.outcome] += 1
         important = case.result.outcome in _NOT_GREEN or not case.finished
-        kind = (case.result.outcome, case.asked, case.finished, case.blame and case.blame.sign, case.final)
+        kind = (
+            case.result.outcome,
+            case.asked,
+            case.finished,
+            case.blame and case.blame.sign,
+            case.final,
+        )
         size = _size(case)
         if kind in self._kinds and size > self._room[important]:
             self.omitted += 1
@@ -45,10 +51,23 @@ class CaseCollector:
         result = case.result
         self._ids[result.id] += 1
         n = self._ids[result.id]
-        return case if n == 1 else msgspec.structs.replace(case, result=msgspec.structs.replace(result, id=f"{result.id}#{n}"))
+        return (
+            case
+            if n == 1
+            else msgspec.structs.replace(
+                case, result=msgspec.structs.replace(result, id=f"{result.id}#{n}")
+            )
+        )
 
 
 def _size(case: ReportedCase) -> int:
     result = case.result
     tries = sum(100 + (len(one.error.message) if one.error else 0) for one in result.tries)
-    return 200 + len(result.id) + len(result.title) + len(result.file) + tries + (len(case.blame.text) if case.blame else 0)
+    return (
+        200
+        + len(result.id)
+        + len(result.title)
+        + len(result.file)
+        + tries
+        + (len(case.blame.text) if case.blame else 0)
+    )

@@ -1,7 +1,7 @@
 """What one attempt left behind, as the rules see it. Pure.
 
-A report is read into cases, a case into tries, a try into errors. An error has a kind, a phase, an origin and heads; the
-rules decide by these and never search through other text.
+A report is read into cases, a case into tries, a try into errors. An error has a kind, a phase, an
+origin and heads; the rules decide by these and never search through other text.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class ReportedError(Struct, frozen=True, kw_only=True):
     text: str
     """Without source excerpt and stack, at most 2 KB."""
     heads: tuple[str, ...] = ()
-    """The beginning of the message, then the same without the wrappers around it, then `code` and causes."""
+    """The beginning of the message, then the same without the wrappers around it, then `code` and
+    causes.
+    """
     sign: Sign | None = None
     """What the heads mean when they are not about the app. An assertion has none."""
     final: bool = False
@@ -100,17 +102,24 @@ class ReportedCase(Struct, frozen=True, kw_only=True):
 
     result: TestResult
     asked: bool = True
-    """It belongs to the file that the job asked for. Others come from set-up projects, or from another run."""
+    """It belongs to the file that the job asked for. Others come from set-up projects, or from
+    another run.
+    """
     finished: bool = True
-    """False: it should have run and did not come to an end. Playwright calls such tests `skipped`."""
+    """False: it should have run and did not come to an end. Playwright calls such tests `skipped`.
+    """
     blame: Blame | None = None
-    """Of a failing case: what is at fault instead of the app, in every failed try. Of a passing case: why the pass proves nothing."""
+    """Of a failing case: what is at fault instead of the app, in every failed try. Of a passing
+    case: why the pass proves nothing.
+    """
     tries_blame: Blame | None = None
     """Of a flaky case, what is at fault for every failed try instead of the app."""
     words: bool = True
     """An error of it has a message."""
     cause: str = ""
-    """Of a failing case, the text of its last failed try that the app is to blame for; empty when that is its last one."""
+    """Of a failing case, the text of its last failed try that the app is to blame for; empty when
+    that is its last one.
+    """
     final: bool = False
 
     @property
@@ -122,7 +131,8 @@ class RunnerReport(Struct, frozen=True, kw_only=True):
     """A report that could be read."""
 
     cases: tuple[ReportedCase, ...] = ()
-    """All of a usual report. Of a huge one, at least one of each kind that the rules distinguish."""
+    """All of a usual report. Of a huge one, at least one of each kind that the rules distinguish.
+    """
     omitted: int = 0
     """Cases that are not in `cases`."""
     totals: dict[str, int] = {}
@@ -167,7 +177,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """The value of --retries."""
     patterns: Patterns = field(default_factory=default_patterns)
     must_keep: frozenset[str] = frozenset()
-    """IDs of test cases that the outcome must name, even where others are left out for their size."""
+    """IDs of test cases that the outcome must name, even where others are left out for their size.
+    """
 
 
 class CommandEvidence(Struct, frozen=True, kw_only=True):
@@ -182,7 +193,9 @@ class CommandEvidence(Struct, frozen=True, kw_only=True):
     """By the agent's configuration the command writes JUnit XML."""
     output: str = ""
     stopped: str = ""
-    """As in Evidence, but only when the command was still running then: unlike Playwright's report, JUnit and exit code cannot show that it was cut short."""
+    """As in Evidence, but only when the command was still running then: unlike Playwright's report,
+    JUnit and exit code cannot show that it was cut short.
+    """
     duration_s: float
     project_dir: str
     patterns: Patterns = field(default_factory=default_patterns)

@@ -1,4 +1,6 @@
-"""JSON of any size as a stream of events, within a few hundred kilobytes of memory. Pure but for the reads of its source."""
+"""JSON of any size as a stream of events, within a few hundred kilobytes of memory. Pure but for
+the reads of its source.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,15 @@ import ijson.backends.python as slow_ijson
 
 PIECE_BYTES = 64 * 1024
 MAX_STRING_BYTES = 64 * 1024
-"""Longer strings lose what lies beyond. No error text that is read is as long; attachments and output are."""
+"""Longer strings lose what lies beyond. No error text that is read is as long; attachments and
+output are.
+"""
 MAX_DEPTH = 200
 _MAX_ESCAPE_BYTES = 12
 """Of a surrogate pair, which must not be cut in two."""
-_LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 
 Event = tuple[str, Any]
 
@@ -31,7 +37,8 @@ class LongInteger(JsonError):
 class BoundedStrings:
     """A source whose long strings are cut, and whose text is valid UTF-8.
 
-    JavaScript cuts strings inside emoji, and tests print any bytes: lone surrogates and invalid bytes become U+FFFD.
+    JavaScript cuts strings inside emoji, and tests print any bytes: lone surrogates and invalid
+    bytes become U+FFFD.
     """
 
     def __init__(self, source: BinaryIO) -> None:
@@ -95,14 +102,18 @@ def _repaired(data: bytes) -> bytes:
 class JsonReader:
     """Walks through one JSON document: each value is either built, walked into, or skipped.
 
-    Raises JsonError for what is no JSON, for documents nested deeper than 200 levels, and for numbers that no double can hold. LongInteger comes of an
-    integer beyond 64 bits; with `any_integer` it is read, at a tenth of the speed.
+    Raises JsonError for what is no JSON, for documents nested deeper than 200 levels, and for
+    numbers that no double can hold. LongInteger comes of an integer beyond 64 bits; with
+    `any_integer` it is read, at a tenth of the speed.
     """
 
     def __init__(self, source: BinaryIO, *, any_integer: bool = False) -> None:
         parser = slow_ijson if any_integer else ijson
-        # without use_float, ijson's C parser crashes the process at a number that Python refuses to convert, if the text behind it is no JSON
-        self._events: Iterator[Event] = parser.basic_parse(BoundedStrings(source), buf_size=PIECE_BYTES, use_float=True)
+        # without use_float, ijson's C parser crashes the process at a number that Python refuses to
+        # convert, if the text behind it is no JSON
+        self._events: Iterator[Event] = parser.basic_parse(
+            BoundedStrings(source), buf_size=PIECE_BYTES, use_float=True
+        )
         self._depth = 0
 
     def next(self) -> Event:
@@ -132,7 +143,9 @@ class JsonReader:
         raise JsonError("something follows it")
 
     def members(self, event: Event) -> Iterator[tuple[str, Event]]:
-        """The keys of an object, each with the first event of its value, which must be consumed before the next key."""
+        """The keys of an object, each with the first event of its value, which must be consumed
+        before the next key.
+        """
         if event[0] != "start_map":
             raise JsonError(f"an object is expected where it has {_described(event)}")
         while (following := self.next())[0] != "end_map":
@@ -161,7 +174,11 @@ class JsonReader:
             if not isinstance(wanted, dict):
                 self.skip(event)
                 return None
-            return {key: built for key, first in self.members(event) if (built := self._wanted(key, first, wanted)) is not None}
+            return {
+                key: built
+                for key, first in self.members(event)
+                if (built := self._wanted(key, first, wanted)) is not None
+            }
         if name == "start_array":
             if not isinstance(wanted, list):
                 self.skip(event)
@@ -177,11 +194,15 @@ class JsonReader:
 
 
 Wanted = dict[str, Any] | list[Any] | None | Callable[["JsonReader", Event], Any]
-"""What to keep of a value: an object's keys, an array's items, a scalar (None), or a function that consumes the value."""
+"""What to keep of a value: an object's keys, an array's items, a scalar (None), or a function that
+consumes the value.
+"""
 
 
 def _described(event: Event) -> str:
-    return {"start_map": "an object", "start_array": "an array", "null": "null"}.get(event[0], f"a {event[0]}")
+    return {"start_map": "an object", "start_array": "an array", "null": "null"}.get(
+        event[0], f"a {event[0]}"
+    )
 
 
 def _described_error(error: Exception) -> JsonError:

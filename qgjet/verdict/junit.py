@@ -1,7 +1,7 @@
 """Reads JUnit XML of any tool and any size. Pure but for the reads of its source.
 
-Any bytes give a `RunnerReport` or a `ReportUnreadable`, never an exception. `docs/verdicts.md` has a table of what tools
-write and how it is read; each row has a test.
+Any bytes give a `RunnerReport` or a `ReportUnreadable`, never an exception. `docs/verdicts.md` has
+a table of what tools write and how it is read; each row has a test.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from qgjet.domain.events import TestError, TestResult, Try, Verdict
 from qgjet.verdict.blame import blame_of_case, cause_of_case, settled
 from qgjet.verdict.classification import classify
 from qgjet.verdict.collector import CaseCollector
-from qgjet.verdict.evidence import ErrorKind, Phase, ReportedCase, ReportedError, ReportUnreadable, RunnerReport, TryEvidence
+from qgjet.verdict.evidence import (
+    ErrorKind,
+    Phase,
+    ReportedCase,
+    ReportedError,
+    ReportUnreadable,
+    RunnerReport,
+    TryEvidence,
+)
 from qgjet.verdict.paths import ProjectTree, as_posix
 from qgjet.verdict.patterns import Patterns, Sign, Swallowed
 from qgjet.verdict.playwright import MAX_TRIES
@@ -48,12 +56,42 @@ _PASSED = frozenset(
 _NO = frozenset({"false", "no", "0"})
 _YES = frozenset({"true", "yes", "1"})
 _STATUS_ATTRIBUTES = ("status", "result", "outcome", "state")
-_FAILED = frozenset({"failed", "fail", "failure", "error", "errored", "broken", "crashed", "invalid"})
+_FAILED = frozenset(
+    {"failed", "fail", "failure", "error", "errored", "broken", "crashed", "invalid"}
+)
 _TIMED_OUT = frozenset({"timeout", "timedout", "timed_out", "timed-out"})
 _SKIPPED = frozenset(
-    {"skipped", "skip", "ignored", "disabled", "notrun", "not_run", "not run", "suppressed", "todo", "inconclusive", "notexecuted", "not_executed", "xfail"}
+    {
+        "skipped",
+        "skip",
+        "ignored",
+        "disabled",
+        "notrun",
+        "not_run",
+        "not run",
+        "suppressed",
+        "todo",
+        "inconclusive",
+        "notexecuted",
+        "not_executed",
+        "xfail",
+    }
 )
-_UNFINISHED = frozenset({"canceled", "cancelled", "stopped", "aborted", "interrupted", "running", "pending", "inprogress", "in_progress", "queued", "unknown"})
+_UNFINISHED = frozenset(
+    {
+        "canceled",
+        "cancelled",
+        "stopped",
+        "aborted",
+        "interrupted",
+        "running",
+        "pending",
+        "inprogress",
+        "in_progress",
+        "queued",
+        "unknown",
+    }
+)
 
 
 _NOT_LOADED = {
@@ -134,8 +172,18 @@ class _Reader:
         elif kind == "testcase":
             self._outer.append((self._attributes, self._marks, self._swallowed))
             self._attributes, self._marks, self._swallowed = attributes, [], []
-        elif kind in _MARKS and not self._in_mark and (self._attributes is not None or kind in _FAILURES):
-            self._mark(_Mark(kind, attributes.get("type", "")[:MAX_RAW_CHARS], attributes.get("message", "")[:MAX_RAW_CHARS]))
+        elif (
+            kind in _MARKS
+            and not self._in_mark
+            and (self._attributes is not None or kind in _FAILURES)
+        ):
+            self._mark(
+                _Mark(
+                    kind,
+                    attributes.get("type", "")[:MAX_RAW_CHARS],
+                    attributes.get("message", "")[:MAX_RAW_CHARS],
+                )
+            )
 
     def text(self, text: str) -> None:
         if self._path and self._path[-1] in _OUTPUT:
@@ -143,7 +191,11 @@ class _Reader:
                 self._output(text)
             return
         mark = self._suite_mark or (self._marks[-1] if self._marks and self._in_mark else None)
-        if mark is not None and self._in_mark and not _OUTPUT.intersection(self._path[self._in_mark :]):
+        if (
+            mark is not None
+            and self._in_mark
+            and not _OUTPUT.intersection(self._path[self._in_mark :])
+        ):
             mark.text += text[: MAX_RAW_CHARS - len(mark.text)]
 
     def end(self, name: str) -> None:
@@ -194,12 +246,22 @@ class _Reader:
         lines = (self._line + text).split("\n")
         self._line = lines.pop()[:MAX_RAW_CHARS]
         for line in lines:
-            found = self._patterns.swallowed(clean(line[:MAX_RAW_CHARS])) if len(self._swallowed) < MAX_TRIES else None
+            found = (
+                self._patterns.swallowed(clean(line[:MAX_RAW_CHARS]))
+                if len(self._swallowed) < MAX_TRIES
+                else None
+            )
             if found is not None and not self._patterns.is_benign(found.error):
                 self._swallowed.append(found)
 
     def _error(self, mark: _Mark, phase: Phase) -> ReportedError:
-        error = classify(mark.message, details=mark.text, type_name=mark.type, patterns=self._patterns, phase=phase)
+        error = classify(
+            mark.message,
+            details=mark.text,
+            type_name=mark.type,
+            patterns=self._patterns,
+            phase=phase,
+        )
         if error.sign is None and mark.message in _NOT_LOADED:
             return replace(error, sign=_NOT_LOADED[mark.message])
         return error
@@ -215,14 +277,28 @@ class _Reader:
         for suite in self._suites:
             suite.named += 1
             suite.named_failures += outcome in ("failed", "timed_out")
-            suite.named_failures += sum(one.status == "failed" for one, _ in tries) if outcome == "flaky" else 0
+            suite.named_failures += (
+                sum(one.status == "failed" for one, _ in tries) if outcome == "flaky" else 0
+            )
             suite.named_skips += outcome == "skipped"
         result = self._result(attributes, outcome)
         self._numbered += 1
         name = attributes.get("name", "") or str(self._numbered)
         where = tuple(part for suite in self._suites for part in suite.identity)
-        self._add((*where, attributes.get("classname", ""), name, attributes.get("file", ""), attributes.get("line", "")), result, tries)
-        self._attributes, self._marks, self._swallowed = self._outer.pop() if self._outer else (None, [], [])
+        self._add(
+            (
+                *where,
+                attributes.get("classname", ""),
+                name,
+                attributes.get("file", ""),
+                attributes.get("line", ""),
+            ),
+            result,
+            tries,
+        )
+        self._attributes, self._marks, self._swallowed = (
+            self._outer.pop() if self._outer else (None, [], [])
+        )
 
     def _result(self, attributes: dict[str, str], outcome: str) -> TestResult:
         name, group = attributes.get("name", ""), self._group(attributes.get("classname", ""))
@@ -239,13 +315,18 @@ class _Reader:
         """The class name. One that is an absolute path is made relative, or becomes its last part."""
         if not re.match(r"/|[A-Za-z]:[\\/]|\\\\|file:", classname):
             return classname
-        return self._tree.relative(as_posix(classname) or "/") or re.split(r"[\\/]", classname.rstrip("\\/"))[-1]
+        return (
+            self._tree.relative(as_posix(classname) or "/")
+            or re.split(r"[\\/]", classname.rstrip("\\/"))[-1]
+        )
 
-    def _tries(self, attributes: dict[str, str], outcome: str, duration_s: float) -> list[tuple[Try, TryEvidence]]:
+    def _tries(
+        self, attributes: dict[str, str], outcome: str, duration_s: float
+    ) -> list[tuple[Try, TryEvidence]]:
         """The tries of one element.
 
-        Several failures beside each other are of one try. Surefire's order: the failure is the first try, its reruns
-        follow; of a flaky test the failed tries come before the pass.
+        Several failures beside each other are of one try. Surefire's order: the failure is the
+        first try, its reruns follow; of a flaky test the failed tries come before the pass.
         """
         failures = [mark for mark in self._marks if mark.kind in _FAILURES]
         again = [mark for mark in self._marks if mark.kind in _RERUNS | _FLAKES]
@@ -255,26 +336,51 @@ class _Reader:
         if outcome in ("failed", "timed_out") and not tries:
             tries = [self._failed_try([_Mark("failure", "", _worded(attributes))], status)]
         if tries and outcome in ("failed", "timed_out", "interrupted"):
-            tries[0] = (replace(tries[0][0], duration_s=duration_s), replace(tries[0][1], swallowed=tuple(self._swallowed)))
+            tries[0] = (
+                replace(tries[0][0], duration_s=duration_s),
+                replace(tries[0][1], swallowed=tuple(self._swallowed)),
+            )
             return tries
         last = "passed" if outcome == "flaky" else outcome
         swallowed = tuple(self._swallowed)
-        return [*tries, (Try(status=last, duration_s=duration_s), TryEvidence(failed=False, as_expected=last == "passed", swallowed=swallowed))]
+        return [
+            *tries,
+            (
+                Try(status=last, duration_s=duration_s),
+                TryEvidence(failed=False, as_expected=last == "passed", swallowed=swallowed),
+            ),
+        ]
 
     def _failed_try(self, marks: list[_Mark], status: str) -> tuple[Try, TryEvidence]:
         errors = tuple(self._error(one, Phase.BODY) for mark in marks for one in _single(mark))
-        if status == "failed" and errors and all(error.kind is ErrorKind.TIME_LIMIT and error.sign is None for error in errors):
+        if (
+            status == "failed"
+            and errors
+            and all(error.kind is ErrorKind.TIME_LIMIT and error.sign is None for error in errors)
+        ):
             status = "timed_out"
         shown = "\n".join(_shown(mark) for mark in marks[:MAX_TRIES])
-        message = clean(shown) or next((clean_line(mark.type) for mark in marks if mark.type), "") or "No error message."
-        return Try(status=status, error=TestError(message=message)), TryEvidence(failed=True, as_expected=False, errors=errors)
+        message = (
+            clean(shown)
+            or next((clean_line(mark.type) for mark in marks if mark.type), "")
+            or "No error message."
+        )
+        return Try(status=status, error=TestError(message=message)), TryEvidence(
+            failed=True, as_expected=False, errors=errors
+        )
 
-    def _add(self, key: tuple[str, ...], result: TestResult, tries: list[tuple[Try, TryEvidence]]) -> None:
-        """Add the tries to those of the same test: some tools write each try as a test case of its own."""
+    def _add(
+        self, key: tuple[str, ...], result: TestResult, tries: list[tuple[Try, TryEvidence]]
+    ) -> None:
+        """Add the tries to those of the same test: some tools write each try as a test case of its
+        own.
+        """
         case = self._open.get(key)
         if case is None:
             case = self._open[key] = _OpenCase(result, [], [], [])
-            while len(self._open) > 1 and (len(self._open) > MAX_OPEN_CASES or self._open_bytes > MAX_OPEN_BYTES):
+            while len(self._open) > 1 and (
+                len(self._open) > MAX_OPEN_CASES or self._open_bytes > MAX_OPEN_BYTES
+            ):
                 oldest = self._open.popitem(last=False)[1]
                 self._open_bytes -= oldest.size
                 self._collect(oldest)
@@ -284,7 +390,11 @@ class _Reader:
         if len(case.tries) > 2 * MAX_TRIES:
             del case.tries[MAX_TRIES:-MAX_TRIES]
         case.tries += [one for one, _ in tries]
-        case.evidence += [evidence for _, evidence in tries if len(case.evidence) < MAX_MARKS or not evidence.failed]
+        case.evidence += [
+            evidence
+            for _, evidence in tries
+            if len(case.evidence) < MAX_MARKS or not evidence.failed
+        ]
         case.outcomes.append(result.outcome)
         added = sum(_size(one, evidence) for one, evidence in tries)
         case.size += added
@@ -293,7 +403,9 @@ class _Reader:
     def _collect(self, case: _OpenCase) -> None:
         outcome = settled(_merged(case.outcomes), case.evidence, self._patterns)
         half = MAX_TRIES // 2
-        tries = case.tries if len(case.tries) <= MAX_TRIES else case.tries[:half] + case.tries[-half:]
+        tries = (
+            case.tries if len(case.tries) <= MAX_TRIES else case.tries[:half] + case.tries[-half:]
+        )
         self.collector.add(
             ReportedCase(
                 result=replace(case.result, outcome=outcome, tries=tuple(tries)),
@@ -301,7 +413,8 @@ class _Reader:
                 blame=blame_of_case(outcome, case.evidence, self._patterns),
                 cause=cause_of_case(outcome, case.evidence, self._patterns),
                 words=any(error.heads for one in case.evidence for error in one.errors),
-                final=outcome in ("failed", "timed_out") and any(error.final for one in case.evidence for error in one.errors),
+                final=outcome in ("failed", "timed_out")
+                and any(error.final for one in case.evidence for error in one.errors),
             )
         )
 
@@ -317,7 +430,9 @@ class _Reader:
             self.contradiction = f"the report counts {suite.tests} tests and names {suite.named}"
 
 
-def read_junit(source: bytes | BinaryIO, *, project_dir: str, patterns: Patterns) -> RunnerReport | ReportUnreadable:
+def read_junit(
+    source: bytes | BinaryIO, *, project_dir: str, patterns: Patterns
+) -> RunnerReport | ReportUnreadable:
     """Read JUnit XML.
 
     Args:
@@ -347,23 +462,33 @@ def read_junit(source: bytes | BinaryIO, *, project_dir: str, patterns: Patterns
 
 
 def _suite(attributes: dict[str, str], kind: str, number: int) -> _Suite:
-    """A suite that begins. Tests of two suites are tries of one test only where both suites have the same name."""
+    """A suite that begins. Tests of two suites are tries of one test only where both suites have
+    the same name.
+    """
     identity = tuple(attributes.get(name, "") for name in ("name", "hostname", "package", "id"))
-    words = {name: attributes[name] for name in (*_STATUS_ATTRIBUTES, "success", "passed") if attributes.get(name)}
+    words = {
+        name: attributes[name]
+        for name in (*_STATUS_ATTRIBUTES, "success", "passed")
+        if attributes.get(name)
+    }
     bad = [f'{name}="{value}"' for name, value in words.items() if _is_bad(name, value)]
     return _Suite(
         identity=identity if identity[0] or kind == "testsuites" else (*identity, str(number)),
         tests=max(_count(attributes.get(name)) for name in ("tests", "total")),
         failures=max(_count(attributes.get(name)) for name in ("failures", "failed", "failure"))
         + max(_count(attributes.get(name)) for name in ("errors", "error")),
-        left_out=sum(_count(attributes.get(name)) for name in ("skipped", "disabled", "ignored", "skip")),
+        left_out=sum(
+            _count(attributes.get(name)) for name in ("skipped", "disabled", "ignored", "skip")
+        ),
         refusal=clean_line(bad[0], 80) if bad else "",
     )
 
 
 def _is_bad(name: str, value: str) -> bool:
     word = value.strip().lower()
-    return word in _NO if name in ("success", "passed") else word in _FAILED | _TIMED_OUT | _UNFINISHED
+    return (
+        word in _NO if name in ("success", "passed") else word in _FAILED | _TIMED_OUT | _UNFINISHED
+    )
 
 
 def _words(attributes: dict[str, str]) -> set[str]:
@@ -373,17 +498,33 @@ def _words(attributes: dict[str, str]) -> set[str]:
 def _outcome(attributes: dict[str, str], marks: list[_Mark]) -> str:
     kinds = {mark.kind for mark in marks}
     words = _words(attributes)
-    flags = {name: attributes.get(name, "").strip().lower() for name in ("success", "passed", "failed", "error")}
-    refused = flags["success"] in _NO or flags["passed"] in _NO or flags["failed"] in _YES or flags["error"] in _YES
+    flags = {
+        name: attributes.get(name, "").strip().lower()
+        for name in ("success", "passed", "failed", "error")
+    }
+    refused = (
+        flags["success"] in _NO
+        or flags["passed"] in _NO
+        or flags["failed"] in _YES
+        or flags["error"] in _YES
+    )
     if words & _TIMED_OUT:
         return "timed_out"
     if kinds & (_FAILURES | _RERUNS) or words & _FAILED or (refused and not kinds & _SKIPS):
         return "failed"
     if not kinds & _SKIPS and (words & _UNFINISHED or not _is_known(attributes)):
         return "interrupted"
-    if kinds & _SKIPS or words & _SKIPPED or attributes.get("executed", "").strip().lower() == "false":
+    if (
+        kinds & _SKIPS
+        or words & _SKIPPED
+        or attributes.get("executed", "").strip().lower() == "false"
+    ):
         return "skipped"
-    return "flaky" if kinds & _FLAKES or attributes.get("flaky", "").strip().lower() == "true" else "passed"
+    return (
+        "flaky"
+        if kinds & _FLAKES or attributes.get("flaky", "").strip().lower() == "true"
+        else "passed"
+    )
 
 
 def _size(one: Try, evidence: TryEvidence) -> int:
@@ -393,7 +534,9 @@ def _size(one: Try, evidence: TryEvidence) -> int:
 
 
 def _is_known(attributes: dict[str, str]) -> bool:
-    """Whether the words for the outcome are known. An unknown one proves no pass; a number is no word."""
+    """Whether the words for the outcome are known. An unknown one proves no pass; a number is no
+    word.
+    """
     words = {attributes.get(name, "").strip().lower() for name in ("status", "result", "outcome")}
     known = _PASSED | _SKIPPED | _FAILED | _TIMED_OUT | _UNFINISHED
     return all(word in known or word.replace(".", "").isdecimal() for word in words)
@@ -401,12 +544,18 @@ def _is_known(attributes: dict[str, str]) -> bool:
 
 def _worded(attributes: dict[str, str]) -> str:
     """The attributes of a failure that has no element."""
-    written = [f'{name}="{clean_line(attributes[name], 80)}"' for name in (*_STATUS_ATTRIBUTES, "success") if attributes.get(name)]
+    written = [
+        f'{name}="{clean_line(attributes[name], 80)}"'
+        for name in (*_STATUS_ATTRIBUTES, "success")
+        if attributes.get(name)
+    ]
     return f"The report has {' '.join(written)} and no message." if written else ""
 
 
 def _merged(outcomes: list[str]) -> str:
-    """What several elements of one test come to: the last one counts, and none before it is forgotten."""
+    """What several elements of one test come to: the last one counts, and none before it is
+    forgotten.
+    """
     last = outcomes[-1]
     if len(outcomes) == 1 or last in ("failed", "timed_out"):
         return last
@@ -414,7 +563,11 @@ def _merged(outcomes: list[str]) -> str:
         return "interrupted"
     failed = any(one in ("failed", "timed_out") for one in outcomes)
     if last == "skipped":
-        return "failed" if failed else next((one for one in reversed(outcomes) if one != "skipped"), "skipped")
+        return (
+            "failed"
+            if failed
+            else next((one for one in reversed(outcomes) if one != "skipped"), "skipped")
+        )
     return "flaky" if failed or "flaky" in outcomes else last
 
 
@@ -430,8 +583,12 @@ def _join(case: _OpenCase, tries: list[tuple[Try, TryEvidence]]) -> None:
     messages = "\n".join(one.error.message for one, _ in tries if one.error)
     last = case.tries[-1]
     before = last.error.message + "\n" if last.error else ""
-    case.tries[-1] = replace(last, status="failed", error=TestError(message=clean(before + messages)))
-    case.evidence[-1] = replace(case.evidence[-1], failed=True, as_expected=False, errors=case.evidence[-1].errors + errors)
+    case.tries[-1] = replace(
+        last, status="failed", error=TestError(message=clean(before + messages))
+    )
+    case.evidence[-1] = replace(
+        case.evidence[-1], failed=True, as_expected=False, errors=case.evidence[-1].errors + errors
+    )
     case.outcomes[-1] = "failed"
 
 
@@ -443,7 +600,9 @@ _GO_PLACE = re.compile(r"^\s+[\w./-]+\.go:\d+: ", re.MULTILINE)
 
 
 def _single(mark: _Mark) -> list[_Mark]:
-    """One mark for each failure that a tool writes into one: Robot Framework numbers them, Go gives each its place."""
+    """One mark for each failure that a tool writes into one: Robot Framework numbers them, Go gives
+    each its place.
+    """
     if found := _SEVERAL.match(mark.message):
         texts = [text for text in _NUMBERED.split(mark.message[found.end() :]) if text.strip()]
         return [_Mark(mark.kind, mark.type, text) for text in texts[:MAX_MARKS]] or [mark]
@@ -451,11 +610,18 @@ def _single(mark: _Mark) -> list[_Mark]:
     if len(places) < 2:
         return [mark]
     ends = [place.start() for place in places[1:]] + [len(mark.text)]
-    return [_Mark(mark.kind, mark.type, "", mark.text[place.end() : end]) for place, end in zip(places, ends, strict=True)][:MAX_MARKS]
+    return [
+        _Mark(mark.kind, mark.type, "", mark.text[place.end() : end])
+        for place, end in zip(places, ends, strict=True)
+    ][:MAX_MARKS]
 
 
 def _shown(mark: _Mark) -> str:
-    whole = mark.text if mark.text.strip().startswith(mark.message.strip()) else f"{mark.message}\n{mark.text}"
+    whole = (
+        mark.text
+        if mark.text.strip().startswith(mark.message.strip())
+        else f"{mark.message}\n{mark.text}"
+    )
     return clean(whole) if whole.strip() else ""
 
 
@@ -466,16 +632,34 @@ def _count(text: str | None) -> int:
 
 
 _CLOCK = re.compile(r"(?:(\d+)\.)?(\d{1,4}):(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)$")
-_PARTS = re.compile(r"([\d.,]+(?:e-?\d+)?)\s*(milliseconds?|minutes?|mins?|ms|µs|us|ns|seconds?|secs?|s|m|hours?|h)?", re.IGNORECASE)
-_UNITS = {"ms": 0.001, "mi": 60.0, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "s": 1.0, "se": 1.0, "m": 60.0, "h": 3600.0, "ho": 3600.0}
+_PARTS = re.compile(
+    r"([\d.,]+(?:e-?\d+)?)\s*(milliseconds?|minutes?|mins?|ms|µs|us|ns|seconds?|secs?|s|m|hours?|h)?",
+    re.IGNORECASE,
+)
+_UNITS = {
+    "ms": 0.001,
+    "mi": 60.0,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ns": 1e-9,
+    "s": 1.0,
+    "se": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "ho": 3600.0,
+}
 
 
 def seconds_of(text: str) -> float:
-    """A duration as tools write it: `1.5`, `0,160`, `1,234.5`, `1.5s`, `150 ms`, `2m 3s`, `00:00:01.5`, `PT1.5S`; 0 for what is none."""
+    """A duration as tools write it: `1.5`, `0,160`, `1,234.5`, `1.5s`, `150 ms`, `2m 3s`,
+    `00:00:01.5`, `PT1.5S`; 0 for what is none.
+    """
     text = text.strip()[:60]
     if found := _CLOCK.match(text):
         days, hours, minutes, seconds = found.groups()
-        return bounded_seconds(int(days or 0) * 86_400 + int(hours) * 3600 + int(minutes) * 60 + _number(seconds))
+        return bounded_seconds(
+            int(days or 0) * 86_400 + int(hours) * 3600 + int(minutes) * 60 + _number(seconds)
+        )
     text = re.sub(r"^P(?:T|(?=\d))", "", text)
     total, end = 0.0, 0
     for found in _PARTS.finditer(text):
@@ -497,7 +681,11 @@ def _number(text: str) -> float:
     """A number with a decimal point or comma; the other one of the two separates thousands."""
     if text.rfind(",") > text.rfind("."):
         whole, _, fraction = text.rpartition(",")
-        text = whole.replace(".", "").replace(",", "") + "." + fraction if text.count(",") == 1 else text.replace(",", "")
+        text = (
+            whole.replace(".", "").replace(",", "") + "." + fraction
+            if text.count(",") == 1
+            else text.replace(",", "")
+        )
     else:
         text = text.replace(",", "")
     try:

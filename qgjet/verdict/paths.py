@@ -37,7 +37,8 @@ class ProjectTree(Struct, frozen=True, kw_only=True):
 
 
 def as_posix(path: str) -> str:
-    """Return a path of any tool with slashes, or an empty string for an absolute path of Windows, which no project here can have.
+    """Return a path of any tool with slashes, or an empty string for an absolute path of Windows,
+    which no project here can have.
 
     `file:` URLs become paths.
     """

@@ -1,7 +1,8 @@
-"""The catalogue of error messages that say nothing about the app: `error_patterns.toml`, and what a user adds to it. Pure.
+"""The catalogue of error messages that say nothing about the app: `error_patterns.toml`, and what a
+user adds to it. Pure.
 
-A pattern is matched at the beginning of an error's heads and nowhere else, so words inside a sentence, a screen text or
-a source excerpt never count. The file names the source of each pattern.
+A pattern is matched at the beginning of an error's heads and nowhere else, so words inside a
+sentence, a screen text or a source excerpt never count. The file names the source of each pattern.
 """
 
 from __future__ import annotations
@@ -39,12 +40,19 @@ class Swallowed(Struct, frozen=True):
 
 
 class Patterns:
-    """The compiled catalogue. Build it once: `default_patterns()`, or `patterns_with(...)` for a user's own additions."""
+    """The compiled catalogue. Build it once: `default_patterns()`, or `patterns_with(...)` for a
+    user's own additions.
+    """
 
-    def __init__(self, data: dict[str, Any], *, infra: Sequence[str] = (), config: Sequence[str] = ()) -> None:
+    def __init__(
+        self, data: dict[str, Any], *, infra: Sequence[str] = (), config: Sequence[str] = ()
+    ) -> None:
         own = [(head, Sign(Verdict.INFRA_ERROR, Reason.KNOWN_INFRA)) for head in infra]
         own += [(head, Sign(Verdict.CONFIG_ERROR, Reason.BAD_CONFIG)) for head in config]
-        known = [(one["head"], Sign(Verdict(one["verdict"]), Reason(one["reason"]))) for one in data["pattern"]]
+        known = [
+            (one["head"], Sign(Verdict(one["verdict"]), Reason(one["reason"])))
+            for one in data["pattern"]
+        ]
         self._signs: list[Sign] = [sign for _, sign in own + known]
         self._sign = _any_of(head for head, _ in own + known)
         self._tool = _any_of(one["head"] for one in data["tool"])
@@ -81,8 +89,13 @@ class Patterns:
 
 
 def _any_of(heads: Iterable[str]) -> re.Pattern[str]:
-    """One pattern for all: the first that matches gives its name, `p<index>`. Nothing matches where there is none."""
-    return re.compile("|".join(f"(?P<p{index}>{head})" for index, head in enumerate(heads)) or r"(?!)", re.MULTILINE)
+    """One pattern for all: the first that matches gives its name, `p<index>`. Nothing matches where
+    there is none.
+    """
+    return re.compile(
+        "|".join(f"(?P<p{index}>{head})" for index, head in enumerate(heads)) or r"(?!)",
+        re.MULTILINE,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -105,7 +118,9 @@ def patterns_with(infra: tuple[str, ...], config: tuple[str, ...] = ()) -> Patte
     """
     check_heads("verdicts.infra", infra)
     check_heads("verdicts.config", config)
-    return Patterns(catalogue(), infra=infra, config=config) if infra or config else default_patterns()
+    return (
+        Patterns(catalogue(), infra=infra, config=config) if infra or config else default_patterns()
+    )
 
 
 def check_heads(key: str, heads: Iterable[str]) -> None:

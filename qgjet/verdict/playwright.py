@@ -1,7 +1,8 @@
 """Reads the JSON report of Playwright, of any size. Pure but for the reads of its source.
 
-Any bytes give a `RunnerReport` or a `ReportUnreadable`, never an exception. Bodies of attachments and the output of tests
-are passed over, except the lines in which AppWright reports a WebDriver error that it swallowed.
+Any bytes give a `RunnerReport` or a `ReportUnreadable`, never an exception. Bodies of attachments
+and the output of tests are passed over, except the lines in which AppWright reports a WebDriver
+error that it swallowed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from qgjet.domain.events import TestError, TestResult, Try
 from qgjet.verdict.blame import blame_of_case, blame_of_failed_tries, cause_of_case, settled
 from qgjet.verdict.classification import classify, without_source
 from qgjet.verdict.collector import CaseCollector
-from qgjet.verdict.evidence import Origin, Phase, ReportedCase, ReportedError, ReportUnreadable, RunnerReport, TryEvidence
+from qgjet.verdict.evidence import (
+    Origin,
+    Phase,
+    ReportedCase,
+    ReportedError,
+    ReportUnreadable,
+    RunnerReport,
+    TryEvidence,
+)
 from qgjet.verdict.json_stream import Event, JsonError, JsonReader, LongInteger
 from qgjet.verdict.paths import ProjectTree
 from qgjet.verdict.patterns import Patterns, Swallowed
@@ -113,7 +122,9 @@ class PlaywrightSpec(Struct, frozen=True):
     title: str = ""
     id: str = ""
     file: str = ""
-    """Where the test is written, relative to the root directory: not always the file that was asked for."""
+    """Where the test is written, relative to the root directory: not always the file that was asked
+    for.
+    """
     line: int = 0
     tests: tuple[PlaywrightTest, ...] = ()
 
@@ -137,13 +148,21 @@ class PlaywrightStats(Struct, frozen=True):
 
 
 _LOCATION = {"file": None, "line": None}
-_ERROR: dict[str, Any] = {"message": None, "snippet": None, "stack": None, "value": None, "location": _LOCATION}
+_ERROR: dict[str, Any] = {
+    "message": None,
+    "snippet": None,
+    "stack": None,
+    "value": None,
+    "location": _LOCATION,
+}
 _ERROR["cause"] = _ERROR
 _CONFIG = {"rootDir": None, "configFile": None, "shard": {"total": None, "current": None}}
 _STATS = {"expected": None, "unexpected": None, "flaky": None, "skipped": None}
 
 
-def read_playwright(source: bytes | BinaryIO, *, project_dir: str, test: str, patterns: Patterns) -> RunnerReport | ReportUnreadable:
+def read_playwright(
+    source: bytes | BinaryIO, *, project_dir: str, test: str, patterns: Patterns
+) -> RunnerReport | ReportUnreadable:
     """Read the file that Playwright's `json` reporter wrote.
 
     Args:
@@ -162,7 +181,9 @@ def read_playwright(source: bytes | BinaryIO, *, project_dir: str, test: str, pa
         return ReportUnreadable(clean(f"report cannot be read: {error}"))
 
 
-def _read(file: BinaryIO, project_dir: str, test: str, patterns: Patterns, *, any_integer: bool = False) -> RunnerReport:
+def _read(
+    file: BinaryIO, project_dir: str, test: str, patterns: Patterns, *, any_integer: bool = False
+) -> RunnerReport:
     def beginning() -> JsonReader:
         file.seek(0)
         return JsonReader(file, any_integer=any_integer)
@@ -189,7 +210,11 @@ class _Reader:
             "errorLocation": _LOCATION,
             "stdout": self._swallowed,
         }
-        test = {"status": None, "expectedStatus": None, "results": _bounded(result, MAX_TRIES_READ, "tries of one test")}
+        test = {
+            "status": None,
+            "expectedStatus": None,
+            "results": _bounded(result, MAX_TRIES_READ, "tries of one test"),
+        }
         tests = _bounded(test, MAX_TESTS_OF_SPEC, "tests of one title")
         self._spec = {"title": None, "id": None, "file": None, "line": None, "tests": tests}
 
@@ -206,7 +231,9 @@ class _Reader:
                     self._suite(suite, "", ())
             elif key == "errors":
                 for error in self._json.items(event):
-                    self._run_error(msgspec.convert(self._json.build(error, _ERROR), PlaywrightError))
+                    self._run_error(
+                        msgspec.convert(self._json.build(error, _ERROR), PlaywrightError)
+                    )
             elif key == "stats":
                 stats = msgspec.convert(self._json.build(event, _STATS), PlaywrightStats)
             else:
@@ -221,7 +248,9 @@ class _Reader:
             totals=dict(self._collector.totals),
             errors=tuple(self._errors),
             contradiction=self._miscount(stats),
-            sharded=f"{shard.current}/{shard.total}" if shard is not None and shard.total > 1 else "",
+            sharded=f"{shard.current}/{shard.total}"
+            if shard is not None and shard.total > 1
+            else "",
         )
 
     def _suite(self, event: Event, file: str, titles: tuple[str, ...]) -> None:
@@ -250,7 +279,17 @@ class _Reader:
     def _add(self, spec: PlaywrightSpec, file: str, titles: tuple[str, ...]) -> None:
         self._tests += len(spec.tests)
         for test in spec.tests:
-            self._collector.add(_case(test, spec, titles, file.strip(), self._config.root_dir, self._tree, self._patterns))
+            self._collector.add(
+                _case(
+                    test,
+                    spec,
+                    titles,
+                    file.strip(),
+                    self._config.root_dir,
+                    self._tree,
+                    self._patterns,
+                )
+            )
 
     def _swallowed(self, json: JsonReader, event: Event) -> list[dict[str, str]]:
         """Of a try's output, the lines that report a swallowed error."""
@@ -259,14 +298,25 @@ class _Reader:
             found_entry = json.build(entry, {"text": None})
             text = found_entry.get("text") if isinstance(found_entry, dict) else None
             if isinstance(text, str) and len(found) < _MAX_SWALLOWED:
-                lines = (one for line in text.split("\n") if (one := self._patterns.swallowed(clean(line))) and not self._patterns.is_benign(one.error))
-                found += [{"path": one.path, "error": one.error} for one in islice(lines, _MAX_SWALLOWED)]
+                lines = (
+                    one
+                    for line in text.split("\n")
+                    if (one := self._patterns.swallowed(clean(line)))
+                    and not self._patterns.is_benign(one.error)
+                )
+                found += [
+                    {"path": one.path, "error": one.error} for one in islice(lines, _MAX_SWALLOWED)
+                ]
         return found
 
     def _run_error(self, error: PlaywrightError) -> None:
         if len(self._errors) < MAX_ERRORS:
             # a fixture that is taken down is a method of the object that declares it
-            phase = Phase.TEARDOWN if _FIXTURE_FRAME.search(error.stack[:MAX_RAW_CHARS]) else Phase.OUTSIDE
+            phase = (
+                Phase.TEARDOWN
+                if _FIXTURE_FRAME.search(error.stack[:MAX_RAW_CHARS])
+                else Phase.OUTSIDE
+            )
             self._errors.append(_error(error, self._tree, self._patterns, phase))
 
     def _miscount(self, stats: PlaywrightStats) -> str:
@@ -275,7 +325,11 @@ class _Reader:
         if stats.unexpected > failed:
             return f"the report counts {stats.unexpected} failed tests and names {failed or 'none'}"
         counted = stats.expected + stats.unexpected + stats.flaky + stats.skipped
-        return f"the report counts {counted} tests and names {self._tests}" if counted > self._tests else ""
+        return (
+            f"the report counts {counted} tests and names {self._tests}"
+            if counted > self._tests
+            else ""
+        )
 
 
 def _bounded(wanted: Any, most: int, what: str = "") -> Any:
@@ -298,8 +352,9 @@ def _bounded(wanted: Any, most: int, what: str = "") -> Any:
 def _tree(beginning: Callable[[], JsonReader], project_dir: str, test: str) -> ProjectTree:
     """Where the report's paths belong.
 
-    Inside `project_dir` a path counts as it is. A report from elsewhere (the runner saw the project through a symlink or a
-    container mount) is taken when one of its files lies, from its own configuration on, where the asked file lies in the
+    Inside `project_dir` a path counts as it is. A report from elsewhere (the runner saw the project
+    through a symlink or a container mount) is taken when one of its files lies, from its own
+    configuration on, where the asked file lies in the
     project: `sub/tests/a.spec.ts` never stands for `tests/a.spec.ts`.
     """
     home = posixpath.normpath(project_dir)
@@ -309,12 +364,19 @@ def _tree(beginning: Callable[[], JsonReader], project_dir: str, test: str) -> P
     root = posixpath.normpath(config.root_dir) if config.root_dir else home
     if not given.asked or root == home or given.inside(root):
         return given
-    files = [posixpath.normpath(posixpath.join(home, config.root_dir, one)) for one in _files_of(beginning())]
+    files = [
+        posixpath.normpath(posixpath.join(home, config.root_dir, one))
+        for one in _files_of(beginning())
+    ]
     if not any(given.inside(one) for one in files):
         base = (posixpath.dirname(config.config_file) or config.root_dir).rstrip("/") + "/"
         for one in files:
-            if one.endswith("/" + given.asked) and f"/{given.asked}".endswith("/" + one.removeprefix(base)):
-                return ProjectTree(home=one.removesuffix(given.asked).rstrip("/") or "/", asked=given.asked)
+            if one.endswith("/" + given.asked) and f"/{given.asked}".endswith(
+                "/" + one.removeprefix(base)
+            ):
+                return ProjectTree(
+                    home=one.removesuffix(given.asked).rstrip("/") or "/", asked=given.asked
+                )
     return given
 
 
@@ -338,12 +400,24 @@ def _files_of(json: JsonReader) -> list[str]:
             continue
         for suite in json.items(event):
             found = json.build(suite, {"file": None})
-            if isinstance(found, dict) and isinstance(found.get("file"), str) and len(files) < MAX_TESTS_OF_SPEC:
+            if (
+                isinstance(found, dict)
+                and isinstance(found.get("file"), str)
+                and len(files) < MAX_TESTS_OF_SPEC
+            ):
                 files[found["file"]] = None
     return list(files)
 
 
-def _case(test: PlaywrightTest, spec: PlaywrightSpec, titles: tuple[str, ...], file: str, root: str, tree: ProjectTree, patterns: Patterns) -> ReportedCase:
+def _case(
+    test: PlaywrightTest,
+    spec: PlaywrightSpec,
+    titles: tuple[str, ...],
+    file: str,
+    root: str,
+    tree: ProjectTree,
+    patterns: Patterns,
+) -> ReportedCase:
     tries = [_evidence(result, test, tree, patterns) for result in test.results]
     outcome = settled(_outcome(test), tries, patterns)
     return ReportedCase(
@@ -353,21 +427,29 @@ def _case(test: PlaywrightTest, spec: PlaywrightSpec, titles: tuple[str, ...], f
             file=tree.relative(posixpath.join(root, spec.file)),
             line=bounded_line(spec.line),
             outcome=outcome,
-            tries=_kept([_try(result, one, test, tree) for result, one in zip(test.results, tries, strict=True)]),
+            tries=_kept(
+                [
+                    _try(result, one, test, tree)
+                    for result, one in zip(test.results, tries, strict=True)
+                ]
+            ),
         ),
         asked=tree.asks_for(posixpath.join(root, file)),
-        finished=outcome != "interrupted" and (outcome != "skipped" or (test.expected_status == test.status == "skipped")),
+        finished=outcome != "interrupted"
+        and (outcome != "skipped" or (test.expected_status == test.status == "skipped")),
         blame=blame_of_case(outcome, tries, patterns),
         cause=cause_of_case(outcome, tries, patterns),
         tries_blame=blame_of_failed_tries(tries, patterns) if outcome == "flaky" else None,
-        final=outcome in ("failed", "timed_out") and any(error.final for one in tries for error in one.errors),
+        final=outcome in ("failed", "timed_out")
+        and any(error.final for one in tries for error in one.errors),
     )
 
 
 def _outcome(test: PlaywrightTest) -> str:
     """What the tries show, and never better than Playwright's own status.
 
-    Skipped tries are left out: in a serial group the tests after a failed one are `skipped` until the group passes.
+    Skipped tries are left out: in a serial group the tests after a failed one are `skipped` until
+    the group passes.
     """
     ran = [result.status for result in test.results if result.status != "skipped"]
     if "interrupted" in ran:
@@ -376,37 +458,60 @@ def _outcome(test: PlaywrightTest) -> str:
         return "timed_out" if ran and ran[-1] == "timedOut" else "failed"
     if test.status == "skipped" or not ran:
         return "skipped"
-    return "flaky" if test.status == "flaky" or any(status != test.expected_status for status in ran) else "passed"
+    return (
+        "flaky"
+        if test.status == "flaky" or any(status != test.expected_status for status in ran)
+        else "passed"
+    )
 
 
-def _evidence(result: PlaywrightTry, test: PlaywrightTest, tree: ProjectTree, patterns: Patterns) -> TryEvidence:
-    """A try as the rules see it. The first error is the test's own; Playwright adds those of hooks and fixtures behind it."""
+def _evidence(
+    result: PlaywrightTry, test: PlaywrightTest, tree: ProjectTree, patterns: Patterns
+) -> TryEvidence:
+    """A try as the rules see it. The first error is the test's own; Playwright adds those of hooks
+    and fixtures behind it.
+    """
     errors = result.all_errors[:MAX_ERRORS]
     return TryEvidence(
         failed=result.status in ("failed", "timedOut"),
         as_expected=result.status == test.expected_status,
-        errors=tuple(_error(error, tree, patterns, Phase.AFTER if index else Phase.BODY, _excerpt(result, index)) for index, error in enumerate(errors)),
+        errors=tuple(
+            _error(
+                error, tree, patterns, Phase.AFTER if index else Phase.BODY, _excerpt(result, index)
+            )
+            for index, error in enumerate(errors)
+        ),
         swallowed=result.stdout,
     )
 
 
 def _excerpt(result: PlaywrightTry, index: int) -> str:
-    """The source around an error; Playwright writes it behind the message in the list of all errors."""
+    """The source around an error; Playwright writes it behind the message in the list of all
+    errors.
+    """
     whole = result.errors[index] if index < len(result.errors) else result.error
-    return "" if whole is None else f"{whole.message[-MAX_RAW_CHARS:]}\n{whole.snippet[:MAX_RAW_CHARS]}"
+    return (
+        ""
+        if whole is None
+        else f"{whole.message[-MAX_RAW_CHARS:]}\n{whole.snippet[:MAX_RAW_CHARS]}"
+    )
 
 
 def _by_matcher(excerpt: str) -> bool:
-    """Whether the caret stands at a matcher of the team (`expect.extend`): its message is all that Playwright writes, and may begin in any way.
+    """Whether the caret stands at a matcher of the team (`expect.extend`): its message is all that
+    Playwright writes, and may begin in any way.
 
-    Playwright's own matchers write `expect(…)` themselves, and `toPass` passes on the error of what it calls.
+    Playwright's own matchers write `expect(…)` themselves, and `toPass` passes on the error of what
+    it calls.
     """
     carets = _CARET.finditer(clean(excerpt, 2 * MAX_RAW_CHARS))
     names = (_MATCHER.match(found["code"][len(found["space"]) :]) for found in carets)
     return any(name is not None and name[0] not in _BUILT_IN for name in names)
 
 
-def _error(error: PlaywrightError, tree: ProjectTree, patterns: Patterns, phase: Phase, excerpt: str = "") -> ReportedError:
+def _error(
+    error: PlaywrightError, tree: ProjectTree, patterns: Patterns, phase: Phase, excerpt: str = ""
+) -> ReportedError:
     location = error.location
     file = tree.relative(location.file) if location is not None else ""
     return classify(
@@ -431,27 +536,42 @@ def _origin(stack: str, tree: ProjectTree) -> Origin:
     return Origin.TEAM if tree.inside(file) and "node_modules/" not in file else Origin.LIBRARY
 
 
-def _try(result: PlaywrightTry, evidence: TryEvidence, test: PlaywrightTest, tree: ProjectTree) -> Try:
+def _try(
+    result: PlaywrightTry, evidence: TryEvidence, test: PlaywrightTest, tree: ProjectTree
+) -> Try:
     unexpected = result.status not in (test.expected_status, "skipped", "interrupted")
-    message = clean("\n".join(_shown(result))) or ("Expected to fail, but passed." if result.status == "passed" else "No error message.")
+    message = clean("\n".join(_shown(result))) or (
+        "Expected to fail, but passed." if result.status == "passed" else "No error message."
+    )
     file, line = _place(result, tree)
     return Try(
         status="timed_out" if result.status == "timedOut" else result.status,
         duration_s=bounded_seconds(result.duration / 1000),
-        error=TestError(message=message, file=file, line=line) if unexpected or evidence.errors else None,
+        error=TestError(message=message, file=file, line=line)
+        if unexpected or evidence.errors
+        else None,
     )
 
 
 def _shown(result: PlaywrightTry) -> Iterable[str]:
     for error in result.all_errors[:MAX_TRIES]:
-        yield "\n".join([without_source(error.text), *(f"[cause]: {cause[:MAX_RAW_CHARS]}" for cause in error.causes)])
+        yield "\n".join(
+            [
+                without_source(error.text),
+                *(f"[cause]: {cause[:MAX_RAW_CHARS]}" for cause in error.causes),
+            ]
+        )
 
 
 def _place(result: PlaywrightTry, tree: ProjectTree) -> tuple[str, int]:
     """Where the try failed: the first place in the project's own files."""
     errors = (result.error, *result.errors) if result.error is not None else result.errors
     for location in (*(error.location for error in errors), result.error_location):
-        if location is not None and (file := tree.relative(location.file)) and "node_modules/" not in file:
+        if (
+            location is not None
+            and (file := tree.relative(location.file))
+            and "node_modules/" not in file
+        ):
             return file, bounded_line(location.line)
     return "", 0
 

@@ -7,12 +7,15 @@ import re
 
 MAX_MESSAGE_BYTES = 2048
 MAX_RAW_CHARS = 16 * 1024
-"""Characters of one error text that are read before it is cleaned. Bounds the cost of the patterns."""
+"""Characters of one error text that are read before it is cleaned. Bounds the cost of the patterns.
+"""
 MAX_TITLE_BYTES = 512
 MAX_LINE = 2**31 - 1
 _MAX_SECONDS = 1e9
 
-_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x9b[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]")
+_ANSI = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x9b[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]"
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Bidirectional overrides are among them: they make a terminal show a text that is not there."""
 
@@ -22,7 +25,9 @@ def clean(text: str, limit: int = MAX_MESSAGE_BYTES) -> str:
     plain = text[: MAX_RAW_CHARS + 4 * limit].replace("\r\n", "\n")
     plain = _ANSI.sub("", plain) if "\x1b" in plain or "\x9b" in plain else plain
     data = _CONTROL.sub("", plain).strip().encode("utf-8", "replace")
-    return data.decode() if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "…"
+    return (
+        data.decode() if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "…"
+    )
 
 
 def clean_line(text: str, limit: int = MAX_TITLE_BYTES) -> str:

@@ -1,9 +1,10 @@
-"""XML of any size, as test tools really write it, as a stream of elements. Pure but for the reads of its source.
+"""XML of any size, as test tools really write it, as a stream of elements. Pure but for the reads
+of its source.
 
-Repaired on the way, because it changes nothing of what the document means: log lines around it, a wrong or missing name of
-the encoding, bytes of another encoding, characters that XML forbids, `&` that stands for itself, a DOCTYPE that defines
-nothing. A document that defines its own entities is refused. One that is not well-formed is read as far as lxml recovers
-it, and reported as damaged.
+Repaired on the way, because it changes nothing of what the document means: log lines around it, a
+wrong or missing name of the encoding, bytes of another encoding, characters that XML forbids, `&`
+that stands for itself, a DOCTYPE that defines nothing. A document that defines its own entities is
+refused. One that is not well-formed is read as far as lxml recovers it, and reported as damaged.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _TAIL_CHARS = 4096
 """Of what stands in front of the document, where a DOCTYPE is looked for."""
 
 _ROOT = re.compile(r"<(?:[\w.-]+:)?testsuites?(?=[\s/>])")
-_BEGINNING = re.compile(r"<\?xml\s|<(?:[\w.-]+:)?t(?:e(?:s(?:t(?:s(?:u(?:i(?:t(?:e(?:s)?)?)?)?)?)?)?)?)?\Z")
+_BEGINNING = re.compile(
+    r"<\?xml\s|<(?:[\w.-]+:)?t(?:e(?:s(?:t(?:s(?:u(?:i(?:t(?:e(?:s)?)?)?)?)?)?)?)?)?\Z"
+)
 _ENTITY = re.compile(r"<!ENTITY\b")
 _DOCTYPE = re.compile(r"<!DOCTYPE\b([^>]*)>?(?:\s|<!--.*?-->|<\?.*?\?>)*\Z", re.DOTALL)
 _INTERNAL_SUBSET = re.compile(r"\[|\bSYSTEM\b|\bPUBLIC\b")
@@ -39,7 +42,11 @@ _DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?\bencoding\s*=\s*["']([\w.:-]{1,40
 _CDATA = re.compile(r"<!\[CDATA\[|\]\]>")
 _HOLD = re.compile(r"[<&\x1b\]]")
 
-_BOMS = ((codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF8, "utf-8"))
+_BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+)
 _BOMS_16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -115,7 +122,11 @@ class _Walker:
             self.feed(rest)
         if not self._found:
             raise XmlError("it has no <testsuites> or <testsuite>")
-        return "another document begins behind it and does not end" if _BEGINNING.search(self._before) else ""
+        return (
+            "another document begins behind it and does not end"
+            if _BEGINNING.search(self._before)
+            else ""
+        )
 
     def _start(self, text: str) -> str:
         """Look for the root of the next document. What stands in front of it is passed."""
@@ -205,7 +216,9 @@ class _Sanitizer:
         return self._legal(text)
 
     def _legal(self, text: str) -> str:
-        """`text` with only legal characters and references; in CDATA `&` is a character like others."""
+        """`text` with only legal characters and references; in CDATA `&` is a character like
+        others.
+        """
         legal, start = [], 0
         for mark in _CDATA.finditer(text):
             opens = mark[0] != "]]>"
@@ -226,7 +239,9 @@ class _Sanitizer:
 
 def _legal_reference(found: re.Match[str]) -> str:
     number = int(found[1]) if found[1] else int(found[2], 16)
-    legal = number <= 0x10FFFF and not 0xD800 <= number <= 0xDFFF and not _FORBIDDEN.match(chr(number))
+    legal = (
+        number <= 0x10FFFF and not 0xD800 <= number <= 0xDFFF and not _FORBIDDEN.match(chr(number))
+    )
     return found[0] if legal else ""
 
 
@@ -234,10 +249,14 @@ def _legal_reference(found: re.Match[str]) -> str:
 
 
 def _texts(source: BinaryIO) -> Iterator[str]:
-    """The text of `source`. The bytes decide which encoding it has, and the declaration where they leave it open."""
+    """The text of `source`. The bytes decide which encoding it has, and the declaration where they
+    leave it open.
+    """
     first = source.read(PIECE_BYTES)
     encoding, skip, fallback = _encoding(first)
-    decoder = codecs.getincrementaldecoder(encoding)(_handler(fallback) if encoding == "utf-8" else "replace")
+    decoder = codecs.getincrementaldecoder(encoding)(
+        _handler(fallback) if encoding == "utf-8" else "replace"
+    )
     yield decoder.decode(first[skip:])
     while piece := source.read(PIECE_BYTES):
         yield decoder.decode(piece)
@@ -265,7 +284,9 @@ def _encoding(first: bytes) -> tuple[str, int, str]:
 
 
 def _known(name: str) -> str:
-    """Python's name of a text encoding that a document may declare; empty for an unknown one, or one that is not like ASCII."""
+    """Python's name of a text encoding that a document may declare; empty for an unknown one, or
+    one that is not like ASCII.
+    """
     try:
         info = codecs.lookup(name)
         return info.name if "<?xml a".encode(info.name) == b"<?xml a" else ""
@@ -294,7 +315,13 @@ def _handler(fallback: str) -> str:
 def _recovered(source: BinaryIO, handler: Handler) -> Handler:
     """Walk through what lxml can recover of a document that is not well-formed."""
     # no network, no DTD, no entities: what could be fetched or expanded was refused before
-    parser = etree.XMLParser(target=_Target(handler), recover=True, no_network=True, resolve_entities=False, huge_tree=True)
+    parser = etree.XMLParser(
+        target=_Target(handler),
+        recover=True,
+        no_network=True,
+        resolve_entities=False,
+        huge_tree=True,
+    )
     sanitizer, before, started = _Sanitizer(), "", False
     try:
         for text in _texts(source):

@@ -1,4 +1,6 @@
-"""A real uvicorn on a port of the kernel's choice, over a real nats-server, and a stand-in for the agents that plays their part on the log."""
+"""A real uvicorn on a port of the kernel's choice, over a real nats-server, and a stand-in for the
+agents that plays their part on the log.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,21 @@ from qgjet.store.event_log import EventLog
 from qgjet_projections.serving.server import serve
 
 Json = dict[str, Any]
-S0_BODY: Json = {"org_id": "qualgent", "app_version_id": "xyz123", "test_path": "tests/onboarding.spec.js", "priority": 3, "target": "emulator"}
+S0_BODY: Json = {
+    "org_id": "qualgent",
+    "app_version_id": "xyz123",
+    "test_path": "tests/onboarding.spec.js",
+    "priority": 3,
+    "target": "emulator",
+}
 
 
 @pytest.fixture
 def settings(server: NatsServer, tmp_path: Path) -> Settings:
-    return Settings(nats_url=server.url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False))
+    return Settings(
+        nats_url=server.url,
+        api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False),
+    )
 
 
 @contextlib.asynccontextmanager
@@ -92,18 +103,33 @@ class FakeAgent:
         assert job is not None
         return (await self.log.execute(slot, Start(job.ticket, "agent-1", device="pixel"), job))[1]
 
-    async def end(self, verdict: Verdict, *, retry_in_s: float = 0.0, outcome: Json | None = None, **fields: str) -> int:
+    async def end(
+        self,
+        verdict: Verdict,
+        *,
+        retry_in_s: float = 0.0,
+        outcome: Json | None = None,
+        **fields: str,
+    ) -> int:
         slot = self.slot(**fields)
         job = await self.log.load(slot)
         assert job is not None
         came_to = msgspec.convert({"verdict": verdict, **(outcome or {})}, Outcome)
-        return (await self.log.execute(slot, EndAttempt("agent-1", job.attempt, came_to, retry_in_s), job))[1]
+        return (
+            await self.log.execute(
+                slot, EndAttempt("agent-1", job.attempt, came_to, retry_in_s), job
+            )
+        )[1]
 
     async def release(self, **fields: str) -> int:
         slot = self.slot(**fields)
         job = await self.log.load(slot)
         assert job is not None
-        return (await self.log.execute(slot, Release("agent-1", job.ticket, job.attempt, "drained"), job))[1]
+        return (
+            await self.log.execute(
+                slot, Release("agent-1", job.ticket, job.attempt, "drained"), job
+            )
+        )[1]
 
     async def run(self, verdict: Verdict, **fields: str) -> int:
         await self.start(**fields)

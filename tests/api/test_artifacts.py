@@ -31,9 +31,15 @@ class Left:
         self.api, self.connection, self.job_id = api, connection, job_id
         self.entries: list[Json] = []
 
-    async def file(self, name: str, data: bytes, content_type: str = "application/octet-stream") -> Json:
-        info = await ArtifactStore(self.connection).put(object_name(self.job_id, 1, name), io.BytesIO(data))
-        self.entries.append({"name": name, "content_type": content_type, "size": info.size, "sha256": info.sha256})
+    async def file(
+        self, name: str, data: bytes, content_type: str = "application/octet-stream"
+    ) -> Json:
+        info = await ArtifactStore(self.connection).put(
+            object_name(self.job_id, 1, name), io.BytesIO(data)
+        )
+        self.entries.append(
+            {"name": name, "content_type": content_type, "size": info.size, "sha256": info.sha256}
+        )
         return self.entries[-1]
 
     def url(self, name: str) -> str:
@@ -51,7 +57,9 @@ async def left(api: httpx.AsyncClient, connection: Connection, submit: Submit, a
 def ends(left: Left, agent: Any) -> Callable[[], Awaitable[None]]:
     async def ends() -> None:
         seq = await agent.end(Verdict.PASSED, outcome={"artifacts": left.entries})
-        assert (await left.api.get(f"/status/{left.job_id}", params={"min_seq": seq})).status_code == 200
+        assert (
+            await left.api.get(f"/status/{left.job_id}", params={"min_seq": seq})
+        ).status_code == 200
 
     return ends
 
@@ -62,7 +70,15 @@ Ends = Callable[[], Awaitable[None]]
 class TestDownload:
     async def test_they_are_listed_and_downloaded(self, left: Left, ends: Ends) -> None:
         shot = await left.file("test-results/a/home screen.png", DATA, "image/png")
-        left.entries.append({"name": "v.webm", "content_type": "video/webm", "size": 9, "sha256": "", "note": "left out: larger than max_file"})
+        left.entries.append(
+            {
+                "name": "v.webm",
+                "content_type": "video/webm",
+                "size": 9,
+                "sha256": "",
+                "note": "left out: larger than max_file",
+            }
+        )
         await ends()
         found = (await left.api.get(f"/jobs/{left.job_id}/artifacts")).json()["artifacts"]
         assert found == [
@@ -97,20 +113,26 @@ class TestDownload:
             ("odd", "text/html\r\nX-Bad: 1", "attachment"),
         ],
     )
-    async def test_nothing_active_is_shown(self, left: Left, ends: Ends, name: str, content_type: str, how: str) -> None:
+    async def test_nothing_active_is_shown(
+        self, left: Left, ends: Ends, name: str, content_type: str, how: str
+    ) -> None:
         await left.file(name, b"<script>", content_type)
         await ends()
         headers = (await left.api.get(left.url(name))).headers
         assert headers["content-disposition"].startswith(how)
         assert "x-bad" not in headers
-        assert headers["content-type"].startswith(content_type if name != "odd" else "application/octet-stream")
+        assert headers["content-type"].startswith(
+            content_type if name != "odd" else "application/octet-stream"
+        )
 
     async def test_an_empty_file_is_a_file(self, left: Left, ends: Ends) -> None:
         await left.file("output.log", b"", "text/plain")
         await ends()
         got = await left.api.get(left.url("output.log"))
         assert (got.status_code, got.content, got.headers["content-length"]) == (200, b"", "0")
-        assert (await left.api.get(left.url("output.log"), headers={"Range": "bytes=0-"})).status_code == 416
+        assert (
+            await left.api.get(left.url("output.log"), headers={"Range": "bytes=0-"})
+        ).status_code == 416
 
     @pytest.mark.parametrize(
         ("asked", "start", "end"),
@@ -124,7 +146,9 @@ class TestDownload:
             (f"bytes=3-{len(DATA) * 9}", 3, len(DATA)),
         ],
     )
-    async def test_a_part_can_be_asked_for(self, left: Left, ends: Ends, asked: str, start: int, end: int) -> None:
+    async def test_a_part_can_be_asked_for(
+        self, left: Left, ends: Ends, asked: str, start: int, end: int
+    ) -> None:
         await left.file("v.webm", DATA, "video/webm")
         await ends()
         got = await left.api.get(left.url("v.webm"), headers={"Range": asked})
@@ -132,7 +156,9 @@ class TestDownload:
         assert got.headers["content-range"] == f"bytes {start}-{end - 1}/{len(DATA)}"
         assert got.headers["content-length"] == str(end - start)
 
-    async def test_a_part_that_is_not_there_is_refused_and_what_is_not_understood_gets_the_whole(self, left: Left, ends: Ends) -> None:
+    async def test_a_part_that_is_not_there_is_refused_and_what_is_not_understood_gets_the_whole(
+        self, left: Left, ends: Ends
+    ) -> None:
         entry = await left.file("v.webm", DATA, "video/webm")
         await ends()
         for asked in (f"bytes={len(DATA)}-", "bytes=-0"):
@@ -141,20 +167,30 @@ class TestDownload:
         for asked in ("bytes=9-3", "bytes=0-1,4-5", "bytes=-", "lines=1-2", "bytes=٣-"):
             got = await left.api.get(left.url("v.webm"), headers={"Range": asked.encode()})  # type: ignore[dict-item]
             assert (got.status_code, len(got.content)) == (200, len(DATA)), asked
-        other = await left.api.get(left.url("v.webm"), headers={"Range": "bytes=0-1", "If-Range": '"other"'})
+        other = await left.api.get(
+            left.url("v.webm"), headers={"Range": "bytes=0-1", "If-Range": '"other"'}
+        )
         assert (other.status_code, len(other.content)) == (200, len(DATA))
-        same = await left.api.get(left.url("v.webm"), headers={"Range": "bytes=0-1", "If-Range": f'"{entry["sha256"]}"'})
+        same = await left.api.get(
+            left.url("v.webm"), headers={"Range": "bytes=0-1", "If-Range": f'"{entry["sha256"]}"'}
+        )
         assert same.status_code == 206
 
     async def test_head_and_if_none_match_send_no_content(self, left: Left, ends: Ends) -> None:
         entry = await left.file("v.webm", DATA, "video/webm")
         await ends()
         head = await left.api.head(left.url("v.webm"))
-        assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(DATA)))
+        assert (head.status_code, head.content, head.headers["content-length"]) == (
+            200,
+            b"",
+            str(len(DATA)),
+        )
         for tag in (f'"{entry["sha256"]}"', f'"x", W/"{entry["sha256"]}"', "*"):
             known = await left.api.get(left.url("v.webm"), headers={"If-None-Match": tag})
             assert (known.status_code, known.content) == (304, b"")
-        assert (await left.api.get(left.url("v.webm"), headers={"If-None-Match": '"x"'})).status_code == 200
+        assert (
+            await left.api.get(left.url("v.webm"), headers={"If-None-Match": '"x"'})
+        ).status_code == 200
 
     async def test_what_retention_has_taken_is_gone(self, left: Left, ends: Ends) -> None:
         await left.file("v.webm", DATA, "video/webm")
@@ -162,7 +198,9 @@ class TestDownload:
         await ends()
         info = await ArtifactStore(left.connection).stat(object_name(left.job_id, 1, "w.webm"))
         assert info is not None
-        await left.connection.api(f"STREAM.PURGE.{STREAM}", {"filter": f"$O.qg-artifacts.C.{info.nuid}"})
+        await left.connection.api(
+            f"STREAM.PURGE.{STREAM}", {"filter": f"$O.qg-artifacts.C.{info.nuid}"}
+        )
         assert (await left.api.get(left.url("w.webm"))).status_code == 410
         await left.connection.api(f"STREAM.PURGE.{STREAM}")
         gone = await left.api.get(left.url("v.webm"))
@@ -171,13 +209,22 @@ class TestDownload:
     async def test_paths_lead_nowhere_else(self, left: Left, ends: Ends) -> None:
         await left.file("report.json", b"{}", "application/json")
         await ends()
-        for path in ("..%2Freport.json", "x/..%2f..%2freport.json", "%2e%2e/report.json", "report.json/", "//report.json"):
+        for path in (
+            "..%2Freport.json",
+            "x/..%2f..%2freport.json",
+            "%2e%2e/report.json",
+            "report.json/",
+            "//report.json",
+        ):
             assert (await left.api.get(left.url(path))).status_code in (200, 404)
 
 
 def test_a_file_name_is_quoted_for_old_clients_and_new_ones() -> None:
     assert disposition("inline", "a b.png") == 'inline; filename="a b.png"'
-    assert disposition("attachment", 'é"\\%41.png') == "attachment; filename=\"____41.png\"; filename*=UTF-8''%C3%A9%22%5C%2541.png"
+    assert (
+        disposition("attachment", 'é"\\%41.png')
+        == "attachment; filename=\"____41.png\"; filename*=UTF-8''%C3%A9%22%5C%2541.png"
+    )
 
 
 class TestWholeLog:
@@ -213,7 +260,9 @@ class Events:
                 if event in ("live", "end"):
                     self.ended = event == "end"
                 else:
-                    self.data += base64.b64decode(value) if event == "bytes" else value.encode() + b"\n"
+                    self.data += (
+                        base64.b64decode(value) if event == "bytes" else value.encode() + b"\n"
+                    )
                 event, count = "", count + 1
                 if count == at_most:
                     return
@@ -223,8 +272,17 @@ SSE = {"Accept": "text/event-stream"}
 
 
 class TestEvents:
-    async def test_lines_come_as_events_until_the_attempt_ends(self, left: Left, agent: Any) -> None:
-        pieces = [b"one\ntw", b"o\n\n", b"\xff\xfe\x1b[31mred\r\n", b"caf\xc3", b"\xa9\n", b"x" * 150_000 + b"\nlast"]
+    async def test_lines_come_as_events_until_the_attempt_ends(
+        self, left: Left, agent: Any
+    ) -> None:
+        pieces = [
+            b"one\ntw",
+            b"o\n\n",
+            b"\xff\xfe\x1b[31mred\r\n",
+            b"caf\xc3",
+            b"\xa9\n",
+            b"x" * 150_000 + b"\nlast",
+        ]
         for piece in pieces:
             await left.connection.request(log_subject(left.job_id, 1), piece)
         events = Events()
@@ -251,10 +309,14 @@ class TestEvents:
             assert events.data == b"".join(pieces), count
 
     async def test_a_bad_id_is_refused(self, left: Left) -> None:
-        got = await left.api.get(f"/jobs/{left.job_id}/log", headers={**SSE, "Last-Event-ID": "1.2.3"})
+        got = await left.api.get(
+            f"/jobs/{left.job_id}/log", headers={**SSE, "Last-Event-ID": "1.2.3"}
+        )
         assert got.status_code == 400
 
-    async def test_a_queued_job_is_waited_for(self, api: httpx.AsyncClient, submit: Submit, agent: Any, connection: Connection) -> None:
+    async def test_a_queued_job_is_waited_for(
+        self, api: httpx.AsyncClient, submit: Submit, agent: Any, connection: Connection
+    ) -> None:
         job_id = (await submit())["job_id"]
         events = Events()
         async with api.stream("GET", f"/jobs/{job_id}/log", headers=SSE) as answer:
@@ -272,10 +334,17 @@ def test_any_cut_of_messages_gives_the_same_lines_and_resumes_anywhere() -> None
         messages = [(seq, bytes(rng.choices(b"ab\n", k=rng.randint(1, 8)))) for seq in range(1, 6)]
         whole = b"".join(text for _, text in messages)
         splitter = Splitter(Position())
-        found = [line for seq, text in messages for line in splitter.feed(seq, text)] + splitter.rest()
+        found = [
+            line for seq, text in messages for line in splitter.feed(seq, text)
+        ] + splitter.rest()
         assert b"".join(line for _, line in found) == whole
         assert all(b"\n" not in line[:-1] for _, line in found)
         for number, (position, _) in enumerate(found):
             again = Splitter(position)
-            rest = [line for seq, text in messages if seq > again.after for line in again.feed(seq, text)] + again.rest()
+            rest = [
+                line
+                for seq, text in messages
+                if seq > again.after
+                for line in again.feed(seq, text)
+            ] + again.rest()
             assert [line for _, line in rest] == [line for _, line in found[number + 1 :]]

@@ -22,9 +22,13 @@ HALF = b"GET /livez HTTP/1.1\r\nHost: 127."
 
 
 @contextlib.asynccontextmanager
-async def connected(api: httpx.AsyncClient, number: int, sent: bytes = HALF) -> AsyncIterator[list[asyncio.StreamReader]]:
+async def connected(
+    api: httpx.AsyncClient, number: int, sent: bytes = HALF
+) -> AsyncIterator[list[asyncio.StreamReader]]:
     """So many connections that have sent `sent`."""
-    pairs = [await asyncio.open_connection(api.base_url.host, api.base_url.port) for _ in range(number)]
+    pairs = [
+        await asyncio.open_connection(api.base_url.host, api.base_url.port) for _ in range(number)
+    ]
     try:
         for _, writer in pairs:
             writer.write(sent)
@@ -42,13 +46,17 @@ async def _ends(reader: asyncio.StreamReader) -> bytes:
     return b""
 
 
-async def test_half_a_header_is_given_up(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_half_a_header_is_given_up(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "HEADER_S", 0.3)
     async with connected(api, 3) as readers:
         assert await asyncio.gather(*map(_ends, readers)) == [b""] * 3
 
 
-async def test_a_header_that_trickles_is_given_up(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_header_that_trickles_is_given_up(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "HEADER_S", 0.5)
     reader, writer = await asyncio.open_connection(api.base_url.host, api.base_url.port)
     trickling = asyncio.create_task(_trickle(writer))
@@ -66,14 +74,18 @@ async def _trickle(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_half_a_body_is_given_up(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_half_a_body_is_given_up(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "BODY_S", 0.3)
     head = b'POST /submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"'
     async with connected(api, 1, head) as (reader,):
         assert b"HTTP/1.1 2" not in await _ends(reader)
 
 
-async def test_streams_and_connections_in_use_outlive_the_deadlines(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, submit: Any) -> None:
+async def test_streams_and_connections_in_use_outlive_the_deadlines(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, submit: Any
+) -> None:
     monkeypatch.setattr(connections, "HEADER_S", 0.3)
     monkeypatch.setattr(connections, "BODY_S", 0.3)
     async with api.stream("GET", "/events") as answer:
@@ -87,13 +99,20 @@ async def test_streams_and_connections_in_use_outlive_the_deadlines(api: httpx.A
                 break
 
 
-async def test_streams_are_counted_for_each_token(settings: Settings, run_api: RunApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_streams_are_counted_for_each_token(
+    settings: Settings, run_api: RunApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(access, "MAX_STREAMS", 4)
     file = tmp_path / "tokens.json"
     one, other = make_token(file), make_token(file)
-    async with run_api(replace(settings, api=replace(settings.api, tokens_file=str(file)))) as api, contextlib.AsyncExitStack() as open_streams:
+    async with (
+        run_api(replace(settings, api=replace(settings.api, tokens_file=str(file)))) as api,
+        contextlib.AsyncExitStack() as open_streams,
+    ):
         for path in ("/events", "/events?after=0", "/ui/live", "/ui/live?agents=true"):
-            answer = await open_streams.enter_async_context(api.stream("GET", path, headers=bearing(one)))
+            answer = await open_streams.enter_async_context(
+                api.stream("GET", path, headers=bearing(one))
+            )
             assert answer.status_code == 200
         for path in ("/events", "/ui/live"):
             refused = await api.get(path, headers={**bearing(one), "Accept": "text/event-stream"})
@@ -113,15 +132,22 @@ async def test_streams_are_counted_for_each_token(settings: Settings, run_api: R
             await eventually(is_open_again)
 
 
-async def test_without_tokens_streams_are_counted_for_each_address(settings: Settings, run_api: RunApi, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_tokens_streams_are_counted_for_each_address(
+    settings: Settings, run_api: RunApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(access, "MAX_STREAMS", 1)
     async with run_api(settings) as api, api.stream("GET", "/events") as first:
         assert first.status_code == 200
         refused = await api.get("/events")
-        assert (refused.status_code, "address 127.0.0.1 has 1 streams open" in refused.json()["detail"]) == (429, True)
+        assert (
+            refused.status_code,
+            "address 127.0.0.1 has 1 streams open" in refused.json()["detail"],
+        ) == (429, True)
 
 
-async def test_idle_connections_make_room_and_busy_ones_do_not(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_connections_make_room_and_busy_ones_do_not(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "max_connections", lambda: 20)
     async with connected(api, 40) as readers:
         async with httpx.AsyncClient(base_url=api.base_url) as other:

@@ -25,9 +25,19 @@ Submit = Callable[..., Awaitable[Json]]
 
 
 @contextlib.asynccontextmanager
-async def stream(api: httpx.AsyncClient, path: str = "/events", headers: dict[str, str] | None = None, **params: Any) -> AsyncIterator[AsyncIterator[Json]]:
+async def stream(
+    api: httpx.AsyncClient,
+    path: str = "/events",
+    headers: dict[str, str] | None = None,
+    **params: Any,
+) -> AsyncIterator[AsyncIterator[Json]]:
     """Events as {id, event, data}; {comment} for comments."""
-    async with asyncio.timeout(patience(20)), api.stream("GET", path, params=params, headers={"Accept": "text/event-stream", **(headers or {})}) as answer:
+    async with (
+        asyncio.timeout(patience(20)),
+        api.stream(
+            "GET", path, params=params, headers={"Accept": "text/event-stream", **(headers or {})}
+        ) as answer,
+    ):
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
 
@@ -40,7 +50,11 @@ async def stream(api: httpx.AsyncClient, path: str = "/events", headers: dict[st
                     name, _, value = line.partition(": ")
                     fields[name] = value
                 elif "id" in fields:
-                    yield {"id": int(fields["id"]), "event": fields["event"], "data": json.loads(fields["data"])}
+                    yield {
+                        "id": int(fields["id"]),
+                        "event": fields["event"],
+                        "data": json.loads(fields["data"]),
+                    }
                     fields = {}
                 else:
                     fields = {}
@@ -52,14 +66,23 @@ async def take(events: AsyncIterator[Json], number: int) -> list[Json]:
     return [await anext(events) for _ in range(number)]
 
 
-async def test_an_event_has_its_sequence_its_type_and_itself(api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:
+async def test_an_event_has_its_sequence_its_type_and_itself(
+    api: httpx.AsyncClient, submit: Submit, agent: Any
+) -> None:
     answer = await submit()
     async with stream(api, after=0) as events:
         first = await anext(events)
-        assert (first["id"], first["event"], first["data"]["job_id"]) == (1, "submitted", answer["job_id"])
+        assert (first["id"], first["event"], first["data"]["job_id"]) == (
+            1,
+            "submitted",
+            answer["job_id"],
+        )
         assert first["data"]["spec"]["test"] == "tests/onboarding.spec.js"
         await agent.run(Verdict.PASSED)
-        assert [(one["id"], one["event"]) for one in await take(events, 2)] == [(2, "started"), (3, "finished")]
+        assert [(one["id"], one["event"]) for one in await take(events, 2)] == [
+            (2, "started"),
+            (3, "finished"),
+        ]
 
 
 async def test_without_a_position_it_begins_now(api: httpx.AsyncClient, submit: Submit) -> None:
@@ -71,7 +94,9 @@ async def test_without_a_position_it_begins_now(api: httpx.AsyncClient, submit: 
 
 async def test_it_resumes_exactly_where_it_broke_off(api: httpx.AsyncClient, log: EventLog) -> None:
     total = 1_000
-    writing = asyncio.create_task(log.submit_many([spec(test=f"{n}.js") for n in range(total)], window=16))
+    writing = asyncio.create_task(
+        log.submit_many([spec(test=f"{n}.js") for n in range(total)], window=16)
+    )
     seen: list[int] = []
     while len(seen) < total:
         headers = {"Last-Event-ID": str(seen[-1])} if seen else {}
@@ -94,14 +119,18 @@ async def test_filters_choose_by_org_job_and_suite(api: httpx.AsyncClient, submi
         assert (await anext(events))["id"] == 2
 
 
-async def test_the_events_of_a_job_come_as_pages_or_as_a_stream(api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:
+async def test_the_events_of_a_job_come_as_pages_or_as_a_stream(
+    api: httpx.AsyncClient, submit: Submit, agent: Any
+) -> None:
     job_id = (await submit())["job_id"]
     await submit(test_path="b.js")
     seq = await agent.start()
     path = f"/jobs/{job_id}/events"
     first = (await api.get(path, params={"limit": 1, "min_seq": seq})).json()
     second = (await api.get(path, params={"limit": 5, "after": first["next_after"]})).json()
-    assert [(one["seq"], one["type"], one["legal"]) for one in first["events"] + second["events"]] == [(1, "submitted", True), (3, "started", True)]
+    assert [
+        (one["seq"], one["type"], one["legal"]) for one in first["events"] + second["events"]
+    ] == [(1, "submitted", True), (3, "started", True)]
     assert second["next_after"] is None
     assert second["events"][0]["event"]["agent"] == "agent-1"
     async with stream(api, path) as events:
@@ -111,17 +140,25 @@ async def test_the_events_of_a_job_come_as_pages_or_as_a_stream(api: httpx.Async
 
 
 async def test_a_position_that_is_none_is_refused(api: httpx.AsyncClient) -> None:
-    for headers, params in (({"Last-Event-ID": "abc"}, {}), ({"Last-Event-ID": "9" * 30}, {}), ({}, {"after": -1})):
+    for headers, params in (
+        ({"Last-Event-ID": "abc"}, {}),
+        ({"Last-Event-ID": "9" * 30}, {}),
+        ({}, {"after": -1}),
+    ):
         assert (await api.get("/events", headers=headers, params=params)).status_code == 400
 
 
-async def test_a_quiet_stream_is_kept_alive(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_quiet_stream_is_kept_alive(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.2)
     async with stream(api) as events:
         assert [one["comment"] for one in await take(events, 2)] == ["still here"] * 2
 
 
-async def test_it_goes_on_after_the_nats_server_was_killed(api: httpx.AsyncClient, submit: Submit, server: NatsServer, eventually: Any) -> None:
+async def test_it_goes_on_after_the_nats_server_was_killed(
+    api: httpx.AsyncClient, submit: Submit, server: NatsServer, eventually: Any
+) -> None:
     await submit()
     async with stream(api, after=0) as events:
         assert (await anext(events))["id"] == 1
@@ -136,18 +173,28 @@ async def test_it_goes_on_after_the_nats_server_was_killed(api: httpx.AsyncClien
         assert (await anext(events))["id"] == 2
 
 
-async def test_a_client_that_does_not_read_gets_everything_later(api: httpx.AsyncClient, log: EventLog, submit: Submit) -> None:
+async def test_a_client_that_does_not_read_gets_everything_later(
+    api: httpx.AsyncClient, log: EventLog, submit: Submit
+) -> None:
     async with stream(api, after=0) as slow:
-        accepted = await log.submit_many([spec(test=f"{n}.js", tags={"k": "x" * 3_000}) for n in range(2_000)])
+        accepted = await log.submit_many(
+            [spec(test=f"{n}.js", tags={"k": "x" * 3_000}) for n in range(2_000)]
+        )
         await api.get("/jobs", params={"min_seq": len(accepted), "limit": 1})
         assert [one["id"] for one in await take(slow, 2_000)] == list(range(1, 2_001))
 
 
-async def test_open_streams_end_with_the_server(settings: Settings, run_api: Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]) -> None:
+async def test_open_streams_end_with_the_server(
+    settings: Settings,
+    run_api: Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]],
+) -> None:
     opened = asyncio.Event()
 
     async def listen(url: httpx.URL) -> list[Json]:
-        async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client, stream(client) as events:
+        async with (
+            httpx.AsyncClient(base_url=url, timeout=patience(20)) as client,
+            stream(client) as events,
+        ):
             opened.set()
             return [one async for one in events]
 

@@ -48,22 +48,32 @@ async def test_all_is_well(api: httpx.AsyncClient, eventually: Any) -> None:
     await eventually(ready)
 
 
-async def test_without_nats_it_starts_says_so_and_recovers_by_itself(tmp_path: Path, run_api: RunApi, eventually: Any, s0_body: Json) -> None:
+async def test_without_nats_it_starts_says_so_and_recovers_by_itself(
+    tmp_path: Path, run_api: RunApi, eventually: Any, s0_body: Json
+) -> None:
     server = NatsServer(tmp_path / "nats")
     await server.start()
     server.stop()  # the port is known now
-    settings = Settings(nats_url=server.url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False))
+    settings = Settings(
+        nats_url=server.url,
+        api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False),
+    )
     async with run_api(settings) as api:
         assert (await api.get("/livez")).status_code == 200
         unready = await api.get("/readyz")
         assert unready.status_code == 503
         assert unready.headers["content-type"] == "application/problem+json"
-        assert unready.json()["reasons"][0].startswith("not connected to NATS at nats://127.0.0.1:") or "no NATS server" in unready.json()["reasons"][0]
+        assert (
+            unready.json()["reasons"][0].startswith("not connected to NATS at nats://127.0.0.1:")
+            or "no NATS server" in unready.json()["reasons"][0]
+        )
         refused = await api.post("/submit", json=s0_body)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert (await api.get("/jobs")).json() == {"jobs": [], "next_cursor": None}
         assert (await api.get("/agents")).status_code == 503
-        assert (await api.get("/status/x")).status_code == 503  # nobody can say that there is no such job
+        assert (
+            await api.get("/status/x")
+        ).status_code == 503  # nobody can say that there is no such job
         await server.start()
 
         async def ready() -> bool:
@@ -77,7 +87,12 @@ async def test_without_nats_it_starts_says_so_and_recovers_by_itself(tmp_path: P
 
 
 async def test_a_lost_server_is_noticed_reads_go_on_and_writing_comes_back(
-    api: httpx.AsyncClient, server: NatsServer, submit: Submit, eventually: Any, s0_body: Json, monkeypatch: pytest.MonkeyPatch
+    api: httpx.AsyncClient,
+    server: NatsServer,
+    submit: Submit,
+    eventually: Any,
+    s0_body: Json,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job_id = (await submit())["job_id"]
     server.kill()
@@ -100,7 +115,11 @@ async def test_a_lost_server_is_noticed_reads_go_on_and_writing_comes_back(
 
 
 async def test_a_projection_that_fails_is_noticed_and_begun_again(
-    settings: Settings, run_api: RunApi, monkeypatch: pytest.MonkeyPatch, eventually: Any, caplog: pytest.LogCaptureFixture
+    settings: Settings,
+    run_api: RunApi,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from qgjet_projections import service as module
 
@@ -124,7 +143,9 @@ async def test_a_projection_that_fails_is_noticed_and_begun_again(
         await eventually(well)
 
 
-async def test_what_was_read_survives_a_restart_and_a_lost_file(settings: Settings, run_api: RunApi, s0_body: Json) -> None:
+async def test_what_was_read_survives_a_restart_and_a_lost_file(
+    settings: Settings, run_api: RunApi, s0_body: Json
+) -> None:
     async with run_api(settings) as api:
         first = (await api.post("/submit", json=s0_body)).json()
     for path in (None, Path(settings.api.database)):
@@ -135,10 +156,21 @@ async def test_what_was_read_survives_a_restart_and_a_lost_file(settings: Settin
             assert job.json()["status"] == "queued"
 
 
-async def test_metrics_count_jobs_by_status(api: httpx.AsyncClient, submit: Submit, agent: Any, connection: Connection) -> None:
+async def test_metrics_count_jobs_by_status(
+    api: httpx.AsyncClient, submit: Submit, agent: Any, connection: Connection
+) -> None:
     await agent_registry.announce(
         connection,
-        AgentInfo(instance="i", name="m", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2, running=1),), slots=2, since=NOW),
+        AgentInfo(
+            instance="i",
+            name="m",
+            host="h",
+            pid=1,
+            version="1",
+            targets=(TargetSlots(target="emulator", slots=2, running=1),),
+            slots=2,
+            since=NOW,
+        ),
     )
     await submit()
     await submit(test_path="b.js")
@@ -162,13 +194,22 @@ async def test_metrics_count_jobs_by_status(api: httpx.AsyncClient, submit: Subm
     assert samples["qgjet_projection_lag_events",] >= 0
     assert samples["qgjet_agent_slots", "free", "emulator"] == 1
     assert samples["qgjet_queue_oldest_age_seconds", "emulator"] >= 0
-    assert not {"job_id", "org_id", "test"} & {label for family in text_string_to_metric_families(answer.text) for s in family.samples for label in s.labels}
+    assert not {"job_id", "org_id", "test"} & {
+        label
+        for family in text_string_to_metric_families(answer.text)
+        for s in family.samples
+        for label in s.labels
+    }
 
 
 class TestDocs:
     async def test_every_route_says_its_statuses(self, api: httpx.AsyncClient) -> None:
         schema = (await api.get("/docs/openapi.json")).json()
-        operations = {(method, path): operation for path, methods in schema["paths"].items() for method, operation in methods.items()}
+        operations = {
+            (method, path): operation
+            for path, methods in schema["paths"].items()
+            for method, operation in methods.items()
+        }
         assert {path for _, path in operations} >= {
             "/submit",
             "/status/{job_id}",
@@ -180,14 +221,31 @@ class TestDocs:
             "/metrics",
         }
         assert all(operation["summary"] and operation["tags"] for operation in operations.values())
-        assert set(operations["post", "/submit"]["responses"]) == {"200", "202", "400", "401", "403", "409", "413", "415", "422", "429", "503"}
-        assert "application/problem+json" in operations["post", "/submit"]["responses"]["409"]["content"]
+        assert set(operations["post", "/submit"]["responses"]) == {
+            "200",
+            "202",
+            "400",
+            "401",
+            "403",
+            "409",
+            "413",
+            "415",
+            "422",
+            "429",
+            "503",
+        }
+        assert (
+            "application/problem+json"
+            in operations["post", "/submit"]["responses"]["409"]["content"]
+        )
         assert "min_seq" in {one["name"] for one in operations["get", "/v1/jobs"]["parameters"]}
         ids = [operation["operationId"] for operation in operations.values()]
         assert len(set(ids)) == len(ids)
         assert operations["get", "/v1/jobs"]["operationId"] == "listJobs"
         assert operations["post", "/v1/jobs"]["operationId"] == "submitJob"
-        assert {"org_id", "test", "test_path", "on_duplicate"} <= set(schema["components"]["schemas"]["SubmitRequest"]["properties"])
+        assert {"org_id", "test", "test_path", "on_duplicate"} <= set(
+            schema["components"]["schemas"]["SubmitRequest"]["properties"]
+        )
 
     async def test_the_page_is_readable_without_the_internet(self, api: httpx.AsyncClient) -> None:
         page = await api.get("/docs", follow_redirects=True)
@@ -196,7 +254,9 @@ class TestDocs:
         assert "/jobs/{job_id}/cancel" in without_scripts
         assert "Idempotency-Key" in without_scripts
         assert "SubmitRequest" in without_scripts
-        assert (await api.get("/docs/openapi.yaml")).text.startswith(("components:", "info:", "openapi:"))
+        assert (await api.get("/docs/openapi.yaml")).text.startswith(
+            ("components:", "info:", "openapi:")
+        )
 
 
 class TestProblems:
@@ -213,12 +273,21 @@ class TestProblems:
         }
 
     async def test_a_wrong_method_says_which_are_right(self, api: httpx.AsyncClient) -> None:
-        for path, allowed in (("/submit", {"OPTIONS", "POST"}), ("/jobs", {"GET", "OPTIONS", "POST"}), ("/jobs/x/cancel", {"OPTIONS", "POST"})):
+        for path, allowed in (
+            ("/submit", {"OPTIONS", "POST"}),
+            ("/jobs", {"GET", "OPTIONS", "POST"}),
+            ("/jobs/x/cancel", {"OPTIONS", "POST"}),
+        ):
             answer = await api.delete(path)
             assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, allowed)
             assert answer.headers["content-type"] == "application/problem+json"
 
-    async def test_a_bug_shows_no_traceback(self, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_a_bug_shows_no_traceback(
+        self,
+        api: httpx.AsyncClient,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
         def explode(*_: object) -> None:
             raise ZeroDivisionError("secret")
 
@@ -274,11 +343,21 @@ async def test_reads_answer_at_once_while_nats_is_silent_and_say_how_old_they_ar
     try:
         began = time.monotonic()
         for _ in range(4):
-            for path in ("/jobs", "/jobs?status=queued", f"/jobs/{job['job_id']}", f"/status/{job['job_id']}", "/partitions", "/ui/jobs", "/"):
+            for path in (
+                "/jobs",
+                "/jobs?status=queued",
+                f"/jobs/{job['job_id']}",
+                f"/status/{job['job_id']}",
+                "/partitions",
+                "/ui/jobs",
+                "/",
+            ):
                 answer = await api.get(path)
                 assert answer.status_code == 200, path
                 assert int(answer.headers["qgjet-applied-seq"]) >= job["seq"]
-        assert time.monotonic() - began < 10, "28 requests that each wait for NATS take more than 40 s"
+        assert time.monotonic() - began < 10, (
+            "28 requests that each wait for NATS take more than 40 s"
+        )
 
         async def is_old() -> bool:
             return float((await api.get("/jobs")).headers["qgjet-lag-seconds"]) > 3
@@ -292,7 +371,11 @@ async def test_reads_answer_at_once_while_nats_is_silent_and_say_how_old_they_ar
 
 @pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")])
 async def test_a_read_model_that_is_deleted_under_a_running_api_is_rebuilt(
-    api: httpx.AsyncClient, settings: Settings, submit: Submit, eventually: Any, suffixes: tuple[str, ...]
+    api: httpx.AsyncClient,
+    settings: Settings,
+    submit: Submit,
+    eventually: Any,
+    suffixes: tuple[str, ...],
 ) -> None:
     before = [await submit(test_path=f"{number}.js") for number in range(3)]
     file = Path(settings.api.database)
@@ -304,7 +387,10 @@ async def test_a_read_model_that_is_deleted_under_a_running_api_is_rebuilt(
     for suffix in suffixes:
         file.with_name(file.name + suffix).unlink(missing_ok=True)
     unready = await api.get("/readyz")
-    assert (unready.status_code, "was deleted or replaced" in unready.json()["detail"]) == (503, True)
+    assert (unready.status_code, "was deleted or replaced" in unready.json()["detail"]) == (
+        503,
+        True,
+    )
     await eventually(ready)
     assert file.stat().st_mode & 0o077 == 0
     after = await submit(test_path="after.js")
@@ -312,7 +398,9 @@ async def test_a_read_model_that_is_deleted_under_a_running_api_is_rebuilt(
     async def has_all() -> bool:
         answer = await api.get("/jobs")
         assert answer.status_code in (200, 503)
-        return answer.status_code == 200 and {job["job_id"] for job in answer.json()["jobs"]} == {one["job_id"] for one in [*before, after]}
+        return answer.status_code == 200 and {job["job_id"] for job in answer.json()["jobs"]} == {
+            one["job_id"] for one in [*before, after]
+        }
 
     await eventually(has_all)
     for path in ("/", "/ui/jobs", f"/ui/jobs/{before[0]['job_id']}", "/ui/suites", "/ui/tests"):

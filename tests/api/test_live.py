@@ -43,9 +43,14 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def changes(api: httpx.AsyncClient, headers: dict[str, str] | None = None, **params: Any) -> AsyncIterator[AsyncIterator[int]]:
+async def changes(
+    api: httpx.AsyncClient, headers: dict[str, str] | None = None, **params: Any
+) -> AsyncIterator[AsyncIterator[int]]:
     """Sequences as they come; -1 for a silence."""
-    async with asyncio.timeout(patience(20)), api.stream("GET", "/ui/live", params=params, headers=headers) as answer:
+    async with (
+        asyncio.timeout(patience(20)),
+        api.stream("GET", "/ui/live", params=params, headers=headers) as answer,
+    ):
         assert (answer.status_code, answer.headers["x-accel-buffering"]) == (200, "no")
         assert answer.headers["content-type"].startswith("text/event-stream")
 
@@ -56,12 +61,17 @@ async def changes(api: httpx.AsyncClient, headers: dict[str, str] | None = None,
                 elif line.startswith(":"):
                     yield -1
                 else:
-                    assert line in ("", "retry: 1000", "event: changed") or line.removeprefix("data: ").isdecimal(), "nothing but a number is told"
+                    assert (
+                        line in ("", "retry: 1000", "event: changed")
+                        or line.removeprefix("data: ").isdecimal()
+                    ), "nothing but a number is told"
 
         yield said()
 
 
-async def test_it_says_when_something_has_changed_since_the_page_was_made(api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:
+async def test_it_says_when_something_has_changed_since_the_page_was_made(
+    api: httpx.AsyncClient, submit: Submit, agent: Any
+) -> None:
     first = (await submit())["seq"]
     async with changes(api, after=first) as said:
         assert await anext(said) == -1, "the page shows it already"
@@ -73,7 +83,9 @@ async def test_it_says_when_something_has_changed_since_the_page_was_made(api: h
         assert await anext(said) == -1
 
 
-async def test_a_browser_that_comes_back_hears_what_it_has_missed_and_nothing_else(api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:
+async def test_a_browser_that_comes_back_hears_what_it_has_missed_and_nothing_else(
+    api: httpx.AsyncClient, submit: Submit, agent: Any
+) -> None:
     await submit()
     async with changes(api, after=0) as said:
         last = await anext(said)
@@ -86,18 +98,24 @@ async def test_a_browser_that_comes_back_hears_what_it_has_missed_and_nothing_el
     assert (await api.get("/ui/live", headers={"Last-Event-ID": "<x>"})).status_code == 400
 
 
-async def test_a_page_from_a_read_model_that_was_longer_is_made_anew_once(api: httpx.AsyncClient, submit: Submit) -> None:
+async def test_a_page_from_a_read_model_that_was_longer_is_made_anew_once(
+    api: httpx.AsyncClient, submit: Submit
+) -> None:
     """Its log was replaced: what the page shows is not there any more."""
     seq = (await submit())["seq"]
     async with changes(api, after=seq + 1000) as said:
         assert [await anext(said), await anext(said)] == [seq, -1]
 
 
-async def test_a_jobs_page_and_a_suites_move_for_their_own_alone(api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:
+async def test_a_jobs_page_and_a_suites_move_for_their_own_alone(
+    api: httpx.AsyncClient, submit: Submit, agent: Any
+) -> None:
     mine = await submit(suite_id="ci")
     await submit(test_path="tests/other.spec.js")
     for params in ({"job_id": mine["job_id"]}, {"suite_id": "ci"}):
-        async with changes(api, after=(await api.get("/readyz")).json().get("applied_seq", 2), **params) as said:
+        async with changes(
+            api, after=(await api.get("/readyz")).json().get("applied_seq", 2), **params
+        ) as said:
             await agent.run(Verdict.PASSED, test_path="tests/other.spec.js")
             assert await anext(said) == -1
             await submit(test_path="tests/other.spec.js")
@@ -106,7 +124,9 @@ async def test_a_jobs_page_and_a_suites_move_for_their_own_alone(api: httpx.Asyn
         assert await anext(said) >= started
 
 
-async def test_a_page_about_days_moves_seldom_and_is_told_of_the_last_event(api: httpx.AsyncClient, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_about_days_moves_seldom_and_is_told_of_the_last_event(
+    api: httpx.AsyncClient, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live, "SLOW_PACE_S", 1.0)
     async with changes(api, after=0, slow=True) as said:
         first = (await submit(test_path="tests/first.spec.js"))["seq"]
@@ -118,7 +138,9 @@ async def test_a_page_about_days_moves_seldom_and_is_told_of_the_last_event(api:
         assert time.monotonic() - began > 0.8
 
 
-async def test_a_busy_queue_moves_a_page_at_its_pace(api: httpx.AsyncClient, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_busy_queue_moves_a_page_at_its_pace(
+    api: httpx.AsyncClient, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live, "PACE_S", 0.5)
     async with changes(api, after=0) as said:
         await submit(test_path="tests/first.spec.js")
@@ -132,9 +154,23 @@ async def test_a_busy_queue_moves_a_page_at_its_pace(api: httpx.AsyncClient, sub
         assert len(told) <= (time.monotonic() - began) / 0.5 + 1
 
 
-async def test_pages_with_agents_move_when_these_do(api: httpx.AsyncClient, connection: Connection) -> None:
-    info = AgentInfo(instance="i", name="m", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2),), slots=2, since=NOW)
-    async with changes(api, after=0, agents="true") as with_agents, changes(api, after=0) as without:
+async def test_pages_with_agents_move_when_these_do(
+    api: httpx.AsyncClient, connection: Connection
+) -> None:
+    info = AgentInfo(
+        instance="i",
+        name="m",
+        host="h",
+        pid=1,
+        version="1",
+        targets=(TargetSlots(target="emulator", slots=2),),
+        slots=2,
+        since=NOW,
+    )
+    async with (
+        changes(api, after=0, agents="true") as with_agents,
+        changes(api, after=0) as without,
+    ):
         assert await anext(with_agents) == -1
         await agent_registry.announce(connection, info)
         assert await anext(with_agents) == 0
@@ -143,25 +179,50 @@ async def test_pages_with_agents_move_when_these_do(api: httpx.AsyncClient, conn
         assert await anext(without) == -1
 
 
-async def test_other_orgs_move_no_page_of_ones_own(settings: Settings, run_api: RunApi, tmp_path: Path, connection: Connection) -> None:
+async def test_other_orgs_move_no_page_of_ones_own(
+    settings: Settings, run_api: RunApi, tmp_path: Path, connection: Connection
+) -> None:
     file = tmp_path / "tokens.json"
-    operator, bound = bearing(make_token(file, Scope.OPERATE)), bearing(make_token(file, orgs=("acme",)))
+    operator, bound = (
+        bearing(make_token(file, Scope.OPERATE)),
+        bearing(make_token(file, orgs=("acme",))),
+    )
     async with run_api(replace(settings, api=replace(settings.api, tokens_file=str(file)))) as api:
 
         async def submit(org: str, number: int) -> Json:
-            body = {"org_id": org, "app_version_id": "1", "target": "emulator", "test": f"{number}.js", "suite_id": "ci"}
+            body = {
+                "org_id": org,
+                "app_version_id": "1",
+                "target": "emulator",
+                "test": f"{number}.js",
+                "suite_id": "ci",
+            }
             answer = (await api.post("/submit", json=body, headers=operator)).json()
-            await api.get(f"/status/{answer['job_id']}", params={"min_seq": answer["seq"]}, headers=operator)
+            await api.get(
+                f"/status/{answer['job_id']}", params={"min_seq": answer["seq"]}, headers=operator
+            )
             return dict(answer)
 
         foreign = await submit("globex", 0)
-        info = AgentInfo(instance="i", name="m", host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=2),), slots=2, since=NOW)
+        info = AgentInfo(
+            instance="i",
+            name="m",
+            host="h",
+            pid=1,
+            version="1",
+            targets=(TargetSlots(target="emulator", slots=2),),
+            slots=2,
+            since=NOW,
+        )
         await agent_registry.announce(connection, info)
         for params in ({}, {"agents": "true"}, {"suite_id": "ci"}, {"job_id": foreign["job_id"]}):
             async with changes(api, bound, after=0, **params) as said:
                 assert await anext(said) == -1, params
                 await submit("globex", len(params) + 1)
-                await agent_registry.announce(connection, replace(info, running=(foreign["job_id"],), warm=("globex/1/emulator",)))
+                await agent_registry.announce(
+                    connection,
+                    replace(info, running=(foreign["job_id"],), warm=("globex/1/emulator",)),
+                )
                 assert await anext(said) == -1, params
                 await agent_registry.announce(connection, info)
         async with changes(api, bound, after=0) as said:
@@ -176,8 +237,13 @@ async def test_it_ends_with_its_token(settings: Settings, run_api: RunApi, tmp_p
     file = tmp_path / "tokens.json"
     make_token(file, Scope.OPERATE)
     token = make_token(file)
-    async with run_api(replace(settings, api=replace(settings.api, tokens_file=str(file)))) as api, changes(api, bearing(token)) as said:
+    async with (
+        run_api(replace(settings, api=replace(settings.api, tokens_file=str(file)))) as api,
+        changes(api, bearing(token)) as said,
+    ):
         assert await anext(said) == -1
-        token_file.change(file, lambda before: tokens.revoked(before, token.split("_")[1], utc_now()))
+        token_file.change(
+            file, lambda before: tokens.revoked(before, token.split("_")[1], utc_now())
+        )
         async for one in said:
             assert one == -1

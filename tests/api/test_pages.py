@@ -1,4 +1,6 @@
-"""What all pages have in common: errors, redirects, what was done, and that whatever they show is text."""
+"""What all pages have in common: errors, redirects, what was done, and that whatever they show is
+text.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,27 @@ HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{7*7}}{% ra
 HERE = "http://qgjet.example/ui/jobs"
 targets = st.lists(
     st.sampled_from(
-        ["/", "//", "\\", "/\\", "evil.example", "http:", "https://", "javascript:alert(1)", "\t", "\n", "\0", "@", "%2f", "%5c", "?", "#", "..", "é", " "]
+        [
+            "/",
+            "//",
+            "\\",
+            "/\\",
+            "evil.example",
+            "http:",
+            "https://",
+            "javascript:alert(1)",
+            "\t",
+            "\n",
+            "\0",
+            "@",
+            "%2f",
+            "%5c",
+            "?",
+            "#",
+            "..",
+            "é",
+            " ",
+        ]
     ),
     max_size=8,
 ).map("".join)
@@ -41,7 +63,9 @@ targets = st.lists(
 def test_back_is_always_a_path_of_this_site(back: str) -> None:
     path = own_path(back)
     assert path in (back, "/")
-    seen = path.replace("\t", "").replace("\n", "").replace("\r", "").replace("\\", "/").strip()  # as a browser reads it
+    seen = (
+        path.replace("\t", "").replace("\n", "").replace("\r", "").replace("\\", "/").strip()
+    )  # as a browser reads it
     there = urlsplit(urljoin(HERE, seen))
     assert (there.scheme, there.netloc) == ("http", "qgjet.example")
 
@@ -60,14 +84,22 @@ def test_what_was_done_cannot_add_a_cookie_or_a_header() -> None:
     with TestClient(Litestar([act])) as client:
 
         @given(
-            st.sampled_from(["; Domain=evil", "\r\nSet-Cookie: a=b", '"; Path=/x', ", b=c", "\0", HOSTILE]) | st.text(st.characters(exclude_categories=["Cs"]))
+            st.sampled_from(
+                ["; Domain=evil", "\r\nSet-Cookie: a=b", '"; Path=/x', ", b=c", "\0", HOSTILE]
+            )
+            | st.text(st.characters(exclude_categories=["Cs"]))
         )
         def look(text: str) -> None:
             said[0] = text
             answer = client.get("/do", follow_redirects=False)
             (header,) = answer.headers.get_list("set-cookie")
             (cookie,) = SimpleCookie(header).values()
-            assert (cookie.key, unquote(cookie.value), cookie["domain"], cookie["path"]) == (SAID, text[:500], "", "/")
+            assert (cookie.key, unquote(cookie.value), cookie["domain"], cookie["path"]) == (
+                SAID,
+                text[:500],
+                "",
+                "/",
+            )
             assert cookie["httponly"] is True
             assert cookie["samesite"].lower() == "strict"
             assert answer.headers["location"] == "/ui/jobs"
@@ -93,7 +125,9 @@ def test_parts_of_addresses_are_escaped(text: str) -> None:
         ("/ui/suites?cursor=!", 400),
     ],
 )
-async def test_errors_are_pages_with_the_status_and_the_words_of_the_api(api: httpx.AsyncClient, path: str, status: int) -> None:
+async def test_errors_are_pages_with_the_status_and_the_words_of_the_api(
+    api: httpx.AsyncClient, path: str, status: int
+) -> None:
     page = await api.get(path)
     assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8")
     assert "script-src 'self'" in page.headers["content-security-policy"]
@@ -105,7 +139,9 @@ async def test_errors_are_pages_with_the_status_and_the_words_of_the_api(api: ht
     assert gone.status_code == 404
 
 
-async def test_actions_refuse_with_the_status_of_the_api(api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:
+async def test_actions_refuse_with_the_status_of_the_api(
+    api: httpx.AsyncClient, submit: Submit, agent: Any
+) -> None:
     job_id = (await submit(max_retries=0))["job_id"]
     await api.get("/jobs", params={"min_seq": await agent.run(Verdict.PASSED)})
     for path, data, status in (
@@ -116,15 +152,34 @@ async def test_actions_refuse_with_the_status_of_the_api(api: httpx.AsyncClient,
         ("/ui/queue/pause", {"target": "emulator", "for_s": "-1"}, 400),
         ("/ui/agents/drain", {"agent": "nobody"}, 404),
     ):
-        page = await api.post(path, data=data or {"reason": "x"}, headers={"Origin": str(api.base_url).rstrip("/")})
-        assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8"), (path, page.text)
-        foreign = await api.post(path, data=data or {"reason": "x"}, headers={"Origin": "https://evil.example"})
+        page = await api.post(
+            path, data=data or {"reason": "x"}, headers={"Origin": str(api.base_url).rstrip("/")}
+        )
+        assert (page.status_code, page.headers["content-type"]) == (
+            status,
+            "text/html; charset=utf-8",
+        ), (path, page.text)
+        foreign = await api.post(
+            path, data=data or {"reason": "x"}, headers={"Origin": "https://evil.example"}
+        )
         assert foreign.status_code == 403
 
 
-async def test_whatever_a_page_shows_is_text(api: httpx.AsyncClient, submit: Submit, agent: Any) -> None:
-    names = {"test_path": f"tests/{HOSTILE}.js", "target": "t<script>alert", "app_version_id": "v<script>alert", "org_id": "o<script>alert"}
-    job = await submit(max_retries=0, suite_id="s<script>alert", tags={"branch": HOSTILE, "commit": HOSTILE}, **names)
+async def test_whatever_a_page_shows_is_text(
+    api: httpx.AsyncClient, submit: Submit, agent: Any
+) -> None:
+    names = {
+        "test_path": f"tests/{HOSTILE}.js",
+        "target": "t<script>alert",
+        "app_version_id": "v<script>alert",
+        "org_id": "o<script>alert",
+    }
+    job = await submit(
+        max_retries=0,
+        suite_id="s<script>alert",
+        tags={"branch": HOSTILE, "commit": HOSTILE},
+        **names,
+    )
     await agent.start(**names)
     failed = {
         "title": HOSTILE,
@@ -133,10 +188,29 @@ async def test_whatever_a_page_shows_is_text(api: httpx.AsyncClient, submit: Sub
         "file": HOSTILE,
         "tries": [{"status": "failed", "error": {"message": HOSTILE, "file": HOSTILE}}],
     }
-    outcome = {"message": HOSTILE, "tests": [failed], "artifacts": [{"name": f"{HOSTILE}.png", "content_type": "image/png", "size": 1, "sha256": "0" * 64}]}
-    await api.get("/jobs", params={"min_seq": await agent.end(Verdict.FAILED, outcome=outcome, **names)})
-    pages = ["/", "/ui/jobs", "/ui/suites", "/ui/tests", "/ui/dead", f"/ui/jobs/{job['job_id']}", f"/ui/suites/{segment('s<script>alert')}"]
-    pages += [f"/ui/tests/history{query({'test': names['test_path']})}", f"/ui/jobs{query(dict.fromkeys(('org_id', 'test', 'target'), HOSTILE))}"]
+    outcome = {
+        "message": HOSTILE,
+        "tests": [failed],
+        "artifacts": [
+            {"name": f"{HOSTILE}.png", "content_type": "image/png", "size": 1, "sha256": "0" * 64}
+        ],
+    }
+    await api.get(
+        "/jobs", params={"min_seq": await agent.end(Verdict.FAILED, outcome=outcome, **names)}
+    )
+    pages = [
+        "/",
+        "/ui/jobs",
+        "/ui/suites",
+        "/ui/tests",
+        "/ui/dead",
+        f"/ui/jobs/{job['job_id']}",
+        f"/ui/suites/{segment('s<script>alert')}",
+    ]
+    pages += [
+        f"/ui/tests/history{query({'test': names['test_path']})}",
+        f"/ui/jobs{query(dict.fromkeys(('org_id', 'test', 'target'), HOSTILE))}",
+    ]
     for path in pages:
         page = await api.get(path, headers={"Cookie": f"{SAID}={segment(HOSTILE)}"})
         assert page.status_code == 200, (path, page.text)
@@ -147,7 +221,12 @@ async def test_whatever_a_page_shows_is_text(api: httpx.AsyncClient, submit: Sub
 
 
 async def test_every_page_and_list_renders_while_the_read_model_is_behind(
-    api: httpx.AsyncClient, submit: Submit, agent: Any, settings: Settings, log: EventLog, eventually: Any
+    api: httpx.AsyncClient,
+    submit: Submit,
+    agent: Any,
+    settings: Settings,
+    log: EventLog,
+    eventually: Any,
 ) -> None:
     done = (await submit(suite_id="nightly", max_retries=0))["job_id"]
     await agent.start()
@@ -156,17 +235,48 @@ async def test_every_page_and_list_renders_while_the_read_model_is_behind(
     waiting = (await submit(test_path="waiting.js", suite_id="nightly"))["job_id"]
 
     async def is_behind() -> bool:
-        found = re.search(r"^qgjet_projection_lag_events (\S+)$", (await api.get("/metrics")).text, re.MULTILINE)
+        found = re.search(
+            r"^qgjet_projection_lag_events (\S+)$", (await api.get("/metrics")).text, re.MULTILINE
+        )
         return found is not None and float(found[1]) > 0
 
-    pages = ("/", "/ui/jobs", f"/ui/jobs/{done}", f"/ui/jobs/{waiting}", "/ui/suites", "/ui/suites/nightly", "/ui/tests", "/ui/dead", "/ui/login", "/docs")
-    lists = ("/jobs", f"/jobs/{done}", f"/status/{done}", "/suites", "/suites/nightly", "/partitions", "/agents", "/tests", "/stats/hours", "/dead")
+    pages = (
+        "/",
+        "/ui/jobs",
+        f"/ui/jobs/{done}",
+        f"/ui/jobs/{waiting}",
+        "/ui/suites",
+        "/ui/suites/nightly",
+        "/ui/tests",
+        "/ui/dead",
+        "/ui/login",
+        "/docs",
+    )
+    lists = (
+        "/jobs",
+        f"/jobs/{done}",
+        f"/status/{done}",
+        "/suites",
+        "/suites/nightly",
+        "/partitions",
+        "/agents",
+        "/tests",
+        "/stats/hours",
+        "/dead",
+    )
     others = ("/ui/tests/history?test=waiting.js", "/queue/pauses", "/readyz")
-    reports = [f"/suites/nightly/{name}" for name in ("junit.xml", "ctrf.json", "report.json", "report.html")]
-    with contextlib.closing(sqlite3.connect(settings.api.database, isolation_level=None)) as elsewhere:
+    reports = [
+        f"/suites/nightly/{name}"
+        for name in ("junit.xml", "ctrf.json", "report.json", "report.html")
+    ]
+    with contextlib.closing(
+        sqlite3.connect(settings.api.database, isolation_level=None)
+    ) as elsewhere:
         elsewhere.execute("BEGIN IMMEDIATE")  # the read model stands still
         await log.submit(spec())
         await eventually(is_behind)
-        answers = {path: (await api.get(path)).status_code for path in (*pages, *lists, *reports, *others)}
+        answers = {
+            path: (await api.get(path)).status_code for path in (*pages, *lists, *reports, *others)
+        }
         elsewhere.execute("ROLLBACK")
     assert answers == dict.fromkeys(answers, 200)

@@ -32,7 +32,11 @@ def run(api: httpx.AsyncClient, submit: Submit, agent: Any) -> Callable[..., Awa
 
 async def test_jobs_are_counted_by_the_hour(api: httpx.AsyncClient, run: Any) -> None:
     assert (await api.get("/stats/hours")).json() == {"hours": []}
-    for verdict, target in ((Verdict.PASSED, "emulator"), (Verdict.PASSED, "device"), (Verdict.FAILED, "device")):
+    for verdict, target in (
+        (Verdict.PASSED, "emulator"),
+        (Verdict.PASSED, "device"),
+        (Verdict.FAILED, "device"),
+    ):
         await run(verdict, target=target)
     hours = (await api.get("/stats/hours")).json()["hours"]
     total: dict[str, int] = {}
@@ -41,7 +45,9 @@ async def test_jobs_are_counted_by_the_hour(api: httpx.AsyncClient, run: Any) ->
         for verdict, count in one["verdicts"].items():
             total[verdict] = total.get(verdict, 0) + count
     assert total == {"passed": 2, "failed": 1}
-    (on_device,) = (await api.get("/stats/hours", params={"target": "device", "hours": 1})).json()["hours"]
+    (on_device,) = (await api.get("/stats/hours", params={"target": "device", "hours": 1})).json()[
+        "hours"
+    ]
     assert on_device["verdicts"] == {"passed": 1, "failed": 1}
     assert (await api.get("/stats/hours", params={"org_id": "other"})).json() == {"hours": []}
 
@@ -62,12 +68,20 @@ async def test_tests_come_in_the_order_that_is_asked_for(api: httpx.AsyncClient,
         "name": ["cart", "login", "never"],
     }
     login, cart, never = (await api.get("/tests")).json()["tests"]
-    assert (login["runs"], login["pass_rate"], login["flaky_rate"], login["mean_s"], login["verdicts"]) == (2, 0.5, 0.0, 2.0, {"passed": 1, "failed": 1})
+    assert (
+        login["runs"],
+        login["pass_rate"],
+        login["flaky_rate"],
+        login["mean_s"],
+        login["verdicts"],
+    ) == (2, 0.5, 0.0, 2.0, {"passed": 1, "failed": 1})
     assert (cart["pass_rate"], cart["flaky_rate"]) == (1.0, 1.0)
     assert (never["runs"], never["pass_rate"]) == (0, None)
     pages, cursor = [], None
     while True:
-        page = (await api.get("/tests", params={"limit": 1, **({"cursor": cursor} if cursor else {})})).json()
+        page = (
+            await api.get("/tests", params={"limit": 1, **({"cursor": cursor} if cursor else {})})
+        ).json()
         pages, cursor = [*pages, *page["tests"]], page["next_cursor"]
         if cursor is None:
             break
@@ -80,7 +94,12 @@ async def test_a_test_has_a_history_on_each_target(api: httpx.AsyncClient, run: 
     await run(Verdict.FAILED, target="device", test_path=LOGIN)
     await run(Verdict.FAILED, test_path=CART)
     days = (await api.get("/tests/history", params={"test": LOGIN})).json()["days"]
-    assert {(one["target"], one["pass_rate"]) for one in days} == {("emulator", 1.0), ("device", 0.0)}
+    assert {(one["target"], one["pass_rate"]) for one in days} == {
+        ("emulator", 1.0),
+        ("device", 0.0),
+    }
     assert all(datetime.fromisoformat(one["day"]).hour == 0 for one in days)
-    assert (await api.get("/tests/history", params={"test": LOGIN, "target": "sofa"})).json()["days"] == []
+    assert (await api.get("/tests/history", params={"test": LOGIN, "target": "sofa"})).json()[
+        "days"
+    ] == []
     assert (await api.get("/tests/history")).status_code == 400

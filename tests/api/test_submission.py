@@ -13,16 +13,39 @@ from qgjet.config.settings import JobSettings
 from qgjet.domain import subjects
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import JobSpec
-from qgjet.domain.submission import MAX_SUITE_JOBS, SubmitRequest, SuiteRequest, hash_of, idempotent_id, jobs_of, make_spec
+from qgjet.domain.submission import (
+    MAX_SUITE_JOBS,
+    SubmitRequest,
+    SuiteRequest,
+    hash_of,
+    idempotent_id,
+    jobs_of,
+    make_spec,
+)
 from qgjet.errors import InvalidInput
 
 
 def request(**fields: Any) -> SubmitRequest:
-    return SubmitRequest(**{"org_id": "acme", "app_version_id": "1.0.0", "target": "emulator", "test": "tests/a.spec.js", **fields})
+    return SubmitRequest(
+        **{
+            "org_id": "acme",
+            "app_version_id": "1.0.0",
+            "target": "emulator",
+            "test": "tests/a.spec.js",
+            **fields,
+        }
+    )
 
 
 def spec_of(asked: SubmitRequest, **fields: Any) -> JobSpec:
-    given: dict[str, Any] = {"job_id": "id", "now": NOW, "deployment": Deployment(), "defaults": JobSettings(), "submitted_by": "me", **fields}
+    given: dict[str, Any] = {
+        "job_id": "id",
+        "now": NOW,
+        "deployment": Deployment(),
+        "defaults": JobSettings(),
+        "submitted_by": "me",
+        **fields,
+    }
     return make_spec(asked, **given)
 
 
@@ -33,7 +56,9 @@ def refusal(**fields: Any) -> tuple[str, str]:
 
 
 def test_what_is_not_said_comes_from_the_settings() -> None:
-    defaults = JobSettings(priority=2, max_retries=1, infra_retries=0, execution_timeout_s=60.0, queue_timeout_s=3600.0)
+    defaults = JobSettings(
+        priority=2, max_retries=1, infra_retries=0, execution_timeout_s=60.0, queue_timeout_s=3600.0
+    )
     spec = spec_of(request(), defaults=defaults)
     assert spec == JobSpec(
         job_id="id",
@@ -53,7 +78,15 @@ def test_what_is_not_said_comes_from_the_settings() -> None:
 
 
 def test_what_is_said_is_kept() -> None:
-    asked = request(priority=0, max_retries=0, infra_retries=10, execution_timeout="10m", queue_timeout=90, tags={"branch": "main"}, suite_id="ci 1")
+    asked = request(
+        priority=0,
+        max_retries=0,
+        infra_retries=10,
+        execution_timeout="10m",
+        queue_timeout=90,
+        tags={"branch": "main"},
+        suite_id="ci 1",
+    )
     spec = spec_of(asked, request_hash="h")
     assert (spec.priority, spec.max_retries, spec.infra_retries) == (0, 0, 10)
     assert (spec.execution_timeout_s, spec.queue_timeout_s) == (600.0, 90.0)
@@ -62,7 +95,9 @@ def test_what_is_said_is_kept() -> None:
 
 def test_rank_follows_the_order_of_the_deployment() -> None:
     assert spec_of(request(priority=9)).rank == 9
-    assert spec_of(request(priority=9), deployment=Deployment(priority_order="high-first")).rank == 0
+    assert (
+        spec_of(request(priority=9), deployment=Deployment(priority_order="high-first")).rank == 0
+    )
 
 
 def test_test_path_is_another_name_of_test() -> None:
@@ -110,13 +145,26 @@ def test_test_path_is_another_name_of_test() -> None:
         ({"suite_id": "x" * 129}, "suite_id", "128"),
     ],
 )
-def test_what_cannot_be_accepted_is_refused_with_field_and_reason(fields: dict[str, Any], field: str, reason: str) -> None:
+def test_what_cannot_be_accepted_is_refused_with_field_and_reason(
+    fields: dict[str, Any], field: str, reason: str
+) -> None:
     refused_field, refused_reason = refusal(**fields)
     assert refused_field == field
     assert reason in refused_reason
 
 
-@pytest.mark.parametrize("test", ["./-odd.js", "a b/ü>*.spec.js", "tests/..hidden/x.js", "a//b", "日本/テスト.js", "~root", "x" * 512])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "./-odd.js",
+        "a b/ü>*.spec.js",
+        "tests/..hidden/x.js",
+        "a//b",
+        "日本/テスト.js",
+        "~root",
+        "x" * 512,
+    ],
+)
 def test_odd_but_harmless_paths_are_kept_exactly(test: str) -> None:
     assert spec_of(request(test=test)).test == test
 
@@ -137,7 +185,11 @@ def test_ids_are_kept_exactly_or_refused(org: str, target: str) -> None:
     if refused is None:
         spec = spec_of(asked)
         assert (spec.org_id, spec.target) == (org, target)
-        assert subjects.parse_job_subject(subjects.slot_prefix(spec.slot) + ".submitted.p5") == (spec.slot, "submitted", 5)
+        assert subjects.parse_job_subject(subjects.slot_prefix(spec.slot) + ".submitted.p5") == (
+            spec.slot,
+            "submitted",
+            5,
+        )
 
 
 @given(st.text(max_size=40))
@@ -153,7 +205,13 @@ def test_an_accepted_path_stays_inside_the_project_and_is_no_option(test: str) -
 
 
 def test_a_suite_is_tests_times_targets() -> None:
-    suite = SuiteRequest(org_id="acme", app_version_id="1", targets=("emulator", "device"), tests=("a.js", "b.js"), priority=1)
+    suite = SuiteRequest(
+        org_id="acme",
+        app_version_id="1",
+        targets=("emulator", "device"),
+        tests=("a.js", "b.js"),
+        priority=1,
+    )
     jobs = jobs_of(suite, "s1")
     assert [(job.place("test"), job.request.target, job.request.test) for job in jobs] == [
         ("tests.0", "emulator", "a.js"),
@@ -163,7 +221,10 @@ def test_a_suite_is_tests_times_targets() -> None:
     ]
     assert {(job.request.suite_id, job.request.priority) for job in jobs} == {("s1", 1)}
     assert [jobs[3].place(field) for field in ("target", "org_id")] == ["targets.1", "org_id"]
-    assert jobs_of(SuiteRequest(jobs=(request(), request())), "s1")[1].place("target") == "jobs.1.target"
+    assert (
+        jobs_of(SuiteRequest(jobs=(request(), request())), "s1")[1].place("target")
+        == "jobs.1.target"
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,9 +246,21 @@ def test_a_suite_that_makes_no_sense_is_refused(suite: SuiteRequest, field: str)
 
 def test_idempotent_ids_depend_on_org_and_key_alone() -> None:
     assert idempotent_id("acme", "k") == idempotent_id("acme", "k")
-    assert len({idempotent_id("acme", "k"), idempotent_id("acm", "ek"), idempotent_id("acme", "k2"), idempotent_id("acme1", "k")}) == 4
+    assert (
+        len(
+            {
+                idempotent_id("acme", "k"),
+                idempotent_id("acm", "ek"),
+                idempotent_id("acme", "k2"),
+                idempotent_id("acme1", "k"),
+            }
+        )
+        == 4
+    )
 
 
 def test_the_hash_does_not_depend_on_the_order_of_tags() -> None:
-    assert hash_of(request(tags={"a": "1", "b": "2"})) == hash_of(request(tags={"b": "2", "a": "1"}))
+    assert hash_of(request(tags={"a": "1", "b": "2"})) == hash_of(
+        request(tags={"b": "2", "a": "1"})
+    )
     assert hash_of(request(priority=1)) != hash_of(request(priority=2))

@@ -25,7 +25,13 @@ async def test_s0_submits_and_asks_for_the_status(api: httpx.AsyncClient, s0_bod
     body = answer.json()
     assert answer.status_code == 202
     assert answer.headers["location"] == f"/jobs/{body['job_id']}"
-    assert body == {"job_id": body["job_id"], "status": "queued", "seq": 1, "attached": False, "replaced": None}
+    assert body == {
+        "job_id": body["job_id"],
+        "status": "queued",
+        "seq": 1,
+        "attached": False,
+        "replaced": None,
+    }
     status = await api.get(f"/status/{body['job_id']}", params={"min_seq": body["seq"]})
     assert status.status_code == 200
     created_at = status.json().pop("created_at")
@@ -44,9 +50,13 @@ async def test_s0_submits_and_asks_for_the_status(api: httpx.AsyncClient, s0_bod
     }
 
 
-async def test_a_status_right_after_the_submission_needs_no_min_seq(api: httpx.AsyncClient, s0_body: Json) -> None:
+async def test_a_status_right_after_the_submission_needs_no_min_seq(
+    api: httpx.AsyncClient, s0_body: Json
+) -> None:
     for number in range(20):
-        job_id = (await api.post("/submit", json={**s0_body, "test_path": f"tests/{number}.js"})).json()["job_id"]
+        job_id = (
+            await api.post("/submit", json={**s0_body, "test_path": f"tests/{number}.js"})
+        ).json()["job_id"]
         assert (await api.get(f"/status/{job_id}")).status_code == 200
 
 
@@ -55,7 +65,9 @@ async def test_jobs_is_another_name_of_submit(api: httpx.AsyncClient, s0_body: J
     assert answer.status_code == 202
 
 
-async def test_a_duplicate_is_attached_to_the_live_job(api: httpx.AsyncClient, s0_body: Json, log: EventLog) -> None:
+async def test_a_duplicate_is_attached_to_the_live_job(
+    api: httpx.AsyncClient, s0_body: Json, log: EventLog
+) -> None:
     first = (await api.post("/submit", json=s0_body)).json()
     again = await api.post("/submit", json=s0_body)
     assert again.status_code == 200
@@ -64,7 +76,9 @@ async def test_a_duplicate_is_attached_to_the_live_job(api: httpx.AsyncClient, s
     assert await count(log) == 1
 
 
-async def test_a_rejected_duplicate_names_the_live_job(api: httpx.AsyncClient, s0_body: Json, log: EventLog) -> None:
+async def test_a_rejected_duplicate_names_the_live_job(
+    api: httpx.AsyncClient, s0_body: Json, log: EventLog
+) -> None:
     first = (await api.post("/submit", json=s0_body)).json()
     again = await api.post("/submit", json={**s0_body, "on_duplicate": "reject"})
     assert again.status_code == 409
@@ -74,16 +88,24 @@ async def test_a_rejected_duplicate_names_the_live_job(api: httpx.AsyncClient, s
     assert await count(log) == 1
 
 
-async def test_a_replacement_cancels_the_live_job(api: httpx.AsyncClient, submit: Callable[..., Awaitable[Json]]) -> None:
+async def test_a_replacement_cancels_the_live_job(
+    api: httpx.AsyncClient, submit: Callable[..., Awaitable[Json]]
+) -> None:
     first = await submit()
     second = await submit(on_duplicate="replace")
     assert second["job_id"] != first["job_id"]
     assert second["replaced"] == first["job_id"]
     old = (await api.get(f"/jobs/{first['job_id']}")).json()
-    assert (old["status"], old["verdict"], old["replaced_by"]) == ("cancelled", "cancelled", second["job_id"])
+    assert (old["status"], old["verdict"], old["replaced_by"]) == (
+        "cancelled",
+        "cancelled",
+        second["job_id"],
+    )
 
 
-async def test_a_finished_slot_takes_a_new_job(api: httpx.AsyncClient, submit: Callable[..., Awaitable[Json]], agent: Any) -> None:
+async def test_a_finished_slot_takes_a_new_job(
+    api: httpx.AsyncClient, submit: Callable[..., Awaitable[Json]], agent: Any
+) -> None:
     first = await submit()
     await agent.run(Verdict.PASSED)
     second = await submit()
@@ -91,7 +113,9 @@ async def test_a_finished_slot_takes_a_new_job(api: httpx.AsyncClient, submit: C
     assert second["attached"] is False
 
 
-async def test_twenty_clients_at_once_make_one_job(api: httpx.AsyncClient, s0_body: Json, log: EventLog) -> None:
+async def test_twenty_clients_at_once_make_one_job(
+    api: httpx.AsyncClient, s0_body: Json, log: EventLog
+) -> None:
     answers = await asyncio.gather(*(api.post("/submit", json=s0_body) for _ in range(20)))
     assert sorted(answer.status_code for answer in answers) == [200] * 19 + [202]
     assert len({answer.json()["job_id"] for answer in answers}) == 1
@@ -108,7 +132,9 @@ async def test_twenty_clients_at_once_make_one_job(api: httpx.AsyncClient, s0_bo
         {"org_id": "%2E", "app_version_id": "..", "target": ">"},
     ],
 )
-async def test_hostile_ids_are_kept_exactly(submit: Callable[..., Awaitable[Json]], api: httpx.AsyncClient, log: EventLog, ids: Json) -> None:
+async def test_hostile_ids_are_kept_exactly(
+    submit: Callable[..., Awaitable[Json]], api: httpx.AsyncClient, log: EventLog, ids: Json
+) -> None:
     answer = await submit(**ids, test_path="tests/ü b>*.spec.js")
     job = (await api.get(f"/jobs/{answer['job_id']}")).json()
     assert {key: job[key] for key in ids} == ids
@@ -145,11 +171,17 @@ BAD_FIELDS: list[tuple[Json, str]] = [
 ]
 
 
-async def test_a_bad_field_is_refused_by_name_and_nothing_is_written(api: httpx.AsyncClient, s0_body: Json, log: EventLog) -> None:
+async def test_a_bad_field_is_refused_by_name_and_nothing_is_written(
+    api: httpx.AsyncClient, s0_body: Json, log: EventLog
+) -> None:
     for change, pointer in BAD_FIELDS:
         answer = await api.post("/submit", json={**s0_body, **change})
         problem = answer.json()
-        assert (answer.status_code, problem["status"], problem["instance"]) == (400, 400, "/submit"), change
+        assert (answer.status_code, problem["status"], problem["instance"]) == (
+            400,
+            400,
+            "/submit",
+        ), change
         assert [error["pointer"] for error in problem["errors"]] == [pointer], change
         assert problem["errors"][0]["detail"]
     assert await count(log) == 0
@@ -161,13 +193,29 @@ async def test_a_missing_field_is_named(api: httpx.AsyncClient, s0_body: Json) -
     assert answer.json()["errors"] == [{"detail": "is required", "pointer": "#/org_id"}]
 
 
-NO_OBJECTS = [b"", b"{", b"[]", b"null", b'{"org_id": "\xff"}', b'{"org_id": "\\ud800"}', b"[" * 100_000, b'{"org_id": NaN}', b"\xef\xbb\xbf{}", b"{}{}"]
+NO_OBJECTS = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'{"org_id": "\xff"}',
+    b'{"org_id": "\\ud800"}',
+    b"[" * 100_000,
+    b'{"org_id": NaN}',
+    b"\xef\xbb\xbf{}",
+    b"{}{}",
+]
 
 
 async def test_what_is_no_json_object_is_refused(api: httpx.AsyncClient) -> None:
     for body in NO_OBJECTS:
-        answer = await api.post("/submit", content=body, headers={"Content-Type": "application/json"})
-        assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json"), body
+        answer = await api.post(
+            "/submit", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert (answer.status_code, answer.headers["content-type"]) == (
+            400,
+            "application/problem+json",
+        ), body
         assert answer.json()["errors"], body
 
 
@@ -177,28 +225,44 @@ async def test_other_media_types_are_refused(api: httpx.AsyncClient, s0_body: Js
     assert "application/json" in answer.json()["detail"]
 
 
-async def test_json_may_come_without_a_content_type_or_with_parameters(api: httpx.AsyncClient, s0_body: Json) -> None:
+async def test_json_may_come_without_a_content_type_or_with_parameters(
+    api: httpx.AsyncClient, s0_body: Json
+) -> None:
     content = httpx.Request("POST", "http://x", json=s0_body).content
     assert (await api.post("/submit", content=content)).status_code == 202
-    assert (await api.post("/submit", content=content, headers={"Content-Type": "application/json; charset=utf-8"})).status_code == 200
+    assert (
+        await api.post(
+            "/submit", content=content, headers={"Content-Type": "application/json; charset=utf-8"}
+        )
+    ).status_code == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_over_a_mebibyte_is_refused(api: httpx.AsyncClient, s0_body: Json, log: EventLog, chunked: bool) -> None:
-    content = httpx.Request("POST", "http://x", json={**s0_body, "tags": {"k": "x" * 1_500_000}}).content
+async def test_a_body_over_a_mebibyte_is_refused(
+    api: httpx.AsyncClient, s0_body: Json, log: EventLog, chunked: bool
+) -> None:
+    content = httpx.Request(
+        "POST", "http://x", json={**s0_body, "tags": {"k": "x" * 1_500_000}}
+    ).content
 
     async def pieces() -> Any:
         for start in range(0, len(content), 65_536):
             yield content[start : start + 65_536]
 
-    answer = await api.post("/submit", content=pieces() if chunked else content, headers={"Content-Type": "application/json"})
+    answer = await api.post(
+        "/submit",
+        content=pieces() if chunked else content,
+        headers={"Content-Type": "application/json"},
+    )
     assert answer.status_code == 413
     assert "1 MiB" in answer.json()["detail"]
     assert await count(log) == 0
 
 
 class TestIdempotencyKey:
-    async def test_the_same_request_again_gets_the_same_answer(self, api: httpx.AsyncClient, s0_body: Json, log: EventLog, agent: Any) -> None:
+    async def test_the_same_request_again_gets_the_same_answer(
+        self, api: httpx.AsyncClient, s0_body: Json, log: EventLog, agent: Any
+    ) -> None:
         headers = {"Idempotency-Key": "ci-run-7"}
         first = await api.post("/submit", json=s0_body, headers=headers)
         assert first.status_code == 202
@@ -210,14 +274,18 @@ class TestIdempotencyKey:
         assert again.headers["idempotency-replayed"] == "true"
         assert await count(log) == before
 
-    async def test_it_is_found_after_the_slot_went_to_another_job(self, api: httpx.AsyncClient, s0_body: Json, agent: Any) -> None:
+    async def test_it_is_found_after_the_slot_went_to_another_job(
+        self, api: httpx.AsyncClient, s0_body: Json, agent: Any
+    ) -> None:
         headers = {"Idempotency-Key": "k"}
         first = (await api.post("/submit", json=s0_body, headers=headers)).json()
         await agent.run(Verdict.PASSED)
         await api.post("/submit", json=s0_body)
         assert (await api.post("/submit", json=s0_body, headers=headers)).json() == first
 
-    async def test_another_body_is_refused(self, api: httpx.AsyncClient, s0_body: Json, log: EventLog) -> None:
+    async def test_another_body_is_refused(
+        self, api: httpx.AsyncClient, s0_body: Json, log: EventLog
+    ) -> None:
         headers = {"Idempotency-Key": "k"}
         await api.post("/submit", json=s0_body, headers=headers)
         other = await api.post("/submit", json={**s0_body, "priority": 4}, headers=headers)
@@ -237,9 +305,13 @@ class TestIdempotencyKey:
         again = await api.post("/submit", json=s0_body, headers={"Idempotency-Key": '"k"'})
         assert again.json() == first.json()
 
-    async def test_at_once_with_different_bodies_one_wins(self, api: httpx.AsyncClient, s0_body: Json, log: EventLog) -> None:
+    async def test_at_once_with_different_bodies_one_wins(
+        self, api: httpx.AsyncClient, s0_body: Json, log: EventLog
+    ) -> None:
         bodies = [{**s0_body, "test_path": f"tests/{number}.js"} for number in range(8)]
-        answers = await asyncio.gather(*(api.post("/submit", json=body, headers={"Idempotency-Key": "k"}) for body in bodies))
+        answers = await asyncio.gather(
+            *(api.post("/submit", json=body, headers={"Idempotency-Key": "k"}) for body in bodies)
+        )
         assert sorted(answer.status_code for answer in answers) == [202] + [422] * 7
         assert await count(log) == 2, "the claim of the key, and one job"
 

@@ -12,7 +12,17 @@ from agents import FAST, ended, eventually, running_agent, scripted, story, subm
 from factories import spec
 from qgjet.agent.visibility import VisibilityTimeout
 from qgjet.domain.decide import Cancel, OnDuplicate
-from qgjet.domain.events import AttemptEnded, Finished, JobSpec, Outcome, Partition, Released, Started, Status, Verdict
+from qgjet.domain.events import (
+    AttemptEnded,
+    Finished,
+    JobSpec,
+    Outcome,
+    Partition,
+    Released,
+    Started,
+    Status,
+    Verdict,
+)
 from qgjet.domain.job import Job
 from qgjet.domain.subjects import Lane
 from qgjet.runners.base import Attempt
@@ -35,7 +45,9 @@ async def test_a_job_that_waits_is_run_and_acknowledged(log: EventLog, tmp_path:
     assert (lane.pending, lane.unacknowledged) == (0, 0)
 
 
-async def test_an_idle_agent_hears_of_a_lane_that_did_not_exist_before(log: EventLog, tmp_path: Path) -> None:
+async def test_an_idle_agent_hears_of_a_lane_that_did_not_exist_before(
+    log: EventLog, tmp_path: Path
+) -> None:
     job = spec(app_version_id="never seen/2.0 *")
     async with running_agent(log, tmp_path, poll_s=60.0) as agent:
         await eventually(lambda: present(log, agent.instance))
@@ -47,13 +59,25 @@ async def present(log: EventLog, instance: str) -> bool:
     return instance in {info.instance for info in await agent_registry.agents(log.connection)}
 
 
-async def test_a_failed_test_is_retried_as_often_as_it_may_be(log: EventLog, tmp_path: Path) -> None:
+async def test_a_failed_test_is_retried_as_often_as_it_may_be(
+    log: EventLog, tmp_path: Path
+) -> None:
     job = spec(max_retries=2)
     await submit(log, job)
     async with running_agent(log, tmp_path, runners=scripted({"*": ("failed",)})):
         final = await ended(log, job.slot)
-    assert (final.verdict, final.attempt, final.retries_left, final.infra_retries_left) == (Verdict.FAILED, 3, 0, 3)
-    assert await story(log, job.slot) == ["submitted", *["started", "attempt_ended"] * 2, "started", "finished"]
+    assert (final.verdict, final.attempt, final.retries_left, final.infra_retries_left) == (
+        Verdict.FAILED,
+        3,
+        0,
+        3,
+    )
+    assert await story(log, job.slot) == [
+        "submitted",
+        *["started", "attempt_ended"] * 2,
+        "started",
+        "finished",
+    ]
 
 
 async def test_a_job_that_passes_after_a_failure_is_flaky(log: EventLog, tmp_path: Path) -> None:
@@ -64,9 +88,17 @@ async def test_a_job_that_passes_after_a_failure_is_flaky(log: EventLog, tmp_pat
     assert (final.status, final.verdict) == (Status.DONE, Verdict.FLAKY)
 
 
-async def test_an_attempt_knows_the_test_cases_that_failed_before_and_a_final_failure_ends_the_job(log: EventLog, tmp_path: Path) -> None:
-    failed, final = outcome("failed", a="failed", b="failed"), replace(outcome("failed", b="failed"), final=True)
-    outcomes, known = iter([failed, outcome("failed", a="passed", b="failed"), outcome("infra_error"), final]), list[frozenset[str]]()
+async def test_an_attempt_knows_the_test_cases_that_failed_before_and_a_final_failure_ends_the_job(
+    log: EventLog, tmp_path: Path
+) -> None:
+    failed, final = (
+        outcome("failed", a="failed", b="failed"),
+        replace(outcome("failed", b="failed"), final=True),
+    )
+    outcomes, known = (
+        iter([failed, outcome("failed", a="passed", b="failed"), outcome("infra_error"), final]),
+        list[frozenset[str]](),
+    )
 
     class Session:
         device = "test"
@@ -91,13 +123,20 @@ async def test_an_attempt_knows_the_test_cases_that_failed_before_and_a_final_fa
     async with running_agent(log, tmp_path, runners={"emulator": Runner()}):
         last = await ended(log, job.slot)
     assert known == [frozenset(), {"a", "b"}, {"b"}, {"b"}]
-    assert (last.verdict, last.attempt, last.retries_left, [one.id for one in last.unresolved]) == (Verdict.FAILED, 4, 7, ["b"])
+    assert (last.verdict, last.attempt, last.retries_left, [one.id for one in last.unresolved]) == (
+        Verdict.FAILED,
+        4,
+        7,
+        ["b"],
+    )
 
 
 async def test_infra_errors_have_a_budget_of_their_own(log: EventLog, tmp_path: Path) -> None:
     job = spec(max_retries=0, infra_retries=2)
     await submit(log, job)
-    async with running_agent(log, tmp_path, runners=scripted({TEST: ("infra_error", "crash", "passed")})):
+    async with running_agent(
+        log, tmp_path, runners=scripted({TEST: ("infra_error", "crash", "passed")})
+    ):
         final = await ended(log, job.slot)
     assert (final.verdict, final.attempt, final.infra_retries_left) == (Verdict.PASSED, 3, 0)
 
@@ -117,26 +156,42 @@ async def test_one_prepare_serves_a_whole_queue(log: EventLog, tmp_path: Path) -
     async with running_agent(log, tmp_path):
         for job in jobs:
             await ended(log, job.slot)
-    starts = [one.event for job in jobs for one in await log.history(job.slot) if isinstance(one.event, Started)]
+    starts = [
+        one.event
+        for job in jobs
+        for one in await log.history(job.slot)
+        if isinstance(one.event, Started)
+    ]
     assert sorted(started.warm for started in starts) == [False] + [True] * 6
 
 
-async def test_a_failed_prepare_costs_an_infra_retry_and_no_attempt(log: EventLog, tmp_path: Path, monkeypatch: object) -> None:
+async def test_a_failed_prepare_costs_an_infra_retry_and_no_attempt(
+    log: EventLog, tmp_path: Path, monkeypatch: object
+) -> None:
     job = spec(max_retries=0, infra_retries=1)
     await submit(log, job)
-    async with running_agent(log, tmp_path, runners=scripted({"@prepare": ("prepare_failed",)})) as first:
+    async with running_agent(
+        log, tmp_path, runners=scripted({"@prepare": ("prepare_failed",)})
+    ) as first:
         await eventually(lambda: released(log, job.slot))
         first.drain()
         async with running_agent(log, tmp_path):
             final = await ended(log, job.slot)
-    assert (final.verdict, final.attempt, final.retries_left, final.infra_retries_left) == (Verdict.PASSED, 1, 0, 0)
+    assert (final.verdict, final.attempt, final.retries_left, final.infra_retries_left) == (
+        Verdict.PASSED,
+        1,
+        0,
+        0,
+    )
 
 
 async def released(log: EventLog, slot: object) -> bool:
     return any(isinstance(one.event, Released) for one in await log.history(slot))  # type: ignore[arg-type]
 
 
-async def test_a_cancel_reaches_a_running_job_within_a_heartbeat(log: EventLog, tmp_path: Path) -> None:
+async def test_a_cancel_reaches_a_running_job_within_a_heartbeat(
+    log: EventLog, tmp_path: Path
+) -> None:
     job = spec()
     await submit(log, job)
     async with running_agent(log, tmp_path, runners=scripted({TEST: ("hang",)})):
@@ -165,7 +220,10 @@ async def test_a_job_of_many_heartbeats_keeps_its_lease(log: EventLog, tmp_path:
     gate = asyncio.Event()
     job = spec()
     await submit(log, job)
-    async with running_agent(log, tmp_path, runners=scripted(gate=gate)), running_agent(log, tmp_path, runners=scripted(gate=gate)):
+    async with (
+        running_agent(log, tmp_path, runners=scripted(gate=gate)),
+        running_agent(log, tmp_path, runners=scripted(gate=gate)),
+    ):
         await started(log, job.slot)
         loop = asyncio.get_running_loop()
         until = loop.time() + 3 * FAST.visibility_timeout_s
@@ -207,7 +265,9 @@ async def test_a_heartbeat_that_fails_by_a_defect_is_not_the_last_one(
     assert "a heartbeat failed" in caplog.text
 
 
-async def test_draining_finishes_what_runs_and_leaves_the_rest(log: EventLog, tmp_path: Path) -> None:
+async def test_draining_finishes_what_runs_and_leaves_the_rest(
+    log: EventLog, tmp_path: Path
+) -> None:
     gate = asyncio.Event()
     first, second = spec(test="tests/1.spec.js"), spec(test="tests/2.spec.js")
     await submit(log, first)
@@ -222,7 +282,9 @@ async def test_draining_finishes_what_runs_and_leaves_the_rest(log: EventLog, tm
     assert (left.status, left.attempt) == (Status.QUEUED, 0)
 
 
-async def test_a_hard_stop_gives_a_running_job_back_at_no_cost(log: EventLog, tmp_path: Path) -> None:
+async def test_a_hard_stop_gives_a_running_job_back_at_no_cost(
+    log: EventLog, tmp_path: Path
+) -> None:
     job = spec(max_retries=0, infra_retries=0)
     await submit(log, job)
     async with running_agent(log, tmp_path, runners=scripted({TEST: ("hang",)})) as agent:
@@ -261,11 +323,18 @@ async def test_the_more_urgent_job_goes_first(log: EventLog, tmp_path: Path) -> 
     async with running_agent(log, tmp_path, batch=1):
         for job in jobs:
             await ended(log, job.slot)
-    ends = {one.seq: job.rank for job in jobs for one in await log.history(job.slot) if isinstance(one.event, Finished)}
+    ends = {
+        one.seq: job.rank
+        for job in jobs
+        for one in await log.history(job.slot)
+        if isinstance(one.event, Finished)
+    }
     assert [ends[seq] for seq in sorted(ends)] == sorted(ranks)
 
 
-async def test_an_agent_bound_to_a_version_leaves_the_others_alone(log: EventLog, tmp_path: Path) -> None:
+async def test_an_agent_bound_to_a_version_leaves_the_others_alone(
+    log: EventLog, tmp_path: Path
+) -> None:
     mine, other = spec(app_version_id="1.0.0"), spec(app_version_id="2.0.0")
     await submit(log, other)
     await submit(log, mine)
@@ -297,7 +366,9 @@ async def test_a_retry_waits_for_its_time(log: EventLog, tmp_path: Path) -> None
     ],
     ids=["not a number", "not a text", "too large"],
 )
-async def test_an_outcome_that_the_log_cannot_hold_is_no_verdict(log: EventLog, tmp_path: Path, outcome: Outcome) -> None:
+async def test_an_outcome_that_the_log_cannot_hold_is_no_verdict(
+    log: EventLog, tmp_path: Path, outcome: Outcome
+) -> None:
     class Session:
         device = "test"
         redactor = Redactor()
@@ -322,7 +393,9 @@ async def test_an_outcome_that_the_log_cannot_hold_is_no_verdict(log: EventLog, 
     assert (final.verdict, final.attempt) == (Verdict.INFRA_ERROR, 1)
 
 
-async def test_the_result_of_a_replaced_job_is_not_the_result_of_its_successor(log: EventLog, tmp_path: Path) -> None:
+async def test_the_result_of_a_replaced_job_is_not_the_result_of_its_successor(
+    log: EventLog, tmp_path: Path
+) -> None:
     """Both are attempt 1 of the same slot, and may be run by the same agent."""
     gate = asyncio.Event()
     old, new = spec(), spec()
@@ -338,7 +411,13 @@ async def test_the_result_of_a_replaced_job_is_not_the_result_of_its_successor(l
         gate.set()
         final = await ended(log, new.slot)
     assert (final.job_id, final.verdict) == (new.job_id, Verdict.PASSED)
-    assert await story(log, new.slot) == ["submitted", "started", "submitted", "started", "finished"]
+    assert await story(log, new.slot) == [
+        "submitted",
+        "started",
+        "submitted",
+        "started",
+        "finished",
+    ]
 
 
 async def runs(log: EventLog, wanted: JobSpec) -> bool:
@@ -347,4 +426,6 @@ async def runs(log: EventLog, wanted: JobSpec) -> bool:
 
 
 async def idle_but_for(log: EventLog, deliveries: int) -> bool:
-    return sum(lane.unacknowledged for lane in await Queue(log.connection, FAST).lanes()) == deliveries
+    return (
+        sum(lane.unacknowledged for lane in await Queue(log.connection, FAST).lanes()) == deliveries
+    )

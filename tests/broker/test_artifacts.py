@@ -45,13 +45,19 @@ async def stored_messages(connection: Connection) -> int:
     return int((await connection.api(f"STREAM.INFO.{artifacts.STREAM}"))["state"]["messages"])
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 40 * CHUNK_BYTES + 7])
+@pytest.mark.parametrize(
+    "size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 40 * CHUNK_BYTES + 7]
+)
 async def test_what_is_put_comes_back(store: ArtifactStore, size: int) -> None:
     data = content(size)
     put = await store.put("j/1/x.bin", io.BytesIO(data), content_type="application/octet-stream")
     found = await store.stat("j/1/x.bin")
     assert found == put
-    assert (put.size, put.chunks, put.sha256) == (size, -(-size // CHUNK_BYTES), hashlib.sha256(data).hexdigest())
+    assert (put.size, put.chunks, put.sha256) == (
+        size,
+        -(-size // CHUNK_BYTES),
+        hashlib.sha256(data).hexdigest(),
+    )
     assert await whole(store, "j/1/x.bin") == data
 
 
@@ -60,25 +66,54 @@ async def test_any_range_can_be_read(store: ArtifactStore) -> None:
     await store.put("j/1/video.mp4", io.BytesIO(data))
     rng = random.Random(1)
     edge = MARK_EVERY * CHUNK_BYTES
-    ranges = [(0, 1), (len(data) - 1, len(data)), (edge - 1, edge + 1), (edge, edge + 5), (2 * edge, len(data)), (5, 5)]
+    ranges = [
+        (0, 1),
+        (len(data) - 1, len(data)),
+        (edge - 1, edge + 1),
+        (edge, edge + 5),
+        (2 * edge, len(data)),
+        (5, 5),
+    ]
     ranges += [tuple(sorted(rng.sample(range(len(data)), 2))) for _ in range(6)]  # type: ignore[misc]
     for start, end in ranges:
         assert await whole(store, "j/1/video.mp4", start, end) == data[start:end], (start, end)
 
 
-async def test_the_cli_of_nats_reads_it(server: NatsServer, store: ArtifactStore, tmp_path: Path) -> None:
+async def test_the_cli_of_nats_reads_it(
+    server: NatsServer, store: ArtifactStore, tmp_path: Path
+) -> None:
     data = content(3 * CHUNK_BYTES + 5)
     name = object_name("job 1/é", 2, "test-results/home screen.png")
     await store.put(name, io.BytesIO(data))
     target = tmp_path / "got"
-    command = [str(NATS_CLI), "--no-context", "-s", server.url, "object", "get", "qg-artifacts", name, "--output", str(target), "--no-progress", "--force"]
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env={"HOME": str(tmp_path)})
+    command = [
+        str(NATS_CLI),
+        "--no-context",
+        "-s",
+        server.url,
+        "object",
+        "get",
+        "qg-artifacts",
+        name,
+        "--output",
+        str(target),
+        "--no-progress",
+        "--force",
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={"HOME": str(tmp_path)},
+    )
     said, _ = await process.communicate()
     assert process.returncode == 0, said.decode()
     assert target.read_bytes() == data
 
 
-async def test_the_client_of_nats_reads_and_writes_it(connection: Connection, store: ArtifactStore) -> None:
+async def test_the_client_of_nats_reads_and_writes_it(
+    connection: Connection, store: ArtifactStore
+) -> None:
     theirs = await connection.client.jetstream().object_store("qg-artifacts")
     data = content(3 * CHUNK_BYTES + 5)
     await store.put("j/1/report.json", io.BytesIO(data))
@@ -99,14 +134,22 @@ async def test_a_second_put_leaves_one_object(connection: Connection, store: Art
 
 
 async def test_the_objects_of_an_attempt_are_listed(store: ArtifactStore) -> None:
-    for job_id, attempt, path in (("j", 1, "b.png"), ("j", 1, "a/é.txt"), ("j", 11, "c"), ("jj", 1, "d"), ("j/1", 1, "e")):
+    for job_id, attempt, path in (
+        ("j", 1, "b.png"),
+        ("j", 1, "a/é.txt"),
+        ("j", 11, "c"),
+        ("jj", 1, "d"),
+        ("j/1", 1, "e"),
+    ):
         await store.put(object_name(job_id, attempt, path), io.BytesIO(b"x"))
     assert [one.name for one in await store.of_attempt("j", 1)] == ["j/1/a/é.txt", "j/1/b.png"]
     assert [one.name for one in await store.of_attempt("j/1", 1)] == ["j%2F1/1/e"]
     assert await store.of_attempt("nobody", 1) == []
 
 
-async def test_a_put_outlasts_a_restart_of_the_server(server: NatsServer, connection: Connection, store: ArtifactStore) -> None:
+async def test_a_put_outlasts_a_restart_of_the_server(
+    server: NatsServer, connection: Connection, store: ArtifactStore
+) -> None:
     data = content(60 * CHUNK_BYTES)
     file = Stopping(data, at=30 * CHUNK_BYTES)
     putting = asyncio.create_task(store.put("j/1/a", file, timeout_s=30))
@@ -116,7 +159,9 @@ async def test_a_put_outlasts_a_restart_of_the_server(server: NatsServer, connec
     file.go_on.release()
     await putting
     assert await whole(store, "j/1/a") == data
-    assert await stored_messages(connection) <= 61 + 60, "at most the chunks of the first try are left"
+    assert await stored_messages(connection) <= 61 + 60, (
+        "at most the chunks of the first try are left"
+    )
 
 
 class Stopping(io.BytesIO):
@@ -135,7 +180,9 @@ class Stopping(io.BytesIO):
         return super().read(size)
 
 
-async def test_a_put_that_takes_too_long_leaves_nothing(server: NatsServer, connection: Connection, store: ArtifactStore) -> None:
+async def test_a_put_that_takes_too_long_leaves_nothing(
+    server: NatsServer, connection: Connection, store: ArtifactStore
+) -> None:
     assert server.process is not None
     server.process.send_signal(signal.SIGSTOP)
     try:
@@ -146,28 +193,40 @@ async def test_a_put_that_takes_too_long_leaves_nothing(server: NatsServer, conn
     assert await store.stat("j/1/a") is None
 
 
-async def test_without_the_bucket_a_put_fails_and_a_look_finds_nothing(connection: Connection, store: ArtifactStore) -> None:
+async def test_without_the_bucket_a_put_fails_and_a_look_finds_nothing(
+    connection: Connection, store: ArtifactStore
+) -> None:
     await connection.api(f"STREAM.DELETE.{artifacts.STREAM}")
     assert await store.stat("j/1/a") is None
     with pytest.raises(NatsUnavailable):
         await store.put("j/1/a", io.BytesIO(b"x"), timeout_s=0.3)
 
 
-async def test_chunks_that_are_gone_or_changed_are_noticed(connection: Connection, store: ArtifactStore) -> None:
+async def test_chunks_that_are_gone_or_changed_are_noticed(
+    connection: Connection, store: ArtifactStore
+) -> None:
     info = await store.put("j/1/a", io.BytesIO(content(3 * CHUNK_BYTES)))
-    first = (await connection.api(f"STREAM.MSG.GET.{artifacts.STREAM}", {"last_by_subj": f"$O.qg-artifacts.C.{info.nuid}"}))["message"]["seq"] - 2
+    first = (
+        await connection.api(
+            f"STREAM.MSG.GET.{artifacts.STREAM}", {"last_by_subj": f"$O.qg-artifacts.C.{info.nuid}"}
+        )
+    )["message"]["seq"] - 2
     await connection.api(f"STREAM.MSG.DELETE.{artifacts.STREAM}", {"seq": first})
     with pytest.raises(ArtifactGone):
         await whole(store, "j/1/a")
     await connection.request(f"$O.qg-artifacts.C.{info.nuid}", content(CHUNK_BYTES))
     with pytest.raises(ArtifactGone, match="damaged"):
         await whole(store, "j/1/a")
-    await connection.api(f"STREAM.PURGE.{artifacts.STREAM}", {"filter": f"$O.qg-artifacts.C.{info.nuid}"})
+    await connection.api(
+        f"STREAM.PURGE.{artifacts.STREAM}", {"filter": f"$O.qg-artifacts.C.{info.nuid}"}
+    )
     with pytest.raises(ArtifactGone):
         await whole(store, "j/1/a")
 
 
-async def test_a_large_file_neither_fills_the_memory_nor_stops_the_event_loop(store: ArtifactStore, tmp_path: Path) -> None:
+async def test_a_large_file_neither_fills_the_memory_nor_stops_the_event_loop(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
     path = tmp_path / "video"
     path.write_bytes(os.urandom(1024 * 1024) * 20)
     longest = 0.0
@@ -199,10 +258,21 @@ async def test_a_large_file_neither_fills_the_memory_nor_stops_the_event_loop(st
     await eventually(there)
 
 
-async def test_the_retention_of_the_settings_counts_when_the_streams_are_made(server: NatsServer) -> None:
+async def test_the_retention_of_the_settings_counts_when_the_streams_are_made(
+    server: NatsServer,
+) -> None:
     day = 86_400 * 10**9
     async with connect(server.url, name="test") as connection:
-        for days, found in ((3, (3 * day, day)), (9, (3 * day, day))):  # the second time they are there
-            await streams.ensure(connection, Deployment(artifact_retention_s=days * 86_400.0, log_retention_s=86_400.0))
-            ages = [(await streams.stream_config(connection, name) or {})["max_age"] for name in (artifacts.STREAM, LOGS)]
+        for days, found in (
+            (3, (3 * day, day)),
+            (9, (3 * day, day)),
+        ):  # the second time they are there
+            await streams.ensure(
+                connection,
+                Deployment(artifact_retention_s=days * 86_400.0, log_retention_s=86_400.0),
+            )
+            ages = [
+                (await streams.stream_config(connection, name) or {})["max_age"]
+                for name in (artifacts.STREAM, LOGS)
+            ]
             assert tuple(ages) == found

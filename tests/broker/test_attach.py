@@ -1,4 +1,6 @@
-"""Several runs that wait for one job: what each asks for counts, and the job ends with the last of them."""
+"""Several runs that wait for one job: what each asks for counts, and the job ends with the last of
+them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ async def joined(log: EventLog, suite_id: str, **fields: object) -> JobSpec:
     """A suite of one job, which is created or attached."""
     wanted = spec(suite_ids=(suite_id,), **fields)
     await Queue(log.connection, FAST).ensure(Lane(wanted.partition, wanted.rank))
-    await submit_suite(log, Submission(suite_id=suite_id, id=suite_id, specs=[wanted], modes=[OnDuplicate.ATTACH]))
+    await submit_suite(
+        log, Submission(suite_id=suite_id, id=suite_id, specs=[wanted], modes=[OnDuplicate.ATTACH])
+    )
     return wanted
 
 
@@ -35,22 +39,35 @@ async def state(log: EventLog, wanted: JobSpec) -> Job:
 
 
 async def leave(log: EventLog, wanted: JobSpec, suite_id: str) -> Job:
-    job = await log.cancel(wanted.slot, (await state(log, wanted)).job_id, by="me", suite_id=suite_id)
+    job = await log.cancel(
+        wanted.slot, (await state(log, wanted)).job_id, by="me", suite_id=suite_id
+    )
     assert job is not None
     return job
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
-async def test_a_job_ends_when_the_last_suite_that_waits_for_it_is_cancelled(log: EventLog, first: str) -> None:
+async def test_a_job_ends_when_the_last_suite_that_waits_for_it_is_cancelled(
+    log: EventLog, first: str
+) -> None:
     created = await joined(log, "a")
     await joined(log, "b")
     assert (await state(log, created)).waiters == {"a", "b"}
     kept = await leave(log, created, first)
-    assert (kept.status, kept.cancel_requested, kept.waiters) == (Status.QUEUED, False, {"a", "b"} - {first})
+    assert (kept.status, kept.cancel_requested, kept.waiters) == (
+        Status.QUEUED,
+        False,
+        {"a", "b"} - {first},
+    )
     assert await leave(log, created, first) == kept, "once is enough"
     last = await leave(log, created, *({"a", "b"} - {first}))
     assert (last.status, last.verdict) == (Status.CANCELLED, Verdict.CANCELLED)
-    assert await story(log, created.slot) == ["submitted", "attached", "detached", "cancel_requested"]
+    assert await story(log, created.slot) == [
+        "submitted",
+        "attached",
+        "detached",
+        "cancel_requested",
+    ]
 
 
 async def test_a_suite_that_comes_again_waits_again(log: EventLog) -> None:
@@ -58,7 +75,9 @@ async def test_a_suite_that_comes_again_waits_again(log: EventLog) -> None:
     await joined(log, "b")
     await leave(log, created, "a")
     again = spec(suite_ids=("a",))
-    await submit_suite(log, Submission(suite_id="a", id="a again", specs=[again], modes=[OnDuplicate.ATTACH]))
+    await submit_suite(
+        log, Submission(suite_id="a", id="a again", specs=[again], modes=[OnDuplicate.ATTACH])
+    )
     assert (await leave(log, created, "b")).status is Status.QUEUED
     assert (await leave(log, created, "a")).status is Status.CANCELLED
 
@@ -100,19 +119,44 @@ async def test_more_suites_than_an_event_names_keep_the_job(log: EventLog) -> No
         assert (await leave(log, created, suite_id)).status is Status.QUEUED
 
 
-async def test_the_better_priority_the_shorter_limits_and_the_tags_of_both_count(log: EventLog, tmp_path: Path) -> None:
+async def test_the_better_priority_the_shorter_limits_and_the_tags_of_both_count(
+    log: EventLog, tmp_path: Path
+) -> None:
     read_model = ReadModel.open(tmp_path / "read.sqlite")
-    created = await joined(log, "a", rank=5, priority=5, execution_timeout_s=60.0, tags={"commit": "1", "branch": "main"})
-    await joined(log, "b", rank=2, priority=2, execution_timeout_s=90.0, queue_timeout_s=30.0, tags={"commit": "2", "job": "7"})
+    created = await joined(
+        log,
+        "a",
+        rank=5,
+        priority=5,
+        execution_timeout_s=60.0,
+        tags={"commit": "1", "branch": "main"},
+    )
+    await joined(
+        log,
+        "b",
+        rank=2,
+        priority=2,
+        execution_timeout_s=90.0,
+        queue_timeout_s=30.0,
+        tags={"commit": "2", "job": "7"},
+    )
     await joined(log, "c", rank=9, priority=9, execution_timeout_s=20.0, tags={"os": "15"})
     events = [one.event for one in await log.history(created.slot)]
     assert [type(event) for event in events[1:]] == [Requeued, Attached]
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for((await log.state()).last_seq, 20)
     (job,) = read_model.jobs(JobQuery()).items
-    assert (job.job_id, job.rank, job.priority, job.execution_timeout_s, job.queue_timeout_s) == (created.job_id, 2, 2, 20.0, 30.0)
+    assert (job.job_id, job.rank, job.priority, job.execution_timeout_s, job.queue_timeout_s) == (
+        created.job_id,
+        2,
+        2,
+        20.0,
+        30.0,
+    )
     assert job.tags == {"commit": "1", "branch": "main", "job": "7", "os": "15"}
-    assert [one.job_id for one in read_model.jobs(JobQuery(tags={"os": "15"})).items] == [created.job_id]
+    assert [one.job_id for one in read_model.jobs(JobQuery(tags={"os": "15"})).items] == [
+        created.job_id
+    ]
     read_model.close()
     assert (await state(log, created)).waiters == {"a", "b", "c"}
 
@@ -130,7 +174,9 @@ async def test_a_shorter_limit_ends_an_attempt_that_runs(log: EventLog, tmp_path
     assert final.verdict is Verdict.TIMED_OUT
 
 
-async def test_a_shorter_limit_counts_for_attempts_that_follow(log: EventLog, tmp_path: Path) -> None:
+async def test_a_shorter_limit_counts_for_attempts_that_follow(
+    log: EventLog, tmp_path: Path
+) -> None:
     created = await joined(log, "a", max_retries=0, execution_timeout_s=3600.0)
     await joined(log, "b", execution_timeout_s=0.2)
     async with running_agent(log, tmp_path, runners=scripted({"*": ("hang",)})):
@@ -140,7 +186,9 @@ async def test_a_shorter_limit_counts_for_attempts_that_follow(log: EventLog, tm
 async def test_a_retry_keeps_its_time_when_another_run_joins(log: EventLog, tmp_path: Path) -> None:
     slow = type(FAST)(visibility_timeout_s=1.5, retry_base_s=600.0, retry_cap_s=600.0)
     created = await joined(log, "a")
-    async with running_agent(log, tmp_path, runners=scripted({"*": ("failed", "passed")}), queue=slow):
+    async with running_agent(
+        log, tmp_path, runners=scripted({"*": ("failed", "passed")}), queue=slow
+    ):
 
         async def waits() -> bool:
             return (await state(log, created)).retry_at is not None
@@ -155,8 +203,14 @@ async def test_a_retry_keeps_its_time_when_another_run_joins(log: EventLog, tmp_
 async def test_a_submission_that_is_given_up_takes_nothing_from_others(log: EventLog) -> None:
     """Its client died half-way; another run has joined one of its jobs meanwhile."""
     specs = [spec(test=f"{number}.js", suite_ids=("torn",)) for number in range(3)]
-    torn = Submission(suite_id="torn", id="torn", specs=specs, modes=[OnDuplicate.ATTACH] * 3, to_come=5)
+    torn = Submission(
+        suite_id="torn", id="torn", specs=specs, modes=[OnDuplicate.ATTACH] * 3, to_come=5
+    )
     await submit_suite(log, torn)
     await joined(log, "b", test="1.js")
     assert await abandon(log, "acme", "torn", "torn", by="janitor")
-    assert [(await state(log, one)).status for one in specs] == [Status.CANCELLED, Status.QUEUED, Status.CANCELLED]
+    assert [(await state(log, one)).status for one in specs] == [
+        Status.CANCELLED,
+        Status.QUEUED,
+        Status.CANCELLED,
+    ]

@@ -1,4 +1,6 @@
-"""Agents do what was decided: they wait while something is paused, and end when they are told to drain."""
+"""Agents do what was decided: they wait while something is paused, and end when they are told to
+drain.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ async def has_looked(log: EventLog, agent: Agent) -> None:
     await eventually(looked)
 
 
-async def test_a_paused_target_starts_nothing_until_it_is_resumed(log: EventLog, tmp_path: Path) -> None:
+async def test_a_paused_target_starts_nothing_until_it_is_resumed(
+    log: EventLog, tmp_path: Path
+) -> None:
     job = spec()
     await control_log.append(log.connection, paused())
     async with running_agent(log, tmp_path, poll_s=0.1) as agent:
@@ -78,8 +82,13 @@ async def knows(agent: Agent, *, paused: bool) -> bool:
     return agent._pauses is not None and bool(agent._pauses) is paused
 
 
-async def test_a_pause_leaves_what_runs_and_what_it_is_not_about_alone(log: EventLog, tmp_path: Path) -> None:
-    first, second, other = (spec(test=f"tests/{name}.spec.js", org_id=org) for name, org in (("a", "acme"), ("b", "acme"), ("c", "other")))
+async def test_a_pause_leaves_what_runs_and_what_it_is_not_about_alone(
+    log: EventLog, tmp_path: Path
+) -> None:
+    first, second, other = (
+        spec(test=f"tests/{name}.spec.js", org_id=org)
+        for name, org in (("a", "acme"), ("b", "acme"), ("c", "other"))
+    )
     gate = asyncio.Event()
     async with running_agent(log, tmp_path, runners=scripted(gate=gate), poll_s=0.2) as agent:
         await submit(log, first)
@@ -104,18 +113,28 @@ async def test_a_pause_ends_by_itself_in_time(log: EventLog, tmp_path: Path) -> 
         await ended(log, job.slot)
 
 
-async def test_an_agent_drains_when_it_is_told_and_others_do_not(log: EventLog, tmp_path: Path) -> None:
+async def test_an_agent_drains_when_it_is_told_and_others_do_not(
+    log: EventLog, tmp_path: Path
+) -> None:
     runners = {"emulator": ScriptedRunner({})}
     async with running_agent(log, tmp_path / "stays") as stays:
-        goes = Agent(log, runners, {"emulator": 1}, tmp_path / "goes", AgentSettings(poll_s=30), FAST)
+        goes = Agent(
+            log, runners, {"emulator": 1}, tmp_path / "goes", AgentSettings(poll_s=30), FAST
+        )
         async with asyncio.timeout(patience(10)), asyncio.TaskGroup() as group:
             group.create_task(goes.run())
-            await eventually(lambda: knows(goes, paused=False))  # it listens now: what comes while it starts may wait for its next poll
-            await control_log.append(log.connection, DrainRequested(kind=Kind.AGENT, name=goes.instance, at=utc_now()))
+            await eventually(
+                lambda: knows(goes, paused=False)
+            )  # it listens now: what comes while it starts may wait for its next poll
+            await control_log.append(
+                log.connection, DrainRequested(kind=Kind.AGENT, name=goes.instance, at=utc_now())
+            )
         assert (goes.draining, stays.draining) == (True, False)
 
 
-async def test_a_new_server_knows_no_pauses(tmp_path: Path, server: NatsServer, log: EventLog) -> None:
+async def test_a_new_server_knows_no_pauses(
+    tmp_path: Path, server: NatsServer, log: EventLog
+) -> None:
     """What an old log said is not in force on a new one."""
     await control_log.append(log.connection, paused())
     job = spec()
@@ -127,7 +146,9 @@ async def test_a_new_server_knows_no_pauses(tmp_path: Path, server: NatsServer, 
         try:
 
             async def set_up() -> bool:
-                with contextlib.suppress(NatsUnavailable):  # the client may not have noticed yet that its server is gone
+                with contextlib.suppress(
+                    NatsUnavailable
+                ):  # the client may not have noticed yet that its server is gone
                     await streams.ensure(log.connection)
                     return True
                 return False
@@ -150,20 +171,26 @@ async def test_what_cannot_be_read_is_stepped_over(log: EventLog) -> None:
 
 
 async def test_a_decision_that_stands_where_another_would_is_none(log: EventLog) -> None:
-    """The read model does not count it, so an agent that obeyed it would wait and nobody could see why."""
+    """The read model does not count it, so an agent that obeyed it would wait and nobody could see
+    why.
+    """
     await log.connection.request(subject_of(paused(name="sofa")), encode(paused()))
     await control_log.append(log.connection, paused(kind=Kind.ORG, name="acme"))
     assert [event.name for event in await ControlReader(log.connection).new()] == ["acme"]
 
 
 async def test_a_log_that_does_not_answer_is_not_an_empty_one(server: NatsServer) -> None:
-    """As a node of a cluster does before it has found the others: nobody there may believe that nothing is paused."""
+    """As a node of a cluster does before it has found the others: nobody there may believe that
+    nothing is paused.
+    """
     async with connect(server.url, name="test") as connection:
         with pytest.raises(NatsUnavailable, match="503"):
             await ControlReader(connection).new()
 
 
-async def test_what_was_read_before_the_connection_broke_comes_with_the_next_call(server: NatsServer, log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_read_before_the_connection_broke_comes_with_the_next_call(
+    server: NatsServer, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(direct_get, "TIMEOUT_S", 0.5)
     await control_log.append(log.connection, paused())
     async with proxy(server) as relay, connect(relay.url, name="test") as connection:
@@ -178,7 +205,10 @@ async def test_what_was_read_before_the_connection_broke_comes_with_the_next_cal
 
 
 async def test_a_server_that_is_away_is_complained_about_once(
-    server: NatsServer, log: EventLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: NatsServer,
+    log: EventLog,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(control_log, "_TROUBLE_S", 0.01)
     tries = 0
@@ -201,4 +231,6 @@ async def test_a_server_that_is_away_is_complained_about_once(
         await eventually(many_tries)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-    assert len([record for record in caplog.records if record.name == control_log.__name__]) <= 2, caplog.text
+    assert len([record for record in caplog.records if record.name == control_log.__name__]) <= 2, (
+        caplog.text
+    )

@@ -25,8 +25,12 @@ async def test_submit_start_finish_is_a_story_of_three_events(log: EventLog) -> 
 
 
 @pytest.mark.parametrize("again", OnDuplicate)
-async def test_a_submission_that_is_repeated_is_found_behind_those_that_took_its_place(log: EventLog, again: OnDuplicate) -> None:
-    """Its client has heard no answer, and comes back after others have used the slot: one id is one job."""
+async def test_a_submission_that_is_repeated_is_found_behind_those_that_took_its_place(
+    log: EventLog, again: OnDuplicate
+) -> None:
+    """Its client has heard no answer, and comes back after others have used the slot: one id is one
+    job.
+    """
     wanted, other = spec(), spec()
     first = await log.submit(wanted)
     await log.submit(other, OnDuplicate.REPLACE)
@@ -34,8 +38,13 @@ async def test_a_submission_that_is_repeated_is_found_behind_those_that_took_its
     await log.execute(other.slot, Cancel("test"), await log.load(other.slot))
     assert await log.submit(wanted, again) == first, "and after its end"
     history = await log.history(wanted.slot)
-    assert [one.event.job_id for one in history if isinstance(one.event, Submitted)] == [wanted.job_id, other.job_id]
-    assert (await log.submit(spec(), again)).seq == history[-1].seq + 1, "the slot is free for a new job"
+    assert [one.event.job_id for one in history if isinstance(one.event, Submitted)] == [
+        wanted.job_id,
+        other.job_id,
+    ]
+    assert (await log.submit(spec(), again)).seq == history[-1].seq + 1, (
+        "the slot is free for a new job"
+    )
 
 
 async def test_tail_gives_old_and_new_events_once_and_in_order(log: EventLog) -> None:

@@ -14,10 +14,21 @@ from qgjet.store.event_log import EventLog
 
 
 def info(name: str) -> AgentInfo:
-    return AgentInfo(instance=name, name=name, host="h", pid=1, version="1", targets=(TargetSlots(target="emulator", slots=1),), slots=1, since=NOW)
+    return AgentInfo(
+        instance=name,
+        name=name,
+        host="h",
+        pid=1,
+        version="1",
+        targets=(TargetSlots(target="emulator", slots=1),),
+        slots=1,
+        since=NOW,
+    )
 
 
-async def test_an_agent_that_moves_while_the_list_is_read_stands_on_it_once(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_agent_that_moves_while_the_list_is_read_stands_on_it_once(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in "abc":
         await agent_registry.announce(log.connection, info(name))
     pages = 0

@@ -36,20 +36,34 @@ async def test_who_comes_first_decides_and_all_others_find_it(server: NatsServer
 async def test_leases_can_be_changed_and_the_rest_stays(server: NatsServer) -> None:
     async with connect(server.url, name="test") as connection:
         await streams.ensure(connection, ASKED)
-        changed = await streams.change_leases(connection, Deployment(visibility_timeout_s=60.0, max_deliver=5))
-        assert changed == await in_force(connection) == Deployment(priority_order="high-first", visibility_timeout_s=60.0, max_deliver=5)
+        changed = await streams.change_leases(
+            connection, Deployment(visibility_timeout_s=60.0, max_deliver=5)
+        )
+        assert (
+            changed
+            == await in_force(connection)
+            == Deployment(priority_order="high-first", visibility_timeout_s=60.0, max_deliver=5)
+        )
         before = await streams.stream_config(connection, STREAM)
         assert await streams.change_leases(connection, changed) == changed
         assert await streams.stream_config(connection, STREAM) == before
 
 
-async def test_shorter_leases_are_announced_before_they_are_in_force(connection: Connection) -> None:
+async def test_shorter_leases_are_announced_before_they_are_in_force(
+    connection: Connection,
+) -> None:
     longer, shorter = Deployment(visibility_timeout_s=40.0), Deployment(visibility_timeout_s=20.0)
     assert await streams.change_leases(connection, longer) == longer
     announced = await streams.change_leases(connection, shorter)
-    assert announced == await in_force(connection) == Deployment(visibility_timeout_s=40.0, next_visibility_timeout_s=20.0)
+    assert (
+        announced
+        == await in_force(connection)
+        == Deployment(visibility_timeout_s=40.0, next_visibility_timeout_s=20.0)
+    )
     assert await streams.change_leases(connection, shorter) == announced
-    assert await streams.shorten(connection, longer) == announced, "another announcement is not this one"
+    assert await streams.shorten(connection, longer) == announced, (
+        "another announcement is not this one"
+    )
     assert await streams.shorten(connection, announced) == await in_force(connection) == shorter
 
 
@@ -69,6 +83,9 @@ async def test_a_consumer_is_never_made_to_wait_less_by_who_uses_it(connection: 
 async def test_metadata_that_somebody_has_broken_is_said(connection: Connection) -> None:
     config = await streams.stream_config(connection, STREAM)
     assert config is not None
-    await connection.api(f"STREAM.UPDATE.{STREAM}", config | {"metadata": config["metadata"] | {"qgjet.visibility_timeout": "soon"}})
+    await connection.api(
+        f"STREAM.UPDATE.{STREAM}",
+        config | {"metadata": config["metadata"] | {"qgjet.visibility_timeout": "soon"}},
+    )
     with pytest.raises(IncompatibleServer, match="soon"):
         await streams.ensure(connection)

@@ -18,17 +18,36 @@ from qgjet.errors import NatsUnavailable
 from qgjet.jetstream.connection import connect
 from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import Accepted, EventLog
-from qgjet.store.suite_log import IdempotencyKeyReused, Submission, SubmissionRejected, claim_key, openings, submit_suite
+from qgjet.store.suite_log import (
+    IdempotencyKeyReused,
+    Submission,
+    SubmissionRejected,
+    claim_key,
+    openings,
+    submit_suite,
+)
 
 ATTACH, REJECT, REPLACE = OnDuplicate.ATTACH, OnDuplicate.REJECT, OnDuplicate.REPLACE
 
 
 def jobs(count: int, **fields: Any) -> list[JobSpec]:
-    return [spec(test=f"tests/{number:04d}.spec.js", suite_ids=("ci-7",), **fields) for number in range(count)]
+    return [
+        spec(test=f"tests/{number:04d}.spec.js", suite_ids=("ci-7",), **fields)
+        for number in range(count)
+    ]
 
 
 def submission(specs: Sequence[JobSpec], mode: OnDuplicate = ATTACH, **fields: Any) -> Submission:
-    return Submission(**{"suite_id": "ci-7", "id": str(uuid.uuid4()), "specs": specs, "modes": [mode] * len(specs), "by": "test", **fields})
+    return Submission(
+        **{
+            "suite_id": "ci-7",
+            "id": str(uuid.uuid4()),
+            "specs": specs,
+            "modes": [mode] * len(specs),
+            "by": "test",
+            **fields,
+        }
+    )
 
 
 async def opened(log: EventLog, org_id: str = "acme") -> list[SuiteOpened]:
@@ -38,11 +57,19 @@ async def opened(log: EventLog, org_id: str = "acme") -> list[SuiteOpened]:
 async def test_all_jobs_and_the_suites_own_event_are_one_stretch_of_the_log(log: EventLog) -> None:
     specs = jobs(5)
     answers = await submit_suite(log, submission(specs, tags={"commit": "abc"}))
-    assert answers == [Accepted(job_id=one.job_id, seq=number) for number, one in enumerate(specs, 1)]
+    assert answers == [
+        Accepted(job_id=one.job_id, seq=number) for number, one in enumerate(specs, 1)
+    ]
     assert (await log.state()).last_seq == 6
     (event,) = await opened(log)
     assert [member.job_id for member in event.jobs] == [one.job_id for one in specs]
-    assert (event.suite_id, event.org_id, event.by, event.tags, event.to_come) == ("ci-7", "acme", "test", {"commit": "abc"}, 0)
+    assert (event.suite_id, event.org_id, event.by, event.tags, event.to_come) == (
+        "ci-7",
+        "acme",
+        "test",
+        {"commit": "abc"},
+        0,
+    )
     for one in specs:
         job = await log.load(one.slot)
         assert job is not None
@@ -57,7 +84,11 @@ async def test_live_jobs_are_attached_and_named_in_the_suite(log: EventLog) -> N
     assert answers[0] == Accepted(job_id=live.job_id, seq=before.seq, attached=True)
     assert [answer.attached for answer in answers] == [True, False, False]
     (event,) = await opened(log)
-    assert [(member.job_id, member.attached) for member in event.jobs] == [(live.job_id, True), (rest[0].job_id, False), (rest[1].job_id, False)]
+    assert [(member.job_id, member.attached) for member in event.jobs] == [
+        (live.job_id, True),
+        (rest[0].job_id, False),
+        (rest[1].job_id, False),
+    ]
 
 
 async def test_one_refused_job_refuses_all(log: EventLog) -> None:
@@ -65,7 +96,9 @@ async def test_one_refused_job_refuses_all(log: EventLog) -> None:
     await log.submit(live)
     with pytest.raises(SubmissionRejected, match=r"1 of 3 jobs") as refused:
         await submit_suite(log, submission([rest[0], spec(test=live.test), rest[1]], REJECT))
-    assert {position: error.job_id for position, error in refused.value.errors.items()} == {1: live.job_id}
+    assert {position: error.job_id for position, error in refused.value.errors.items()} == {
+        1: live.job_id
+    }
     assert (await log.state()).last_seq == 1
 
 
@@ -83,7 +116,10 @@ async def test_live_jobs_are_replaced_when_asked(log: EventLog) -> None:
 async def test_a_test_that_is_named_twice_runs_once(log: EventLog) -> None:
     first, second = spec(), spec()
     answers = await submit_suite(log, submission([first, second]))
-    assert [(answer.job_id, answer.attached) for answer in answers] == [(first.job_id, False), (first.job_id, True)]
+    assert [(answer.job_id, answer.attached) for answer in answers] == [
+        (first.job_id, False),
+        (first.job_id, True),
+    ]
     assert len(await log.history(first.slot)) == 1
 
 
@@ -95,7 +131,9 @@ async def test_a_repeated_submission_finds_what_the_first_one_wrote(log: EventLo
     await log.cancel(live.slot, live.job_id, by="test")  # the slot it was attached to is free now
     written = (await log.state()).last_seq
     again = await submit_suite(log, repeated)
-    assert [(one.job_id, one.attached) for one in again] == [(one.job_id, one.attached) for one in first]
+    assert [(one.job_id, one.attached) for one in again] == [
+        (one.job_id, one.attached) for one in first
+    ]
     assert (await log.state()).last_seq == written
     with pytest.raises(IdempotencyKeyReused):
         await submit_suite(log, submission(rest, id="once", request_hash="other"))
@@ -105,20 +143,33 @@ async def test_a_suite_grows_with_each_submission(log: EventLog) -> None:
     first, second = jobs(2)
     await submit_suite(log, submission([first]))
     await submit_suite(log, submission([second]))
-    assert [[member.job_id for member in event.jobs] for event in await opened(log)] == [[first.job_id], [second.job_id]]
+    assert [[member.job_id for member in event.jobs] for event in await opened(log)] == [
+        [first.job_id],
+        [second.job_id],
+    ]
 
 
 async def test_racing_suites_share_their_jobs_and_never_tear(log: EventLog) -> None:
     """Of twenty that want overlapping jobs every slot gets one job; a refused batch leaves nothing."""
     tests = [f"tests/{number}.spec.js" for number in range(12)]
-    wanted = [[spec(test=test, suite_ids=(f"s{number}",)) for test in tests[number % 6 : number % 6 + 6]] for number in range(20)]
-    answers = await asyncio.gather(*(submit_suite(log, submission(specs, suite_id=f"s{number}")) for number, specs in enumerate(wanted)))
+    wanted = [
+        [spec(test=test, suite_ids=(f"s{number}",)) for test in tests[number % 6 : number % 6 + 6]]
+        for number in range(20)
+    ]
+    answers = await asyncio.gather(
+        *(
+            submit_suite(log, submission(specs, suite_id=f"s{number}"))
+            for number, specs in enumerate(wanted)
+        )
+    )
     by_slot: dict[str, set[str]] = {}
     for specs, given in zip(wanted, answers, strict=True):
         for one, answer in zip(specs, given, strict=True):
             by_slot.setdefault(one.test, set()).add(answer.job_id)
     assert {test: len(ids) for test, ids in by_slot.items()} == dict.fromkeys(by_slot, 1)
-    assert (await log.state()).last_seq == 20 * 6 + 20, "each job and each that joins one is an event, and each suite"
+    assert (await log.state()).last_seq == 20 * 6 + 20, (
+        "each job and each that joins one is an event, and each suite"
+    )
 
 
 async def test_more_jobs_than_a_batch_holds_go_in_several(log: EventLog) -> None:
@@ -144,8 +195,12 @@ async def test_jobs_of_two_orgs_are_one_batch(log: EventLog) -> None:
     specs = [spec(org_id="acme"), spec(org_id="evil"), spec(org_id="acme", test="b.js")]
     answers = await submit_suite(log, submission(specs))
     assert [answer.seq for answer in answers] == [1, 3, 2], "org by org"
-    assert [[member.job_id for member in event.jobs] for event in await opened(log)] == [[specs[0].job_id, specs[2].job_id]]
-    assert [[member.job_id for member in event.jobs] for event in await opened(log, "evil")] == [[specs[1].job_id]]
+    assert [[member.job_id for member in event.jobs] for event in await opened(log)] == [
+        [specs[0].job_id, specs[2].job_id]
+    ]
+    assert [[member.job_id for member in event.jobs] for event in await opened(log, "evil")] == [
+        [specs[1].job_id]
+    ]
 
 
 async def test_a_suite_of_one_org_is_complete_before_the_other_one_follows(log: EventLog) -> None:
@@ -159,7 +214,10 @@ async def test_a_submission_of_several_calls_is_complete_after_the_last_one(log:
     first, second = jobs(2)
     await submit_suite(log, submission([first], id="one", to_come=1))
     await submit_suite(log, submission([second], id="one"))
-    assert [(event.submission, event.to_come) for event in await opened(log)] == [("one", 1), ("one", 0)]
+    assert [(event.submission, event.to_come) for event in await opened(log)] == [
+        ("one", 1),
+        ("one", 0),
+    ]
 
 
 async def test_a_key_belongs_to_one_request_however_many_race_for_it(log: EventLog) -> None:
@@ -170,13 +228,18 @@ async def test_a_key_belongs_to_one_request_however_many_race_for_it(log: EventL
 
 
 async def test_long_names_are_split_before_they_break_a_message(log: EventLog) -> None:
-    specs = [spec(test=f"{number:04d}/" + "é" * 80 + ".js", app_version_id="v" * 60) for number in range(900)]
+    specs = [
+        spec(test=f"{number:04d}/" + "é" * 80 + ".js", app_version_id="v" * 60)
+        for number in range(900)
+    ]
     tags = {f"key-{number}": "\u2603" * 256 for number in range(32)}
     answers = await submit_suite(log, submission(specs, tags=tags))
     assert len({answer.seq for answer in answers}) == 900
 
 
-async def test_a_server_that_goes_away_in_the_middle_loses_and_doubles_nothing(server: NatsServer, log: EventLog) -> None:
+async def test_a_server_that_goes_away_in_the_middle_loses_and_doubles_nothing(
+    server: NatsServer, log: EventLog
+) -> None:
     specs = jobs(400)
     async with connect(server.url, name="submitter") as connection:
         submitting = asyncio.create_task(submit_suite(EventLog(connection), submission(specs)))

@@ -1,4 +1,6 @@
-"""One run: clients, agents, API replicas and a nemesis over one server or a cluster of three, and afterwards the history of all that."""
+"""One run: clients, agents, API replicas and a nemesis over one server or a cluster of three, and
+afterwards the history of all that.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ from soak.cluster import cluster, free_ports
 
 CLIENTS = 8
 SPARE_CONSUMERS = 40
-"""For the builds that come and go, and for readers: fewer than the builds of a long run need together."""
+"""For the builds that come and go, and for readers: fewer than the builds of a long run need
+together.
+"""
 PATIENCE_S = 200.0
 """Without a single event, while jobs are live and everything is healed: they are stuck."""
 SETTLE_S = 900.0
@@ -65,7 +69,12 @@ class Plan:
 
     @property
     def queue(self) -> QueueSettings:
-        return QueueSettings(visibility_timeout_s=self.visibility_s, retry_base_s=0.02, retry_cap_s=0.2, replicas=self.nodes)
+        return QueueSettings(
+            visibility_timeout_s=self.visibility_s,
+            retry_base_s=0.02,
+            retry_cap_s=0.2,
+            replicas=self.nodes,
+        )
 
     @property
     def jobs_per_s(self) -> float:
@@ -111,7 +120,10 @@ class Follower:
             async for batch in batches:
                 self.events, self.moved_at = self.events + len(batch), time.monotonic()
                 for one in batch:
-                    if one.event is not None and (parsed := parse_job_subject(one.subject)) is not None:
+                    if (
+                        one.event is not None
+                        and (parsed := parse_job_subject(one.subject)) is not None
+                    ):
                         self._note(parsed[0], one.event.job_id, one.event.status in ACTIVE)
 
     def _note(self, slot: object, job_id: str, live: bool) -> None:
@@ -126,7 +138,9 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Result:
     history = History(visibility_s=plan.visibility_s)
     async with contextlib.AsyncExitStack() as stack:
         stage = await _set_up(plan, stack)
-        log = EventLog(await stack.enter_async_context(connect(stage.fleet.nats_url, name="campaign")))
+        log = EventLog(
+            await stack.enter_async_context(connect(stage.fleet.nats_url, name="campaign"))
+        )
         follower = Follower(log)
         stage.appended = lambda: follower.events
 
@@ -139,31 +153,52 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Result:
         stack.callback(follower.stop)
         clients = await _under_faults(plan, stage, stack, history, say)
         healed = time.monotonic()
-        say(f"{len(clients.created)} jobs and {len(history.faults)} faults; waiting until everything has ended")
+        say(
+            f"{len(clients.created)} jobs and {len(history.faults)} faults; waiting until everything has ended"
+        )
         await _settle(stage.fleet, log, follower)
         settled_s = time.monotonic() - healed
         await _collect(plan, stage, log, history)
         history.ops = clients.ops
-        not_tried = [] if plan.nodes > 1 or plan.kinds or stage.disk is not None else ["fill_disk: a file system of its own needs root on Linux"]
+        not_tried = (
+            []
+            if plan.nodes > 1 or plan.kinds or stage.disk is not None
+            else ["fill_disk: a file system of its own needs root on Linux"]
+        )
         began = min(op.ended for op in clients.ops if op.ended is not None)
-        return Result(history, len(clients.created), len(follower.live), began, healed, settled_s, not_tried)
+        return Result(
+            history, len(clients.created), len(follower.live), began, healed, settled_s, not_tried
+        )
 
 
 async def _set_up(plan: Plan, stack: contextlib.AsyncExitStack) -> Stage:
     plan.directory.mkdir(parents=True, exist_ok=True)
     rng = random.Random(plan.seed)
-    stage = Stage(fleet=Fleet(plan.directory, plan.queue, "", plan.seed), visibility_s=plan.visibility_s, rng=rng)
+    stage = Stage(
+        fleet=Fleet(plan.directory, plan.queue, "", plan.seed),
+        visibility_s=plan.visibility_s,
+        rng=rng,
+    )
     if plan.nodes == 1:
-        stage.disk = None if plan.kinds else stack.enter_context(nemesis.small_disk(plan.directory / "disk"))
-        stage.server = await stack.enter_async_context(nats_server(plan.directory / "disk" / "nats"))
+        stage.disk = (
+            None if plan.kinds else stack.enter_context(nemesis.small_disk(plan.directory / "disk"))
+        )
+        stage.server = await stack.enter_async_context(
+            nats_server(plan.directory / "disk" / "nats")
+        )
         servers = [stage.server]
     else:
-        stage.cluster = await stack.enter_async_context(cluster(plan.directory / "cluster", relayed=True))
+        stage.cluster = await stack.enter_async_context(
+            cluster(plan.directory / "cluster", relayed=True)
+        )
         await stage.cluster.ready()
         servers = stage.cluster.nodes
     stage.fleet.nats_url = ",".join(server.url for server in servers)
     async with connect(stage.fleet.nats_url, name="setup") as connection:
-        await streams.ensure(connection, replace(plan.queue.deployment, max_consumers=len(nemesis.LANES) + SPARE_CONSUMERS))
+        await streams.ensure(
+            connection,
+            replace(plan.queue.deployment, max_consumers=len(nemesis.LANES) + SPARE_CONSUMERS),
+        )
         await streams.change_leases(connection, plan.queue.deployment)
     stage.proxies = [await stack.enter_async_context(proxy(server)) for server in (servers * 2)[:2]]
     _start(plan, stage)
@@ -181,10 +216,20 @@ def _start(plan: Plan, stage: Stage) -> None:
         stage.fleet.start_guarded(f"guarded-{number}")
 
 
-async def _under_faults(plan: Plan, stage: Stage, stack: contextlib.AsyncExitStack, history: History, say: Callable[[str], None]) -> Clients:
+async def _under_faults(
+    plan: Plan,
+    stage: Stage,
+    stack: contextlib.AsyncExitStack,
+    history: History,
+    say: Callable[[str], None],
+) -> Clients:
     """Load and faults until there was enough of both."""
     links = [stage.fleet.nats_url, stage.fleet.nats_url, stage.proxies[0].url]
-    clocks = [utc_now, lambda: utc_now() - timedelta(minutes=3), lambda: utc_now() - timedelta(days=100)]
+    clocks = [
+        utc_now,
+        lambda: utc_now() - timedelta(minutes=3),
+        lambda: utc_now() - timedelta(days=100),
+    ]
     logs = [
         EventLog(await stack.enter_async_context(connect(url, name=f"client {number}")), clock)
         for number, (url, clock) in enumerate(zip(links, clocks, strict=True))
@@ -195,7 +240,9 @@ async def _under_faults(plan: Plan, stage: Stage, stack: contextlib.AsyncExitSta
     enough = asyncio.Event()
 
     def pause_s() -> float:
-        """A share of the jobs for each fault; when there are no faults left, as fast as it goes; when there are enough jobs, a trickle."""
+        """A share of the jobs for each fault; when there are no faults left, as fast as it goes;
+        when there are enough jobs, a trickle.
+        """
         if len(clients.created) >= plan.jobs:
             return 0.5
         over = len(history.faults)
@@ -208,7 +255,9 @@ async def _under_faults(plan: Plan, stage: Stage, stack: contextlib.AsyncExitSta
 
     names = [f"client-{number}" for number in range(CLIENTS)]
     acting = asyncio.create_task(at_a_pace(clients, names, pause_s, enough))
-    attacks = nemesis.named(plan.kinds) or nemesis.schedule(plan.faults, plan.seed, nodes=plan.nodes, disk=stage.disk is not None)
+    attacks = nemesis.named(plan.kinds) or nemesis.schedule(
+        plan.faults, plan.seed, nodes=plan.nodes, disk=stage.disk is not None
+    )
     try:
         async for _ in nemesis.torment(stage, attacks, plan.seed, told):
             if acting.done():
@@ -228,7 +277,12 @@ async def _settle(fleet: Fleet, log: EventLog, follower: Follower) -> None:
     last = (await patiently(log.state)).last_seq
     while time.monotonic() < deadline:
         fleet.look()
-        if not follower.live and follower.events and time.monotonic() - follower.moved_at > 1.0 and (await patiently(log.state)).last_seq == last:
+        if (
+            not follower.live
+            and follower.events
+            and time.monotonic() - follower.moved_at > 1.0
+            and (await patiently(log.state)).last_seq == last
+        ):
             return
         last = (await patiently(log.state)).last_seq
         if time.monotonic() - follower.moved_at > PATIENCE_S:
@@ -241,7 +295,9 @@ async def _settle(fleet: Fleet, log: EventLog, follower: Follower) -> None:
 
 async def _collect(plan: Plan, stage: Stage, log: EventLog, history: History) -> None:
     lanes = await patiently(Queue(log.connection, plan.queue).lanes)
-    history.deliverable = [lane_consumer(state.lane) for state in lanes if state.pending or state.unacknowledged]
+    history.deliverable = [
+        lane_consumer(state.lane) for state in lanes if state.pending or state.unacknowledged
+    ]
     await asyncio.to_thread(stage.fleet.stop_agents)
     history.replicas = await _replicas(plan, stage.fleet, log)
     history.log = await read_log(log.connection)
@@ -264,7 +320,10 @@ async def _replicas(plan: Plan, fleet: Fleet, log: EventLog) -> list[Replica]:
         models[name].close()
         await asyncio.to_thread(replica.stop)
     expected = await rebuilt(log, plan.directory / "rebuilt.sqlite", within_s=300.0)
-    return [Replica(name=name, differs=_differences(content(replica.database), expected)) for name, replica in fleet.replicas.items()]
+    return [
+        Replica(name=name, differs=_differences(content(replica.database), expected))
+        for name, replica in fleet.replicas.items()
+    ]
 
 
 def _differences(found: dict[str, list[object]], expected: dict[str, list[object]]) -> list[str]:
@@ -272,14 +331,30 @@ def _differences(found: dict[str, list[object]], expected: dict[str, list[object
 
 
 def _guarded(fleet: Fleet, history: History) -> None:
-    """What the real processes have written down. Two of one job cannot both hold its lock; who finds it taken says so."""
-    ids = {one.slot.test: one.event.job_id for one in history.log if one.slot and one.slot.target == GUARDED and isinstance(one.event, Submitted)}
-    agents = {(one.event.job_id, one.event.attempt): one.event.agent for one in history.log if one.event is not None and one.event.agent}
+    """What the real processes have written down. Two of one job cannot both hold its lock; who
+    finds it taken says so.
+    """
+    ids = {
+        one.slot.test: one.event.job_id
+        for one in history.log
+        if one.slot and one.slot.target == GUARDED and isinstance(one.event, Submitted)
+    }
+    agents = {
+        (one.event.job_id, one.event.attempt): one.event.agent
+        for one in history.log
+        if one.event is not None and one.event.agent
+    }
     lines = fleet.yard.lines()
     ends = {(line.test, line.attempt): line.at for line in lines if line.word == "end"}
-    history.clashes = [f"{line.test}: attempt {line.attempt} found another one alive" for line in lines if line.word == "overlap"]
+    history.clashes = [
+        f"{line.test}: attempt {line.attempt} found another one alive"
+        for line in lines
+        if line.word == "overlap"
+    ]
     history.clashes += [
-        f"{test}: a process is alive after its agents have ended" for test in sorted({line.test for line in lines}) if fleet.yard.is_alive(test)
+        f"{test}: a process is alive after its agents have ended"
+        for test in sorted({line.test for line in lines})
+        if fleet.yard.is_alive(test)
     ]
     for line in lines:
         if line.word != "start":
@@ -289,5 +364,12 @@ def _guarded(fleet: Fleet, history: History) -> None:
         verdict = "" if ended is None else "failed" if "/fail." in line.test else "passed"
         agent = agents.get((job_id, line.attempt), "nobody")
         history.executions.append(
-            Execution(job_id=job_id, attempt=line.attempt, agent=agent, began=line.at, ended=line.at if ended is None else ended, verdict=verdict)
+            Execution(
+                job_id=job_id,
+                attempt=line.attempt,
+                agent=agent,
+                began=line.at,
+                ended=line.at if ended is None else ended,
+                verdict=verdict,
+            )
         )

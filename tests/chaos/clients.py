@@ -1,4 +1,6 @@
-"""Clients that submit, cancel, resubmit and read, over HTTP and straight to NATS, and write down what they asked and what they were told."""
+"""Clients that submit, cancel, resubmit and read, over HTTP and straight to NATS, and write down
+what they asked and what they were told.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ VERSIONS = ("1.0.0", "2.0.0", "3.0.0")
 JOBS_PER_BUILD = 100
 """A tenth of the jobs is of builds that come and go, so many submissions after each other."""
 RANKS = (0, 5, 9)
-WORDS = ("pass",) * 80 + ("flaky",) * 6 + ("fail",) * 4 + ("slow",) * 6 + ("hang",) * 2 + ("crash",) * 2
+WORDS = (
+    ("pass",) * 80 + ("flaky",) * 6 + ("fail",) * 4 + ("slow",) * 6 + ("hang",) * 2 + ("crash",) * 2
+)
 GUARDED_WORDS = ("pass",) * 7 + ("fail", "hang-then-pass", "hang-then-pass")
 CLOCK_ERRORS_S = (0.0, 0.0, 0.0, -180.0, 180.0, -8_640_000.0)
 """By how much clients' clocks are wrong."""
@@ -38,14 +42,32 @@ HTTP_TIMEOUT_S = 20.0
 
 
 class Clients:
-    """Any number of clients over some connections to NATS and some API replicas. All randomness is from `rng`."""
+    """Any number of clients over some connections to NATS and some API replicas. All randomness is
+    from `rng`.
+    """
 
-    def __init__(self, logs: list[EventLog], urls: list[str], rng: random.Random, visibility_s: float, *, guarded_share: float = 0.03) -> None:
+    def __init__(
+        self,
+        logs: list[EventLog],
+        urls: list[str],
+        rng: random.Random,
+        visibility_s: float,
+        *,
+        guarded_share: float = 0.03,
+    ) -> None:
         self.ops: list[Op] = []
         self.created: set[str] = set()
         """Ids of the jobs that were accepted as new ones."""
-        self._logs, self._urls, self._random, self._visibility_s, self._guarded_share = logs, urls, rng, visibility_s, guarded_share
-        self._http = httpx.AsyncClient(timeout=patience(HTTP_TIMEOUT_S), limits=httpx.Limits(max_connections=200))
+        self._logs, self._urls, self._random, self._visibility_s, self._guarded_share = (
+            logs,
+            urls,
+            rng,
+            visibility_s,
+            guarded_share,
+        )
+        self._http = httpx.AsyncClient(
+            timeout=patience(HTTP_TIMEOUT_S), limits=httpx.Limits(max_connections=200)
+        )
         self._recent: deque[tuple[str, Slot, int]] = deque(maxlen=RECENT)
         """(job id, slot, a sequence at which it was known)"""
         self._number = 0
@@ -80,7 +102,9 @@ class Clients:
             "rank": self._random.choice(RANKS) if slot.target == SCRIPTED else 5,
             "max_retries": 1,
             "infra_retries": 10,
-            "execution_timeout_s": max(2 * self._visibility_s, 4.0) if "/hang" not in slot.test else max(self._visibility_s * 0.8, 2.0),
+            "execution_timeout_s": max(2 * self._visibility_s, 4.0)
+            if "/hang" not in slot.test
+            else max(self._visibility_s * 0.8, 2.0),
             "submitted_at": utc_now() + timedelta(seconds=self._random.choice(CLOCK_ERRORS_S)),
         } | fields
         return JobSpec(**given | {"priority": given["rank"]})
@@ -88,17 +112,35 @@ class Clients:
     def _slot(self) -> Slot:
         self._number += 1
         if self._random.random() < self._guarded_share:
-            return Slot("acme", "1.0.0", GUARDED, f"{self._number}/{self._random.choice(GUARDED_WORDS)}.spec.js")
-        version = self._random.choice(VERSIONS) if self._random.random() < 0.9 else f"build-{self._number // JOBS_PER_BUILD}"
-        return Slot(self._random.choice(ORGS), version, SCRIPTED, f"tests/{self._number}/{self._random.choice(WORDS)}.spec.js")
+            return Slot(
+                "acme",
+                "1.0.0",
+                GUARDED,
+                f"{self._number}/{self._random.choice(GUARDED_WORDS)}.spec.js",
+            )
+        version = (
+            self._random.choice(VERSIONS)
+            if self._random.random() < 0.9
+            else f"build-{self._number // JOBS_PER_BUILD}"
+        )
+        return Slot(
+            self._random.choice(ORGS),
+            version,
+            SCRIPTED,
+            f"tests/{self._number}/{self._random.choice(WORDS)}.spec.js",
+        )
 
     async def _fresh(self, client: str) -> None:
-        """A new test; one time in four twice, because the client has not heard the answer, or so it says."""
+        """A new test; one time in four twice, because the client has not heard the answer, or so it
+        says.
+        """
         spec, again = self._spec(), self._random.random() < 0.25
         over_http = self._random.random() < 0.5 and spec.target == SCRIPTED
         key = f"key-{spec.job_id}" if again and over_http else ""
         for _ in range(1 + again):
-            op = await (self._post(client, spec, key=key) if over_http else self._append(client, spec))
+            op = await (
+                self._post(client, spec, key=key) if over_http else self._append(client, spec)
+            )
             if op.fate == OK and self._random.random() < 0.3:
                 await self._read(client, op.wanted[0].job_id, spec.slot, op.seq)
 
@@ -108,7 +150,11 @@ class Clients:
         if slot.target != SCRIPTED:  # the record of a real process knows its test only
             return
         spec, mode = self._spec(slot), self._random.choice(list(OnDuplicate))
-        op = await (self._post(client, spec, mode) if self._random.random() < 0.5 else self._append(client, spec, mode))
+        op = await (
+            self._post(client, spec, mode)
+            if self._random.random() < 0.5
+            else self._append(client, spec, mode)
+        )
         if op.fate == OK:
             await self._read(client, op.wanted[0].job_id, slot, op.seq)
 
@@ -125,18 +171,28 @@ class Clients:
         suite_id = f"suite-{self._random.getrandbits(64):x}"
         slots = [self._slot() for _ in range(self._random.randint(2, 10))]
         slots += [slot for _, slot, _ in list(self._recent)[-3:]]
-        slots = list({slot: None for slot in slots if slot.target == SCRIPTED and slot.org_id == slots[0].org_id})
+        slots = list(
+            {
+                slot: None
+                for slot in slots
+                if slot.target == SCRIPTED and slot.org_id == slots[0].org_id
+            }
+        )
         mode = self._random.choice([OnDuplicate.ATTACH, OnDuplicate.ATTACH, OnDuplicate.REJECT])
         if not slots:
             return
         if self._random.random() < 0.5:
-            await self._append_suite(client, suite_id, [self._spec(slot, suite_ids=(suite_id,)) for slot in slots], mode)
+            await self._append_suite(
+                client, suite_id, [self._spec(slot, suite_ids=(suite_id,)) for slot in slots], mode
+            )
         else:
             await self._post_suite(client, suite_id, [self._spec(slot) for slot in slots], mode)
 
     # -- straight to NATS --------------------------------------------------------------------------------------------
 
-    async def _append(self, client: str, spec: JobSpec, mode: OnDuplicate = OnDuplicate.ATTACH) -> Op:
+    async def _append(
+        self, client: str, spec: JobSpec, mode: OnDuplicate = OnDuplicate.ATTACH
+    ) -> Op:
         op = self._op(client, SUBMIT, asked_id=spec.job_id, wanted=[Wanted(slot=spec.slot)])
         try:
             answer = await self._log.submit(spec, mode)
@@ -145,10 +201,17 @@ class Clients:
         op.wanted = [Wanted(slot=spec.slot, job_id=answer.job_id, attached=answer.attached)]
         return self._accepted(op, answer.seq)
 
-    async def _append_suite(self, client: str, suite_id: str, specs: list[JobSpec], mode: OnDuplicate) -> Op:
-        op = self._op(client, SUITE, suite_id=suite_id, wanted=[Wanted(slot=spec.slot) for spec in specs])
+    async def _append_suite(
+        self, client: str, suite_id: str, specs: list[JobSpec], mode: OnDuplicate
+    ) -> Op:
+        op = self._op(
+            client, SUITE, suite_id=suite_id, wanted=[Wanted(slot=spec.slot) for spec in specs]
+        )
         try:
-            answers = await submit_suite(self._log, Submission(suite_id=suite_id, id=suite_id, specs=specs, modes=[mode] * len(specs)))
+            answers = await submit_suite(
+                self._log,
+                Submission(suite_id=suite_id, id=suite_id, specs=specs, modes=[mode] * len(specs)),
+            )
         except (Conflict, NatsUnavailable) as error:
             return _failed(op, error)
         op.wanted = [_told(spec.slot, answer) for spec, answer in zip(specs, answers, strict=True)]
@@ -172,21 +235,41 @@ class Clients:
 
     # -- over HTTP ---------------------------------------------------------------------------------------------------
 
-    async def _post(self, client: str, spec: JobSpec, mode: OnDuplicate = OnDuplicate.ATTACH, *, key: str = "") -> Op:
+    async def _post(
+        self, client: str, spec: JobSpec, mode: OnDuplicate = OnDuplicate.ATTACH, *, key: str = ""
+    ) -> Op:
         op = self._op(client, SUBMIT, key=key, wanted=[Wanted(slot=spec.slot)])
         headers = {"Idempotency-Key": key} if key else {}
-        answer = await self._ask(op, "POST", "/submit", json={**_body(spec), "on_duplicate": mode}, headers=headers)
+        answer = await self._ask(
+            op, "POST", "/submit", json={**_body(spec), "on_duplicate": mode}, headers=headers
+        )
         if answer is None:
             return op
         op.wanted = [Wanted(slot=spec.slot, job_id=answer["job_id"], attached=answer["attached"])]
         return self._accepted(op, answer["seq"])
 
-    async def _post_suite(self, client: str, suite_id: str, specs: list[JobSpec], mode: OnDuplicate) -> None:
-        op = self._op(client, SUITE, suite_id=suite_id, wanted=[Wanted(slot=spec.slot) for spec in specs])
-        answer = await self._ask(op, "POST", "/suites", json={"suite_id": suite_id, "on_duplicate": mode, "jobs": [_body(spec) for spec in specs]})
+    async def _post_suite(
+        self, client: str, suite_id: str, specs: list[JobSpec], mode: OnDuplicate
+    ) -> None:
+        op = self._op(
+            client, SUITE, suite_id=suite_id, wanted=[Wanted(slot=spec.slot) for spec in specs]
+        )
+        answer = await self._ask(
+            op,
+            "POST",
+            "/suites",
+            json={
+                "suite_id": suite_id,
+                "on_duplicate": mode,
+                "jobs": [_body(spec) for spec in specs],
+            },
+        )
         if answer is not None:
             jobs = zip(specs, answer["jobs"], strict=True)
-            op.wanted = [Wanted(slot=spec.slot, job_id=job["job_id"], attached=job["attached"]) for spec, job in jobs]
+            op.wanted = [
+                Wanted(slot=spec.slot, job_id=job["job_id"], attached=job["attached"])
+                for spec, job in jobs
+            ]
             self._accepted(op, answer["seq"])
 
     async def _post_cancel(self, client: str, job_id: str, seq: int) -> None:
@@ -208,7 +291,9 @@ class Clients:
     async def _ask(self, op: Op, method: str, path: str, **request: Any) -> Any:
         """The body of the answer; None when there was none, or a refusal, which is noted then."""
         try:
-            answer = await self._http.request(method, self._random.choice(self._urls) + path, **request)
+            answer = await self._http.request(
+                method, self._random.choice(self._urls) + path, **request
+            )
         except httpx.HTTPError as error:
             return _answered(op, UNKNOWN, type(error).__name__)
         if answer.is_success:
@@ -238,7 +323,11 @@ def _answered(op: Op, fate: str, why: str = "") -> None:
 
 
 def _failed(op: Op, error: Exception) -> Op:
-    _answered(op, REFUSED if isinstance(error, Conflict) else UNKNOWN, f"{type(error).__name__}: {error}"[:300])
+    _answered(
+        op,
+        REFUSED if isinstance(error, Conflict) else UNKNOWN,
+        f"{type(error).__name__}: {error}"[:300],
+    )
     return op
 
 
@@ -259,8 +348,12 @@ def _body(spec: JobSpec) -> dict[str, Any]:
     }
 
 
-async def at_a_pace(clients: Clients, names: list[str], pause_s: Callable[[], float], enough: asyncio.Event) -> None:
-    """Clients that act one after the other, each when it is its turn; slow answers hold up nobody else."""
+async def at_a_pace(
+    clients: Clients, names: list[str], pause_s: Callable[[], float], enough: asyncio.Event
+) -> None:
+    """Clients that act one after the other, each when it is its turn; slow answers hold up nobody
+    else.
+    """
     async with asyncio.TaskGroup() as group:
         number = 0
         while not enough.is_set():

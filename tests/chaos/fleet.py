@@ -1,4 +1,6 @@
-"""The processes that are on trial: agents that record what they execute, agents with real child processes, and API replicas."""
+"""The processes that are on trial: agents that record what they execute, agents with real child
+processes, and API replicas.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,34 @@ SCRIPTED, GUARDED = "browserstack", "emulator"
 """Targets: of the recording agents, and of those with real processes."""
 STOP_S = 15.0
 UNREACHABLE = 4
-"""Exit code of an agent that finds no server when it starts: whatever started it starts it again."""
+"""Exit code of an agent that finds no server when it starts: whatever started it starts it again.
+"""
 
 
 class Process:
     """A child of ours, and when it lived. What it says goes to a file."""
 
-    def __init__(self, name: str, argv: Sequence[str], output: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, argv: Sequence[str], output: Path, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.output = output
         with output.open("ab") as file:
-            env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]), **(environ or {})}
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=env)
+            env = {
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(
+                    [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+                ),
+                **(environ or {}),
+            }
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=env,
+            )
         self.died: float | None = None
         self.expected_to_end = False
 
@@ -94,7 +112,9 @@ class Worker(Process):
 
 
 class Replica(Process):
-    """`qgjet serve` on a port and a database that stay the same over its restarts, with a file to set its clock."""
+    """`qgjet serve` on a port and a database that stay the same over its restarts, with a file to
+    set its clock.
+    """
 
     CONFIG = """
 nats_url = "{url}"
@@ -106,15 +126,29 @@ retry_base = {queue.retry_base_s}
 retry_cap = {queue.retry_cap_s}
 """
 
-    def __init__(self, name: str, url: str, queue: QueueSettings, port: int, directory: Path) -> None:
+    def __init__(
+        self, name: str, url: str, queue: QueueSettings, port: int, directory: Path
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.url = f"http://127.0.0.1:{port}"
         self.database = directory / f"{name}.sqlite"
         config = directory / f"{name}.toml"
         config.write_text(self.CONFIG.format(url=url, queue=queue))
         self._clock = directory / f"{name}.clock"
-        serve = ["serve", "--config", str(config), "--port", str(port), "--database", str(self.database)]
-        super().__init__(name, [sys.executable, "-m", "chaos.replica", str(self._clock), *serve], directory / f"{name}.log")
+        serve = [
+            "serve",
+            "--config",
+            str(config),
+            "--port",
+            str(port),
+            "--database",
+            str(self.database),
+        ]
+        super().__init__(
+            name,
+            [sys.executable, "-m", "chaos.replica", str(self._clock), *serve],
+            directory / f"{name}.log",
+        )
 
     def step_clock(self, seconds: float) -> None:
         self._clock.write_text(str(seconds))
@@ -151,37 +185,53 @@ class Fleet:
         name = f"{place}-{self._count}"
         directory = str(self.directory / "workers" / name)
         settings = WorkerSettings(
-            name=name, url=url or self.nats_url, target=SCRIPTED, slots=slots, directory=directory, queue=self.queue, seed=self.seed + self._count
+            name=name,
+            url=url or self.nats_url,
+            target=SCRIPTED,
+            slots=slots,
+            directory=directory,
+            queue=self.queue,
+            seed=self.seed + self._count,
         )
         self.workers[place] = Worker(settings)
         return self.workers[place]
 
     def start_guarded(self, place: str) -> AgentProcess:
         self._count += 1
-        self.guarded[place] = AgentProcess(self.nats_url, self.yard, f"{place}-{self._count}", slots=2, queue=self.queue)
+        self.guarded[place] = AgentProcess(
+            self.nats_url, self.yard, f"{place}-{self._count}", slots=2, queue=self.queue
+        )
         return self.guarded[place]
 
     def start_replica(self, place: str, port: int = 0) -> Replica:
         self.ports.setdefault(place, port)
-        self.replicas[place] = Replica(place, self.nats_url, self.queue, self.ports[place], self.directory / "api")
+        self.replicas[place] = Replica(
+            place, self.nats_url, self.queue, self.ports[place], self.directory / "api"
+        )
         return self.replicas[place]
 
     def look(self) -> None:
         """Whoever has ended without being told to is a surprise, and is started again."""
         for place, worker in list(self.workers.items()):
             if not worker.alive and not worker.expected_to_end:
-                self.surprises.append(f"agent {worker.name} has ended by itself: {_last_words(worker.output)}")
+                self.surprises.append(
+                    f"agent {worker.name} has ended by itself: {_last_words(worker.output)}"
+                )
                 worker.expected_to_end = True
                 self.start_worker(place)
         for place, replica in list(self.replicas.items()):
             if not replica.alive and not replica.expected_to_end:
-                self.surprises.append(f"{replica.name} has ended by itself: {_last_words(replica.output)}")
+                self.surprises.append(
+                    f"{replica.name} has ended by itself: {_last_words(replica.output)}"
+                )
                 self.start_replica(place)
 
         for place, agent in list(self.guarded.items()):
             if (code := agent.process.poll()) is not None:
                 if code != UNREACHABLE:
-                    self.surprises.append(f"agent {agent.output.stem} has ended by itself: {_last_words(agent.output)}")
+                    self.surprises.append(
+                        f"agent {agent.output.stem} has ended by itself: {_last_words(agent.output)}"
+                    )
                 self.start_guarded(place)
 
     def everybody(self) -> list[Process]:
@@ -211,7 +261,9 @@ class Fleet:
     # -- what they have written down ---------------------------------------------------------------------------------
 
     def executions(self, found: list[Execution]) -> int:
-        """Add the executions of all recording agents, which have ended, to `found`; gives the number of lines that cannot be read."""
+        """Add the executions of all recording agents, which have ended, to `found`; gives the
+        number of lines that cannot be read.
+        """
         return sum(_read(worker, found) for worker in (*self.buried, *self.workers.values()))
 
 
@@ -229,15 +281,30 @@ def _read(worker: Worker, found: list[Execution]) -> int:
         match line.split():
             case ["start", job_id, attempt, agent, at, hold]:
                 under_way[job_id, int(attempt)] = (
-                    Execution(job_id=job_id, attempt=int(attempt), agent=agent, began=float(at), ended=worker.died),
+                    Execution(
+                        job_id=job_id,
+                        attempt=int(attempt),
+                        agent=agent,
+                        began=float(at),
+                        ended=worker.died,
+                    ),
                     float(hold),
                 )
             case ["hold", job_id, attempt, until]:
                 under_way[job_id, int(attempt)] = (under_way[job_id, int(attempt)][0], float(until))
             case ["end", job_id, attempt, at, verdict]:
                 begun, until = under_way.pop((job_id, int(attempt)))
-                found.append(msgspec.structs.replace(begun, ended=min(float(at), until), verdict="" if verdict == "-" else verdict))
+                found.append(
+                    msgspec.structs.replace(
+                        begun,
+                        ended=min(float(at), until),
+                        verdict="" if verdict == "-" else verdict,
+                    )
+                )
             case _:
                 unread += 1
-    found += [msgspec.structs.replace(begun, ended=min(begun.ended, hold)) for begun, hold in under_way.values()]
+    found += [
+        msgspec.structs.replace(begun, ended=min(begun.ended, hold))
+        for begun, hold in under_way.values()
+    ]
     return unread

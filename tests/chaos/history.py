@@ -1,6 +1,8 @@
-"""What a run under faults has left: the clients' records, the agents' own, the event log, the faults. All times are one host's monotonic clock, in seconds.
+"""What a run under faults has left: the clients' records, the agents' own, the event log, the
+faults. All times are one host's monotonic clock, in seconds.
 
-Values only: the checker reads a history, the campaign writes one, and a file of it can be checked again at any time.
+Values only: the checker reads a history, the campaign writes one, and a file of it can be checked
+again at any time.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ class Execution(Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent: str
     began: float
     ended: float
-    """When nothing of it was left: it ended, its agent was killed, or its hold was over and its guardian has killed it."""
+    """When nothing of it was left: it ended, its agent was killed, or its hold was over and its
+    guardian has killed it.
+    """
     verdict: str = ""
     """What it came to; empty when it was cut short."""
 

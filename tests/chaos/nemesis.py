@@ -1,4 +1,6 @@
-"""What is done to a run: faults from outside, each on real processes, each healed again. The schedule is drawn from a seed before anything begins."""
+"""What is done to a run: faults from outside, each on real processes, each healed again. The
+schedule is drawn from a seed before anything begins.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 from soak.cluster import Cluster
 
-LANES = [Lane(Partition(org, version, SCRIPTED), rank) for org in ORGS for version in VERSIONS for rank in RANKS]
+LANES = [
+    Lane(Partition(org, version, SCRIPTED), rank)
+    for org in ORGS
+    for version in VERSIONS
+    for rank in RANKS
+]
 FULL_DISK_MB = 384
 DAY_S = 86_400
 TESTS_OF_SUBMITTER = 10_000
@@ -138,7 +145,9 @@ async def step_api_clock(stage: Stage) -> tuple[str, str]:
 
 
 async def _step_clock(stage: Stage, process: Worker | Replica) -> tuple[str, str]:
-    seconds = stage.rng.choice((-100 * DAY_S, -3600.0, -180.0, -2.0, 2.0, 180.0, 3600.0, 100 * DAY_S))
+    seconds = stage.rng.choice(
+        (-100 * DAY_S, -3600.0, -180.0, -2.0, 2.0, 180.0, 3600.0, 100 * DAY_S)
+    )
     process.step_clock(seconds)
     await asyncio.sleep(1.5 * stage.visibility_s)
     process.step_clock(0.0)
@@ -219,12 +228,37 @@ async def slow_link(stage: Stage) -> tuple[str, str]:
 
 
 async def kill_submitter(stage: Stage) -> tuple[str, str]:
-    """A client that dies in the middle of a large submission, straight to NATS or through the API. No agent serves its target."""
+    """A client that dies in the middle of a large submission, straight to NATS or through the API.
+    No agent serves its target.
+    """
     name = f"killed-{stage.rng.getrandbits(32):x}"
-    over = {"QGJET_NATS_URL": stage.fleet.nats_url} if stage.rng.random() < 0.5 else {"QGJET_API_URL": stage.victim([*stage.fleet.replicas.values()]).url}
-    tests = [word for number in range(TESTS_OF_SUBMITTER) for word in ("--test", f"{name}/{number}")]
-    wanted = ["--org-id", "acme", "--app-version-id", name, "--target", "nowhere", "--suite-id", name, "--queue-timeout", "10m", *tests]
-    submitter = Process(name, [sys.executable, "-m", "qgjet_cli.main", "submit", *wanted], stage.fleet.directory / f"{name}.log", over)
+    over = (
+        {"QGJET_NATS_URL": stage.fleet.nats_url}
+        if stage.rng.random() < 0.5
+        else {"QGJET_API_URL": stage.victim([*stage.fleet.replicas.values()]).url}
+    )
+    tests = [
+        word for number in range(TESTS_OF_SUBMITTER) for word in ("--test", f"{name}/{number}")
+    ]
+    wanted = [
+        "--org-id",
+        "acme",
+        "--app-version-id",
+        name,
+        "--target",
+        "nowhere",
+        "--suite-id",
+        name,
+        "--queue-timeout",
+        "10m",
+        *tests,
+    ]
+    submitter = Process(
+        name,
+        [sys.executable, "-m", "qgjet_cli.main", "submit", *wanted],
+        stage.fleet.directory / f"{name}.log",
+        over,
+    )
     await _under_way(stage, submitter, name)
     await asyncio.sleep(stage.rng.uniform(0.0, 1.0))
     note = "in time" if submitter.alive else "too late: it had ended"
@@ -239,7 +273,9 @@ async def _under_way(stage: Stage, submitter: Process, suite_id: str) -> None:
         log: EventLog | None = None
         while submitter.alive and time.monotonic() < deadline:
             with contextlib.suppress(NatsUnavailable):
-                log = log or EventLog(await stack.enter_async_context(connect(stage.fleet.nats_url, name="nemesis")))
+                log = log or EventLog(
+                    await stack.enter_async_context(connect(stage.fleet.nats_url, name="nemesis"))
+                )
                 if await log.last_of(f"{suite_prefix('acme', suite_id)}.>") is not None:
                     return
             await asyncio.sleep(0.02)
@@ -306,7 +342,9 @@ async def drop_consumers(stage: Stage) -> tuple[str, str]:
 
 
 async def cut_tail(stage: Stage) -> tuple[str, str]:
-    """A power cut: what the server has stored of late had not reached the disk, though its clients have had their answers."""
+    """A power cut: what the server has stored of late had not reached the disk, though its clients
+    have had their answers.
+    """
     server = stage.server
     assert server is not None
     assert server.process is not None
@@ -337,7 +375,9 @@ async def _difference(older: Path, newer: Path) -> list[Logged]:
 
 
 async def fill_disk(stage: Stage) -> tuple[str, str]:
-    """Nothing can be stored for a while. What the server needs after that, by its own documentation, is a restart."""
+    """Nothing can be stored for a while. What the server needs after that, by its own
+    documentation, is a restart.
+    """
     assert stage.disk is not None
     assert stage.server is not None
     filler = stage.disk / "filler"
@@ -370,7 +410,11 @@ def small_disk(path: Path) -> Iterator[Path | None]:
     if sys.platform != "linux" or os.geteuid() != 0:
         yield None
         return
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={FULL_DISK_MB}m", "tmpfs", str(path)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={FULL_DISK_MB}m", "tmpfs", str(path)],
+        capture_output=True,
+        check=False,
+    )
     try:
         yield path if mounted.returncode == 0 else None
     finally:
@@ -422,9 +466,15 @@ async def freeze_log_leader(stage: Stage) -> tuple[str, str]:
 
 
 async def part_node(stage: Stage) -> tuple[str, str]:
-    """The leader of the log, or another node, hears nothing of the others and they nothing of it; its clients still reach it."""
+    """The leader of the log, or another node, hears nothing of the others and they nothing of it;
+    its clients still reach it.
+    """
     cluster = _cluster(stage)
-    node = await _patiently(cluster.leader) if stage.rng.random() < 0.6 else stage.rng.choice(cluster.nodes)
+    node = (
+        await _patiently(cluster.leader)
+        if stage.rng.random() < 0.6
+        else stage.rng.choice(cluster.nodes)
+    )
     seconds, broken = stage.rng.uniform(1.0, 15.0), stage.rng.random() < 0.5
     relays = cluster.relays_of(node)
     for relay in relays:
@@ -433,7 +483,10 @@ async def part_node(stage: Stage) -> tuple[str, str]:
     for relay in relays:
         relay.let_go()
         await relay.accept()
-    return f"node {cluster.nodes.index(node)}", f"{'cut off' if broken else 'held up'} for {seconds:.1f} s"
+    return (
+        f"node {cluster.nodes.index(node)}",
+        f"{'cut off' if broken else 'held up'} for {seconds:.1f} s",
+    )
 
 
 async def restart_cluster(stage: Stage) -> tuple[str, str]:
@@ -484,7 +537,13 @@ AGENTS: dict[Attack, int] = {
     slow_link: 4,
     kill_submitter: 2,
 }
-ONE_SERVER: dict[Attack, int] = {kill_server: 14, freeze_server: 6, stop_server: 4, cut_tail: 3, fill_disk: 3}
+ONE_SERVER: dict[Attack, int] = {
+    kill_server: 14,
+    freeze_server: 6,
+    stop_server: 4,
+    cut_tail: 3,
+    fill_disk: 3,
+}
 CLUSTER: dict[Attack, int] = {
     kill_log_leader: 20,
     kill_lane_leader: 16,
@@ -497,7 +556,9 @@ CLUSTER: dict[Attack, int] = {
 
 
 def schedule(count: int, seed: int, *, nodes: int, disk: bool) -> list[Attack]:
-    """`count` faults: every kind once, as far as that goes, then by weight; the same for the same arguments."""
+    """`count` faults: every kind once, as far as that goes, then by weight; the same for the same
+    arguments.
+    """
     weights = AGENTS | (ONE_SERVER if nodes == 1 else CLUSTER)
     if not disk:
         weights.pop(fill_disk, None)
@@ -513,14 +574,29 @@ def named(kinds: Sequence[str]) -> list[Attack]:
     return [known[kind] for kind in kinds]
 
 
-async def torment(stage: Stage, attacks: list[Attack], seed: int, told: Callable[[Fault], None]) -> AsyncIterator[int]:
-    """One fault after the other with a breath between them, or two at once that do not touch the same thing; gives the number of those that are over."""
+async def torment(
+    stage: Stage, attacks: list[Attack], seed: int, told: Callable[[Fault], None]
+) -> AsyncIterator[int]:
+    """One fault after the other with a breath between them, or two at once that do not touch the
+    same thing; gives the number of those that are over.
+    """
     rng = random.Random(f"pauses {seed}")
     number = 0
     while number < len(attacks):
-        both = rng.random() < 0.25 and number + 1 < len(attacks) and (attacks[number] in AGENTS) != (attacks[number + 1] in AGENTS)
+        both = (
+            rng.random() < 0.25
+            and number + 1 < len(attacks)
+            and (attacks[number] in AGENTS) != (attacks[number + 1] in AGENTS)
+        )
         together = range(number, number + 1 + both)
-        await asyncio.gather(*(_carry_out(replace(stage, rng=random.Random(f"fault {seed} {one}")), attacks[one], told) for one in together))
+        await asyncio.gather(
+            *(
+                _carry_out(
+                    replace(stage, rng=random.Random(f"fault {seed} {one}")), attacks[one], told
+                )
+                for one in together
+            )
+        )
         number += len(together)
         stage.fleet.look()
         await asyncio.sleep(rng.uniform(0.1, 0.6) * min(stage.visibility_s, 4.0))

@@ -1,4 +1,6 @@
-"""How long it takes until work goes on: after the loss of each node, of the server, of a connection's read loop, and of an API with a million events."""
+"""How long it takes until work goes on: after the loss of each node, of the server, of a
+connection's read loop, and of an API with a million events.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,13 @@ LOOK_S = 18.0
 """How long after a loss deliveries are looked at."""
 RESTARTS = 5
 EACH, JOBS_AT_ONCE = 3, 1000
-"""Events of a job that passes; jobs that are written before the server is asked whether it has them."""
+"""Events of a job that passes; jobs that are written before the server is asked whether it has
+them.
+"""
 ONE_SERVER = QueueSettings(visibility_timeout_s=10.0, retry_base_s=0.02, retry_cap_s=0.2)
-THREE_NODES = QueueSettings(visibility_timeout_s=15.0, retry_base_s=0.02, retry_cap_s=0.2, replicas=3)
+THREE_NODES = QueueSettings(
+    visibility_timeout_s=15.0, retry_base_s=0.02, retry_cap_s=0.2, replicas=3
+)
 MOST_S = {"node": 15.0, "server": 8.0, "read loop": 16.0, "projection": 15.0}
 """More than that is a failure. A silent connection is looked at every 10 s, for 5 s at most."""
 
@@ -83,7 +89,9 @@ async def _submit(log: EventLog) -> None:
 
 
 async def after_each_node(directory: Path, say: Callable[[str], None]) -> list[tuple[str, float]]:
-    """The longest pause of deliveries after the kill of each node of three, which comes back at the end of the look."""
+    """The longest pause of deliveries after the kill of each node of three, which comes back at the
+    end of the look.
+    """
     found = []
     async with cluster(directory / "cluster") as nodes:
         await nodes.ready()
@@ -92,8 +100,17 @@ async def after_each_node(directory: Path, say: Callable[[str], None]) -> list[t
         async with load(url, THREE_NODES, directory / "fleet") as log:
             await asyncio.sleep(2 * STEADY_S)
             for number, node in enumerate(nodes.nodes):
-                roles = [name for name, ask in (("log", nodes.leader), ("meta", nodes.meta_leader)) if await patiently(ask) is node]
-                kills.append((f"node {number}{' (leads ' * bool(roles)}{' and '.join(roles)}{')' * bool(roles)}", time.monotonic()))
+                roles = [
+                    name
+                    for name, ask in (("log", nodes.leader), ("meta", nodes.meta_leader))
+                    if await patiently(ask) is node
+                ]
+                kills.append(
+                    (
+                        f"node {number}{' (leads ' * bool(roles)}{' and '.join(roles)}{')' * bool(roles)}",
+                        time.monotonic(),
+                    )
+                )
                 node.kill()
                 await asyncio.sleep(LOOK_S)
                 await node.start()
@@ -118,7 +135,9 @@ async def after_restarts(directory: Path, say: Callable[[str], None]) -> list[tu
             await asyncio.sleep(2 * STEADY_S)
             starts = await _starts(log)
     found = [("server", _longest_pause(starts, at, at + 2 * STEADY_S)) for at in kills]
-    say(f"agents after a restart of the server: {', '.join(f'{took_s:.1f}' for _, took_s in found)} s")
+    say(
+        f"agents after a restart of the server: {', '.join(f'{took_s:.1f}' for _, took_s in found)} s"
+    )
     return found
 
 
@@ -128,15 +147,24 @@ async def _set_up(server: NatsServer) -> None:
 
 
 async def _starts(log: EventLog) -> list[float]:
-    return [one.at for one in await patiently(lambda: read_log(log.connection)) if isinstance(one.event, Started)]
+    return [
+        one.at
+        for one in await patiently(lambda: read_log(log.connection))
+        if isinstance(one.event, Started)
+    ]
 
 
 def _longest_pause(starts: list[float], since: float, until: float) -> float:
-    return max(after - before for before, after in pairwise([since, *(at for at in starts if since < at < until), until]))
+    return max(
+        after - before
+        for before, after in pairwise([since, *(at for at in starts if since < at < until), until])
+    )
 
 
 async def after_a_dead_read_loop(directory: Path, say: Callable[[str], None]) -> tuple[str, float]:
-    """nats-py's read loop may end for ever on an error of its own, and the connection still looks alive."""
+    """nats-py's read loop may end for ever on an error of its own, and the connection still looks
+    alive.
+    """
     async with nats_server(directory) as server, connect(server.url, name="loop") as connection:
         began, before = time.monotonic(), connection.reconnects
         reading = connection.client._reading_task
@@ -156,9 +184,14 @@ async def after_a_dead_read_loop(directory: Path, say: Callable[[str], None]) ->
 # -- a million events ----------------------------------------------------------------------------------------------------------
 
 
-async def projection(directory: Path, say: Callable[[str], None], events: int) -> list[tuple[str, float]]:
+async def projection(
+    directory: Path, say: Callable[[str], None], events: int
+) -> list[tuple[str, float]]:
     """An API process that is killed and started again: with its database, and without."""
-    async with nats_server(directory / "nats") as server, connect(server.url, name="fill") as connection:
+    async with (
+        nats_server(directory / "nats") as server,
+        connect(server.url, name="fill") as connection,
+    ):
         await streams.ensure(connection, ONE_SERVER.deployment)
         log = EventLog(connection)
         await fill(log, events)
@@ -170,7 +203,9 @@ async def projection(directory: Path, say: Callable[[str], None], events: int) -
             fleet.replicas["api"].kill()
             await log.submit(spec(test="tests/last.spec.js"))
             again_s = await _until_applied(fleet, log, port)
-            say(f"projection after a kill of the API at {events} events, from its start to its being up to date: {again_s:.1f} s")
+            say(
+                f"projection after a kill of the API at {events} events, from its start to its being up to date: {again_s:.1f} s"
+            )
         finally:
             fleet.close()
     return [("projection", again_s)]
@@ -210,10 +245,21 @@ async def _stored(log: EventLog, last: int) -> None:
 
 def _story(number: int, seq: int) -> Iterator[tuple[str, bytes]]:
     """The messages after `seq` of a job that passes."""
-    wanted = spec(job_id=str(uuid.UUID(int=number, version=4)), test=f"tests/{number:07d}.spec.js", submitted_at=utc_now())
+    wanted = spec(
+        job_id=str(uuid.UUID(int=number, version=4)),
+        test=f"tests/{number:07d}.spec.js",
+        submitted_at=utc_now(),
+    )
     job: Job | None = None
-    for command in (Submit(wanted), Start(seq + 1, "agent"), EndAttempt("agent", 1, Outcome(verdict=Verdict.PASSED, duration_s=1.0))):
+    for command in (
+        Submit(wanted),
+        Start(seq + 1, "agent"),
+        EndAttempt("agent", 1, Outcome(verdict=Verdict.PASSED, duration_s=1.0)),
+    ):
         event, seq = decide(command, job, utc_now()), seq + 1
         job = state_of(event, seq)
         rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
-        yield subjects.event_subject(subjects.slot_prefix(wanted.slot), event_type(event), rank), codec.encode(event)
+        yield (
+            subjects.event_subject(subjects.slot_prefix(wanted.slot), event_type(event), rank),
+            codec.encode(event),
+        )

@@ -1,4 +1,6 @@
-"""`qgjet` with a wall clock that is as wrong as a file says, in seconds: `python -m chaos.replica <file> serve …`."""
+"""`qgjet` with a wall clock that is as wrong as a file says, in seconds: `python -m chaos.replica
+<file> serve …`.
+"""
 
 from __future__ import annotations
 

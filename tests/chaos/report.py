@@ -18,18 +18,30 @@ SHOWN = 30
 
 def stalls(history: History, began: float, healed: float) -> list[tuple[float, float]]:
     """(from, to): nothing was started, though clients submitted all the while."""
-    starts = [one.at for one in history.log if isinstance(one.event, Started) and began <= one.at <= healed]
+    starts = [
+        one.at
+        for one in history.log
+        if isinstance(one.event, Started) and began <= one.at <= healed
+    ]
     return list(pairwise([began, *starts, healed])) if starts else [(began, healed)]
 
 
 def recoveries(result: Result) -> dict[str, list[float]]:
-    """Per kind of fault: the longest stall that each one met, between its beginning and the next one's."""
+    """Per kind of fault: the longest stall that each one met, between its beginning and the next
+    one's.
+    """
     history = result.history
     found: dict[str, list[float]] = defaultdict(list)
     everything = stalls(history, result.began, result.healed)
     faults = sorted(history.faults, key=lambda fault: fault.began)
-    for fault, until in zip(faults, [*(fault.began for fault in faults[1:]), result.healed], strict=True):
-        met = [to - since for since, to in everything if to > fault.began and since < max(until, fault.ended)]
+    for fault, until in zip(
+        faults, [*(fault.began for fault in faults[1:]), result.healed], strict=True
+    ):
+        met = [
+            to - since
+            for since, to in everything
+            if to > fault.began and since < max(until, fault.ended)
+        ]
         found[fault.kind].append(max(met, default=0.0))
     return dict(found)
 
@@ -58,10 +70,19 @@ def lines(plan: Plan, result: Result, violations: list[Violation]) -> Iterator[s
 
 
 def _verdicts(history: History) -> str:
-    finished = Counter(str(one.event.verdict) for one in history.log if isinstance(one.event, Finished))
-    replaced = sum(isinstance(one.event, Submitted) and bool(one.event.replaces) for one in history.log)
-    finished["cancelled"] += sum(one.event is not None and one.event.status is Status.CANCELLED for one in history.log)
-    return ", ".join(f"{count} {verdict}" for verdict, count in finished.most_common()) + f", {replaced} replaced"
+    finished = Counter(
+        str(one.event.verdict) for one in history.log if isinstance(one.event, Finished)
+    )
+    replaced = sum(
+        isinstance(one.event, Submitted) and bool(one.event.replaces) for one in history.log
+    )
+    finished["cancelled"] += sum(
+        one.event is not None and one.event.status is Status.CANCELLED for one in history.log
+    )
+    return (
+        ", ".join(f"{count} {verdict}" for verdict, count in finished.most_common())
+        + f", {replaced} replaced"
+    )
 
 
 def _operations(history: History) -> str:
@@ -85,4 +106,6 @@ def _verdict(result: Result, violations: list[Violation]) -> Iterator[str]:
     elif result.left:
         yield "verdict       BROKEN: jobs without an end"
     else:
-        yield "verdict       every promise was kept" + (f"; {len(result.not_tried)} kind of fault not tried" if result.not_tried else "")
+        yield "verdict       every promise was kept" + (
+            f"; {len(result.not_tried)} kind of fault not tried" if result.not_tried else ""
+        )

@@ -29,9 +29,13 @@ JOBS = 500
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")  # nats-py 2.16 forgets its end of a connection that breaks during the handshake
+@pytest.mark.filterwarnings(
+    "ignore:unclosed <StreamWriter:ResourceWarning"
+)  # nats-py 2.16 forgets its end of a connection that breaks during the handshake
 async def test_every_promise_is_kept_while_one_thing_after_the_other_dies(tmp_path: Path) -> None:
-    plan = Plan(seed=1, jobs=JOBS, faults=len(KINDS), nodes=1, directory=tmp_path / "chaos", kinds=KINDS)
+    plan = Plan(
+        seed=1, jobs=JOBS, faults=len(KINDS), nodes=1, directory=tmp_path / "chaos", kinds=KINDS
+    )
     result = await run(plan, print)
     violations = check(result.history)
     save(result.history, tmp_path / "history.json")
@@ -46,20 +50,32 @@ async def test_every_promise_is_kept_while_one_thing_after_the_other_dies(tmp_pa
 
 
 def test_a_seed_gives_one_schedule_and_every_kind_of_fault_is_in_it() -> None:
-    for nodes, kinds in ((1, nemesis.AGENTS | nemesis.ONE_SERVER), (3, nemesis.AGENTS | nemesis.CLUSTER)):
+    for nodes, kinds in (
+        (1, nemesis.AGENTS | nemesis.ONE_SERVER),
+        (3, nemesis.AGENTS | nemesis.CLUSTER),
+    ):
         drawn = nemesis.schedule(40, 7, nodes=nodes, disk=True)
-        assert drawn == nemesis.schedule(40, 7, nodes=nodes, disk=True) != nemesis.schedule(40, 8, nodes=nodes, disk=True)
+        assert (
+            drawn
+            == nemesis.schedule(40, 7, nodes=nodes, disk=True)
+            != nemesis.schedule(40, 8, nodes=nodes, disk=True)
+        )
         assert set(drawn) == set(kinds)
     assert nemesis.fill_disk not in nemesis.schedule(40, 7, nodes=1, disk=False)
 
 
 def test_the_longest_stall_is_the_longest_time_without_a_start_under_load() -> None:
     started = Started(job_id="a", at=NOW, status=Status.RUNNING, attempt=1, agent="agent")
-    log = [Logged(seq=seq, at=at, slot=spec().slot, event=started) for seq, at in enumerate((1.0, 2.0, 9.0, 30.0), 1)]
+    log = [
+        Logged(seq=seq, at=at, slot=spec().slot, event=started)
+        for seq, at in enumerate((1.0, 2.0, 9.0, 30.0), 1)
+    ]
     kill = Fault(kind="kill_server", victim="server", began=2.5, ended=3.0)
     late = Fault(kind="kill_api", victim="api-0", began=9.5, ended=9.6)
     history = History(visibility_s=3.0, log=log, faults=[kill, late])
-    assert report.recoveries(Result(history, created=1, left=0, began=0.5, healed=10.0, settled_s=0.0, not_tried=[])) == {
+    assert report.recoveries(
+        Result(history, created=1, left=0, began=0.5, healed=10.0, settled_s=0.0, not_tried=[])
+    ) == {
         "kill_server": [7.0],
         "kill_api": [1.0],
     }

@@ -1,4 +1,6 @@
-"""The checker finds what is wrong, and nothing else: a valid history passes, and each fault that is planted into one is named."""
+"""The checker finds what is wrong, and nothing else: a valid history passes, and each fault that is
+planted into one is named.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,38 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from chaos.checker import RULES, check, tell
-from chaos.history import CANCEL, OK, READ, REFUSED, SUBMIT, SUITE, Cut, Execution, History, Logged, Op, Replica, Wanted, load, save
+from chaos.history import (
+    CANCEL,
+    OK,
+    READ,
+    REFUSED,
+    SUBMIT,
+    SUITE,
+    Cut,
+    Execution,
+    History,
+    Logged,
+    Op,
+    Replica,
+    Wanted,
+    load,
+    save,
+)
 from factories import NOW, spec
 from projections.histories import Author
 from qgjet.domain.decide import Cancel, Lose, OnDuplicate, Requeue
-from qgjet.domain.events import AttemptEnded, AttemptLost, CancelRequested, Event, Finished, JobSpec, Outcome, Started, Submitted, Verdict
+from qgjet.domain.events import (
+    AttemptEnded,
+    AttemptLost,
+    CancelRequested,
+    Event,
+    Finished,
+    JobSpec,
+    Outcome,
+    Started,
+    Submitted,
+    Verdict,
+)
 from qgjet.domain.subjects import Lane, lane_consumer
 from qgjet.domain.suite import Member, SuiteOpened
 from strategies import Story, events_of, stories
@@ -25,7 +54,9 @@ V = 3.0
 
 
 class Tale:
-    """A valid history of a few jobs: one of each kind of end, one that waits, and what everybody wrote down meanwhile. An event each ten seconds."""
+    """A valid history of a few jobs: one of each kind of end, one that waits, and what everybody
+    wrote down meanwhile. An event each ten seconds.
+    """
 
     def __init__(self) -> None:
         self._author = Author()
@@ -43,12 +74,24 @@ class Tale:
         self._read(self.flaky)
         self.history.replicas = [Replica(name="api-0")]
 
-    def _submit(self, name: str, on_duplicate: OnDuplicate = OnDuplicate.ATTACH, **fields: object) -> JobSpec:
+    def _submit(
+        self, name: str, on_duplicate: OnDuplicate = OnDuplicate.ATTACH, **fields: object
+    ) -> JobSpec:
         wanted = self._author.submit(on_duplicate, job_id=name, **{"test": f"{name}.js", **fields})
         seq = self._author.seq
         answer = Wanted(slot=wanted.slot, job_id=name)
         self.history.ops.append(
-            Op(client="c", kind=SUBMIT, began=seq * 10.0, ended=seq * 10.0, fate=OK, wanted=[answer], asked_id=name, key=f"key {name}", seq=seq)
+            Op(
+                client="c",
+                kind=SUBMIT,
+                began=seq * 10.0,
+                ended=seq * 10.0,
+                fate=OK,
+                wanted=[answer],
+                asked_id=name,
+                key=f"key {name}",
+                seq=seq,
+            )
         )
         return wanted
 
@@ -65,7 +108,14 @@ class Tale:
         assert job is not None
         began = self._author.seq * 10.0 + 1
         self.history.executions.append(
-            Execution(job_id=wanted.job_id, attempt=job.attempt, agent=agent, began=began, ended=began + 5, verdict=verdict.value if verdict else "")
+            Execution(
+                job_id=wanted.job_id,
+                attempt=job.attempt,
+                agent=agent,
+                began=began,
+                ended=began + 5,
+                verdict=verdict.value if verdict else "",
+            )
         )
         if verdict is not None:
             self._author.end(wanted, verdict)
@@ -82,13 +132,29 @@ class Tale:
         wanted = self._submit("cancelled")
         self._run(wanted, None)
         self._author.tell(wanted.slot, Cancel("c"))
-        self.history.ops.append(Op(client="c", kind=CANCEL, began=0.0, fate=OK, asked_id="cancelled", seq=self._author.seq))
+        self.history.ops.append(
+            Op(
+                client="c",
+                kind=CANCEL,
+                began=0.0,
+                fate=OK,
+                asked_id="cancelled",
+                seq=self._author.seq,
+            )
+        )
         self._author.end(wanted, Verdict.CANCELLED)
         return wanted
 
     def _replaced(self) -> tuple[JobSpec, JobSpec]:
         old = self._submit("replaced", test="contested.js")
-        refused = Op(client="c", kind=SUBMIT, began=0.0, fate=REFUSED, asked_id="refused", wanted=[Wanted(slot=old.slot)])
+        refused = Op(
+            client="c",
+            kind=SUBMIT,
+            began=0.0,
+            fate=REFUSED,
+            asked_id="refused",
+            wanted=[Wanted(slot=old.slot)],
+        )
         self.history.ops.append(refused)
         self._run(old, None)
         new = self._submit("replacing", OnDuplicate.REPLACE, test="contested.js")
@@ -97,31 +163,87 @@ class Tale:
 
     def _suite(self) -> JobSpec:
         wanted = self._submit("member", suite_ids=("suite",))
-        member = Member(job_id="member", app_version_id=wanted.app_version_id, target=wanted.target, test=wanted.test)
+        member = Member(
+            job_id="member",
+            app_version_id=wanted.app_version_id,
+            target=wanted.target,
+            test=wanted.test,
+        )
         self._author.open_suite("suite", (member,))
         answer = Wanted(slot=wanted.slot, job_id="member")
-        self.history.ops.append(Op(client="c", kind=SUITE, began=0.0, fate=OK, suite_id="suite", wanted=[answer], seq=self._author.seq))
+        self.history.ops.append(
+            Op(
+                client="c",
+                kind=SUITE,
+                began=0.0,
+                fate=OK,
+                suite_id="suite",
+                wanted=[answer],
+                seq=self._author.seq,
+            )
+        )
         self._run(wanted, Verdict.PASSED)
         return wanted
 
     def _tell(self) -> None:
         for message in self._author.messages:
-            opened = SuiteOpened(suite_id="suite", org_id="acme", at=NOW, submission="one", jobs=(member("member"),)) if message.event is None else None
-            slot = None if message.event is None else next(job.slot for job in self._specs() if job.job_id == message.event.job_id)
-            self.history.log.append(Logged(seq=message.seq, at=message.seq * 10.0, slot=slot, event=message.event, opened=opened))
+            opened = (
+                SuiteOpened(
+                    suite_id="suite",
+                    org_id="acme",
+                    at=NOW,
+                    submission="one",
+                    jobs=(member("member"),),
+                )
+                if message.event is None
+                else None
+            )
+            slot = (
+                None
+                if message.event is None
+                else next(job.slot for job in self._specs() if job.job_id == message.event.job_id)
+            )
+            self.history.log.append(
+                Logged(
+                    seq=message.seq,
+                    at=message.seq * 10.0,
+                    slot=slot,
+                    event=message.event,
+                    opened=opened,
+                )
+            )
 
     def _specs(self) -> list[JobSpec]:
         return [one.event.spec for one in self._author.messages if isinstance(one.event, Submitted)]
 
     def _read(self, job: JobSpec) -> None:
-        last = max(one.seq for one in self.history.log if one.event is not None and one.event.job_id == job.job_id)
-        self.history.ops.append(Op(client="c", kind=READ, began=0.0, fate=OK, asked_id=job.job_id, min_seq=last - 1, seq=last, status="done"))
+        last = max(
+            one.seq
+            for one in self.history.log
+            if one.event is not None and one.event.job_id == job.job_id
+        )
+        self.history.ops.append(
+            Op(
+                client="c",
+                kind=READ,
+                began=0.0,
+                fate=OK,
+                asked_id=job.job_id,
+                min_seq=last - 1,
+                seq=last,
+                status="done",
+            )
+        )
 
     # -- to plant faults with ----------------------------------------------------------------------------------------
 
     def at(self, job: JobSpec, kind: type[Event], number: int = 1) -> int:
         """Where the job's `number`th event of a kind stands."""
-        found = [place for place, one in enumerate(self.history.log) if isinstance(one.event, kind) and one.event.job_id == job.job_id]
+        found = [
+            place
+            for place, one in enumerate(self.history.log)
+            if isinstance(one.event, kind) and one.event.job_id == job.job_id
+        ]
         return found[number - 1]
 
     def change(self, place: int, **fields: object) -> None:
@@ -131,14 +253,20 @@ class Tale:
     def drop(self, place: int) -> None:
         """Forget an event, and close the gap."""
         del self.history.log[place]
-        self.history.log = [replace(one, seq=number) for number, one in enumerate(self.history.log, 1)]
+        self.history.log = [
+            replace(one, seq=number) for number, one in enumerate(self.history.log, 1)
+        ]
 
     def append(self, job: JobSpec, event: Event | None) -> None:
         seq = self.history.log[-1].seq + 1
         self.history.log.append(Logged(seq=seq, at=seq * 10.0, slot=job.slot, event=event))
 
     def run(self, job: JobSpec, attempt: int = 1) -> int:
-        return next(n for n, run in enumerate(self.history.executions) if (run.job_id, run.attempt) == (job.job_id, attempt))
+        return next(
+            n
+            for n, run in enumerate(self.history.executions)
+            if (run.job_id, run.attempt) == (job.job_id, attempt)
+        )
 
     def rerun(self, number: int, **fields: object) -> None:
         self.history.executions[number] = replace(self.history.executions[number], **fields)
@@ -189,7 +317,9 @@ def two_ends_by_a_start_after_the_end(tale: Tale) -> None:
 def two_live_jobs(tale: Tale) -> None:
     other = tale.history.log[tale.at(tale.waiting, Submitted)].event
     assert isinstance(other, Submitted)
-    tale.append(tale.waiting, replace(other, job_id="second", spec=replace(other.spec, job_id="second")))
+    tale.append(
+        tale.waiting, replace(other, job_id="second", spec=replace(other.spec, job_id="second"))
+    )
 
 
 def two_live_jobs_as_the_replaced_one_is_not_named(tale: Tale) -> None:
@@ -220,7 +350,9 @@ def over_budget(tale: Tale) -> None:
 
 
 def overlap(tale: Tale) -> None:
-    tale.rerun(tale.run(tale.lost), ended=tale.history.executions[tale.run(tale.lost, 2)].began + 0.001)
+    tale.rerun(
+        tale.run(tale.lost), ended=tale.history.executions[tale.run(tale.lost, 2)].began + 0.001
+    )
 
 
 def overlap_of_real_processes(tale: Tale) -> None:
@@ -237,7 +369,9 @@ def unclaimed_as_it_began_before_its_claim_was_stored(tale: Tale) -> None:
 
 
 def unclaimed_attempt(tale: Tale) -> None:
-    tale.history.executions.append(Execution(job_id="passed", attempt=2, agent="agent-1", began=9_000.0, ended=9_001.0))
+    tale.history.executions.append(
+        Execution(job_id="passed", attempt=2, agent="agent-1", began=9_000.0, ended=9_001.0)
+    )
 
 
 def executed_twice(tale: Tale) -> None:
@@ -251,19 +385,28 @@ def outlived(tale: Tale) -> None:
 
 
 def outlived_its_replacement(tale: Tale) -> None:
-    tale.rerun(tale.run(tale.replaced), ended=tale.history.log[tale.at(tale.replacing, Submitted)].at + V + 2)
+    tale.rerun(
+        tale.run(tale.replaced),
+        ended=tale.history.log[tale.at(tale.replacing, Submitted)].at + V + 2,
+    )
 
 
 def early_loss(tale: Tale) -> None:
     place = tale.at(tale.lost, AttemptLost)
-    tale.history.log[place] = replace(tale.history.log[place], at=tale.history.log[place - 1].at + V - 0.1)
+    tale.history.log[place] = replace(
+        tale.history.log[place], at=tale.history.log[place - 1].at + V - 0.1
+    )
 
 
 def start_after_cancel(tale: Tale) -> None:
     place = tale.at(tale.flaky, Started, 2)
     asked = CancelRequested(job_id="flaky", at=NOW, status="queued")  # type: ignore[arg-type]
-    tale.history.log.insert(place, Logged(seq=tale.history.log[place].seq, at=0.0, slot=tale.flaky.slot, event=asked))
-    tale.history.log[place + 1 :] = [replace(one, seq=one.seq + 1) for one in tale.history.log[place + 1 :]]
+    tale.history.log.insert(
+        place, Logged(seq=tale.history.log[place].seq, at=0.0, slot=tale.flaky.slot, event=asked)
+    )
+    tale.history.log[place + 1 :] = [
+        replace(one, seq=one.seq + 1) for one in tale.history.log[place + 1 :]
+    ]
 
 
 def lost_cancel(tale: Tale) -> None:
@@ -310,14 +453,25 @@ def stale_read_of_a_status_that_never_was(tale: Tale) -> None:
 
 def two_jobs_of_one_key(tale: Tale) -> None:
     op = tale.op(SUBMIT, "passed")
-    tale.history.ops.append(Op(client="c", kind=SUBMIT, began=0.0, fate=OK, key=op.key, wanted=[Wanted(slot=tale.passed.slot, job_id="failed")]))
+    tale.history.ops.append(
+        Op(
+            client="c",
+            kind=SUBMIT,
+            began=0.0,
+            fate=OK,
+            key=op.key,
+            wanted=[Wanted(slot=tale.passed.slot, job_id="failed")],
+        )
+    )
 
 
 def torn_suite(tale: Tale) -> None:
     place = next(n for n, one in enumerate(tale.history.log) if one.opened is not None)
     opened = tale.history.log[place].opened
     assert opened is not None
-    tale.history.log[place] = replace(tale.history.log[place], opened=replace(opened, jobs=(*opened.jobs, member("nobody"))))
+    tale.history.log[place] = replace(
+        tale.history.log[place], opened=replace(opened, jobs=(*opened.jobs, member("nobody")))
+    )
 
 
 def torn_suite_that_does_not_know_its_job(tale: Tale) -> None:
@@ -424,14 +578,20 @@ def test_what_a_power_cut_has_taken_is_not_held_against_the_queue() -> None:
     end = next(place for place, one in enumerate(tale.history.log) if one.opened is not None)
     lost = tale.history.log[end:]
     del tale.history.log[end:]
-    assert {violation.rule for violation in check(tale.history)} >= {"lost_submission", "unclaimed", "torn_suite"}
+    assert {violation.rule for violation in check(tale.history)} >= {
+        "lost_submission",
+        "unclaimed",
+        "torn_suite",
+    }
     tale.history.cuts = [Cut(began=0.0, ended=1.0, lost=lost)]
     assert check(tale.history) == []
 
 
 def test_a_job_that_a_power_cut_has_touched_still_has_to_end() -> None:
     tale = Tale()
-    tale.history.cuts = [Cut(began=0.0, ended=1.0, lost=[one for one in tale.history.log if one.event is not None])]
+    tale.history.cuts = [
+        Cut(began=0.0, ended=1.0, lost=[one for one in tale.history.log if one.event is not None])
+    ]
     stranded(tale)
     assert {violation.rule for violation in check(tale.history)} == {"stranded"}
 
@@ -440,22 +600,41 @@ def test_a_job_that_a_power_cut_has_touched_still_has_to_end() -> None:
 
 
 def of(story: Story) -> History:
-    """The history of a slot as production would have left it, with the executions that its events tell of. Between the events stand other slots' ones."""
-    history, events = History(visibility_s=0.0, deliverable=[lane_consumer(Lane(spec().partition, 5))]), dict(events_of(story))
+    """The history of a slot as production would have left it, with the executions that its events
+    tell of. Between the events stand other slots' ones.
+    """
+    history, events = (
+        History(visibility_s=0.0, deliverable=[lane_consumer(Lane(spec().partition, 5))]),
+        dict(events_of(story)),
+    )
     running: Execution | None = None
     for seq in range(1, max(events) + 1):
         event, at = events.get(seq), float(seq)
         history.log.append(Logged(seq=seq, at=at, slot=spec().slot if event else None, event=event))
         if isinstance(event, Started):
-            running = Execution(job_id=event.job_id, attempt=event.attempt, agent=event.agent, began=at, ended=at)
+            running = Execution(
+                job_id=event.job_id, attempt=event.attempt, agent=event.agent, began=at, ended=at
+            )
         elif event is not None and running is not None and not isinstance(event, CancelRequested):
             outcome = getattr(event, "outcome", None)
-            history.executions.append(replace(running, ended=at, verdict=outcome.verdict if isinstance(outcome, Outcome) else ""))
+            history.executions.append(
+                replace(
+                    running,
+                    ended=at,
+                    verdict=outcome.verdict if isinstance(outcome, Outcome) else "",
+                )
+            )
             running = None
     if running is not None:
         history.executions.append(running)
     history.ops = [
-        Op(client="c", kind=SUBMIT, began=0.0, fate=OK, wanted=[Wanted(slot=spec().slot, job_id=event.job_id)])
+        Op(
+            client="c",
+            kind=SUBMIT,
+            began=0.0,
+            fate=OK,
+            wanted=[Wanted(slot=spec().slot, job_id=event.job_id)],
+        )
         for event in events.values()
         if isinstance(event, Submitted)
     ]
@@ -463,7 +642,9 @@ def of(story: Story) -> History:
 
 
 def without_suites(story: Story) -> bool:
-    return not any(isinstance(event, Submitted) and event.suite_ids for _, event in events_of(story))
+    return not any(
+        isinstance(event, Submitted) and event.suite_ids for _, event in events_of(story)
+    )
 
 
 @given(stories().filter(without_suites))
@@ -480,11 +661,17 @@ def test_no_event_can_be_taken_out_unnoticed(story: Story, data: st.DataObject) 
 
 
 @given(stories().filter(without_suites), st.data())
-def test_no_two_executions_can_be_pushed_into_each_other_unnoticed(story: Story, data: st.DataObject) -> None:
+def test_no_two_executions_can_be_pushed_into_each_other_unnoticed(
+    story: Story, data: st.DataObject
+) -> None:
     history = of(story)
     runs = [(a, b) for a, b in pairwise(history.executions) if a.job_id == b.job_id]
-    for before, after in data.draw(st.lists(st.sampled_from(runs), min_size=1, max_size=1) if runs else st.just([])):
-        history.executions[history.executions.index(before)] = replace(before, ended=after.began + 0.25)
+    for before, after in data.draw(
+        st.lists(st.sampled_from(runs), min_size=1, max_size=1) if runs else st.just([])
+    ):
+        history.executions[history.executions.index(before)] = replace(
+            before, ended=after.began + 0.25
+        )
         assert "overlap" in {violation.rule for violation in check(history)}
 
 

@@ -1,8 +1,11 @@
-"""A real agent in a process of its own, whose runner writes down what it executes: `python -m chaos.worker <settings as JSON>`.
+"""A real agent in a process of its own, whose runner writes down what it executes: `python -m
+chaos.worker <settings as JSON>`.
 
-The record is this process's own file, a line per write, so that a `kill -9` loses nothing that has happened: `start <job> <attempt> <agent> <time> <hold>`,
-`hold <job> <attempt> <time>` when the hold on the job is extended, `end <job> <attempt> <time> <verdict>`. Times are CLOCK_MONOTONIC. What a job does is
-the last part of its test's name. SIGTERM drains, once more halts. SIGUSR1 takes the process's timers back to where a suspended host would have left them.
+The record is this process's own file, a line per write, so that a `kill -9` loses nothing that has
+happened: `start <job> <attempt> <agent> <time> <hold>`, `hold <job> <attempt> <time>` when the hold
+on the job is extended, `end <job> <attempt> <time> <verdict>`. Times are CLOCK_MONOTONIC. What a
+job does is the last part of its test's name. SIGTERM drains, once more halts. SIGUSR1 takes the
+process's timers back to where a suspended host would have left them.
 """
 
 from __future__ import annotations
@@ -32,7 +35,14 @@ from qgjet.runners.scripted import ScriptedRunner
 from qgjet.store.event_log import EventLog
 from qgjet.support.clock import Clock, lease_time, utc_now
 
-WORDS = {"pass": ("passed",), "slow": ("passed",), "fail": ("failed",), "flaky": ("failed", "passed"), "hang": ("hang",), "crash": ("crash", "passed")}
+WORDS = {
+    "pass": ("passed",),
+    "slow": ("passed",),
+    "fail": ("failed",),
+    "flaky": ("failed", "passed"),
+    "hang": ("hang",),
+    "crash": ("crash", "passed"),
+}
 PREPARE_FAILS = 0.005
 LOOK_S = 0.05
 MOST_TAKE_S = 0.6
@@ -74,9 +84,13 @@ class FileLedger:
     @contextlib.contextmanager
     def running(self, attempt: Attempt) -> Iterator[Entry]:
         what = f"{attempt.spec.job_id} {attempt.number}"
-        self._note(f"start {what} {self.agent} {true_monotonic()} {_monotonic(attempt.stop_control.kill_at)}")
+        self._note(
+            f"start {what} {self.agent} {true_monotonic()} {_monotonic(attempt.stop_control.kill_at)}"
+        )
         first, entry = attempt.stop_control.kill_at, Entry()
-        unfollow = attempt.stop_control.follow(lambda until: self._note(f"hold {what} {_monotonic(until)}") if until != first else None)
+        unfollow = attempt.stop_control.follow(
+            lambda until: self._note(f"hold {what} {_monotonic(until)}") if until != first else None
+        )
         try:
             yield entry
         finally:
@@ -93,7 +107,9 @@ def _monotonic(at: float) -> float:
 
 
 class RecordingRunner:
-    """Takes a moment for most jobs, longer than a visibility timeout for slow ones. Ends with the stop control, as a process under its guardian would."""
+    """Takes a moment for most jobs, longer than a visibility timeout for slow ones. Ends with the
+    stop control, as a process under its guardian would.
+    """
 
     def __init__(self, ledger: FileLedger, visibility_s: float, rng: random.Random) -> None:
         self._ledger, self._visibility_s, self._random = ledger, visibility_s, rng
@@ -106,12 +122,20 @@ class RecordingRunner:
     async def run(self, attempt: Attempt) -> Outcome:
         word = attempt.spec.test.rsplit("/", 1)[-1].partition(".")[0]
         gate = asyncio.Event()
-        takes_s = self._random.uniform(0.8, 1.6) * self._visibility_s if word == "slow" else self._random.uniform(0.0, MOST_TAKE_S)
+        takes_s = (
+            self._random.uniform(0.8, 1.6) * self._visibility_s
+            if word == "slow"
+            else self._random.uniform(0.0, MOST_TAKE_S)
+        )
         asyncio.get_running_loop().call_later(takes_s, gate.set)
         with self._ledger.running(attempt) as entry:
-            session = await ScriptedRunner({attempt.spec.test: WORDS[word]}, gate=gate).prepare(attempt.spec.partition, attempt.directory)
+            session = await ScriptedRunner({attempt.spec.test: WORDS[word]}, gate=gate).prepare(
+                attempt.spec.partition, attempt.directory
+            )
             outcome = await session.run(attempt)
-            if lease_time() > attempt.stop_control.kill_at:  # it was frozen: the guardian would have killed it before this line
+            if (
+                lease_time() > attempt.stop_control.kill_at
+            ):  # it was frozen: the guardian would have killed it before this line
                 outcome = Outcome(verdict=Verdict.INFRA_ERROR, reason="lease_lost")
             entry.verdict = outcome.verdict
             return outcome
@@ -134,7 +158,9 @@ def _number(path: Path) -> float:
 
 
 def stand_still(path: Path) -> None:
-    """On SIGUSR1, let the monotonic clock, and with it every timer, be behind by what the file says, in seconds; the clock of leases goes on."""
+    """On SIGUSR1, let the monotonic clock, and with it every timer, be behind by what the file
+    says, in seconds; the clock of leases goes on.
+    """
     behind_s = 0.0
 
     def resume(*_: object) -> None:
@@ -146,7 +172,9 @@ def stand_still(path: Path) -> None:
 
 
 async def stall(path: Path) -> None:
-    """Be as slow as the file says: nothing else in this process gets a turn for so many seconds at a time. Ends the process when its parent is gone."""
+    """Be as slow as the file says: nothing else in this process gets a turn for so many seconds at
+    a time. Ends the process when its parent is gone.
+    """
     parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(_number(path))  # noqa: ASYNC251 - that is the fault
@@ -160,17 +188,30 @@ async def work(settings: WorkerSettings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         while True:
             try:
-                connection = await stack.enter_async_context(connect(settings.url, name=settings.name))
+                connection = await stack.enter_async_context(
+                    connect(settings.url, name=settings.name)
+                )
                 break
             except NatsUnavailable:
                 await asyncio.sleep(0.2)
-        runner = RecordingRunner(ledger, settings.queue.visibility_timeout_s, random.Random(settings.seed))
+        runner = RecordingRunner(
+            ledger, settings.queue.visibility_timeout_s, random.Random(settings.seed)
+        )
         log = EventLog(connection, clock_of(settings.path / "clock"))
         wanted = AgentSettings(name=settings.name, poll_s=1.0)
-        agent = Agent(log, {settings.target: runner}, {settings.target: settings.slots}, settings.path / "work", wanted, settings.queue)
+        agent = Agent(
+            log,
+            {settings.target: runner},
+            {settings.target: settings.slots},
+            settings.path / "work",
+            wanted,
+            settings.queue,
+        )
         ledger.agent = agent.instance
         stalling = asyncio.create_task(stall(settings.path / "slow"))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: agent.halt() if agent.draining else agent.drain())
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGTERM, lambda: agent.halt() if agent.draining else agent.drain()
+        )
         print(f"{agent.instance} serves", flush=True)
         try:
             await agent.run()

@@ -58,7 +58,9 @@ class Running:
                 self.err += line
                 if all(text in line for text in texts):
                     return line
-        raise AssertionError(f"it ended with {await self.process.wait()} and never said {texts}:\n{self.err}")
+        raise AssertionError(
+            f"it ended with {await self.process.wait()} and never said {texts}:\n{self.err}"
+        )
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -86,14 +88,18 @@ class Cli:
 
     def __init__(self, cwd: Path, **variables: str) -> None:
         self.cwd = cwd
-        self.environment = {name: value for name, value in os.environ.items() if not is_ours(name)} | variables
+        self.environment = {
+            name: value for name, value in os.environ.items() if not is_ours(name)
+        } | variables
 
     async def __call__(self, *args: str, program: str = "qgjet", **variables: str) -> Ended:
         async with self.start(*args, program=program, **variables) as running:
             return await running.ends()
 
     @contextlib.asynccontextmanager
-    async def start(self, *args: str, program: str = "qgjet", **variables: str) -> AsyncIterator[Running]:
+    async def start(
+        self, *args: str, program: str = "qgjet", **variables: str
+    ) -> AsyncIterator[Running]:
         process = await asyncio.create_subprocess_exec(
             str(BIN / program),
             *args,

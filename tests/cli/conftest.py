@@ -39,8 +39,12 @@ def alone(project: Path) -> Cli:
 
 
 @pytest.fixture
-def inside(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Inside]:
-    """A command in this process, whose loggers have their levels back afterwards: it quiets them for its terminal."""
+def inside(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Inside]:
+    """A command in this process, whose loggers have their levels back afterwards: it quiets them
+    for its terminal.
+    """
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
     levels = [one.level for one in loggers]
     for name in [name for name in os.environ if is_ours(name)]:
@@ -64,12 +68,22 @@ def inside(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 @pytest.fixture
 def cli(project: Path, server: NatsServer) -> Cli:
     """Straight to NATS."""
-    return Cli(project, QGJET_NATS_URL=server.url, QGJET_ORG_ID=ORG, QGJET_APP_VERSION_ID=VERSION, QGJET_TARGET=TARGET)
+    return Cli(
+        project,
+        QGJET_NATS_URL=server.url,
+        QGJET_ORG_ID=ORG,
+        QGJET_APP_VERSION_ID=VERSION,
+        QGJET_TARGET=TARGET,
+    )
 
 
 @pytest.fixture
 def api_settings(server: NatsServer, tmp_path: Path) -> Settings:
-    return Settings(nats_url=server.url, queue=FAST, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite")))
+    return Settings(
+        nats_url=server.url,
+        queue=FAST,
+        api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite")),
+    )
 
 
 @pytest.fixture
@@ -93,9 +107,16 @@ def either(request: pytest.FixtureRequest) -> Cli:
 
 @pytest.fixture
 def work(log: EventLog, tmp_path: Path) -> Work:
-    """`async with work({"tests/a.spec.js": ("failed",)}, slots=2, gate=…)`: an agent for the target."""
+    """`async with work({"tests/a.spec.js": ("failed",)}, slots=2, gate=…)`: an agent for the
+    target.
+    """
 
-    def work(outcomes: dict[str, tuple[str, ...]] | None = None, *, gate: asyncio.Event | None = None, slots: int = 2) -> Any:
+    def work(
+        outcomes: dict[str, tuple[str, ...]] | None = None,
+        *,
+        gate: asyncio.Event | None = None,
+        slots: int = 2,
+    ) -> Any:
         directory = tmp_path / "work"
         directory.mkdir(exist_ok=True)
         return running_agent(log, directory, runners=scripted(outcomes, gate=gate), slots=slots)

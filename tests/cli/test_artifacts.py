@@ -39,7 +39,12 @@ def agent(log: EventLog, tmp_path: Path) -> Callable[[], Any]:
         (tmp_path / test).touch()
 
     def agent() -> Any:
-        target = TargetSettings(name=TARGET, runner="command", dir=str(tmp_path), command=("sh", "-c", SCRIPT, "sh", "{test}", "{attempt}"))
+        target = TargetSettings(
+            name=TARGET,
+            runner="command",
+            dir=str(tmp_path),
+            command=("sh", "-c", SCRIPT, "sh", "{test}", "{attempt}"),
+        )
         return running_agent(log, tmp_path / "work", runners={TARGET: make_runner(target)})
 
     return agent
@@ -52,10 +57,16 @@ def either(request: pytest.FixtureRequest) -> Cli:
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
 
 
-async def test_run_brings_the_files_of_all_attempts(either: Cli, agent: Callable[[], Any], tmp_path: Path) -> None:
+async def test_run_brings_the_files_of_all_attempts(
+    either: Cli, agent: Callable[[], Any], tmp_path: Path
+) -> None:
     async with agent():
         found = await either("run", "--test", A, "--test", B, "--artifacts-dir", "out", "--json")
     assert found.code == 0, found.err
@@ -70,9 +81,13 @@ async def test_run_brings_the_files_of_all_attempts(either: Cli, agent: Callable
 
 
 @pytest.mark.parametrize(("keep", "count"), [("on-failure", 2), ("never", 0)])
-async def test_run_brings_what_is_asked_for(keep: str, count: int, cli: Cli, agent: Callable[[], Any]) -> None:
+async def test_run_brings_what_is_asked_for(
+    keep: str, count: int, cli: Cli, agent: Callable[[], Any]
+) -> None:
     async with agent():
-        found = await cli("run", "--test", A, "--test", B, "--artifacts-dir", "out", "--artifacts", keep)
+        found = await cli(
+            "run", "--test", A, "--test", B, "--artifacts-dir", "out", "--artifacts", keep
+        )
     assert (found.code, len(files(cli.cwd / "out"))) == (0, count)
 
 
@@ -81,10 +96,16 @@ async def test_wait_brings_them_too(over_api: Cli, agent: Callable[[], Any]) -> 
         job_id = (await over_api("submit", "--test", B, "--json")).json["job_id"]
         found = await over_api("wait", job_id, "--artifacts-dir", "out")
     assert found.code == 0
-    assert list(files(over_api.cwd / "out")) == [f"{job_id}/1/output.log", f"{job_id}/1/test-results/t/home screen.png", f"{job_id}/2/output.log"]
+    assert list(files(over_api.cwd / "out")) == [
+        f"{job_id}/1/output.log",
+        f"{job_id}/1/test-results/t/home screen.png",
+        f"{job_id}/2/output.log",
+    ]
 
 
-async def test_they_are_listed_and_downloaded(over_api: Cli, agent: Callable[[], Any], log: EventLog) -> None:
+async def test_they_are_listed_and_downloaded(
+    over_api: Cli, agent: Callable[[], Any], log: EventLog
+) -> None:
     job = spec(test=B, max_retries=1)
     async with agent():
         await submit(log, job)
@@ -96,7 +117,12 @@ async def test_they_are_listed_and_downloaded(over_api: Cli, agent: Callable[[],
         ["1", "test-results/t/home"],
         ["2", "output.log"],
     ]
-    assert [one["name"] for one in (await over_api("artifacts", job.job_id, "--attempt", "2", "--json")).json["artifacts"]] == ["output.log"]
+    assert [
+        one["name"]
+        for one in (await over_api("artifacts", job.job_id, "--attempt", "2", "--json")).json[
+            "artifacts"
+        ]
+    ] == ["output.log"]
     found = await over_api("artifacts", job.job_id, "--download", "out")
     assert (found.code, found.out, len(files(over_api.cwd / "out"))) == (0, "", 3)
     assert not list((over_api.cwd / "out").rglob("*.part"))
@@ -106,20 +132,34 @@ async def told(log: EventLog, *artifacts: Artifact) -> JobSpec:
     """A job whose only attempt is said to have left these."""
     job = spec(org_id=ORG, app_version_id=VERSION, target=TARGET, max_retries=0)
     accepted = await log.submit(job)
-    await log.execute(job.slot, Start(ticket=accepted.seq, agent="x", device="d"), await log.load(job.slot))
+    await log.execute(
+        job.slot, Start(ticket=accepted.seq, agent="x", device="d"), await log.load(job.slot)
+    )
     outcome = Outcome(verdict=Verdict.FAILED, artifacts=artifacts)
-    await log.execute(job.slot, EndAttempt(agent="x", attempt=1, outcome=outcome, retry_in_s=0.0, job_id=job.job_id), await log.load(job.slot))
+    await log.execute(
+        job.slot,
+        EndAttempt(agent="x", attempt=1, outcome=outcome, retry_in_s=0.0, job_id=job.job_id),
+        await log.load(job.slot),
+    )
     return job
 
 
-async def test_what_is_not_as_it_was_told_is_not_kept(over_api: Cli, log: EventLog, connection: Connection) -> None:
+async def test_what_is_not_as_it_was_told_is_not_kept(
+    over_api: Cli, log: EventLog, connection: Connection
+) -> None:
     data = b"good"
     digest = hashlib.sha256(data).hexdigest()
     names = ["good.txt", "../../evil.txt", "/tmp/evil.txt", "gone.txt", "a\nb"]
     job = await told(
         log,
         *(Artifact(name=name, content_type="text/plain", size=4, sha256=digest) for name in names),
-        Artifact(name="left-out.webm", content_type="video/webm", size=4, sha256="", note="left out: larger than max_file"),
+        Artifact(
+            name="left-out.webm",
+            content_type="video/webm",
+            size=4,
+            sha256="",
+            note="left out: larger than max_file",
+        ),
     )
     for name in names:
         await ArtifactStore(connection).put(object_name(job.job_id, 1, name), io.BytesIO(data))
@@ -132,12 +172,25 @@ async def test_what_is_not_as_it_was_told_is_not_kept(over_api: Cli, log: EventL
     assert files(over_api.cwd / "out") == {f"{job.job_id}/1/good.txt": data}
     assert [line for line in found.err.splitlines() if "could not be fetched" in line] != []
     assert found.err.count("could not be fetched") == 4
-    assert {path for path in files(over_api.cwd.parent) if path.endswith("evil.txt")} == {path for path in before if path.endswith("evil.txt")} == set()
-    assert json.loads((await over_api("artifacts", job.job_id, "--json")).out)["artifacts"][-1]["note"] == "left out: larger than max_file"
+    assert (
+        {path for path in files(over_api.cwd.parent) if path.endswith("evil.txt")}
+        == {path for path in before if path.endswith("evil.txt")}
+        == set()
+    )
+    assert (
+        json.loads((await over_api("artifacts", job.job_id, "--json")).out)["artifacts"][-1]["note"]
+        == "left out: larger than max_file"
+    )
 
 
-async def test_run_ends_with_its_verdict_when_files_cannot_be_fetched(cli: Cli, agent: Callable[[], Any], connection: Connection) -> None:
-    await connection.api(f"STREAM.UPDATE.{STREAM}", (await connection.api(f"STREAM.INFO.{STREAM}"))["config"] | {"max_msgs": 1, "discard": "old"})
+async def test_run_ends_with_its_verdict_when_files_cannot_be_fetched(
+    cli: Cli, agent: Callable[[], Any], connection: Connection
+) -> None:
+    await connection.api(
+        f"STREAM.UPDATE.{STREAM}",
+        (await connection.api(f"STREAM.INFO.{STREAM}"))["config"]
+        | {"max_msgs": 1, "discard": "old"},
+    )
     async with agent():
         found = await cli("run", "--test", B, "--max-retries", "0", "--artifacts-dir", "out")
     assert found.code == 1

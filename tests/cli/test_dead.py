@@ -20,18 +20,26 @@ async def died(over_api: Cli, work: Work, log: EventLog, *tests: str) -> list[st
     """Jobs that ended without a verdict about the app."""
     async with work({test: ("infra_error",) for test in tests}):
         flags = [flag for test in tests for flag in ("--test", test)]
-        answer = (await over_api("submit", *flags, "--infra-retries", "0", "--suite-id", "ci", "--json")).json
+        answer = (
+            await over_api("submit", *flags, "--infra-retries", "0", "--suite-id", "ci", "--json")
+        ).json
         for test in tests:
             await end_of(log, Slot(ORG, VERSION, TARGET, test))
     jobs: list[Any] = answer if isinstance(answer, list) else [answer]
     return [job["job_id"] for job in jobs]
 
 
-async def test_dead_letters_are_listed_shown_redriven_and_discarded(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_dead_letters_are_listed_shown_redriven_and_discarded(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     first, second, third = await died(over_api, work, log, A, B, C)
     listed = await over_api("dead", "list", "--cause", "scripted")
-    assert [line.split()[:2] for line in listed.out.splitlines()[1:]] == [[job, "infra_error"] for job in (third, second, first)]
-    assert (await over_api("dead", "list", "--test", B, "--target", TARGET, "--json")).json[0]["job_id"] == second
+    assert [line.split()[:2] for line in listed.out.splitlines()[1:]] == [
+        [job, "infra_error"] for job in (third, second, first)
+    ]
+    assert (await over_api("dead", "list", "--test", B, "--target", TARGET, "--json")).json[0][
+        "job_id"
+    ] == second
     shown = await over_api("dead", "show", first)
     for text in (first, "infra_error", A, "ATTEMPT"):
         assert text in shown.out
@@ -43,27 +51,47 @@ async def test_dead_letters_are_listed_shown_redriven_and_discarded(over_api: Cl
     assert (again.code, done["new_job_id"] in again.out) == (2, True)
     discarded = await over_api("dead", "discard", "--test", B, "--reason", "known")
     assert (discarded.code, discarded.out) == (0, f"Job {second} → discarded\n")
-    assert f"Job {third} → redriven as" in (await over_api("dead", "redrive", "--older-than", "0s")).out
+    assert (
+        f"Job {third} → redriven as"
+        in (await over_api("dead", "redrive", "--older-than", "0s")).out
+    )
     assert "No dead letters." in (await over_api("dead", "list")).err
     settled = (await over_api("dead", "list", "--settled", "--json")).json
-    assert {one["job_id"]: one["settlement"]["how"] for one in settled} == {first: "redriven", second: "discarded", third: "redriven"}
+    assert {one["job_id"]: one["settlement"]["how"] for one in settled} == {
+        first: "redriven",
+        second: "discarded",
+        third: "redriven",
+    }
 
 
 async def test_which_has_to_be_said(over_api: Cli) -> None:
-    for args in (("dead", "redrive"), ("dead", "discard", "x", "--all"), ("dead", "redrive", "--all", "--target", "emulator"), ("dead", "show", "nobody")):
+    for args in (
+        ("dead", "redrive"),
+        ("dead", "discard", "x", "--all"),
+        ("dead", "redrive", "--all", "--target", "emulator"),
+        ("dead", "show", "nobody"),
+    ):
         ended = await over_api(*args)
         assert (ended.code, bool(ended.error)) == (2, True), args
 
 
-async def test_those_behind_refused_ones_are_not_passed_over_in_silence(over_api: Cli, work: Work, log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_those_behind_refused_ones_are_not_passed_over_in_silence(
+    over_api: Cli, work: Work, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(decisions, "MOST_AT_ONCE", 1)
     first, _ = await died(over_api, work, log, A, B)
     await over_api("submit", "--test", A)  # its slot is taken again
     tried = await over_api("dead", "redrive", "--all")
-    assert (tried.code, tried.out.startswith(f"Job {first} → "), "1 more wait behind these" in tried.err) == (2, True, True)
+    assert (
+        tried.code,
+        tried.out.startswith(f"Job {first} → "),
+        "1 more wait behind these" in tried.err,
+    ) == (2, True, True)
 
 
-async def test_a_paused_queue_says_so_and_goes_on_when_it_is_resumed(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_a_paused_queue_says_so_and_goes_on_when_it_is_resumed(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     paused = await over_api("pause", "--target", TARGET, "--for", "2h", "--reason", "new cables")
     assert (paused.code, f"Target {TARGET} → paused until" in paused.out) == (0, True)
     await over_api("submit", "--test", A)
@@ -74,7 +102,10 @@ async def test_a_paused_queue_says_so_and_goes_on_when_it_is_resumed(over_api: C
         assert "new cables" in shown.err
         assert "queued (paused)" in (await over_api("list")).out
         found = (await over_api("queue", "--json")).json
-        assert [found["pauses"][0]["name"], found["partitions"][0]["pending_reason"]] == [TARGET, "paused"]
+        assert [found["pauses"][0]["name"], found["partitions"][0]["pending_reason"]] == [
+            TARGET,
+            "paused",
+        ]
         assert (await over_api("resume", "--target", TARGET)).out == f"Target {TARGET} → resumed\n"
         await end_of(log, Slot(ORG, VERSION, TARGET, A))
     assert "Nothing is queued" in (await over_api("queue")).err

@@ -37,9 +37,20 @@ def slot(test: str = A) -> Slot:
         ({A: ("config_error",)}, (), 3),
         ({A: ("config_error",), B: ("failed",)}, ("--max-retries", "0"), 1),
     ],
-    ids=["passed", "flaky", "flaky is not allowed", "failed", "timed out", "infra error", "config error", "failed before config error"],
+    ids=[
+        "passed",
+        "flaky",
+        "flaky is not allowed",
+        "failed",
+        "timed out",
+        "infra error",
+        "config error",
+        "failed before config error",
+    ],
 )
-async def test_the_worst_verdict_decides(cli: Cli, work: Work, outcomes: dict[str, tuple[str, ...]], flags: tuple[str, ...], code: int) -> None:
+async def test_the_worst_verdict_decides(
+    cli: Cli, work: Work, outcomes: dict[str, tuple[str, ...]], flags: tuple[str, ...], code: int
+) -> None:
     async with work(outcomes):
         ended = await cli("run", "--test", A, "--test", B, *flags, "--json")
     assert ended.code == code, ended.err
@@ -61,7 +72,12 @@ async def test_a_cancelled_job_is_6(cli: Cli, work: Work, log: EventLog) -> None
 
 
 def test_of_mixed_verdicts_1_goes_before_3_and_3_before_6() -> None:
-    passed, failed, infra, cancelled = Verdict.PASSED, Verdict.FAILED, Verdict.INFRA_ERROR, Verdict.CANCELLED
+    passed, failed, infra, cancelled = (
+        Verdict.PASSED,
+        Verdict.FAILED,
+        Verdict.INFRA_ERROR,
+        Verdict.CANCELLED,
+    )
     assert of_verdicts([passed, cancelled, infra, failed]) is Exit.FAILED
     assert of_verdicts([passed, cancelled, infra]) is Exit.INCONCLUSIVE
     assert of_verdicts([passed, cancelled, None]) is Exit.INCONCLUSIVE
@@ -114,8 +130,16 @@ def test_the_table_in_the_help_has_every_code_of_run_and_wait() -> None:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
 )
-def test_bad_usage_is_2_and_the_line_names_the_flag(inside: Inside, args: tuple[str, ...], says: str) -> None:
-    ended = inside(*args, QGJET_ORG_ID=ORG, QGJET_APP_VERSION_ID=VERSION, QGJET_TARGET=TARGET, QGJET_NATS_URL="nats://127.0.0.1:1")
+def test_bad_usage_is_2_and_the_line_names_the_flag(
+    inside: Inside, args: tuple[str, ...], says: str
+) -> None:
+    ended = inside(
+        *args,
+        QGJET_ORG_ID=ORG,
+        QGJET_APP_VERSION_ID=VERSION,
+        QGJET_TARGET=TARGET,
+        QGJET_NATS_URL="nats://127.0.0.1:1",
+    )
     assert (ended.code, ended.out) == (2, "")
     assert says in ended.error
     assert "Traceback" not in ended.err
@@ -123,7 +147,17 @@ def test_bad_usage_is_2_and_the_line_names_the_flag(inside: Inside, args: tuple[
 
 @pytest.mark.parametrize("missing", ["QGJET_ORG_ID", "QGJET_APP_VERSION_ID", "QGJET_TARGET"])
 def test_what_has_to_be_given_is_asked_for_by_name(inside: Inside, missing: str) -> None:
-    ended = inside("submit", "--test", A, **{"QGJET_ORG_ID": ORG, "QGJET_APP_VERSION_ID": VERSION, "QGJET_TARGET": TARGET, missing: ""})
+    ended = inside(
+        "submit",
+        "--test",
+        A,
+        **{
+            "QGJET_ORG_ID": ORG,
+            "QGJET_APP_VERSION_ID": VERSION,
+            "QGJET_TARGET": TARGET,
+            missing: "",
+        },
+    )
     assert ended.code == 2
     assert missing in ended.error
 
@@ -136,23 +170,54 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize(
-    "verb", [("submit", "--test", A), ("run", "--test", A), ("status", "1"), ("wait", "1"), ("wait", "--suite", "1"), ("list",), ("cancel", "1")]
+    "verb",
+    [
+        ("submit", "--test", A),
+        ("run", "--test", A),
+        ("status", "1"),
+        ("wait", "1"),
+        ("wait", "--suite", "1"),
+        ("list",),
+        ("cancel", "1"),
+    ],
 )
 def test_an_api_that_is_not_there_is_4(inside: Inside, verb: tuple[str, ...]) -> None:
-    ended = inside(*verb, "--api", f"http://127.0.0.1:{closed_port()}", QGJET_ORG_ID=ORG, QGJET_APP_VERSION_ID=VERSION, QGJET_TARGET=TARGET)
+    ended = inside(
+        *verb,
+        "--api",
+        f"http://127.0.0.1:{closed_port()}",
+        QGJET_ORG_ID=ORG,
+        QGJET_APP_VERSION_ID=VERSION,
+        QGJET_TARGET=TARGET,
+    )
     assert (ended.code, ended.out) == (4, "")
     assert "qgjet up" in ended.error
 
 
 async def test_a_nats_server_that_is_not_there_is_4(cli: Cli) -> None:
-    ended = await cli("run", "--test", A, "--nats", f"nats://somebody:secret@127.0.0.1:{closed_port()}")
+    ended = await cli(
+        "run", "--test", A, "--nats", f"nats://somebody:secret@127.0.0.1:{closed_port()}"
+    )
     assert (ended.code, ended.out) == (4, "")
     assert "secret" not in ended.err
     assert "NATS" in ended.error
 
 
-async def test_without_any_server_a_submission_looks_for_the_api_on_this_machine(alone: Cli) -> None:
-    ended = await alone("submit", "--org-id", "o", "--app-version-id", "v", "--test", A, "--target", "t", QGJET_API_PORT=str(closed_port()))
+async def test_without_any_server_a_submission_looks_for_the_api_on_this_machine(
+    alone: Cli,
+) -> None:
+    ended = await alone(
+        "submit",
+        "--org-id",
+        "o",
+        "--app-version-id",
+        "v",
+        "--test",
+        A,
+        "--target",
+        "t",
+        QGJET_API_PORT=str(closed_port()),
+    )
     assert ended.code == 4, ended.err
     assert "http://127.0.0.1:" in ended.error
 
@@ -166,7 +231,9 @@ async def test_no_tests_matched_is_5(cli: Cli, project: Path, verb: str) -> None
 
 
 @pytest.mark.parametrize("verb", [("status", "1"), ("wait", "1"), ("list",), ("cancel", "1")])
-def test_reading_and_cancelling_by_id_need_the_api_and_say_so(inside: Inside, verb: tuple[str, ...]) -> None:
+def test_reading_and_cancelling_by_id_need_the_api_and_say_so(
+    inside: Inside, verb: tuple[str, ...]
+) -> None:
     ended = inside(*verb, QGJET_NATS_URL="nats://127.0.0.1:1")
     assert ended.code == 2
     assert "set QGJET_API_URL or pass --api" in ended.error
@@ -183,7 +250,9 @@ async def test_the_clients_timeout_is_124_and_the_jobs_go_on(cli: Cli, log: Even
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_a_signal_while_waiting_is_130_or_143(cli: Cli, work: Work, log: EventLog, number: signal.Signals, code: int) -> None:
+async def test_a_signal_while_waiting_is_130_or_143(
+    cli: Cli, work: Work, log: EventLog, number: signal.Signals, code: int
+) -> None:
     async with work({A: HANG}), cli.start("run", "--test", A) as running:
         await running.says("→ running")
         running.signal(number)

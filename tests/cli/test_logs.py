@@ -1,4 +1,6 @@
-"""`qgjet logs`: the bytes of a job as they are, from its start to its end, and harmless on a terminal."""
+"""`qgjet logs`: the bytes of a job as they are, from its start to its end, and harmless on a
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,19 @@ def shell(log: EventLog, tmp_path: Path) -> Shell:
     def shell(script: str, **artifacts: Any) -> contextlib.AbstractAsyncContextManager[Agent]:
         (tmp_path / "yard").mkdir(exist_ok=True)
         wait = 'wait_for() { while [ ! -e "$1" ]; do sleep 0.02; done; }\n'
-        target = TargetSettings(name=TARGET, runner="command", dir=str(tmp_path / "yard"), command=("sh", "-c", wait + script, "sh", "{attempt}"))
+        target = TargetSettings(
+            name=TARGET,
+            runner="command",
+            dir=str(tmp_path / "yard"),
+            command=("sh", "-c", wait + script, "sh", "{attempt}"),
+        )
         settings = ArtifactSettings(**artifacts)
-        return running_agent(log, tmp_path / "work", runners={TARGET: make_runner(target)}, artifact_settings=settings)
+        return running_agent(
+            log,
+            tmp_path / "work",
+            runners={TARGET: make_runner(target)},
+            artifact_settings=settings,
+        )
 
     return shell
 
@@ -45,20 +57,32 @@ def job(**fields: Any) -> JobSpec:
     return spec(**{"max_retries": 0, **fields})
 
 
-async def test_the_output_of_an_ended_job_is_whole_and_as_it_was(over_api: Cli, log: EventLog, shell: Shell, tmp_path: Path) -> None:
+async def test_the_output_of_an_ended_job_is_whole_and_as_it_was(
+    over_api: Cli, log: EventLog, shell: Shell, tmp_path: Path
+) -> None:
     one = job()
-    async with shell(r"printf '\377\376one\033[31m\r\n'; head -c 2000000 /dev/zero | tr '\0' x; printf last"):
+    async with shell(
+        r"printf '\377\376one\033[31m\r\n'; head -c 2000000 /dev/zero | tr '\0' x; printf last"
+    ):
         await submit(log, one)
         await ended(log, one.slot)
     process = await asyncio.create_subprocess_exec(
-        str(BIN / "qgjet"), "logs", one.job_id, cwd=over_api.cwd, env=over_api.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        str(BIN / "qgjet"),
+        "logs",
+        one.job_id,
+        cwd=over_api.cwd,
+        env=over_api.environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
     assert out == b"\xff\xfeone\x1b[31m\r\n" + b"x" * 2_000_000 + b"last"
 
 
-async def test_a_job_is_followed_from_the_queue_over_its_attempts_to_its_end(over_api: Cli, log: EventLog, shell: Shell) -> None:
+async def test_a_job_is_followed_from_the_queue_over_its_attempts_to_its_end(
+    over_api: Cli, log: EventLog, shell: Shell
+) -> None:
     one = job(max_retries=1)
     await submit(log, one)
     async with over_api.start("logs", "-f", one.job_id) as following:
@@ -70,7 +94,9 @@ async def test_a_job_is_followed_from_the_queue_over_its_attempts_to_its_end(ove
     assert "Attempt 2 begins" in ending.err
 
 
-async def test_output_comes_while_the_job_runs(over_api: Cli, log: EventLog, shell: Shell, tmp_path: Path) -> None:
+async def test_output_comes_while_the_job_runs(
+    over_api: Cli, log: EventLog, shell: Shell, tmp_path: Path
+) -> None:
     one = job()
     async with shell("seq 1 100; wait_for gate; echo after"):
         await submit(log, one)
@@ -96,7 +122,9 @@ async def test_one_attempt_can_be_asked_for(over_api: Cli, log: EventLog, shell:
     assert (await over_api("logs", "-f", "--attempt", "1", one.job_id)).out == "attempt 1\n"
 
 
-async def test_a_follower_outlasts_a_restart_of_the_api(cli: Cli, api_settings: Settings, log: EventLog, shell: Shell, tmp_path: Path) -> None:
+async def test_a_follower_outlasts_a_restart_of_the_api(
+    cli: Cli, api_settings: Settings, log: EventLog, shell: Shell, tmp_path: Path
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -117,7 +145,14 @@ async def test_a_follower_outlasts_a_restart_of_the_api(cli: Cli, api_settings: 
                 await submit(log, one)
                 await eventually(lambda: _prints(over_api, one, "hal"), within_s=20)
                 following = await asyncio.create_subprocess_exec(
-                    str(BIN / "qgjet"), "logs", "-f", one.job_id, cwd=over_api.cwd, env=over_api.environment, stdout=stdout, stderr=stderr
+                    str(BIN / "qgjet"),
+                    "logs",
+                    "-f",
+                    one.job_id,
+                    cwd=over_api.cwd,
+                    env=over_api.environment,
+                    stdout=stdout,
+                    stderr=stderr,
                 )
                 try:
                     await shows(out, "two\n")
@@ -148,7 +183,9 @@ async def test_it_needs_the_api(cli: Cli) -> None:
     assert (found.code, "needs the API" in found.error) == (2, True)
 
 
-async def test_a_terminal_gets_colours_and_nothing_else_to_obey(over_api: Cli, log: EventLog, shell: Shell) -> None:
+async def test_a_terminal_gets_colours_and_nothing_else_to_obey(
+    over_api: Cli, log: EventLog, shell: Shell
+) -> None:
     one = job()
     async with shell(r"printf '\033[31mred\033[0m\t\033]0;title\007\033[2J\r\n'"):
         await submit(log, one)
@@ -156,7 +193,14 @@ async def test_a_terminal_gets_colours_and_nothing_else_to_obey(over_api: Cli, l
     ours, theirs = pty.openpty()
     try:
         process = await asyncio.create_subprocess_exec(
-            str(BIN / "qgjet"), "logs", one.job_id, cwd=over_api.cwd, env=over_api.environment, stdin=theirs, stdout=theirs, stderr=asyncio.subprocess.PIPE
+            str(BIN / "qgjet"),
+            "logs",
+            one.job_id,
+            cwd=over_api.cwd,
+            env=over_api.environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=asyncio.subprocess.PIPE,
         )
         assert (await process.communicate())[1] == b""
         assert os.read(ours, 10_000) == b"\x1b[31mred\x1b[0m\t\\x1b]0;title\\x07\\x1b[2J\r\n\x1b[0m"

@@ -28,7 +28,9 @@ from qgjet_cli.tracking.progress import Lines
 from qgjet_cli.tracking.watch import watch
 
 JSON = "application/json"
-REQUEST = SubmitRequest(org_id="acme", app_version_id="1", target="emulator", test="tests/a.spec.js")
+REQUEST = SubmitRequest(
+    org_id="acme", app_version_id="1", target="emulator", test="tests/a.spec.js"
+)
 ACCEPTED = {"job_id": "j1", "status": "queued", "seq": 7, "attached": False, "replaced": None}
 
 
@@ -38,7 +40,9 @@ class Asked:
     def __init__(self, head: str, body: bytes) -> None:
         first, *lines = head.split("\r\n")
         self.method, self.path, _ = first.split(" ")
-        self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        self.headers = {
+            name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
+        }
         self.body = body
 
 
@@ -46,8 +50,12 @@ Handler = Callable[[Asked, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def served(handler: Handler, *, patience_s: float = 5.0) -> AsyncIterator[tuple[ApiClient, list[Asked], list[str]]]:
-    """A client of a server that answers with `handler`, what the server was asked, and what the client has said."""
+async def served(
+    handler: Handler, *, patience_s: float = 5.0
+) -> AsyncIterator[tuple[ApiClient, list[Asked], list[str]]]:
+    """A client of a server that answers with `handler`, what the server was asked, and what the
+    client has said.
+    """
     asked: list[Asked] = []
     said: list[str] = []
 
@@ -57,7 +65,9 @@ async def served(handler: Handler, *, patience_s: float = 5.0) -> AsyncIterator[
         task = asyncio.current_task()
         assert task is not None
         serving.add(task)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        with contextlib.suppress(
+            ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError
+        ):
             head = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip()
             one = Asked(head, b"")
             one.body = await reader.readexactly(int(one.headers.get("content-length", "0")))
@@ -69,26 +79,44 @@ async def served(handler: Handler, *, patience_s: float = 5.0) -> AsyncIterator[
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, api_client(f"127.0.0.1:{port}", patience_s=patience_s, notice=said.append) as client:
+    async with (
+        server,
+        api_client(f"127.0.0.1:{port}", patience_s=patience_s, notice=said.append) as client,
+    ):
         yield client, asked, said
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving)
 
 
-def answer(writer: asyncio.StreamWriter, status: int, body: Any, kind: str = JSON, **headers: str) -> None:
+def answer(
+    writer: asyncio.StreamWriter, status: int, body: Any, kind: str = JSON, **headers: str
+) -> None:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"HTTP/1.1 {status} Words", f"Content-Type: {kind}", f"Content-Length: {len(data)}", "Connection: close"]
+    lines = [
+        f"HTTP/1.1 {status} Words",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(data)}",
+        "Connection: close",
+    ]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
 
 
 def begin_stream(writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\nretry: 1000\n\n")
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\nretry: 1000\n\n"
+    )
 
 
 def problem(status: int, detail: str, kind: str = "unavailable") -> dict[str, Any]:
-    return {"type": f"urn:qgjet:problem:{kind}" if kind else "about:blank", "title": "", "status": status, "detail": detail, "instance": "/"}
+    return {
+        "type": f"urn:qgjet:problem:{kind}" if kind else "about:blank",
+        "title": "",
+        "status": status,
+        "detail": detail,
+        "instance": "/",
+    }
 
 
 def in_turn(*answers: tuple[Any, ...]) -> Handler:
@@ -108,7 +136,11 @@ def in_turn(*answers: tuple[Any, ...]) -> Handler:
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_a_busy_server_is_asked_again(status: int) -> None:
-    async with served(in_turn((status, b"busy", {"Retry_After": "0"}), (200, ACCEPTED))) as (client, asked, _):
+    async with served(in_turn((status, b"busy", {"Retry_After": "0"}), (200, ACCEPTED))) as (
+        client,
+        asked,
+        _,
+    ):
         (placed,) = await client.submit(Batch(requests=(REQUEST,), suite_id=""))
     assert (placed.job_id, placed.seq) == ("j1", 7)
     assert len({one.headers["idempotency-key"] for one in asked}) == 1
@@ -116,7 +148,11 @@ async def test_a_busy_server_is_asked_again(status: int) -> None:
 
 
 async def test_a_server_that_stays_busy_is_given_up_with_its_own_reason() -> None:
-    async with served(in_turn((503, problem(503, "no NATS server yet"))), patience_s=0.8) as (client, _, _):
+    async with served(in_turn((503, problem(503, "no NATS server yet"))), patience_s=0.8) as (
+        client,
+        _,
+        _,
+    ):
         with pytest.raises(CannotReach, match="no NATS server yet") as raised:
             await client.job("1")
     assert of_error(raised.value) is Exit.UNREACHABLE
@@ -140,36 +176,59 @@ async def test_a_lost_answer_does_not_submit_twice() -> None:
     [
         (200, b"<html>hello</html>", "not qgjet's API, or too old"),
         (404, b"<html>not found</html>", "not qgjet's API, or too old"),
-        (404, problem(404, "there is nothing at /submit; /docs lists what there is", ""), "not qgjet's API, or too old"),
+        (
+            404,
+            problem(404, "there is nothing at /submit; /docs lists what there is", ""),
+            "not qgjet's API, or too old",
+        ),
         (405, problem(405, "method not allowed", ""), "not qgjet's API, or too old"),
         (401, b"who are you?", "not qgjet's API"),
-        (500, problem(500, "the server failed on this request", "internal"), "the server failed on this request"),
+        (
+            500,
+            problem(500, "the server failed on this request", "internal"),
+            "the server failed on this request",
+        ),
         (200, b"[" * 100_000, "not qgjet's API"),
         (200, {"id": 1, "name": "another service"}, "not qgjet's API"),
     ],
 )
-async def test_what_is_no_server_of_this_version_is_said_to_be_none(status: int, body: Any, says: str) -> None:
+async def test_what_is_no_server_of_this_version_is_said_to_be_none(
+    status: int, body: Any, says: str
+) -> None:
     async with served(in_turn((status, body))) as (client, _, _):
         with pytest.raises(CannotReach, match=says):
             await client.submit(Batch(requests=(REQUEST,), suite_id=""))
 
 
 async def test_a_redirect_is_told_and_not_followed() -> None:
-    async with served(in_turn((301, b"", {"Location": "https://queue.example/"}))) as (client, asked, _):
+    async with served(in_turn((301, b"", {"Location": "https://queue.example/"}))) as (
+        client,
+        asked,
+        _,
+    ):
         with pytest.raises(CannotReach, match=r"https://queue\.example/"):
             await client.job("1")
     assert len(asked) == 1
 
 
 async def test_a_refusal_is_not_tried_again() -> None:
-    async with served(in_turn((400, problem(400, "target: must not be empty", "invalid-request")))) as (client, asked, _):
+    async with served(
+        in_turn((400, problem(400, "target: must not be empty", "invalid-request")))
+    ) as (client, asked, _):
         with pytest.raises(NotAccepted, match="target: must not be empty") as raised:
             await client.submit(Batch(requests=(REQUEST,), suite_id=""))
     assert (of_error(raised.value), len(asked)) == (Exit.USAGE, 1)
 
 
 async def test_the_jobs_of_a_suite_that_could_not_be_written_are_tried_again() -> None:
-    lost = {"job_id": None, "status": None, "seq": None, "attached": False, "replaced": None, "error": {"status": 503, "detail": "no answer"}}
+    lost = {
+        "job_id": None,
+        "status": None,
+        "seq": None,
+        "attached": False,
+        "replaced": None,
+        "error": {"status": 503, "detail": "no answer"},
+    }
     good = {**ACCEPTED, "error": None}
     suites = ({"jobs": [good, lost]}, {"jobs": [good, {**good, "job_id": "j2"}]})
     async with served(in_turn(*((202, suite) for suite in suites))) as (client, asked, _):
@@ -178,8 +237,17 @@ async def test_the_jobs_of_a_suite_that_could_not_be_written_are_tried_again() -
     assert len({one.headers["idempotency-key"] for one in asked}) == 1
 
 
-@pytest.mark.parametrize(("url", "base"), [("localhost:8000", "http://localhost:8000"), ("https://h/q/", "https://h/q"), ("http://user:secret@h", "http://h")])
-async def test_addresses_are_taken_as_people_write_them_and_shown_without_passwords(url: str, base: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("localhost:8000", "http://localhost:8000"),
+        ("https://h/q/", "https://h/q"),
+        ("http://user:secret@h", "http://h"),
+    ],
+)
+async def test_addresses_are_taken_as_people_write_them_and_shown_without_passwords(
+    url: str, base: str
+) -> None:
     async with api_client(url, patience_s=1, notice=print) as client:
         assert client.where == f"the API at {base}"
 
@@ -194,14 +262,29 @@ def story() -> list[tuple[int, Any]]:
     for seq, command in (
         (10, Submit(job)),
         (20, Start(10, "agent-1")),
-        (30, EndAttempt(agent="agent-1", attempt=1, outcome=Outcome(verdict=Verdict.FLAKY, message="a\u2028b\x85c"))),
+        (
+            30,
+            EndAttempt(
+                agent="agent-1",
+                attempt=1,
+                outcome=Outcome(verdict=Verdict.FLAKY, message="a\u2028b\x85c"),
+            ),
+        ),
     ):
         events.append((seq, decide(command, fold(events), NOW)))
     return events
 
 
 def tracker() -> JobTracker:
-    return JobTracker([TrackedJob(job_id="j1", slot=Slot("acme", "1.0.0", "emulator", "tests/onboarding.spec.js"), seq=9)])
+    return JobTracker(
+        [
+            TrackedJob(
+                job_id="j1",
+                slot=Slot("acme", "1.0.0", "emulator", "tests/onboarding.spec.js"),
+                seq=9,
+            )
+        ]
+    )
 
 
 def sse(seq: int, event: Any) -> bytes:
@@ -209,11 +292,23 @@ def sse(seq: int, event: Any) -> bytes:
 
 
 def page(after: int) -> dict[str, Any]:
-    return {"events": [{"seq": seq, "event": json.loads(codec.encode(event))} for seq, event in story() if seq > after], "next_after": None}
+    return {
+        "events": [
+            {"seq": seq, "event": json.loads(codec.encode(event))}
+            for seq, event in story()
+            if seq > after
+        ],
+        "next_after": None,
+    }
 
 
-async def followed(handler: Handler, *, patience_s: float = 5.0) -> tuple[JobTracker, list[Asked], list[str]]:
-    async with served(handler, patience_s=patience_s) as (client, asked, said), asyncio.timeout(patience(10)):
+async def followed(
+    handler: Handler, *, patience_s: float = 5.0
+) -> tuple[JobTracker, list[Asked], list[str]]:
+    async with (
+        served(handler, patience_s=patience_s) as (client, asked, said),
+        asyncio.timeout(patience(10)),
+    ):
         watched = tracker()
         await watch(client, watched, Lines())
         return watched, asked, said
@@ -231,7 +326,9 @@ async def test_events_come_over_one_stream() -> None:
     assert said == []
 
 
-async def test_a_stream_that_breaks_is_resumed_after_the_last_event(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_breaks_is_resumed_after_the_last_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(follow, "PAUSE_S", 0.05)
 
     async def handler(one: Asked, writer: asyncio.StreamWriter) -> None:
@@ -246,7 +343,10 @@ async def test_a_stream_that_breaks_is_resumed_after_the_last_event(monkeypatch:
 
     watched, asked, said = await followed(handler)
     assert watched.tracks["j1"].verdict is Verdict.FLAKY
-    assert [one.path for one in asked if one.path.startswith("/events")] == ["/events?job_id=j1&after=9", "/events?job_id=j1&after=10"]
+    assert [one.path for one in asked if one.path.startswith("/events")] == [
+        "/events?job_id=j1&after=9",
+        "/events?job_id=j1&after=10",
+    ]
     assert said == []
 
 
@@ -284,7 +384,9 @@ async def test_a_server_that_is_gone_for_good_ends_the_wait() -> None:
         await followed(handler, patience_s=1.0)
 
 
-async def test_streams_that_break_at_once_are_made_up_for_by_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_streams_that_break_at_once_are_made_up_for_by_polling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(follow, "PAUSE_S", 0.05)
 
     async def handler(one: Asked, writer: asyncio.StreamWriter) -> None:
@@ -298,7 +400,9 @@ async def test_streams_that_break_at_once_are_made_up_for_by_polling(monkeypatch
     assert said == []
 
 
-async def test_a_token_with_all_its_streams_open_polls_and_reports_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_with_all_its_streams_open_polls_and_reports_no_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(follow, "POLL_S", 0.05)
     pages = iter([page(99), page(9)])
 
@@ -306,7 +410,12 @@ async def test_a_token_with_all_its_streams_open_polls_and_reports_no_outage(mon
         if one.path.startswith("/jobs/j1/events"):
             answer(writer, 200, next(pages))
         else:
-            answer(writer, 429, problem(429, "100 streams are open", "too-many-requests"), Retry_After="5")
+            answer(
+                writer,
+                429,
+                problem(429, "100 streams are open", "too-many-requests"),
+                Retry_After="5",
+            )
 
     watched, asked, said = await followed(handler)
     assert watched.tracks["j1"].verdict is Verdict.FLAKY
@@ -346,7 +455,11 @@ async def test_an_event_of_a_newer_version_is_passed_over() -> None:
 def test_messages_are_read_however_the_bytes_are_cut(size: int) -> None:
     data = b': hello\n\nid: 5\r\nevent: x\r\ndata: {"a":\ndata: \xe2\x80\xa8\x85}\r\n\r\nretry: 5\n\nid:6\ndata:x\n\nid: 7\ndata: unfinished'
     parser = Parser()
-    found = [message for start in range(0, len(data), size) for message in parser.feed(data[start : start + size])]
+    found = [
+        message
+        for start in range(0, len(data), size)
+        for message in parser.feed(data[start : start + size])
+    ]
     assert found == [Message("5", b'{"a":\n\xe2\x80\xa8\x85}', "x"), Message("6", b"x")]
 
 
@@ -366,7 +479,14 @@ BAD_VARIABLES = [
 
 @pytest.fixture
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "no_proxy",
+        "ssl_cert_file",
+        "ssl_cert_dir",
+    ):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     return monkeypatch
@@ -374,14 +494,18 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.mark.parametrize(("name", "value"), BAD_VARIABLES)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.1.2.3", "api.localhost"])
-async def test_a_local_address_needs_no_proxy(no_proxies: pytest.MonkeyPatch, name: str, value: str, host: str) -> None:
+async def test_a_local_address_needs_no_proxy(
+    no_proxies: pytest.MonkeyPatch, name: str, value: str, host: str
+) -> None:
     no_proxies.setenv(name, value)
     async with transport.open_http(f"http://{host}:1", patience_s=0) as http:
         assert http.where.startswith("the API at ")
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_VARIABLES)
-async def test_a_variable_that_cannot_be_used_is_named(no_proxies: pytest.MonkeyPatch, name: str, value: str) -> None:
+async def test_a_variable_that_cannot_be_used_is_named(
+    no_proxies: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     no_proxies.setenv(name, value)
     with pytest.raises(InvalidSettings, match="cannot be used") as raised:
         async with transport.open_http("https://queue.example", patience_s=0):
@@ -389,7 +513,9 @@ async def test_a_variable_that_cannot_be_used_is_named(no_proxies: pytest.Monkey
     assert raised.value.field == name
 
 
-async def test_a_certificate_file_counts_for_a_local_address_with_tls(no_proxies: pytest.MonkeyPatch) -> None:
+async def test_a_certificate_file_counts_for_a_local_address_with_tls(
+    no_proxies: pytest.MonkeyPatch,
+) -> None:
     no_proxies.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
     with pytest.raises(InvalidSettings, match="SSL_CERT_FILE"):
         async with transport.open_http("https://localhost:1", patience_s=0):
@@ -397,7 +523,9 @@ async def test_a_certificate_file_counts_for_a_local_address_with_tls(no_proxies
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-async def test_a_proxy_that_does_not_answer_is_named(no_proxies: pytest.MonkeyPatch, name: str) -> None:
+async def test_a_proxy_that_does_not_answer_is_named(
+    no_proxies: pytest.MonkeyPatch, name: str
+) -> None:
     no_proxies.setenv(name, "http://user:secret@127.0.0.1:1")
     async with transport.open_http("http://queue.example", patience_s=0) as http:
         with pytest.raises(CannotReach, match=f"through the proxy of {name}") as raised:

@@ -13,7 +13,9 @@ from qgjet.store.event_log import EventLog
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
 
 
-async def submitted(cli: Cli, *tests: str, suite: str = "ci-1", flags: tuple[str, ...] = ()) -> list[str]:
+async def submitted(
+    cli: Cli, *tests: str, suite: str = "ci-1", flags: tuple[str, ...] = ()
+) -> list[str]:
     """Ids of the tests' jobs, in a suite."""
     asked = [flag for test in tests for flag in ("--test", test)]
     answer = (await cli("submit", *asked, "--suite-id", suite, *flags, "--json")).json
@@ -25,21 +27,37 @@ async def all_ended(log: EventLog, *tests: str) -> None:
         await end_of(log, Slot(ORG, VERSION, TARGET, test))
 
 
-async def test_status_shows_the_job_and_its_attempts(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_status_shows_the_job_and_its_attempts(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     async with work({A: ("failed", "passed")}):
         (job_id,) = await submitted(over_api, A, flags=("--tag", "branch=main"))
         await all_ended(log, A)
     ended = await over_api("status", job_id)
     assert ended.code == 0
-    for text in (job_id, "done", "flaky: attempt 1 failed (scripted)", A, "branch=main", "0 runs first", "ci-1"):
+    for text in (
+        job_id,
+        "done",
+        "flaky: attempt 1 failed (scripted)",
+        A,
+        "branch=main",
+        "0 runs first",
+        "ci-1",
+    ):
         assert text in ended.out
     attempts = ended.out.splitlines()[-2:]
     assert [line.split()[:2] for line in attempts] == [["1", "failed"], ["2", "passed"]]
     found = (await over_api("status", "--job-id", job_id, "--json")).json
-    assert (found["legacy_status"], found["verdict"], [attempt["verdict"] for attempt in found["attempts"]]) == ("completed", "flaky", ["failed", "passed"])
+    assert (
+        found["legacy_status"],
+        found["verdict"],
+        [attempt["verdict"] for attempt in found["attempts"]],
+    ) == ("completed", "flaky", ["failed", "passed"])
 
 
-async def test_status_ends_with_the_exit_code_of_the_verdict_when_it_is_asked_to(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_status_ends_with_the_exit_code_of_the_verdict_when_it_is_asked_to(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     (waiting,) = await submitted(over_api, C, flags=("--target", "toaster"))
     async with work({A: ("failed",), B: ("infra_error",)}):
         jobs = await submitted(over_api, A, B, flags=("--max-retries", "0", "--infra-retries", "0"))
@@ -58,7 +76,12 @@ async def test_an_unknown_job_is_said_in_one_line(over_api: Cli) -> None:
 
 
 async def test_list_filters_and_is_json_on_demand(over_api: Cli, work: Work, log: EventLog) -> None:
-    await submitted(over_api, C, suite="ci-2", flags=("--target", "toaster", "--tag", "branch=dev", "--priority", "1"))
+    await submitted(
+        over_api,
+        C,
+        suite="ci-2",
+        flags=("--target", "toaster", "--tag", "branch=dev", "--priority", "1"),
+    )
     async with work({A: ("failed",)}):
         await submitted(over_api, A, B, flags=("--max-retries", "0"))
         await all_ended(log, A, B)
@@ -73,12 +96,24 @@ async def test_list_filters_and_is_json_on_demand(over_api: Cli, work: Work, log
     shown = await over_api("list")
     assert "queued (no_agent)" in shown.out
     assert "Priority: 0 runs first." in shown.err
-    assert shown.out.splitlines()[0].split() == ["JOB", "STATUS", "AGE", "PRIO", "TRIES", "TARGET", "VERSION", "TEST"]
+    assert shown.out.splitlines()[0].split() == [
+        "JOB",
+        "STATUS",
+        "AGE",
+        "PRIO",
+        "TRIES",
+        "TARGET",
+        "VERSION",
+        "TEST",
+    ]
 
 
 async def test_wait_follows_to_the_end(over_api: Cli, work: Work) -> None:
     first, second = await submitted(over_api, A, B, flags=("--max-retries", "0"))
-    async with over_api.start("wait", first, second, "--json") as by_id, over_api.start("wait", "--suite", "ci-1") as by_suite:
+    async with (
+        over_api.start("wait", first, second, "--json") as by_id,
+        over_api.start("wait", "--suite", "ci-1") as by_suite,
+    ):
         await by_id.says("Waiting for 2 jobs: 2 queued")
         await by_suite.says("Waiting for 2 jobs: 2 queued")
         async with work({B: ("failed",)}):
@@ -86,14 +121,20 @@ async def test_wait_follows_to_the_end(over_api: Cli, work: Work) -> None:
     assert "→ running" in of_ids.err
     assert "→ running" in of_suite.err
     assert (of_ids.code, of_suite.code) == (1, 1)
-    assert [(job["job_id"], job["verdict"]) for job in of_ids.json["jobs"]] == [(first, "passed"), (second, "failed")]
+    assert [(job["job_id"], job["verdict"]) for job in of_ids.json["jobs"]] == [
+        (first, "passed"),
+        (second, "failed"),
+    ]
     assert "failed" in of_suite.out
 
 
 async def test_wait_takes_in_jobs_that_join_the_suite(over_api: Cli, work: Work) -> None:
     gate = asyncio.Event()
     await submitted(over_api, A)
-    async with over_api.start("wait", "--suite", "ci-1", "--json") as waiting, work({B: ("config_error",)}, gate=gate):
+    async with (
+        over_api.start("wait", "--suite", "ci-1", "--json") as waiting,
+        work({B: ("config_error",)}, gate=gate),
+    ):
         await waiting.says("running")
         await submitted(over_api, B)
         await waiting.says("→ running", B)
@@ -103,7 +144,9 @@ async def test_wait_takes_in_jobs_that_join_the_suite(over_api: Cli, work: Work)
     assert [job["verdict"] for job in ended.json["jobs"]] == ["passed", "config_error"]
 
 
-async def test_wait_for_what_has_ended_answers_at_once_with_the_first_failure(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_wait_for_what_has_ended_answers_at_once_with_the_first_failure(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     async with work({A: ("infra_error", "passed")}):
         await submitted(over_api, A)
         await all_ended(log, A)
@@ -115,10 +158,16 @@ async def test_wait_for_what_has_ended_answers_at_once_with_the_first_failure(ov
     ended = await over_api("wait", job_id, "--fail-on-flaky", "--json")
     (job,) = ended.json["jobs"]
     assert ended.code == 1
-    assert (job["verdict"], job["first_failure"]["verdict"], job["attempts"]) == ("flaky", "infra_error", 3)
+    assert (job["verdict"], job["first_failure"]["verdict"], job["attempts"]) == (
+        "flaky",
+        "infra_error",
+        3,
+    )
 
 
-async def test_wait_has_a_timeout_and_an_interrupt_leaves_the_jobs_alone(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_wait_has_a_timeout_and_an_interrupt_leaves_the_jobs_alone(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     (job_id,) = await submitted(over_api, A)
     assert (await over_api("wait", job_id, "--timeout", "200ms")).code == 124
     async with over_api.start("wait", job_id) as waiting, work({A: ("hang",)}):
@@ -130,11 +179,17 @@ async def test_wait_has_a_timeout_and_an_interrupt_leaves_the_jobs_alone(over_ap
         assert (job.live, job.cancel_requested) == (True, False)
 
 
-async def test_cancel_ends_queued_jobs_and_asks_for_the_end_of_running_ones(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_cancel_ends_queued_jobs_and_asks_for_the_end_of_running_ones(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     waits, other = await submitted(over_api, A, B, flags=("--target", "toaster"))
     ended = await over_api("cancel", waits, "nope", other, "--reason", "no need")
     assert ended.code == 2
-    assert ended.out.splitlines() == [f"Job {waits} → cancelled", "Job nope → not cancelled", f"Job {other} → cancelled"]
+    assert ended.out.splitlines() == [
+        f"Job {waits} → cancelled",
+        "Job nope → not cancelled",
+        f"Job {other} → cancelled",
+    ]
     assert "nope" in ended.error
     again = await over_api("cancel", waits, "--json")
     assert (again.code, again.json[0]["status"]) == (0, "cancelled")
@@ -154,7 +209,9 @@ async def _running(log: EventLog, test: str) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_a_job_that_has_ended_in_another_way_cannot_be_cancelled(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_a_job_that_has_ended_in_another_way_cannot_be_cancelled(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     async with work():
         (job_id,) = await submitted(over_api, A)
         await all_ended(log, A)

@@ -20,7 +20,16 @@ from qgjet.store.event_log import EventLog
 from qgjet_cli.output.reports import api_base
 
 A, B, C = (f"tests/{name}.spec.js" for name in "abc")
-FLAGS = ("--junit", "out/junit.xml", "--ctrf", "out/ctrf.json", "--report-json", "out/deep/report.json", "--html", "out/report.html")
+FLAGS = (
+    "--junit",
+    "out/junit.xml",
+    "--ctrf",
+    "out/ctrf.json",
+    "--report-json",
+    "out/deep/report.json",
+    "--html",
+    "out/report.html",
+)
 
 
 @pytest.fixture(params=["nats", "api"])
@@ -35,7 +44,12 @@ def report_in(project: Path) -> document.Document:
     junit = junitparser.JUnitXml.fromstring((project / "out/junit.xml").read_bytes())
     ctrf = msgspec.json.decode((project / "out/ctrf.json").read_bytes())
     page = (project / "out/report.html").read_text()
-    assert junit.tests == ctrf["results"]["summary"]["tests"] == found.total == page.count('<details class="job')
+    assert (
+        junit.tests
+        == ctrf["results"]["summary"]["tests"]
+        == found.total
+        == page.count('<details class="job')
+    )
     assert [path.name for path in (project / "out").iterdir() if path.name.startswith(".")] == []
     return found
 
@@ -46,26 +60,42 @@ def verdicts(found: document.Document) -> dict[str, str | None]:
 
 async def test_run_writes_all_four(either: Cli, work: Work, project: Path) -> None:
     async with work({B: ("failed", "passed"), C: ("failed",)}):
-        ended = await either("run", "--test", "tests/[abc].spec.js", "--max-retries", "1", "--tag", "pr=7", *FLAGS)
+        ended = await either(
+            "run", "--test", "tests/[abc].spec.js", "--max-retries", "1", "--tag", "pr=7", *FLAGS
+        )
     assert ended.code == 1
     found = report_in(project)
     assert (found.verdict, found.exit_code, found.tags["pr"]) == ("failed", 1, "7")
     assert verdicts(found) == {A: "passed", B: "flaky", C: "failed"}
-    assert {job.test: [one.verdict for one in job.attempts] for job in found.jobs} == {A: ["passed"], B: ["failed", "passed"], C: ["failed", "failed"]}
+    assert {job.test: [one.verdict for one in job.attempts] for job in found.jobs} == {
+        A: ["passed"],
+        B: ["failed", "passed"],
+        C: ["failed", "failed"],
+    }
     junit = junitparser.JUnitXml.fromstring((project / "out/junit.xml").read_bytes())
     assert (junit.failures, junit.errors) == (1, 0)
 
 
-async def test_after_a_timeout_a_live_job_is_an_error(cli: Cli, log: EventLog, project: Path) -> None:
+async def test_after_a_timeout_a_live_job_is_an_error(
+    cli: Cli, log: EventLog, project: Path
+) -> None:
     ended = await cli("run", "--test", A, "--timeout", "0.2s", *FLAGS)
     assert ended.code == 124
     found = report_in(project)
     assert (found.verdict, found.exit_code, verdicts(found)) == (None, 124, {A: None})
-    assert '<error message="live: Not ended yet" type="live">' in (project / "out/junit.xml").read_text()
+    assert (
+        '<error message="live: Not ended yet" type="live">'
+        in (project / "out/junit.xml").read_text()
+    )
 
 
-async def test_after_an_interrupt_they_tell_what_was_cancelled(either: Cli, work: Work, project: Path) -> None:
-    async with work({"*": ("hang",)}), either.start("run", "--test", A, "--test", B, *FLAGS) as running:
+async def test_after_an_interrupt_they_tell_what_was_cancelled(
+    either: Cli, work: Work, project: Path
+) -> None:
+    async with (
+        work({"*": ("hang",)}),
+        either.start("run", "--test", A, "--test", B, *FLAGS) as running,
+    ):
         await running.says("→ running", B)
         running.signal(signal.SIGINT)
         ended = await running.ends()
@@ -74,7 +104,9 @@ async def test_after_an_interrupt_they_tell_what_was_cancelled(either: Cli, work
     assert (found.exit_code, verdicts(found)) == (130, {A: "cancelled", B: "cancelled"})
 
 
-async def test_a_job_that_was_not_accepted_is_in_them(either: Cli, work: Work, project: Path) -> None:
+async def test_a_job_that_was_not_accepted_is_in_them(
+    either: Cli, work: Work, project: Path
+) -> None:
     async with work({A: ("hang",)}):
         await either("submit", "--test", A)
         ended = await either("run", "--test", A, "--on-duplicate", "reject", *FLAGS)
@@ -83,27 +115,45 @@ async def test_a_job_that_was_not_accepted_is_in_them(either: Cli, work: Work, p
     assert (job.job_id, job.status, job.reason) == ("", None, "refused")
 
 
-async def test_wait_looks_up_the_attempts_of_jobs_that_ended_before(over_api: Cli, work: Work, project: Path) -> None:
+async def test_wait_looks_up_the_attempts_of_jobs_that_ended_before(
+    over_api: Cli, work: Work, project: Path
+) -> None:
     async with work({B: ("failed", "passed")}):
-        suite = (await over_api("run", "--test", A, "--test", B, "--tag", "pr=7", "--json")).json["suite_id"]
+        suite = (await over_api("run", "--test", A, "--test", B, "--tag", "pr=7", "--json")).json[
+            "suite_id"
+        ]
         ended = await over_api("wait", "--suite", suite, *FLAGS)
     assert ended.code == 0
     found = report_in(project)
-    assert (found.suite_id, found.verdict, found.exit_code, found.tags["pr"]) == (suite, "flaky", 0, "7")
-    assert {job.test: [one.verdict for one in job.attempts] for job in found.jobs} == {A: ["passed"], B: ["failed", "passed"]}
+    assert (found.suite_id, found.verdict, found.exit_code, found.tags["pr"]) == (
+        suite,
+        "flaky",
+        0,
+        "7",
+    )
+    assert {job.test: [one.verdict for one in job.attempts] for job in found.jobs} == {
+        A: ["passed"],
+        B: ["failed", "passed"],
+    }
 
 
-async def test_wait_tells_of_earlier_attempts_after_a_timeout_too(over_api: Cli, work: Work, project: Path, log: EventLog) -> None:
+async def test_wait_tells_of_earlier_attempts_after_a_timeout_too(
+    over_api: Cli, work: Work, project: Path, log: EventLog
+) -> None:
     async with work({A: ("failed", "hang")}), over_api.start("run", "--test", A) as running:
         await running.says("→ running", "attempt 2")
         job_id = (await over_api("list", "--json")).json[0]["job_id"]
-        ended = await over_api("wait", job_id, "--timeout", "3s", *FLAGS)  # long enough to look the job up on a busy machine
+        ended = await over_api(
+            "wait", job_id, "--timeout", "3s", *FLAGS
+        )  # long enough to look the job up on a busy machine
     assert ended.code == 124
     (job,) = report_in(project).jobs
     assert [one.verdict for one in job.attempts] == ["failed", None]
 
 
-async def test_the_last_that_is_known_is_written_when_the_server_goes(cli: Cli, server: NatsServer, project: Path) -> None:
+async def test_the_last_that_is_known_is_written_when_the_server_goes(
+    cli: Cli, server: NatsServer, project: Path
+) -> None:
     async with cli.start("run", "--test", A, "--patience", "0.5s", *FLAGS) as running:
         await running.says("Suite")
         server.stop()
@@ -113,17 +163,28 @@ async def test_the_last_that_is_known_is_written_when_the_server_goes(cli: Cli, 
     assert (found.exit_code, verdicts(found)) == (4, {A: None})
 
 
-@pytest.mark.parametrize(("url", "base"), [("http://user:secret@h/q/", "http://h/q"), ("localhost:8000", "http://localhost:8000"), ("", "")])
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://user:secret@h/q/", "http://h/q"),
+        ("localhost:8000", "http://localhost:8000"),
+        ("", ""),
+    ],
+)
 def test_links_to_artifacts_lead_to_the_api_without_its_password(url: str, base: str) -> None:
     assert api_base(Settings(api_url=url)) == base
 
 
-async def test_wait_writes_the_last_that_is_known_when_the_api_goes(cli: Cli, api_settings: Settings, project: Path) -> None:
+async def test_wait_writes_the_last_that_is_known_when_the_api_goes(
+    cli: Cli, api_settings: Settings, project: Path
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
         async with api_of(api_settings) as url:
             over_api = cli.with_variables(QGJET_NATS_URL="", QGJET_API_URL=url)
             await over_api("submit", "--test", A, "--suite-id", "s")
-            waiting = await stack.enter_async_context(over_api.start("wait", "--suite", "s", "--patience", "0.5s", *FLAGS))
+            waiting = await stack.enter_async_context(
+                over_api.start("wait", "--suite", "s", "--patience", "0.5s", *FLAGS)
+            )
             await waiting.says("Waiting for 1 job")
         ended = await waiting.ends()
     assert ended.code == 4
@@ -134,7 +195,9 @@ async def test_wait_writes_the_last_that_is_known_when_the_api_goes(cli: Cli, ap
 # -- what cannot be written ----------------------------------------------------------------------------------------------
 
 
-async def test_a_place_that_can_never_be_written_is_known_before_anything_is_submitted(cli: Cli, log: EventLog, project: Path) -> None:
+async def test_a_place_that_can_never_be_written_is_known_before_anything_is_submitted(
+    cli: Cli, log: EventLog, project: Path
+) -> None:
     (project / "file").write_text("")
     before = (await log.state()).last_seq
     for flag, path, says in (
@@ -154,11 +217,23 @@ def test_two_reports_do_not_share_a_file(inside: Inside) -> None:
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("passed", 2), ("failed", 1)])
-async def test_a_file_that_cannot_be_written_is_told_and_hides_no_worse_code(cli: Cli, work: Work, project: Path, outcome: str, code: int) -> None:
+async def test_a_file_that_cannot_be_written_is_told_and_hides_no_worse_code(
+    cli: Cli, work: Work, project: Path, outcome: str, code: int
+) -> None:
     gate = asyncio.Event()
     async with (
         work({A: (outcome,)}, gate=gate),
-        cli.start("run", "--test", A, "--max-retries", "0", "--junit", "out/junit.xml", "--ctrf", "ctrf.json") as running,
+        cli.start(
+            "run",
+            "--test",
+            A,
+            "--max-retries",
+            "0",
+            "--junit",
+            "out/junit.xml",
+            "--ctrf",
+            "ctrf.json",
+        ) as running,
     ):
         await running.says("→ running")
         (project / "out").rmdir()
@@ -169,13 +244,17 @@ async def test_a_file_that_cannot_be_written_is_told_and_hides_no_worse_code(cli
     assert (project / "ctrf.json").exists()
 
 
-async def test_a_file_that_is_there_is_replaced_and_a_pipe_is_written_to(cli: Cli, work: Work, project: Path) -> None:
+async def test_a_file_that_is_there_is_replaced_and_a_pipe_is_written_to(
+    cli: Cli, work: Work, project: Path
+) -> None:
     (project / "junit.xml").write_text("old" * 10_000)
     (project / "link.json").symlink_to("ctrf.json")
     os.mkfifo(project / "pipe")
     async with work():
         reading = asyncio.create_task(asyncio.to_thread((project / "pipe").read_text))
-        ended = await cli("run", "--test", A, "--junit", "junit.xml", "--ctrf", "link.json", "--html", "pipe")
+        ended = await cli(
+            "run", "--test", A, "--junit", "junit.xml", "--ctrf", "link.json", "--html", "pipe"
+        )
         page = await reading
     assert ended.code == 0
     assert junitparser.JUnitXml.fromstring((project / "junit.xml").read_bytes()).tests == 1

@@ -39,9 +39,28 @@ def root(tmp_path: Path) -> Path:
     ("pattern", "found"),
     [
         ("tests/*.spec.js", ["tests/a.spec.js"]),
-        ("tests/**/*.spec.[jt]s", ["tests/[id].spec.ts", "tests/a.spec.js", "tests/b.spec.ts", "tests/deep/c.spec.ts", "tests/deep/er/d.spec.js"]),
+        (
+            "tests/**/*.spec.[jt]s",
+            [
+                "tests/[id].spec.ts",
+                "tests/a.spec.js",
+                "tests/b.spec.ts",
+                "tests/deep/c.spec.ts",
+                "tests/deep/er/d.spec.js",
+            ],
+        ),
         ("**/*.spec.js", ["tests/a.spec.js", "tests/deep/er/d.spec.js", "top.spec.js"]),
-        ("tests/**", ["tests/B.spec.tsx", "tests/[id].spec.ts", "tests/a.spec.js", "tests/b.spec.ts", "tests/deep/c.spec.ts", "tests/deep/er/d.spec.js"]),
+        (
+            "tests/**",
+            [
+                "tests/B.spec.tsx",
+                "tests/[id].spec.ts",
+                "tests/a.spec.js",
+                "tests/b.spec.ts",
+                "tests/deep/c.spec.ts",
+                "tests/deep/er/d.spec.js",
+            ],
+        ),
         ("./tests/{a,b}.spec.{js,ts}", ["tests/a.spec.js", "tests/b.spec.ts"]),
         ("tests/?.spec.ts", ["tests/b.spec.ts"]),
         ("tests/[!a].spec.ts", ["tests/b.spec.ts"]),
@@ -52,18 +71,31 @@ def root(tmp_path: Path) -> Path:
         ("node_modules/*/*.js", ["node_modules/x/g.spec.js"]),
     ],
 )
-def test_a_pattern_stands_for_the_files_that_it_matches(root: Path, pattern: str, found: list[str]) -> None:
+def test_a_pattern_stands_for_the_files_that_it_matches(
+    root: Path, pattern: str, found: list[str]
+) -> None:
     assert expand([pattern], root) == found
 
 
 def test_a_path_is_taken_as_it_is_written_whether_it_is_there_or_not(root: Path) -> None:
-    for path in ("tests/a.spec.js", "./tests/a.spec.js", "not/here.spec.js", "", "tests/[id].spec.ts", " x "):
+    for path in (
+        "tests/a.spec.js",
+        "./tests/a.spec.js",
+        "not/here.spec.js",
+        "",
+        "tests/[id].spec.ts",
+        " x ",
+    ):
         assert expand([path], root) == [path]
 
 
 def test_a_file_that_must_exist_is_missed(root: Path) -> None:
-    assert expand(["tests/a.spec.js", "tests/a.spec.js::a", "LoginTest"], root, must_exist=True) == ["tests/a.spec.js", "tests/a.spec.js::a", "LoginTest"]
-    with pytest.raises(NoTests, match=rf"there is no test file not/here\.spec\.js \(and 1 more\) in {root}"):
+    assert expand(
+        ["tests/a.spec.js", "tests/a.spec.js::a", "LoginTest"], root, must_exist=True
+    ) == ["tests/a.spec.js", "tests/a.spec.js::a", "LoginTest"]
+    with pytest.raises(
+        NoTests, match=rf"there is no test file not/here\.spec\.js \(and 1 more\) in {root}"
+    ):
         expand(["tests/a.spec.js", "not/here.spec.js", "nor/there.py"], root, must_exist=True)
 
 
@@ -81,8 +113,12 @@ def test_each_test_comes_once_in_the_order_asked(root: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("pattern", ["*.py", "tests/*/", "nowhere/**", "tests/a.spec.js/*", "tests/*.spec", "[z-a]*"])
-def test_a_pattern_without_a_match_is_an_error_that_names_it_and_the_place(root: Path, pattern: str) -> None:
+@pytest.mark.parametrize(
+    "pattern", ["*.py", "tests/*/", "nowhere/**", "tests/a.spec.js/*", "tests/*.spec", "[z-a]*"]
+)
+def test_a_pattern_without_a_match_is_an_error_that_names_it_and_the_place(
+    root: Path, pattern: str
+) -> None:
     with pytest.raises(NoTests) as raised:
         expand(["top.spec.js", pattern], root)
     assert pattern in str(raised.value)
@@ -90,7 +126,19 @@ def test_a_pattern_without_a_match_is_an_error_that_names_it_and_the_place(root:
 
 
 @pytest.mark.parametrize(
-    "path", ["tests", "tests/", ".", "/*.js", "../*.js", "tests/../../*.js", "a\0*", "a\n*", "tests\\*.js", "{a,b}{a,b}{a,b}{a,b}{a,b}" * 3]
+    "path",
+    [
+        "tests",
+        "tests/",
+        ".",
+        "/*.js",
+        "../*.js",
+        "tests/../../*.js",
+        "a\0*",
+        "a\n*",
+        "tests\\*.js",
+        "{a,b}{a,b}{a,b}{a,b}{a,b}" * 3,
+    ],
 )
 def test_directories_and_patterns_that_lead_out_are_refused(root: Path, path: str) -> None:
     with pytest.raises(InvalidInput):
@@ -98,7 +146,11 @@ def test_directories_and_patterns_that_lead_out_are_refused(root: Path, path: st
 
 
 def test_braces_may_be_nested(root: Path) -> None:
-    assert expand(["tests/{a.spec.js,deep/{c.spec.ts,er/d.spec.js}}"], root) == ["tests/a.spec.js", "tests/deep/c.spec.ts", "tests/deep/er/d.spec.js"]
+    assert expand(["tests/{a.spec.js,deep/{c.spec.ts,er/d.spec.js}}"], root) == [
+        "tests/a.spec.js",
+        "tests/deep/c.spec.ts",
+        "tests/deep/er/d.spec.js",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +164,9 @@ def test_braces_may_be_nested(root: Path) -> None:
         (["tests/a.spec.js", "!nothing/**"], ["tests/a.spec.js"]),
     ],
 )
-def test_what_an_exclusion_matches_is_left_out(root: Path, asked: list[str], found: list[str]) -> None:
+def test_what_an_exclusion_matches_is_left_out(
+    root: Path, asked: list[str], found: list[str]
+) -> None:
     assert expand(asked, root) == found
 
 

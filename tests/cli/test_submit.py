@@ -16,12 +16,29 @@ from qgjet.store.event_log import EventLog
 from qgjet.store.job_queue import Queue
 
 A, B = "tests/a.spec.js", "tests/b.spec.js"
-S1 = ("submit", "--org-id", "qualgent", "--app-version-id", "xyz123", "--test", "tests/onboarding.spec.js", "--target", "emulator", "--priority", "2")
+S1 = (
+    "submit",
+    "--org-id",
+    "qualgent",
+    "--app-version-id",
+    "xyz123",
+    "--test",
+    "tests/onboarding.spec.js",
+    "--target",
+    "emulator",
+    "--priority",
+    "2",
+)
 HOSTILE = "../a b*.>%~/\\\u202e\x1b[31m'\"$(x)"
 
 
 def slot(test: str = A, **fields: str) -> Slot:
-    return Slot(fields.get("org_id", ORG), fields.get("app_version_id", VERSION), fields.get("target", TARGET), test)
+    return Slot(
+        fields.get("org_id", ORG),
+        fields.get("app_version_id", VERSION),
+        fields.get("target", TARGET),
+        test,
+    )
 
 
 async def submitted(log: EventLog, of: Slot) -> Submitted:
@@ -35,7 +52,12 @@ async def test_the_first_line_of_s1_works_as_it_stands(either: Cli, log: EventLo
     assert ended.code == 0, ended.err
     spec = (await submitted(log, slot("tests/onboarding.spec.js"))).spec
     assert ended.out == f"Job submitted! ID: {spec.job_id} | Status: queued\n"
-    assert (spec.org_id, spec.app_version_id, spec.target, spec.priority) == ("qualgent", "xyz123", "emulator", 2)
+    assert (spec.org_id, spec.app_version_id, spec.target, spec.priority) == (
+        "qualgent",
+        "xyz123",
+        "emulator",
+        2,
+    )
 
 
 async def test_the_second_line_of_s1_finds_the_job(over_api: Cli) -> None:
@@ -44,14 +66,29 @@ async def test_the_second_line_of_s1_finds_the_job(over_api: Cli) -> None:
     assert ended.code == 0
     assert "queued" in ended.out
     found = (await over_api("status", f"--job-id={job['job_id']}", "--json", program="qgjob")).json
-    assert (found["job_id"], found["status"], found["legacy_status"], found["test"]) == (job["job_id"], "queued", "queued", "tests/onboarding.spec.js")
+    assert (found["job_id"], found["status"], found["legacy_status"], found["test"]) == (
+        job["job_id"],
+        "queued",
+        "queued",
+        "tests/onboarding.spec.js",
+    )
 
 
 async def test_one_path_is_one_object(either: Cli) -> None:
     ended = await either("submit", "--test", A, "--tag", "branch=main", "--json")
     job = ended.json
-    assert " ".join(job) == "job_id status legacy_status org_id app_version_id target test priority suite_id attached replaced seq error"
-    assert (job["status"], job["legacy_status"], job["org_id"], job["app_version_id"], job["target"], job["test"]) == (
+    assert (
+        " ".join(job)
+        == "job_id status legacy_status org_id app_version_id target test priority suite_id attached replaced seq error"
+    )
+    assert (
+        job["status"],
+        job["legacy_status"],
+        job["org_id"],
+        job["app_version_id"],
+        job["target"],
+        job["test"],
+    ) == (
         "queued",
         "queued",
         ORG,
@@ -60,12 +97,28 @@ async def test_one_path_is_one_object(either: Cli) -> None:
         A,
     )
     assert job["seq"] > 0
-    assert (job["attached"], job["replaced"], job["error"], job["suite_id"]) == (False, None, None, None)
+    assert (job["attached"], job["replaced"], job["error"], job["suite_id"]) == (
+        False,
+        None,
+        None,
+        None,
+    )
 
 
 async def test_a_pattern_and_several_tests_are_a_list_and_a_suite(either: Cli) -> None:
     of_pattern = (await either("submit", "--test", "tests/on*.spec.js", "--json")).json
-    of_several = (await either("submit", "--test", B, "--test", "tests/[ab].spec.{js,ts}", "--test", "not/here.spec.js", "--json")).json
+    of_several = (
+        await either(
+            "submit",
+            "--test",
+            B,
+            "--test",
+            "tests/[ab].spec.{js,ts}",
+            "--test",
+            "not/here.spec.js",
+            "--json",
+        )
+    ).json
     assert [job["test"] for job in of_pattern] == ["tests/onboarding.spec.js"]
     assert [job["test"] for job in of_several] == [B, A, "not/here.spec.js"]
     assert len({job["suite_id"] for job in of_several}) == 1
@@ -80,10 +133,15 @@ async def test_many_jobs_are_told_with_their_tests(either: Cli) -> None:
     assert suite == "Suite: ci-7 | Jobs: 2"
 
 
-async def test_a_live_duplicate_is_attached_to_rejected_or_replaced(either: Cli, log: EventLog) -> None:
+async def test_a_live_duplicate_is_attached_to_rejected_or_replaced(
+    either: Cli, log: EventLog
+) -> None:
     first = (await either("submit", "--test", A, "--json")).json["job_id"]
     attached = await either("submit", "--test", A)
-    assert attached.out == f"Job submitted! ID: {first} | Status: queued | attached to a live job of the same test\n"
+    assert (
+        attached.out
+        == f"Job submitted! ID: {first} | Status: queued | attached to a live job of the same test\n"
+    )
     rejected = await either("submit", "--test", A, "--on-duplicate", "reject")
     assert (rejected.code, rejected.out) == (2, "")
     assert first in rejected.error
@@ -94,7 +152,9 @@ async def test_a_live_duplicate_is_attached_to_rejected_or_replaced(either: Cli,
 
 async def test_of_many_the_refused_ones_are_named_and_the_others_are_submitted(either: Cli) -> None:
     await either("submit", "--test", A)
-    ended = await either("submit", "--test", A, "--test", B, "--on-duplicate", "reject", "--partial", "--json")
+    ended = await either(
+        "submit", "--test", A, "--test", B, "--on-duplicate", "reject", "--partial", "--json"
+    )
     refused, accepted = ended.json
     assert ended.code == 2
     assert (refused["job_id"], accepted["error"]) == (None, None)
@@ -114,7 +174,11 @@ async def test_of_many_one_that_is_refused_refuses_all(either: Cli, log: EventLo
 async def test_the_same_idempotency_key_gives_the_same_job(either: Cli) -> None:
     first = (await either("submit", "--test", A, "--idempotency-key", "run 7", "--json")).json
     again = (await either("submit", "--test", A, "--idempotency-key", "run 7", "--json")).json
-    assert (again["job_id"], again["attached"], again["seq"]) == (first["job_id"], False, first["seq"])
+    assert (again["job_id"], again["attached"], again["seq"]) == (
+        first["job_id"],
+        False,
+        first["seq"],
+    )
     other = await either("submit", "--test", A, "--idempotency-key", "run 7", "--priority", "1")
     assert other.code == 2
     assert "another request" in other.error
@@ -127,17 +191,51 @@ async def test_an_idempotency_key_holds_for_many_jobs(either: Cli) -> None:
     assert {job["suite_id"] for job in first} == {job["suite_id"] for job in again}
 
 
-async def test_flags_go_before_variables_and_variables_before_the_file(either: Cli, project: Path, log: EventLog) -> None:
-    (project / "qgjet.toml").write_text('org_id = "file"\ntarget = "file"\n[job]\nmax_retries = 7\ninfra_retries = 1\nqueue_timeout = "2h"\n')
-    ended = await either("submit", "--test", A, "--target", "flag", "--infra-retries", "2", "--execution-timeout", "90s")
+async def test_flags_go_before_variables_and_variables_before_the_file(
+    either: Cli, project: Path, log: EventLog
+) -> None:
+    (project / "qgjet.toml").write_text(
+        'org_id = "file"\ntarget = "file"\n[job]\nmax_retries = 7\ninfra_retries = 1\nqueue_timeout = "2h"\n'
+    )
+    ended = await either(
+        "submit",
+        "--test",
+        A,
+        "--target",
+        "flag",
+        "--infra-retries",
+        "2",
+        "--execution-timeout",
+        "90s",
+    )
     assert ended.code == 0, ended.err
     spec = (await submitted(log, slot(target="flag"))).spec
-    assert (spec.org_id, spec.max_retries, spec.infra_retries, spec.queue_timeout_s, spec.execution_timeout_s) == (ORG, 7, 2, 7200.0, 90.0)
+    assert (
+        spec.org_id,
+        spec.max_retries,
+        spec.infra_retries,
+        spec.queue_timeout_s,
+        spec.execution_timeout_s,
+    ) == (ORG, 7, 2, 7200.0, 90.0)
 
 
-async def test_hostile_ids_are_kept_as_they_are_and_shown_harmlessly(either: Cli, log: EventLog) -> None:
+async def test_hostile_ids_are_kept_as_they_are_and_shown_harmlessly(
+    either: Cli, log: EventLog
+) -> None:
     test = "it's (a) $PATH; rm `x` > y | \u202e 100%.spec.js"
-    ended = await either("submit", "--test", test, "--test", A, "--org-id", HOSTILE, "--target", HOSTILE, "--tag", f"k={HOSTILE}")
+    ended = await either(
+        "submit",
+        "--test",
+        test,
+        "--test",
+        A,
+        "--org-id",
+        HOSTILE,
+        "--target",
+        HOSTILE,
+        "--tag",
+        f"k={HOSTILE}",
+    )
     assert ended.code == 0, ended.err
     assert "\x1b" not in ended.out + ended.err
     assert "\u202e" not in ended.out + ended.err
@@ -162,13 +260,17 @@ async def test_a_target_that_nobody_serves_is_warned_of(either: Cli, work: Work)
     assert unserved.json["target"] == "toaster"
 
 
-async def test_a_job_is_found_by_an_agent_that_comes_later_without_a_janitor(cli: Cli, work: Work, log: EventLog) -> None:
+async def test_a_job_is_found_by_an_agent_that_comes_later_without_a_janitor(
+    cli: Cli, work: Work, log: EventLog
+) -> None:
     await cli("submit", "--test", A)
     async with work():
         assert (await of_agent(log, slot())).verdict is Verdict.PASSED
 
 
-async def test_a_lane_keeps_the_visibility_timeout_of_its_deployment(cli: Cli, connection: Connection) -> None:
+async def test_a_lane_keeps_the_visibility_timeout_of_its_deployment(
+    cli: Cli, connection: Connection
+) -> None:
     async def config() -> Any:
         return (await connection.api(f"CONSUMER.INFO.{STREAM}.{lane_consumer(lane)}"))["config"]
 
@@ -179,8 +281,12 @@ async def test_a_lane_keeps_the_visibility_timeout_of_its_deployment(cli: Cli, c
     assert await config() == before
 
 
-async def test_the_order_of_priorities_is_that_of_the_server(cli: Cli, server: object, project: Path, log: EventLog) -> None:
-    ended = await cli("submit", "--test", A, "--priority", "9", QGJET_QUEUE_PRIORITY_ORDER="high-first")
+async def test_the_order_of_priorities_is_that_of_the_server(
+    cli: Cli, server: object, project: Path, log: EventLog
+) -> None:
+    ended = await cli(
+        "submit", "--test", A, "--priority", "9", QGJET_QUEUE_PRIORITY_ORDER="high-first"
+    )
     assert ended.code == 4
     assert "priority_order is low-first" in ended.error
     await cli("submit", "--test", A, "--priority", "9")
@@ -191,7 +297,9 @@ async def test_a_batch_larger_than_one_request_is_cut(over_api: Cli, project: Pa
     for number in range(1003):
         (project / "tests" / f"n{number:04}.spec.ts").touch()
     jobs = (await over_api("submit", "--test", "tests/n*.spec.ts", "--json")).json
-    assert [job["test"] for job in jobs] == [f"tests/n{number:04}.spec.ts" for number in range(1003)]
+    assert [job["test"] for job in jobs] == [
+        f"tests/n{number:04}.spec.ts" for number in range(1003)
+    ]
     assert len({job["job_id"] for job in jobs}) == 1003
     assert len({job["suite_id"] for job in jobs}) == 1
 
@@ -202,11 +310,16 @@ async def test_paths_count_from_the_project_that_the_settings_name(cli: Cli, pro
     (project / "qgjet.toml").write_text(f'[targets.{TARGET}]\ndir = "apps/shop"\n')
     inner = Cli(project / "apps")
     inner.environment = cli.environment
-    assert [job["test"] for job in (await inner("submit", "--test", "tests/**/*.spec.ts", "--json")).json] == ["tests/cart.spec.ts"]
+    assert [
+        job["test"]
+        for job in (await inner("submit", "--test", "tests/**/*.spec.ts", "--json")).json
+    ] == ["tests/cart.spec.ts"]
     assert (await cli("submit", "--test", "apps/shop/tests/*.spec.ts")).code == 5
 
 
-async def test_a_key_belongs_to_one_request_whatever_its_test(either: Cli, cli: Cli, log: EventLog) -> None:
+async def test_a_key_belongs_to_one_request_whatever_its_test(
+    either: Cli, cli: Cli, log: EventLog
+) -> None:
     """Another test is another slot, where the first job is not found."""
     assert (await either("submit", "--test", A, "--idempotency-key", "k")).code == 0
     for command in ("submit", "run"):
@@ -216,9 +329,26 @@ async def test_a_key_belongs_to_one_request_whatever_its_test(either: Cli, cli: 
 
 
 async def test_the_wishes_that_an_attached_job_does_not_follow_are_named(either: Cli) -> None:
-    assert "not followed" not in (await either("submit", "--test", A, "--execution-timeout", "9s")).err
+    assert (
+        "not followed" not in (await either("submit", "--test", A, "--execution-timeout", "9s")).err
+    )
     assert "not followed" not in (await either("submit", "--test", A, "--no-ci-tags")).err
-    attached = await either("submit", "--test", A, "--execution-timeout", "5s", "--priority", "1", "--max-retries", "1", "--no-ci-tags", "--json")
+    attached = await either(
+        "submit",
+        "--test",
+        A,
+        "--execution-timeout",
+        "5s",
+        "--priority",
+        "1",
+        "--max-retries",
+        "1",
+        "--no-ci-tags",
+        "--json",
+    )
     assert attached.json["attached"]
-    assert "1 job attached: the better priority and the shorter timeouts of both submissions count" in attached.err
+    assert (
+        "1 job attached: the better priority and the shorter timeouts of both submissions count"
+        in attached.err
+    )
     assert "Warning: 1 job attached; max retries of this command not followed" in attached.err

@@ -29,12 +29,29 @@ def named(*paths: str) -> list[str]:
     return [flag for path in paths for flag in ("--test", path)]
 
 
-async def test_a_suite_fails_is_listed_and_only_what_failed_runs_again(over_api: Cli, work: Work) -> None:
+async def test_a_suite_fails_is_listed_and_only_what_failed_runs_again(
+    over_api: Cli, work: Work
+) -> None:
     async with work({A: ("failed",), B: ("passed",)}):
-        first = await over_api("run", *named(A, B), "--suite-id", "nightly", "--max-retries", "0", "--tag", "branch=main", "--json")
+        first = await over_api(
+            "run",
+            *named(A, B),
+            "--suite-id",
+            "nightly",
+            "--max-retries",
+            "0",
+            "--tag",
+            "branch=main",
+            "--json",
+        )
         assert first.code == 1
         (listed,) = (await over_api("suites", "--json")).json
-        assert (listed["suite_id"], listed["verdict"], listed["total"], listed["tags"]["branch"]) == ("nightly", "failed", 2, "main")
+        assert (
+            listed["suite_id"],
+            listed["verdict"],
+            listed["total"],
+            listed["tags"]["branch"],
+        ) == ("nightly", "failed", 2, "main")
         table = (await over_api("suites")).out
         assert "nightly" in table
         assert "main" in table
@@ -55,9 +72,18 @@ async def test_a_green_suite_has_nothing_to_run_again(over_api: Cli, work: Work)
         assert (await over_api("wait", whole["suite_id"])).code == 0
 
 
-async def test_a_client_that_is_killed_in_the_middle_leaves_nothing_green(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_a_client_that_is_killed_in_the_middle_leaves_nothing_green(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     """Its one chunk has passed; the janitor closes the suite, and `wait` waits for that."""
-    one = Submission(suite_id="torn", id="x", specs=[spec(org_id=ORG, app_version_id=VERSION, target=TARGET, test=A, suite_ids=("torn",))], modes=[ATTACH])
+    one = Submission(
+        suite_id="torn",
+        id="x",
+        specs=[
+            spec(org_id=ORG, app_version_id=VERSION, target=TARGET, test=A, suite_ids=("torn",))
+        ],
+        modes=[ATTACH],
+    )
     async with work({A: ("passed",)}):
         await submit_suite(log, replace(one, to_come=1))
         await end_of(log, slot(A))
@@ -77,8 +103,19 @@ async def listed_with_one_to_come(cli: Cli) -> bool:
 
 
 @pytest.mark.parametrize("flags", [(), ("--partial",)])
-async def test_more_jobs_than_one_request_holds_are_one_submission(either: Cli, log: EventLog, flags: tuple[str, ...]) -> None:
-    assert (await either("submit", *named(*(f"t{number}" for number in range(1500))), "--suite-id", "large", "--no-ci-tags", *flags)).code == 0
+async def test_more_jobs_than_one_request_holds_are_one_submission(
+    either: Cli, log: EventLog, flags: tuple[str, ...]
+) -> None:
+    assert (
+        await either(
+            "submit",
+            *named(*(f"t{number}" for number in range(1500))),
+            "--suite-id",
+            "large",
+            "--no-ci-tags",
+            *flags,
+        )
+    ).code == 0
     events = [event async for _, event in openings(log, ORG, "large")]
     assert len({event.submission for event in events}) == 1
     assert (events[0].to_come > 0, events[-1].to_come) == (True, 0)
@@ -110,15 +147,27 @@ async def test_a_suite_is_cancelled_by_its_id(over_api: Cli, work: Work, log: Ev
         assert (await over_api("wait", "long")).code == 6
 
 
-async def test_the_rest_is_cancelled_after_the_first_failure(either: Cli, work: Work, log: EventLog) -> None:
+async def test_the_rest_is_cancelled_after_the_first_failure(
+    either: Cli, work: Work, log: EventLog
+) -> None:
     async with work({A: ("failed",), B: HANG, C: HANG}):
         ended = await either("run", *named(A, B, C), "--max-retries", "0", "--fail-fast", "--json")
     assert ended.code == 1
-    assert {job["test"]: job["verdict"] for job in ended.json["jobs"]} == {A: "failed", B: "cancelled", C: "cancelled"}
+    assert {job["test"]: job["verdict"] for job in ended.json["jobs"]} == {
+        A: "failed",
+        B: "cancelled",
+        C: "cancelled",
+    }
     assert "1 failed: cancelling the rest" in ended.err
 
 
 async def test_as_many_failures_as_allowed_are_waited_for(either: Cli, work: Work) -> None:
     async with work({A: ("failed",), B: ("failed",), C: HANG}):
-        ended = await either("run", *named(A, B, C), "--max-retries", "0", "--max-failures", "2", "--json")
-    assert {job["test"]: job["verdict"] for job in ended.json["jobs"]} == {A: "failed", B: "failed", C: "cancelled"}
+        ended = await either(
+            "run", *named(A, B, C), "--max-retries", "0", "--max-failures", "2", "--json"
+        )
+    assert {job["test"]: job["verdict"] for job in ended.json["jobs"]} == {
+        A: "failed",
+        B: "failed",
+        C: "cancelled",
+    }

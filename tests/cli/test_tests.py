@@ -10,7 +10,9 @@ from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now
 
 
-async def test_tests_are_listed_in_the_order_that_is_asked_for(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_tests_are_listed_in_the_order_that_is_asked_for(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     nothing = await over_api("tests", "list")
     assert (nothing.code, nothing.out, nothing.err) == (0, "", "No tests.\n")
     async with work({A: ("failed",), B: ("failed", "passed"), C: ("passed",)}):
@@ -21,7 +23,9 @@ async def test_tests_are_listed_in_the_order_that_is_asked_for(over_api: Cli, wo
         found = (await over_api("tests", "list", "--order", order, "--json")).json
         assert (found[0]["test"], len(found)) == (first, 3), order
     slowest = (await over_api("tests", "list", "--order", "slowest", "--json")).json
-    assert [one["mean_s"] for one in slowest] == sorted((one["mean_s"] for one in slowest), reverse=True)
+    assert [one["mean_s"] for one in slowest] == sorted(
+        (one["mean_s"] for one in slowest), reverse=True
+    )
     shown = await over_api("tests", "list", "--order", "flakiest", "--limit", "1")
     assert "There are more than these 1: raise --limit." in shown.err
     columns, row = (line.split() for line in shown.out.splitlines())
@@ -32,7 +36,9 @@ async def test_tests_are_listed_in_the_order_that_is_asked_for(over_api: Cli, wo
     assert (await over_api("tests", "list", "--days", "0")).code == 2
 
 
-async def test_a_test_is_shown_by_day_and_by_version(over_api: Cli, work: Work, log: EventLog) -> None:
+async def test_a_test_is_shown_by_day_and_by_version(
+    over_api: Cli, work: Work, log: EventLog
+) -> None:
     async with work({A: ("failed",)}):
         await submitted(over_api, A, flags=("--max-retries", "0"))
         await all_ended(log, A)
@@ -48,7 +54,9 @@ async def test_a_test_is_shown_by_day_and_by_version(over_api: Cli, work: Work, 
     assert rest[:5] == [TARGET, ORG, "1", "0", "%"]
     assert versions[1].split()[:5] == [VERSION, TARGET, "1", "0", "%"]
     found = (await over_api("tests", "show", A, "--json")).json
-    assert [(one["app_version_id"], one["verdicts"]) for one in found["versions"]] == [(VERSION, {"failed": 1})]
+    assert [(one["app_version_id"], one["verdicts"]) for one in found["versions"]] == [
+        (VERSION, {"failed": 1})
+    ]
     assert [one["verdicts"] for one in found["days"]] == [{"failed": 1}]
     never = await over_api("tests", "show", "tests/never.spec.js")
     assert never.code == 0

@@ -35,7 +35,9 @@ class Ended(Struct, frozen=True):
 @pytest.fixture(scope="session")
 def shop() -> Path:
     """`make test` installs it; without it these tests cannot say anything."""
-    assert (SHOP / "node_modules" / "@playwright" / "test" / "cli.js").exists(), f"run `npm ci --ignore-scripts` in {SHOP}"
+    assert (SHOP / "node_modules" / "@playwright" / "test" / "cli.js").exists(), (
+        f"run `npm ci --ignore-scripts` in {SHOP}"
+    )
     return SHOP
 
 
@@ -44,7 +46,9 @@ def qgjet(shop: Path, tmp_path: Path) -> Callable[..., Ended]:
     """Run `qgjet` in the example project, without a server of its own making."""
 
     def run(*arguments: str, timeout_s: float = 100.0, **variables: str) -> Ended:
-        environment = {name: value for name, value in os.environ.items() if not is_ours(name)} | variables
+        environment = {
+            name: value for name, value in os.environ.items() if not is_ours(name)
+        } | variables
         done = subprocess.run(
             [str(Path(sys.executable).with_name("qgjet")), *arguments],
             cwd=shop,

@@ -21,10 +21,16 @@ HEAD = b'{"config":{"rootDir":"/p","configFile":"/p/c.js"},"suites":[{"title":"a
 FAILURE = json.dumps({"message": "Error: expect(received).toBe(expected)\n" + "z" * 6000}).encode()
 
 
-def _spec(number: int, more: bytes = b"", status: bytes = b"passed", judged: bytes = b"expected") -> bytes:
+def _spec(
+    number: int, more: bytes = b"", status: bytes = b"passed", judged: bytes = b"expected"
+) -> bytes:
     result = b'{"status":"%s","duration":1,"errors":[]%s}' % (status, more)
     test = b'{"status":"%s","expectedStatus":"passed","results":[%s]}' % (judged, result)
-    return b'{"title":"t%d","id":"id%d","file":"a.js","line":1,"tests":[%s]}' % (number, number, test)
+    return b'{"title":"t%d","id":"id%d","file":"a.js","line":1,"tests":[%s]}' % (
+        number,
+        number,
+        test,
+    )
 
 
 def _attachment(file: BinaryIO, size: int) -> None:
@@ -72,7 +78,10 @@ def _junit_failures(file: BinaryIO, size: int) -> None:
     file.write(b"<testsuite>")
     number = 0
     while file.tell() < size:
-        file.write(b'<testcase classname="c" name="t%d" time="0.1"><failure message="wrong">%s</failure></testcase>' % (number, b"q" * 8000))
+        file.write(
+            b'<testcase classname="c" name="t%d" time="0.1"><failure message="wrong">%s</failure></testcase>'
+            % (number, b"q" * 8000)
+        )
         number += 1
     file.write(b"</testsuite>")
 
@@ -96,14 +105,22 @@ def write(kind: str, size_mib: int, path: Path) -> None:
 def main(kind: str, path: str) -> None:
     with Path(path).open("rb") as report:
         if kind.startswith("junit"):
-            outcome = command_outcome(CommandEvidence(exit_code=0, junit=report, junit_due=True, duration_s=1.0, project_dir="/p"))
+            outcome = command_outcome(
+                CommandEvidence(
+                    exit_code=0, junit=report, junit_due=True, duration_s=1.0, project_dir="/p"
+                )
+            )
         else:
-            outcome = appwright_outcome(Evidence(exit_code=0, report=report, duration_s=1.0, project_dir="/p", test="a.js"))
+            outcome = appwright_outcome(
+                Evidence(exit_code=0, report=report, duration_s=1.0, project_dir="/p", test="a.js")
+            )
     print(outcome.verdict, _peak_mib())
 
 
 def _peak_mib() -> int:
-    """Of this process alone: where it has /proc, because ru_maxrss keeps the size of the process that forked it."""
+    """Of this process alone: where it has /proc, because ru_maxrss keeps the size of the process
+    that forked it.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)[1]) // 1024  # type: ignore[index]

@@ -1,4 +1,6 @@
-"""What AppWright runs come to, live through the whole of qgjet: verdict, exit code and JUnit of each."""
+"""What AppWright runs come to, live through the whole of qgjet: verdict, exit code and JUnit of
+each.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ RETRIES = ("--max-retries", "0", "--infra-retries", "0")
 def lab(shop: Path, tmp_path: Path) -> Path:
     """The example project with specs that go wrong, in a directory of its own."""
     place = tmp_path / "lab"
-    shutil.copytree(shop, place, ignore=shutil.ignore_patterns("node_modules", ".qgjet", "test-results"))
+    shutil.copytree(
+        shop, place, ignore=shutil.ignore_patterns("node_modules", ".qgjet", "test-results")
+    )
     (place / "node_modules").symlink_to(shop / "node_modules")
     for name, text in SPECS.items():
         (place / "tests" / f"{name}.spec.ts").write_text(text)
@@ -61,9 +65,27 @@ def environment(**variables: str) -> dict[str, str]:
 def run(lab: Path) -> Run:
     """`qgjet run --junit junit.xml --json` of one app version on one target."""
 
-    def call(*tests: str, target: str = "emulator", version: str = "1.0.0", flags: tuple[str, ...] = RETRIES, **variables: str) -> Ended:
+    def call(
+        *tests: str,
+        target: str = "emulator",
+        version: str = "1.0.0",
+        flags: tuple[str, ...] = RETRIES,
+        **variables: str,
+    ) -> Ended:
         named = [flag for test in tests for flag in ("--test", f"tests/{test}")]
-        asked = ("--org-id", "shop", "--app-version-id", version, "--target", target, *named, *flags, "--junit", "junit.xml", "--json")
+        asked = (
+            "--org-id",
+            "shop",
+            "--app-version-id",
+            version,
+            "--target",
+            target,
+            *named,
+            *flags,
+            "--junit",
+            "junit.xml",
+            "--json",
+        )
         done = subprocess.run(
             [str(Path(sys.executable).with_name("qgjet")), "run", *asked],
             cwd=lab,
@@ -80,14 +102,19 @@ def run(lab: Path) -> Run:
 
 
 def found(ended: Ended) -> dict[str, tuple[str, str]]:
-    return {job["test"].removeprefix("tests/"): (job["verdict"], job["reason"]) for job in ended.document["jobs"]}
+    return {
+        job["test"].removeprefix("tests/"): (job["verdict"], job["reason"])
+        for job in ended.document["jobs"]
+    }
 
 
 SEVERITY = ("passed", "flakyFailure", "skipped", "failure", "error")
 
 
 def junit(lab: Path) -> dict[str, str]:
-    """The worst that the report says of each file, by two readers that must agree: passed, flakyFailure, skipped, failure or error."""
+    """The worst that the report says of each file, by two readers that must agree: passed,
+    flakyFailure, skipped, failure or error.
+    """
     first: dict[str, list[str]] = {}
     for suite in junitparser.JUnitXml.fromfile(str(lab / "junit.xml")):
         for case in suite:
@@ -95,10 +122,19 @@ def junit(lab: Path) -> dict[str, str]:
             first.setdefault(Path(case.classname or "").name, []).append(kind[0].lower() + kind[1:])
     second: dict[str, list[str]] = {}
     for element in ET.parse(lab / "junit.xml").getroot().iter("testcase"):
-        kinds = [child.tag for child in element if child.tag in ("failure", "error", "skipped", "flakyFailure")]
-        second.setdefault(Path(element.get("classname", "")).name, []).append(kinds[0] if kinds else "passed")
+        kinds = [
+            child.tag
+            for child in element
+            if child.tag in ("failure", "error", "skipped", "flakyFailure")
+        ]
+        second.setdefault(Path(element.get("classname", "")).name, []).append(
+            kinds[0] if kinds else "passed"
+        )
     # the first reader does not know Surefire's flakyFailure
-    assert _worst(first) == {name: "passed" if word == "flakyFailure" and first[name] == ["passed"] else word for name, word in _worst(second).items()}
+    assert _worst(first) == {
+        name: "passed" if word == "flakyFailure" and first[name] == ["passed"] else word
+        for name, word in _worst(second).items()
+    }
     return _worst(second)
 
 
@@ -133,14 +169,18 @@ def test_each_way_a_spec_can_go_has_its_verdict(run: Run, lab: Path) -> None:
     assert "one is two" in (lab / "junit.xml").read_text()
 
 
-def test_a_test_file_that_is_not_there_is_refused_before_anything_is_submitted(run: Run, lab: Path) -> None:
+def test_a_test_file_that_is_not_there_is_refused_before_anything_is_submitted(
+    run: Run, lab: Path
+) -> None:
     ended = run("onboarding.spec.js", "missing.spec.ts")
     assert (ended.code, ended.stdout) == (5, "")
     assert f"there is no test file tests/missing.spec.ts in {lab}" in ended.stderr
 
 
 def test_a_project_that_the_config_does_not_have_is_a_config_error(run: Run, lab: Path) -> None:
-    settings = (lab / "qgjet.toml").read_text().replace('project = "emulator"', 'project = "toaster"')
+    settings = (
+        (lab / "qgjet.toml").read_text().replace('project = "emulator"', 'project = "toaster"')
+    )
     tomllib.loads(settings)
     (lab / "qgjet.toml").write_text(settings)
     ended = run("login.spec.ts")
@@ -149,7 +189,12 @@ def test_a_project_that_the_config_does_not_have_is_a_config_error(run: Run, lab
 
 
 def test_a_failure_that_passes_at_the_second_attempt_stays_visible(run: Run, lab: Path) -> None:
-    ended = run("checkout.spec.ts", version="flaky", flags=("--max-retries", "1"), QGJET_QUEUE_RETRY_BASE="100ms")
+    ended = run(
+        "checkout.spec.ts",
+        version="flaky",
+        flags=("--max-retries", "1"),
+        QGJET_QUEUE_RETRY_BASE="100ms",
+    )
     assert (ended.code, found(ended)["checkout.spec.ts"][0]) == (0, "flaky"), ended.stderr
     assert junit(lab) == {"checkout.spec.ts": "flakyFailure"}
 
@@ -164,7 +209,9 @@ def test_a_failure_that_passes_at_the_second_attempt_stays_visible(run: Run, lab
     ],
     ids=["gone-in-the-middle", "missing-at-prepare", "upload-refused", "session-lost"],
 )
-def test_what_breaks_around_the_test_is_no_verdict_on_the_app(run: Run, lab: Path, target: str, version: str, variables: dict[str, str]) -> None:
+def test_what_breaks_around_the_test_is_no_verdict_on_the_app(
+    run: Run, lab: Path, target: str, version: str, variables: dict[str, str]
+) -> None:
     test = "checkout.spec.ts" if version == "crash" else "cart.spec.ts"
     ended = run(test, target=target, version=version, **variables)
     (verdict, _) = found(ended)[test]
@@ -172,7 +219,9 @@ def test_what_breaks_around_the_test_is_no_verdict_on_the_app(run: Run, lab: Pat
 
 
 def test_a_test_over_its_deadline_has_timed_out(run: Run, lab: Path) -> None:
-    ended = run("profile.spec.ts", version="hang", flags=("--max-retries", "0", "--execution-timeout", "5s"))
+    ended = run(
+        "profile.spec.ts", version="hang", flags=("--max-retries", "0", "--execution-timeout", "5s")
+    )
     assert (ended.code, found(ended)["profile.spec.ts"][0]) == (1, "timed_out"), ended.stderr
     assert junit(lab)["profile.spec.ts"] in ("error", "failure"), "as far as the test had come"
 
@@ -181,7 +230,9 @@ def test_a_test_over_its_deadline_has_timed_out(run: Run, lab: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def process(lab: Path, *arguments: str, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(
+    lab: Path, *arguments: str, **variables: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     started = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name("qgjet")),
         *arguments,
@@ -203,11 +254,23 @@ async def state(log: EventLog, test: str) -> Job | None:
     return await log.load(Slot("shop", "hang", "emulator", f"tests/{test}"))
 
 
-async def test_a_run_that_is_interrupted_cancels_what_waits_and_what_runs(server: NatsServer, log: EventLog, lab: Path) -> None:
+async def test_a_run_that_is_interrupted_cancels_what_waits_and_what_runs(
+    server: NatsServer, log: EventLog, lab: Path
+) -> None:
     """Twenty seconds of a test that hangs, and one behind it; Ctrl-C ends both."""
     await agree(log.connection, BRIEF.deployment)
     named = ("--test", "tests/profile.spec.ts", "--test", "tests/login.spec.ts")
-    asked = ("--org-id", "shop", "--app-version-id", "hang", "--target", "emulator", *named, "--junit", "junit.xml")
+    asked = (
+        "--org-id",
+        "shop",
+        "--app-version-id",
+        "hang",
+        "--target",
+        "emulator",
+        *named,
+        "--junit",
+        "junit.xml",
+    )
     async with process(lab, "agent", "--target", "emulator", QGJET_NATS_URL=server.url):
         async with process(lab, "run", *asked, QGJET_NATS_URL=server.url) as running:
             hangs = await eventually(lambda: is_running(log, "profile.spec.ts"), within_s=60)
@@ -221,10 +284,23 @@ async def test_a_run_that_is_interrupted_cancels_what_waits_and_what_runs(server
     assert junit(lab) == {"profile.spec.ts": "error", "login.spec.ts": "error"}
 
 
-async def test_a_killed_agent_costs_the_job_nothing_but_time(server: NatsServer, log: EventLog, lab: Path) -> None:
+async def test_a_killed_agent_costs_the_job_nothing_but_time(
+    server: NatsServer, log: EventLog, lab: Path
+) -> None:
     await agree(log.connection, BRIEF.deployment)
     variables = {"QGJET_NATS_URL": server.url, "QGJET_AGENT_POLL": "500ms"}
-    asked = ("--org-id", "shop", "--app-version-id", "1.0.0", "--target", "emulator", "--test", "tests/cart.spec.ts", "--max-retries", "0")
+    asked = (
+        "--org-id",
+        "shop",
+        "--app-version-id",
+        "1.0.0",
+        "--target",
+        "emulator",
+        "--test",
+        "tests/cart.spec.ts",
+        "--max-retries",
+        "0",
+    )
     cart = Slot("shop", "1.0.0", "emulator", "tests/cart.spec.ts")
 
     async def runs() -> bool:

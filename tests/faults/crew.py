@@ -16,7 +16,8 @@ from agents import eventually
 from qgjet.config.settings import QueueSettings
 
 SOON = QueueSettings(visibility_timeout_s=2.0, retry_base_s=0.02, retry_cap_s=0.05)
-"""Visibility for jobs that are processes: on a busy machine one takes a while to start and to die."""
+"""Visibility for jobs that are processes: on a busy machine one takes a while to start and to die.
+"""
 CONFIG = """
 nats_url = {url}
 [queue]
@@ -56,13 +57,24 @@ class Yard:
 
     @property
     def command(self) -> tuple[str, ...]:
-        return (sys.executable, "-I", "-S", str(_HERE / "job.py"), str(self.path), "{test}", "{attempt}")
+        return (
+            sys.executable,
+            "-I",
+            "-S",
+            str(_HERE / "job.py"),
+            str(self.path),
+            "{test}",
+            "{attempt}",
+        )
 
     def lines(self, word: str = "", test: str = "") -> list[Line]:
         ledger = self.path / "ledger"
         if not ledger.exists():
             return []
-        lines = [Line(found[0], found[1], int(found[2]), float(found[3])) for found in map(str.split, ledger.read_text().splitlines())]
+        lines = [
+            Line(found[0], found[1], int(found[2]), float(found[3]))
+            for found in map(str.split, ledger.read_text().splitlines())
+        ]
         return [line for line in lines if word in ("", line.word) and test in ("", line.test)]
 
     def is_alive(self, test: str) -> bool:
@@ -84,7 +96,9 @@ class Yard:
         async def ask() -> list[Line]:
             return [line for line in self.lines("start", test) if line.attempt == attempt]
 
-        return (await eventually(ask, within_s=within_s, what=f"start of attempt {attempt} of {test}"))[0]
+        return (
+            await eventually(ask, within_s=within_s, what=f"start of attempt {attempt} of {test}")
+        )[0]
 
     async def dead(self, test: str, *, within_s: float = 5.0) -> None:
         async def ask() -> bool:
@@ -96,20 +110,46 @@ class Yard:
 class AgentProcess:
     """A `qgjet agent` for the target `emulator`. What it says goes to a file, for failing tests."""
 
-    def __init__(self, url: str, yard: Yard, name: str, *, slots: int = 1, command: tuple[str, ...] = (), queue: QueueSettings = SOON, more: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        yard: Yard,
+        name: str,
+        *,
+        slots: int = 1,
+        command: tuple[str, ...] = (),
+        queue: QueueSettings = SOON,
+        more: str = "",
+    ) -> None:
         self.output = yard.path / f"{name}.log"
         config = yard.path / f"{name}.toml"
-        quoted = {key: json.dumps(value) for key, value in {"url": url, "name": name, "yard": str(yard.path), "command": command or yard.command}.items()}
+        quoted = {
+            key: json.dumps(value)
+            for key, value in {
+                "url": url,
+                "name": name,
+                "yard": str(yard.path),
+                "command": command or yard.command,
+            }.items()
+        }
         config.write_text(CONFIG.format(**quoted, queue=queue, slots=slots, more=more))
         argv = [str(Path(sys.executable).with_name("qgjet")), "agent", "--config", str(config)]
         with self.output.open("wb") as output:
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            self.process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     async def says(self, text: str, *, within_s: float = 15.0) -> str:
         """The first line that holds `text`, once it is there."""
 
         async def ask() -> str:
-            assert self.process.poll() is None or text in self.output.read_text(), f"the agent has ended:\n{self.output.read_text()[-3000:]}"
+            assert self.process.poll() is None or text in self.output.read_text(), (
+                f"the agent has ended:\n{self.output.read_text()[-3000:]}"
+            )
             return next((line for line in self.output.read_text().splitlines() if text in line), "")
 
         return await eventually(ask, within_s=within_s, what=f"{text!r} of {self.output.name}")

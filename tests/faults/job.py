@@ -1,9 +1,11 @@
 """What the agents of these tests run as a job: `job.py <yard> <test> <attempt>`.
 
-The last part of the test's name says what to do: `pass`, `fail`, `hang`, `gated`: wait for the file `gate`, or `hang-then-pass`: hang at the first attempt.
+The last part of the test's name says what to do: `pass`, `fail`, `hang`, `gated`: wait for the file
+`gate`, or `hang-then-pass`: hang at the first attempt.
 
-Two locks per test are held by the job and by a daemon that it leaves behind in a session of its own, so they are free when, and only when, nobody of the
-tree is alive. `alone` is for one tree at a time: who finds it taken writes `overlap`. `alive` is shared, so that looking at it disturbs nobody.
+Two locks per test are held by the job and by a daemon that it leaves behind in a session of its
+own, so they are free when, and only when, nobody of the tree is alive. `alone` is for one tree at a
+time: who finds it taken writes `overlap`. `alive` is shared, so that looking at it disturbs nobody.
 """
 
 import fcntl

@@ -1,4 +1,6 @@
-"""A job that leaves much behind: a log and a video of so many megabytes each, as `large(server, log, yard, log_mb=, video_mb=)`."""
+"""A job that leaves much behind: a log and a video of so many megabytes each, as `large(server,
+log, yard, log_mb=, video_mb=)`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Seen(NamedTuple):
     heartbeats: int
 
 
-async def large(url: str, log: EventLog, yard: Yard, *, log_mb: int, video_mb: int, within_s: float = 40.0) -> Seen:
+async def large(
+    url: str, log: EventLog, yard: Yard, *, log_mb: int, video_mb: int, within_s: float = 40.0
+) -> Seen:
     beats: list[float] = []
 
     async def heard(message: Msg) -> None:
@@ -51,7 +55,9 @@ async def large(url: str, log: EventLog, yard: Yard, *, log_mb: int, video_mb: i
     command = (sys.executable, "-I", "-S", str(yard.path / "large.py"), str(log_mb), str(video_mb))
     job = spec(test="large", max_retries=0, infra_retries=0)
     with crew(url, yard) as agents:
-        agent = agents.start("large", command=command, more='[artifacts]\nmax_file = "1GB"\nmax_attempt = "2GB"')
+        agent = agents.start(
+            "large", command=command, more='[artifacts]\nmax_file = "1GB"\nmax_attempt = "2GB"'
+        )
         await agent.ready()
         before = time.monotonic()
         await submit(log, job)
@@ -60,7 +66,12 @@ async def large(url: str, log: EventLog, yard: Yard, *, log_mb: int, video_mb: i
     await listening.unsubscribe()
     times = [before, *beats, time.monotonic()]
     outcome = (await log.history(job.slot))[-1].event.outcome  # type: ignore[union-attr]
-    return Seen(outcome.artifacts, peak_mb, max(after - one for one, after in itertools.pairwise(times)), len(beats))
+    return Seen(
+        outcome.artifacts,
+        peak_mb,
+        max(after - one for one, after in itertools.pairwise(times)),
+        len(beats),
+    )
 
 
 def _peak_mb(agent: AgentProcess) -> float:

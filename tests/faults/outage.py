@@ -55,7 +55,11 @@ def memory_kb() -> int:
 @contextlib.asynccontextmanager
 async def at_work(log: EventLog, tmp_path: Path) -> AsyncIterator[Service]:
     """An API with a janitor, and an agent."""
-    settings = Settings(nats_url=log.connection.url, queue=FAST, api=ApiSettings(database=str(tmp_path / "read.sqlite")))
+    settings = Settings(
+        nats_url=log.connection.url,
+        queue=FAST,
+        api=ApiSettings(database=str(tmp_path / "read.sqlite")),
+    )
     async with open_service(settings) as service, running_agent(log, tmp_path / "agent"):
         await at_peace(service)
         yield service
@@ -63,7 +67,11 @@ async def at_work(log: EventLog, tmp_path: Path) -> AsyncIterator[Service]:
 
 async def at_peace(service: Service) -> None:
     async def well() -> bool:
-        return not service.ailments() and service.projector is not None and service.projector.lag is not None
+        return (
+            not service.ailments()
+            and service.projector is not None
+            and service.projector.lag is not None
+        )
 
     await eventually(well, within_s=15, what="an API that is connected and follows the log")
 

@@ -1,4 +1,6 @@
-"""A TCP relay before a nats-server that holds, cuts and loses what passes: the network at its worst."""
+"""A TCP relay before a nats-server that holds, cuts and loses what passes: the network at its
+worst.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class Destination(Protocol):
 class Proxy:
     """Made by `proxy`. Connections end with their other side.
 
-    While the server is away it should `refuse`: a connection that is taken and closed at once makes nats-py forget its end of it.
+    While the server is away it should `refuse`: a connection that is taken and closed at once makes
+    nats-py forget its end of it.
     """
 
     def __init__(self, server: Destination) -> None:
@@ -47,7 +50,9 @@ class Proxy:
         return f"nats://127.0.0.1:{self._port}"
 
     def hold(self, *directions: str) -> None:
-        """Let nothing through, in both directions or in one, without breaking a connection. What is sent meanwhile arrives after `let_go`."""
+        """Let nothing through, in both directions or in one, without breaking a connection. What is
+        sent meanwhile arrives after `let_go`.
+        """
         for direction in directions or self._open:
             self._open[direction].clear()
         self._held.clear()
@@ -64,7 +69,9 @@ class Proxy:
                 await self._arrival.wait()
 
     def hold_at(self, answer: bytes) -> None:
-        """Hold, from the next thing on that the server says and that holds `answer`. `reached` waits for it."""
+        """Hold, from the next thing on that the server says and that holds `answer`. `reached`
+        waits for it.
+        """
         self._hold_at = answer
         self._held.clear()
 
@@ -73,7 +80,9 @@ class Proxy:
             gate.set()
 
     def cut_at(self, answer: bytes) -> None:
-        """Lose the next thing the server says that holds `answer`, with the connection; refuse new ones until `accept`."""
+        """Lose the next thing the server says that holds `answer`, with the connection; refuse new
+        ones until `accept`.
+        """
         self._cut_at = answer
         self.cut.clear()
 
@@ -96,7 +105,9 @@ class Proxy:
         self.refuse()
         await asyncio.gather(*self._links, return_exceptions=True)
 
-    async def _relay(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
+    async def _relay(
+        self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter
+    ) -> None:
         link = asyncio.current_task()
         assert link is not None
         self._links.add(link)
@@ -104,7 +115,10 @@ class Proxy:
         try:
             server_in, server_out = await asyncio.open_connection("127.0.0.1", self._server.port)
             writers.append(server_out)
-            pumps = {asyncio.create_task(self._pump(client_in, server_out, TO_SERVER)), asyncio.create_task(self._pump(server_in, client_out, TO_CLIENT))}
+            pumps = {
+                asyncio.create_task(self._pump(client_in, server_out, TO_SERVER)),
+                asyncio.create_task(self._pump(server_in, client_out, TO_CLIENT)),
+            }
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -118,7 +132,9 @@ class Proxy:
             for writer in writers:
                 writer.transport.abort()
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: str) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: str
+    ) -> None:
         while data := await source.read(65536):
             if self._hold_at and self._hold_at in data:
                 self._hold_at = b""
@@ -154,8 +170,12 @@ async def proxy(server: NatsServer) -> AsyncIterator[Proxy]:
         await relay.close()
 
 
-async def meanwhile(relay: Proxy, answer: bytes, work: Awaitable[object], then: Callable[[], Awaitable[object]]) -> object:
-    """Do `work` while the relay loses one answer to it; do `then` while nothing gets through; give what `work` comes to."""
+async def meanwhile(
+    relay: Proxy, answer: bytes, work: Awaitable[object], then: Callable[[], Awaitable[object]]
+) -> object:
+    """Do `work` while the relay loses one answer to it; do `then` while nothing gets through; give
+    what `work` comes to.
+    """
     relay.cut_at(answer)
     working = asyncio.ensure_future(work)
     try:

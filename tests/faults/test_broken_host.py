@@ -1,4 +1,6 @@
-"""An agent whose host cannot run anything, beside one that can: it leaves the jobs to others, longer each time, and costs none of them anything."""
+"""An agent whose host cannot run anything, beside one that can: it leaves the jobs to others,
+longer each time, and costs none of them anything.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,23 @@ def repair_directory(path: Path) -> None:
     path.with_name("aside").rename(path)
 
 
-async def test_the_healthy_agent_runs_all_jobs_and_the_broken_one_is_shown(log: EventLog, tmp_path: Path) -> None:
-    broken, jobs = tmp_path / "broken", [spec(test=f"{number}.js", infra_retries=0, max_retries=0) for number in range(30)]
+async def test_the_healthy_agent_runs_all_jobs_and_the_broken_one_is_shown(
+    log: EventLog, tmp_path: Path
+) -> None:
+    broken, jobs = (
+        tmp_path / "broken",
+        [spec(test=f"{number}.js", infra_retries=0, max_retries=0) for number in range(30)],
+    )
     break_directory(broken)
     async with running_agent(log, broken, name="broken", poll_s=0.2) as agent:
         await submit(log, jobs[0])
 
         async def shown() -> bool:
-            return any(one.problem and one.problem_since for one in await agent_registry.agents(log.connection) if one.instance == agent.instance)
+            return any(
+                one.problem and one.problem_since
+                for one in await agent_registry.agents(log.connection)
+                if one.instance == agent.instance
+            )
 
         await eventually(shown, within_s=30, what="the problem in the list of agents")
         async with running_agent(log, tmp_path / "healthy", name="healthy"):
@@ -47,7 +58,12 @@ async def test_the_healthy_agent_runs_all_jobs_and_the_broken_one_is_shown(log: 
                 await submit(log, job)
             states = [await ended(log, job.slot, within_s=30) for job in jobs]
     assert {(state.verdict, state.attempt) for state in states} == {(Verdict.PASSED, 1)}
-    assert {event for job in jobs for event in await story(log, job.slot)} <= {"submitted", "started", "finished", "released"}
+    assert {event for job in jobs for event in await story(log, job.slot)} <= {
+        "submitted",
+        "started",
+        "finished",
+        "released",
+    }
 
 
 async def test_a_host_that_is_repaired_runs_jobs_again(log: EventLog, tmp_path: Path) -> None:
@@ -73,13 +89,17 @@ async def test_a_work_directory_that_is_gone_is_made_again(log: EventLog, tmp_pa
     work = tmp_path / "work"
     async with running_agent(log, work, poll_s=0.2):
         for number in range(3):
-            job = spec(test=f"{number}.js", app_version_id=f"{number}", infra_retries=0, max_retries=0)
+            job = spec(
+                test=f"{number}.js", app_version_id=f"{number}", infra_retries=0, max_retries=0
+            )
             await submit(log, job)
             assert (await ended(log, job.slot, within_s=30)).verdict is Verdict.PASSED
             work.rename(tmp_path / f"gone-{number}")
 
 
-async def test_a_session_whose_directory_is_gone_is_prepared_again(log: EventLog, tmp_path: Path) -> None:
+async def test_a_session_whose_directory_is_gone_is_prepared_again(
+    log: EventLog, tmp_path: Path
+) -> None:
     work = tmp_path / "work"
     async with running_agent(log, work, poll_s=0.2):
         for number in range(3):
@@ -88,7 +108,11 @@ async def test_a_session_whose_directory_is_gone_is_prepared_again(log: EventLog
             assert (await ended(log, job.slot, within_s=30)).verdict is Verdict.PASSED
             for session in work.glob("session-*"):
                 session.rmdir()
-            assert number == 0 or (await story(log, job.slot)) == ["submitted", "started", "finished"]
+            assert number == 0 or (await story(log, job.slot)) == [
+                "submitted",
+                "started",
+                "finished",
+            ]
 
 
 class Unable(ScriptedRunner):
@@ -99,7 +123,10 @@ class Unable(ScriptedRunner):
         self.left = fails
 
     async def prepare(self, partition: Partition, directory: Path) -> Unable:  # type: ignore[override]
-        self.device, self.redactor = "device", (await super().prepare(partition, directory)).redactor
+        self.device, self.redactor = (
+            "device",
+            (await super().prepare(partition, directory)).redactor,
+        )
         return self
 
     async def healthy(self) -> bool:
@@ -108,24 +135,34 @@ class Unable(ScriptedRunner):
     async def run(self, attempt: Attempt) -> Outcome:
         self.left -= 1
         if self.left >= 0:
-            return Outcome(verdict=Verdict.INFRA_ERROR, reason=Reason.AGENT_IO, message="Resource temporarily unavailable")
+            return Outcome(
+                verdict=Verdict.INFRA_ERROR,
+                reason=Reason.AGENT_IO,
+                message="Resource temporarily unavailable",
+            )
         return Outcome(verdict=Verdict.PASSED)
 
     async def release(self) -> None:
         return
 
 
-async def test_a_process_that_cannot_be_started_spends_no_retry(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_cannot_be_started_spends_no_retry(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hosts, "FIRST_DELAY_S", 0.05)
     job = spec(infra_retries=0, max_retries=0)
-    async with running_agent(log, tmp_path, runners={**scripted(), "emulator": Unable(4)}, poll_s=0.2):
+    async with running_agent(
+        log, tmp_path, runners={**scripted(), "emulator": Unable(4)}, poll_s=0.2
+    ):
         await submit(log, job)
         final = await ended(log, job.slot, within_s=60)
     assert (final.verdict, final.attempt, final.infra_retries_left) == (Verdict.PASSED, 5, 0)
     assert (await story(log, job.slot)).count("released") == 4
 
 
-def test_the_delay_grows_up_to_a_bound_and_begins_again_after_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_delay_grows_up_to_a_bound_and_begins_again_after_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     host = Host(tmp_path, utc_now)

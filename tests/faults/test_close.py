@@ -45,7 +45,9 @@ async def within(seconds: float, close: Callable[[], Awaitable[object]]) -> None
     await closing
 
 
-async def test_a_cancellation_that_the_watchdog_loses_does_not_hang_close(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancellation_that_the_watchdog_loses_does_not_hang_close(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "_WATCHDOG_S", 0.0)
     connection = await connections.open_connection(server.url, name="test")
     deaf = Deaf(1)
@@ -56,7 +58,9 @@ async def test_a_cancellation_that_the_watchdog_loses_does_not_hang_close(server
 
 
 @pytest.mark.parametrize("step", ["flush", "close", "rtt"])
-async def test_a_step_that_never_ends_does_not_hang_close(server: NatsServer, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+async def test_a_step_that_never_ends_does_not_hang_close(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     monkeypatch.setattr(connections, "_WATCHDOG_S", 0.0)
     connection = await connections.open_connection(server.url, name="test")
     client_close, deaf = connection.client.close, Deaf(100)
@@ -73,7 +77,9 @@ async def test_a_step_that_never_ends_does_not_hang_close(server: NatsServer, mo
         await end(*[task for task in left if task is not None], within_s=MOST_S)
 
 
-async def test_a_subscription_that_cannot_be_drained_is_left(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_subscription_that_cannot_be_drained_is_left(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def receive(_: object) -> None:
         """Nothing to do."""
 
@@ -84,7 +90,9 @@ async def test_a_subscription_that_cannot_be_drained_is_left(connection: Connect
     assert subscription._id not in connection.client._subs
 
 
-async def test_a_first_connection_ends_in_time_whatever_is_lost(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_first_connection_ends_in_time_whatever_is_lost(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections._Client, "_process_connect_init", Deaf(2))
 
     async def opened() -> None:

@@ -1,4 +1,6 @@
-"""A power cut takes the end of the log, with what agents, clients and read models have seen of it: afterwards everything goes on, and every job ends."""
+"""A power cut takes the end of the log, with what agents, clients and read models have seen of it:
+afterwards everything goes on, and every job ends.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +51,17 @@ async def statuses(log: EventLog, jobs: list[JobSpec]) -> list[Status | None]:
     return [None if state is None else state.status for state in states]
 
 
-@pytest.mark.parametrize("consumers_too", [True, False], ids=["all of it", "not what consumers know"])
-async def test_every_job_ends_after_the_end_of_the_log_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, consumers_too: bool) -> None:
+@pytest.mark.parametrize(
+    "consumers_too", [True, False], ids=["all of it", "not what consumers know"]
+)
+async def test_every_job_ends_after_the_end_of_the_log_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, consumers_too: bool
+) -> None:
     monkeypatch.setattr(janitors, "PRESENCE_GRACE_S", 1.0)
     store, copy, gate = tmp_path / "nats", tmp_path / "copy", asyncio.Event()
-    before, after = ([spec(test=f"{when}-{number}.js") for number in range(4)] for when in ("before", "after"))
+    before, after = (
+        [spec(test=f"{when}-{number}.js") for number in range(4)] for when in ("before", "after")
+    )
     server = NatsServer(store)
     await server.start()
     read_model = ReadModel.open(tmp_path / "read.sqlite")
@@ -65,7 +73,13 @@ async def test_every_job_ends_after_the_end_of_the_log_was_lost(tmp_path: Path, 
             async with (
                 Projector(log, read_model) as projector,
                 Janitor(log, read_model, FAST),
-                running_agent(log, tmp_path / "work", runners=scripted({"*": ("passed",)}, gate=gate), slots=2, poll_s=0.5),
+                running_agent(
+                    log,
+                    tmp_path / "work",
+                    runners=scripted({"*": ("passed",)}, gate=gate),
+                    slots=2,
+                    poll_s=0.5,
+                ),
             ):
                 for job in before:
                     await submit(log, job)
@@ -89,7 +103,9 @@ async def test_every_job_ends_after_the_end_of_the_log_was_lost(tmp_path: Path, 
                 await asyncio.to_thread(restore, store, copy, consumers_too)
                 await server.start()
                 await connection.wait_connected(patience(10))
-                for job in after:  # their clients have had an answer, and submit again what is not there
+                for (
+                    job
+                ) in after:  # their clients have had an answer, and submit again what is not there
                     await submit(log, job)
                 await eventually(all_done, within_s=90, what="the end of all jobs, once more")
                 assert await projector.wait_for((await log.state()).last_seq, 30)
@@ -99,23 +115,34 @@ async def test_every_job_ends_after_the_end_of_the_log_was_lost(tmp_path: Path, 
         read_model.close()
 
 
-async def test_an_attempt_that_the_log_has_forgotten_does_not_run_beside_its_second_start(server: NatsServer, tmp_path: Path) -> None:
-    """The message comes to the agent that runs the job already, whose name and attempt number the second start would have, too."""
+async def test_an_attempt_that_the_log_has_forgotten_does_not_run_beside_its_second_start(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """The message comes to the agent that runs the job already, whose name and attempt number the
+    second start would have, too.
+    """
     ledger, gate, job = Ledger(), asyncio.Event(), spec()
     lane = Lane(job.partition, job.rank)
     async with connect(server.url, name="test") as connection:
         await streams.ensure(connection)
         log = EventLog(connection)
-        async with running_agent(log, tmp_path / "work", runners=watched(ledger, gate=gate), slots=2):
+        async with running_agent(
+            log, tmp_path / "work", runners=watched(ledger, gate=gate), slots=2
+        ):
             await submit(log, job)
             run = await ledger.started(job.slot)
-            await connection.api(f"STREAM.PURGE.{STREAM}", {"filter": event_subject(slot_prefix(job.slot), "started", None)})
+            await connection.api(
+                f"STREAM.PURGE.{STREAM}",
+                {"filter": event_subject(slot_prefix(job.slot), "started", None)},
+            )
             assert await statuses(log, [job]) == [Status.QUEUED]
             queue = Queue(connection, FAST)
             await queue.drop(lane)
             await patiently(lambda: queue.ensure(lane))
             await queue.ring(lane)
-            await ledger.until(lambda: run.ended is not None, what="the end of the forgotten attempt")
+            await ledger.until(
+                lambda: run.ended is not None, what="the end of the forgotten attempt"
+            )
             assert run.stop_control.reason is StopReason.LEASE_LOST
             gate.set()
             assert (await ended(log, job.slot)).verdict is Verdict.PASSED
@@ -123,21 +150,36 @@ async def test_an_attempt_that_the_log_has_forgotten_does_not_run_beside_its_sec
     assert [one.number for one in ledger.runs] == [1, 1]
 
 
-async def test_a_job_is_not_taken_from_its_agent_when_the_server_has_lost_its_last_heartbeats(tmp_path: Path) -> None:
+async def test_a_job_is_not_taken_from_its_agent_when_the_server_has_lost_its_last_heartbeats(
+    tmp_path: Path,
+) -> None:
     """By what the server still knows of its delivery, the job was due for another agent long ago."""
-    store, copy, ledger, queue = tmp_path / "nats", tmp_path / "copy", Ledger(), QueueSettings(visibility_timeout_s=3.0)
+    store, copy, ledger, queue = (
+        tmp_path / "nats",
+        tmp_path / "copy",
+        Ledger(),
+        QueueSettings(visibility_timeout_s=3.0),
+    )
     job, another = spec(), spec(test="another.js")
     server = NatsServer(store)
     await server.start()
     try:
-        async with connect(server.url, name="two") as connection, proxy(server) as relay, connect(relay.url, name="one") as relayed:
+        async with (
+            connect(server.url, name="two") as connection,
+            proxy(server) as relay,
+            connect(relay.url, name="one") as relayed,
+        ):
             await streams.ensure(connection)
             await agree(connection, queue.deployment)
             log, stubborn = EventLog(connection), {"emulator": StubbornRunner(ledger, "one")}
-            async with running_agent(EventLog(relayed), tmp_path / "one", runners=stubborn, queue=queue):
+            async with running_agent(
+                EventLog(relayed), tmp_path / "one", runners=stubborn, queue=queue
+            ):
                 await submit(log, job)
                 run = await ledger.started(job.slot)
-                async with running_agent(log, tmp_path / "two", runners=watched(ledger, "two"), queue=queue, poll_s=0.05):
+                async with running_agent(
+                    log, tmp_path / "two", runners=watched(ledger, "two"), queue=queue, poll_s=0.05
+                ):
                     await submit(log, another)
                     await ended(log, another.slot)  # the second agent takes jobs
                     await run.heartbeat()
@@ -157,8 +199,12 @@ async def test_a_job_is_not_taken_from_its_agent_when_the_server_has_lost_its_la
     assert (final.verdict, final.attempt) == (Verdict.PASSED, 2)
 
 
-async def test_a_result_is_not_appended_to_an_event_that_has_taken_the_place_of_a_lost_one(tmp_path: Path) -> None:
-    """After the end of the log was lost, its sequences are given again: the number that a result was to follow may be that of another agent's event."""
+async def test_a_result_is_not_appended_to_an_event_that_has_taken_the_place_of_a_lost_one(
+    tmp_path: Path,
+) -> None:
+    """After the end of the log was lost, its sequences are given again: the number that a result
+    was to follow may be that of another agent's event.
+    """
     store, copy, job = tmp_path / "nats", tmp_path / "copy", spec()
     server = NatsServer(store)
     await server.start()
@@ -177,13 +223,19 @@ async def test_a_result_is_not_appended_to_an_event_that_has_taken_the_place_of_
             for connection in (one, two):
                 await connection.wait_connected(patience(10))
             assert one.server != before
-            _, again = await other.execute(job.slot, Start(ticket=submitted.seq, agent="two"), await other.load(job.slot))
+            _, again = await other.execute(
+                job.slot, Start(ticket=submitted.seq, agent="two"), await other.load(job.slot)
+            )
             assert again == seq
-            result = EndAttempt(agent="one", attempt=1, outcome=Outcome(verdict=Verdict.FAILED), job_id=job.job_id)
+            result = EndAttempt(
+                agent="one", attempt=1, outcome=Outcome(verdict=Verdict.FAILED), job_id=job.job_id
+            )
             with pytest.raises(Conflict):
                 await log.execute(job.slot, result, known, server=before)
             with pytest.raises(VersionConflict):
-                await log.append(job.slot, decide(result, known, utc_now()), known.version, server=before)
+                await log.append(
+                    job.slot, decide(result, known, utc_now()), known.version, server=before
+                )
             now = await log.load(job.slot)
             assert now is not None
             assert (now.status, now.agent) == (Status.RUNNING, "two")
@@ -192,7 +244,9 @@ async def test_a_result_is_not_appended_to_an_event_that_has_taken_the_place_of_
 
 
 def restore(store: Path, copy: Path, consumers_too: bool) -> None:
-    """The older log. JetStream stores what a consumer knows in files of its own, which may have reached the disk when the log's last events had not."""
+    """The older log. JetStream stores what a consumer knows in files of its own, which may have
+    reached the disk when the log's last events had not.
+    """
     newer = store.with_name("newer")
     store.rename(newer)
     shutil.copytree(copy, store)

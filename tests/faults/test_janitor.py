@@ -44,15 +44,21 @@ async def _short_leases(log: EventLog) -> None:
 
 
 @contextlib.asynccontextmanager
-async def caught_up(log: EventLog, read_model: ReadModel, queue: QueueSettings = FAST, *, later_s: float = 0.0) -> AsyncIterator[Janitor]:
-    """A janitor whose read model holds the whole log and stays behind from then on, `later_s` from now."""
+async def caught_up(
+    log: EventLog, read_model: ReadModel, queue: QueueSettings = FAST, *, later_s: float = 0.0
+) -> AsyncIterator[Janitor]:
+    """A janitor whose read model holds the whole log and stays behind from then on, `later_s` from
+    now.
+    """
     await agree(log.connection, queue.deployment)
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for((await log.state()).last_seq, patience(10))
     yield Janitor(in_(log.connection, timedelta(seconds=later_s)), read_model, queue)
 
 
-async def round_of(log: EventLog, read_model: ReadModel, queue: QueueSettings = FAST, *, later_s: float = 0.0) -> None:
+async def round_of(
+    log: EventLog, read_model: ReadModel, queue: QueueSettings = FAST, *, later_s: float = 0.0
+) -> None:
     async with caught_up(log, read_model, queue, later_s=later_s) as janitor:
         await janitor.round()
 
@@ -61,8 +67,12 @@ async def advisories(log: EventLog) -> int:
     return int((await log.connection.api("STREAM.INFO.QG_ADVISORIES"))["state"]["messages"])
 
 
-async def test_all_lanes_get_the_leases_in_force_whatever_the_janitor_was_started_with(log: EventLog, read_model: ReadModel) -> None:
-    """Two with different settings would take turns with every consumer; what is stored with the log decides."""
+async def test_all_lanes_get_the_leases_in_force_whatever_the_janitor_was_started_with(
+    log: EventLog, read_model: ReadModel
+) -> None:
+    """Two with different settings would take turns with every consumer; what is stored with the log
+    decides.
+    """
     job = spec()
     queue, lane = Queue(log.connection, FAST), Lane(job.partition, job.rank)
     await queue.ensure(lane)
@@ -76,12 +86,22 @@ async def test_all_lanes_get_the_leases_in_force_whatever_the_janitor_was_starte
     assert Queue(log.connection, in_force).is_current(state)
 
 
-async def test_a_submission_that_was_never_completed_is_taken_back(log: EventLog, read_model: ReadModel) -> None:
+async def test_a_submission_that_was_never_completed_is_taken_back(
+    log: EventLog, read_model: ReadModel
+) -> None:
     """Its client died between two batches. What it was attached to goes on."""
-    live, first, other = spec(), spec(test="b.js", suite_ids=("s",)), spec(test="c.js", suite_ids=("s",))
+    live, first, other = (
+        spec(),
+        spec(test="b.js", suite_ids=("s",)),
+        spec(test="c.js", suite_ids=("s",)),
+    )
     await log.submit(live)
-    torn = Submission(suite_id="s", id="torn", specs=[spec(), first], modes=[OnDuplicate.ATTACH] * 2)
-    await suite_log._submit(log, torn, [0, 1], Counter({live.org_id: 500}), asyncio.get_running_loop().time() + 10)
+    torn = Submission(
+        suite_id="s", id="torn", specs=[spec(), first], modes=[OnDuplicate.ATTACH] * 2
+    )
+    await suite_log._submit(
+        log, torn, [0, 1], Counter({live.org_id: 500}), asyncio.get_running_loop().time() + 10
+    )
     await submit_suite(log, replace(torn, id="whole", specs=[other], modes=[OnDuplicate.ATTACH]))
     await round_of(log, read_model, later_s=60)
     assert (await log.load(first.slot)).status is Status.QUEUED  # type: ignore[union-attr]
@@ -93,12 +113,18 @@ async def test_a_submission_that_was_never_completed_is_taken_back(log: EventLog
     assert (await log.state()).last_seq == written, "once is enough"
 
 
-async def test_a_suite_that_was_never_completed_is_not_green_though_all_its_jobs_passed(log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_a_suite_that_was_never_completed_is_not_green_though_all_its_jobs_passed(
+    log: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
     """Agents are quicker than the janitor. A client that goes on after all completes the suite."""
     first, second = spec(suite_ids=("s",)), spec(test="b.js", suite_ids=("s",))
     await Queue(log.connection, FAST).ensure(Lane(first.partition, first.rank))
-    whole = Submission(suite_id="s", id="torn", specs=[first, second], modes=[OnDuplicate.ATTACH] * 2)
-    await suite_log._submit(log, whole, [0], Counter({first.org_id: 1}), asyncio.get_running_loop().time() + 10)
+    whole = Submission(
+        suite_id="s", id="torn", specs=[first, second], modes=[OnDuplicate.ATTACH] * 2
+    )
+    await suite_log._submit(
+        log, whole, [0], Counter({first.org_id: 1}), asyncio.get_running_loop().time() + 10
+    )
     async with running_agent(log, tmp_path):
         await ended(log, first.slot)
     await round_of(log, read_model, later_s=60)
@@ -106,7 +132,9 @@ async def test_a_suite_that_was_never_completed_is_not_green_though_all_its_jobs
     await round_of(log, read_model, later_s=200)
     await round_of(log, read_model, later_s=200)
     assert absent(read_model) == (0, 1, Verdict.CANCELLED)
-    again = await suite_log._submit(log, whole, [1], Counter(), asyncio.get_running_loop().time() + 10)
+    again = await suite_log._submit(
+        log, whole, [1], Counter(), asyncio.get_running_loop().time() + 10
+    )
     assert again[1].job_id == second.job_id
     async with running_agent(log, tmp_path):
         await ended(log, second.slot)
@@ -123,8 +151,12 @@ def absent(read_model: ReadModel) -> tuple[int, int, Verdict | None]:
 # -- what it is for -------------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_job_that_was_delivered_as_often_as_allowed_is_finished(log: EventLog, read_model: ReadModel) -> None:
-    """By a consumer that takes and never answers. The server says so when somebody asks again after the last visibility timeout."""
+async def test_a_job_that_was_delivered_as_often_as_allowed_is_finished(
+    log: EventLog, read_model: ReadModel
+) -> None:
+    """By a consumer that takes and never answers. The server says so when somebody asks again after
+    the last visibility timeout.
+    """
     job = spec()
     queue, lane = Queue(log.connection, GIVES_UP_SOON), Lane(job.partition, job.rank)
     await queue.ensure(lane)
@@ -140,7 +172,9 @@ async def test_a_job_that_was_delivered_as_often_as_allowed_is_finished(log: Eve
     assert finished.outcome.reason == "deliveries_exhausted"
     history = await log.history(job.slot)
     await round_of(log, read_model, GIVES_UP_SOON)
-    assert await log.history(job.slot) == history, "once is enough, after a restart of the janitor too"
+    assert await log.history(job.slot) == history, (
+        "once is enough, after a restart of the janitor too"
+    )
 
 
 async def asked_in_vain(log: EventLog, queue: Queue, lane: Lane) -> bool:
@@ -148,7 +182,9 @@ async def asked_in_vain(log: EventLog, queue: Queue, lane: Lane) -> bool:
     return await advisories(log) > 0
 
 
-async def test_a_queued_job_whose_lane_has_no_consumer_gets_one(log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_a_queued_job_whose_lane_has_no_consumer_gets_one(
+    log: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
     jobs = [spec(app_version_id=version, rank=rank) for version in ("1", "2") for rank in (0, 9)]
     await log.submit_many(jobs)
     assert await Queue(log.connection, FAST).lanes() == []
@@ -162,7 +198,9 @@ async def done(log: EventLog, jobs: list[JobSpec], janitor: Janitor) -> bool:
     return all(state is not None and state.verdict is Verdict.PASSED for state in states)
 
 
-async def test_a_queued_job_that_nothing_will_deliver_is_queued_again(log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_a_queued_job_that_nothing_will_deliver_is_queued_again(
+    log: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
     """Somebody has answered its message without ending it."""
     job, other = spec(), spec(app_version_id="2.0.0")
     for one in (job, other):
@@ -177,12 +215,21 @@ async def test_a_queued_job_that_nothing_will_deliver_is_queued_again(log: Event
     assert await story(log, other.slot) == ["submitted"], "this one will be delivered"
     async with running_agent(log, tmp_path):
         final = await ended(log, job.slot)
-    assert (final.verdict, final.attempt, final.infra_retries_left) == (Verdict.PASSED, 1, job.infra_retries)
+    assert (final.verdict, final.attempt, final.infra_retries_left) == (
+        Verdict.PASSED,
+        1,
+        job.infra_retries,
+    )
 
 
-async def test_a_job_that_waits_longer_than_it_may_ends_without_a_verdict(log: EventLog, read_model: ReadModel) -> None:
+async def test_a_job_that_waits_longer_than_it_may_ends_without_a_verdict(
+    log: EventLog, read_model: ReadModel
+) -> None:
     now = utc_now()
-    patient, hasty, lasting = (spec(test=f"{limit}.spec.js", submitted_at=now, queue_timeout_s=limit) for limit in (100.0, 5.0, None))
+    patient, hasty, lasting = (
+        spec(test=f"{limit}.spec.js", submitted_at=now, queue_timeout_s=limit)
+        for limit in (100.0, 5.0, None)
+    )
     for job in (patient, hasty, lasting):
         await submit(log, job)
     await round_of(log, read_model, later_s=10.0)
@@ -195,7 +242,9 @@ async def test_a_job_that_waits_longer_than_it_may_ends_without_a_verdict(log: E
 
 
 async def running_but_answered(log: EventLog, agent: str) -> JobSpec:
-    """A job that the agent has started and whose message it has answered: no redelivery shows its loss."""
+    """A job that the agent has started and whose message it has answered: no redelivery shows its
+    loss.
+    """
     job = spec()
     await submit(log, job)
     delivery = await Queue(log.connection, FAST).take(Lane(job.partition, job.rank), 1.0)
@@ -218,8 +267,20 @@ async def test_a_running_job_of_an_agent_that_is_gone_is_lost_and_handed_on(
     await round_of(log, read_model, later_s=60.0)
     async with running_agent(log, tmp_path):
         final = await ended(log, job.slot)
-    assert await story(log, job.slot) == ["submitted", "started", "attempt_lost", "requeued", "started", "finished"]
-    assert (final.verdict, final.attempt, final.retries_left, final.infra_retries_left) == (Verdict.PASSED, 2, job.max_retries, job.infra_retries - 1)
+    assert await story(log, job.slot) == [
+        "submitted",
+        "started",
+        "attempt_lost",
+        "requeued",
+        "started",
+        "finished",
+    ]
+    assert (final.verdict, final.attempt, final.retries_left, final.infra_retries_left) == (
+        Verdict.PASSED,
+        2,
+        job.max_retries,
+        job.infra_retries - 1,
+    )
 
 
 async def lost(log: EventLog, job: JobSpec, janitor: Janitor) -> bool:
@@ -228,7 +289,11 @@ async def lost(log: EventLog, job: JobSpec, janitor: Janitor) -> bool:
 
 
 async def test_a_running_job_of_an_agent_that_is_there_is_left_alone(
-    log: EventLog, read_model: ReadModel, tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    log: EventLog,
+    read_model: ReadModel,
+    tmp_path: Path,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(janitors, "PRESENCE_GRACE_S", 0.0)
     job = spec(queue_timeout_s=0.0)
@@ -246,9 +311,15 @@ async def test_a_running_job_of_an_agent_that_is_there_is_left_alone(
 
 
 async def test_two_janitors_do_what_one_does(log: EventLog, read_model: ReadModel) -> None:
-    jobs = [spec(test=f"tests/{number}.spec.js", submitted_at=utc_now(), queue_timeout_s=5.0) for number in range(20)]
+    jobs = [
+        spec(test=f"tests/{number}.spec.js", submitted_at=utc_now(), queue_timeout_s=5.0)
+        for number in range(20)
+    ]
     await log.submit_many(jobs)
-    async with caught_up(log, read_model, later_s=10.0) as one, caught_up(log, read_model, later_s=10.0) as two:
+    async with (
+        caught_up(log, read_model, later_s=10.0) as one,
+        caught_up(log, read_model, later_s=10.0) as two,
+    ):
         await asyncio.gather(one.round(), two.round())
     for job in jobs:
         assert await story(log, job.slot) == ["submitted", "finished"]
@@ -257,7 +328,9 @@ async def test_two_janitors_do_what_one_does(log: EventLog, read_model: ReadMode
 # -- what it must not do --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_queue_timeout_does_not_end_a_job_that_has_just_been_started(log: EventLog, read_model: ReadModel) -> None:
+async def test_a_queue_timeout_does_not_end_a_job_that_has_just_been_started(
+    log: EventLog, read_model: ReadModel
+) -> None:
     """The read model is always a little behind."""
     job = spec(submitted_at=utc_now(), queue_timeout_s=5.0)
     await submit(log, job)
@@ -267,12 +340,16 @@ async def test_a_queue_timeout_does_not_end_a_job_that_has_just_been_started(log
     assert await story(log, job.slot) == ["submitted", "started"]
 
 
-async def test_a_queue_timeout_does_not_end_a_job_that_waits_for_its_retry(log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_a_queue_timeout_does_not_end_a_job_that_waits_for_its_retry(
+    log: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
     """It was started in time: what it waits for now is its own back-off, not a free agent."""
     job = spec(submitted_at=utc_now(), queue_timeout_s=5.0)
     slow = QueueSettings(visibility_timeout_s=1.5, retry_base_s=600.0, retry_cap_s=600.0)
     await submit(log, job)
-    async with running_agent(log, tmp_path, runners=scripted({"*": ("failed", "passed")}), queue=slow):
+    async with running_agent(
+        log, tmp_path, runners=scripted({"*": ("failed", "passed")}), queue=slow
+    ):
         await eventually(lambda: tells(log, job, "attempt_ended"))
     await round_of(log, read_model, later_s=10.0)
     assert await story(log, job.slot) == ["submitted", "started", "attempt_ended"]
@@ -282,22 +359,38 @@ async def tells(log: EventLog, job: JobSpec, event: str) -> bool:
     return event in await story(log, job.slot)
 
 
-async def test_a_job_that_was_re_ranked_a_moment_ago_keeps_its_new_rank(log: EventLog, read_model: ReadModel) -> None:
+async def test_a_job_that_was_re_ranked_a_moment_ago_keeps_its_new_rank(
+    log: EventLog, read_model: ReadModel
+) -> None:
     job = spec()
     await submit(log, job)
     delivery = await Queue(log.connection, FAST).take(Lane(job.partition, job.rank), 1.0)
     assert delivery is not None
     await delivery.ack()
     async with caught_up(log, read_model, later_s=60.0) as janitor:
-        urgent = JobSpec(**{name: getattr(job, name) for name in job.__struct_fields__} | {"rank": 0, "priority": 0})
-        await log.execute(job.slot, Requeue(spec=urgent, reason="rank", by="operator"), await log.load(job.slot))
+        urgent = JobSpec(
+            **{name: getattr(job, name) for name in job.__struct_fields__}
+            | {"rank": 0, "priority": 0}
+        )
+        await log.execute(
+            job.slot, Requeue(spec=urgent, reason="rank", by="operator"), await log.load(job.slot)
+        )
         await janitor.round()
     last = (await legal_history(log, job.slot))[-1]
     assert last.spec.rank == 0  # type: ignore[union-attr]
 
 
-async def test_advisories_that_make_no_sense_do_not_stop_it(log: EventLog, read_model: ReadModel) -> None:
-    nonsense = [b"", b"garbage", b'{"stream_seq":-1}', b'{"stream_seq":"7"}', b'{"stream_seq":999999}', b"{}"]
+async def test_advisories_that_make_no_sense_do_not_stop_it(
+    log: EventLog, read_model: ReadModel
+) -> None:
+    nonsense = [
+        b"",
+        b"garbage",
+        b'{"stream_seq":-1}',
+        b'{"stream_seq":"7"}',
+        b'{"stream_seq":999999}',
+        b"{}",
+    ]
     job = spec(submitted_at=utc_now(), queue_timeout_s=5.0)
     await log.submit(job)
     for data in nonsense:
@@ -307,31 +400,55 @@ async def test_advisories_that_make_no_sense_do_not_stop_it(log: EventLog, read_
     assert (await ended(log, job.slot)).verdict is Verdict.INFRA_ERROR
 
 
-async def test_a_job_in_a_lane_that_cannot_be_does_not_keep_it_from_the_others(log: EventLog, read_model: ReadModel) -> None:
+async def test_a_job_in_a_lane_that_cannot_be_does_not_keep_it_from_the_others(
+    log: EventLog, read_model: ReadModel
+) -> None:
     """Written by somebody who does not know the limits; sorted before all others."""
     impossible, job = spec(org_id="a" * 100), spec()
-    subject = f"qg.job.{impossible.org_id}.1%2E0%2E0.emulator.tests/onboarding%2Espec%2Ejs.submitted.p5"
+    subject = (
+        f"qg.job.{impossible.org_id}.1%2E0%2E0.emulator.tests/onboarding%2Espec%2Ejs.submitted.p5"
+    )
     await log.connection.request(subject, codec.encode(decide(Submit(impossible), None, utc_now())))
     await log.submit(job)
     await round_of(log, read_model)
-    assert [state.lane for state in await Queue(log.connection, FAST).lanes()] == [Lane(job.partition, job.rank)]
+    assert [state.lane for state in await Queue(log.connection, FAST).lanes()] == [
+        Lane(job.partition, job.rank)
+    ]
 
 
 @pytest.mark.parametrize("names_it", [False, True])
 async def test_a_running_job_that_its_living_agent_does_not_name_is_lost(
     log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch, names_it: bool
 ) -> None:
-    """As after a power cut that took the end of the log: the job's end is gone, its agent lives and has long forgotten it."""
+    """As after a power cut that took the end of the log: the job's end is gone, its agent lives and
+    has long forgotten it.
+    """
     monkeypatch.setattr(janitors, "PRESENCE_GRACE_S", 0.0)
     job = await running_but_answered(log, "lives")
-    info = AgentInfo(instance="lives", name="a", host="h", pid=1, version="1", targets=(), slots=1, since=utc_now(), running=(job.job_id,) * names_it)
+    info = AgentInfo(
+        instance="lives",
+        name="a",
+        host="h",
+        pid=1,
+        version="1",
+        targets=(),
+        slots=1,
+        since=utc_now(),
+        running=(job.job_id,) * names_it,
+    )
     await announce(log.connection, info)
     async with caught_up(log, read_model) as janitor:
         await janitor.round()
         deadline = asyncio.get_running_loop().time() + 2 * FAST.visibility_timeout_s
         while asyncio.get_running_loop().time() < deadline:
             await janitor.round()
-        assert await story(log, job.slot) == ["submitted", "started"], "its entry is older than that, and may be older than the job"
+        assert await story(log, job.slot) == ["submitted", "started"], (
+            "its entry is older than that, and may be older than the job"
+        )
         await announce(log.connection, info)
         await janitor.round()
-    assert await story(log, job.slot) == ["submitted", "started", *["attempt_lost"] * (not names_it)]
+    assert await story(log, job.slot) == [
+        "submitted",
+        "started",
+        *["attempt_lost"] * (not names_it),
+    ]

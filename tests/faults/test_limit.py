@@ -1,4 +1,6 @@
-"""A stream whose consumers are all taken: partition queues come and go, readers and the other duties do not wait for them."""
+"""A stream whose consumers are all taken: partition queues come and go, readers and the other
+duties do not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ async def caught_up(log: EventLog, read_model: ReadModel) -> bool:
     return read_model.applied_seq >= (await log.state()).last_seq
 
 
-async def test_a_partition_queue_goes_minutes_after_its_last_job(log: EventLog, read_model: ReadModel, janitor: Janitor) -> None:
+async def test_a_partition_queue_goes_minutes_after_its_last_job(
+    log: EventLog, read_model: ReadModel, janitor: Janitor
+) -> None:
     queue = Queue(log.connection, FAST)
     waits, runs, over = (spec(test=test, app_version_id=test) for test in ("waits", "runs", "over"))
     for job in (waits, runs, over):
@@ -66,16 +70,22 @@ async def test_a_partition_queue_goes_minutes_after_its_last_job(log: EventLog, 
         await queue.ensure(lane(job))
     delivery = await queue.take(lane(runs), 1.0)
     assert delivery is not None
-    await log.execute(runs.slot, Start(ticket=delivery.seq, agent="agent"), await log.load(runs.slot))
+    await log.execute(
+        runs.slot, Start(ticket=delivery.seq, agent="agent"), await log.load(runs.slot)
+    )
     await log.execute(over.slot, Cancel("me"), await log.load(over.slot))
     await eventually(lambda: caught_up(log, read_model))
     await Janitor(log, read_model, FAST).round()
-    assert await lanes(log) == {lane(job) for job in (waits, runs, over)}, "not at once: the next job of the build may come"
+    assert await lanes(log) == {lane(job) for job in (waits, runs, over)}, (
+        "not at once: the next job of the build may come"
+    )
     await janitor.round()
     assert await lanes(log) == {lane(job) for job in (waits, runs)}
 
 
-async def test_a_read_model_that_is_behind_removes_no_partition_queue(log: EventLog, read_model: ReadModel) -> None:
+async def test_a_read_model_that_is_behind_removes_no_partition_queue(
+    log: EventLog, read_model: ReadModel
+) -> None:
     job, unknown = spec(), spec(app_version_id="2")
     async with Projector(log, read_model):
         await log.submit(job)
@@ -88,7 +98,9 @@ async def test_a_read_model_that_is_behind_removes_no_partition_queue(log: Event
     assert await lanes(log) == {lane(job), lane(unknown)}
 
 
-async def test_a_job_that_comes_while_its_partition_queue_is_being_removed_keeps_it(log: EventLog, read_model: ReadModel, janitor: Janitor) -> None:
+async def test_a_job_that_comes_while_its_partition_queue_is_being_removed_keeps_it(
+    log: EventLog, read_model: ReadModel, janitor: Janitor
+) -> None:
     """The read model had everything when the round began."""
     old, new = spec(test="old"), spec(test="new")
     await log.submit(old)
@@ -101,8 +113,12 @@ async def test_a_job_that_comes_while_its_partition_queue_is_being_removed_keeps
     assert await lanes(log) == {lane(new)}
 
 
-async def test_more_partitions_than_consumers_are_all_served(small: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
-    """Each agent and the janitor make what is missing as soon as others have gone; none is refused for good."""
+async def test_more_partitions_than_consumers_are_all_served(
+    small: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
+    """Each agent and the janitor make what is missing as soon as others have gone; none is refused
+    for good.
+    """
     jobs = [spec(app_version_id=f"{number}") for number in range(VERSIONS)]
     await small.submit_many(jobs)
     async with (
@@ -120,14 +136,21 @@ async def test_more_partitions_than_consumers_are_all_served(small: EventLog, re
     assert (state.max_consumers, state.consumers <= LIMIT) == (LIMIT, True)
 
 
-async def test_readers_and_other_duties_do_not_need_a_consumer(small: EventLog, read_model: ReadModel) -> None:
-    """All places are taken by partitions with jobs when a projector starts; a queue timeout is due, and a queue is missing."""
+async def test_readers_and_other_duties_do_not_need_a_consumer(
+    small: EventLog, read_model: ReadModel
+) -> None:
+    """All places are taken by partitions with jobs when a projector starts; a queue timeout is due,
+    and a queue is missing.
+    """
     queue = Queue(small.connection, FAST)
     jobs = [spec(app_version_id=f"{number}") for number in range(LIMIT)]
     for job in jobs:
         await queue.ensure(lane(job))
         await small.submit(job)
-    missing, hasty = spec(app_version_id="missing"), spec(test="hasty.spec.js", app_version_id="0", queue_timeout_s=5.0)
+    missing, hasty = (
+        spec(app_version_id="missing"),
+        spec(test="hasty.spec.js", app_version_id="0", queue_timeout_s=5.0),
+    )
     await small.submit_many([missing, hasty])
     with pytest.raises(NoConsumerLeft, match="max_consumers"):
         await queue.ensure(lane(missing))
@@ -140,30 +163,48 @@ async def test_readers_and_other_duties_do_not_need_a_consumer(small: EventLog, 
         await small.execute(jobs[0].slot, Cancel("me"), await small.load(jobs[0].slot))
         assert await projector.wait_for((await small.state()).last_seq, 20.0)
         await janitor.round()
-    assert await lanes(small) == {lane(job) for job in [*jobs[1:], missing]}, "one has ended: its place is taken at once, as there is need"
+    assert await lanes(small) == {lane(job) for job in [*jobs[1:], missing]}, (
+        "one has ended: its place is taken at once, as there is need"
+    )
 
 
 async def test_a_reader_without_a_consumer_reads_what_its_filters_match(small: EventLog) -> None:
     for number in range(LIMIT):
-        await Queue(small.connection, FAST).ensure(Lane(spec(app_version_id=f"{number}").partition, 5))
-    jobs = [spec(app_version_id=version, test=f"{number}.js") for number in range(20) for version in ("1", "2", "3")]
+        await Queue(small.connection, FAST).ensure(
+            Lane(spec(app_version_id=f"{number}").partition, 5)
+        )
+    jobs = [
+        spec(app_version_id=version, test=f"{number}.js")
+        for number in range(20)
+        for version in ("1", "2", "3")
+    ]
     await small.submit_many(jobs)
-    wanted = [subjects.partition_filter(spec(app_version_id=version).partition) for version in ("1", "3")]
+    wanted = [
+        subjects.partition_filter(spec(app_version_id=version).partition) for version in ("1", "3")
+    ]
     seen: list[tuple[int, int]] = []
     async with small.tail(1, wanted, batch=7) as batches, asyncio.timeout(30):
         async for batch in batches:
             seen += [(one.seq, one.stored_at) for one in batch]
             if len(seen) == 40:
                 break
-    recorded = [one for job in jobs if job.app_version_id != "2" for one in await small.history(job.slot)]
+    recorded = [
+        one for job in jobs if job.app_version_id != "2" for one in await small.history(job.slot)
+    ]
     assert seen == sorted((one.seq, one.stored_at) for one in recorded)
     assert all(abs(stored_at - utc_now().timestamp() * 1e6) < 600e6 for _, stored_at in seen)
 
 
 async def test_a_duty_that_fails_does_not_keep_the_others_from_their_work(
-    log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    log: EventLog,
+    read_model: ReadModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    hasty, stranded = spec(test="hasty.js", queue_timeout_s=5.0), spec(test="stranded.js", app_version_id="2")
+    hasty, stranded = (
+        spec(test="hasty.js", queue_timeout_s=5.0),
+        spec(test="stranded.js", app_version_id="2"),
+    )
     await log.submit_many([hasty, stranded])
     async with Projector(log, read_model):
         await eventually(lambda: caught_up(log, read_model))
@@ -182,7 +223,9 @@ async def test_a_duty_that_fails_does_not_keep_the_others_from_their_work(
     assert (await log.load(stranded.slot)).status is Status.QUEUED  # type: ignore[union-attr]
 
 
-async def test_a_running_job_survives_the_deletion_of_its_consumer(log: EventLog, tmp_path: Path) -> None:
+async def test_a_running_job_survives_the_deletion_of_its_consumer(
+    log: EventLog, tmp_path: Path
+) -> None:
     """By an operator, or by a janitor in the moment in which the job came."""
     gate, job = asyncio.Event(), spec(infra_retries=0, max_retries=0)
     queue = Queue(log.connection, FAST)

@@ -34,23 +34,33 @@ async def prepared(log: EventLog, job: JobSpec, *commands: Command) -> int:
 
 
 PASSED = Outcome(verdict=Verdict.PASSED)
-STEPS: list[Command] = [Submit(spec()), Start(ticket=1, agent="a"), EndAttempt(agent="a", attempt=1, outcome=PASSED)]
+STEPS: list[Command] = [
+    Submit(spec()),
+    Start(ticket=1, agent="a"),
+    EndAttempt(agent="a", attempt=1, outcome=PASSED),
+]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3], ids=["submitted", "started", "finished"])
-async def test_an_append_whose_answer_is_lost_is_found_and_not_written_again(log: EventLog, relay: Proxy, steps: int) -> None:
+async def test_an_append_whose_answer_is_lost_is_found_and_not_written_again(
+    log: EventLog, relay: Proxy, steps: int
+) -> None:
     *before, command = STEPS[:steps]
     job = STEPS[0].spec  # type: ignore[union-attr]
     version = await prepared(log, job, *before)
     event = decide(command, await log.load(job.slot), NOW)
     async with connect(relay.url, name="unlucky") as connection:
-        seq = await meanwhile(relay, STORED, EventLog(connection).append(job.slot, event, version), nothing)
+        seq = await meanwhile(
+            relay, STORED, EventLog(connection).append(job.slot, event, version), nothing
+        )
     history = await log.history(job.slot)
     assert len(history) == steps
     assert (history[-1].seq, history[-1].event) == (seq, event)
 
 
-async def test_an_append_whose_answer_is_lost_is_found_even_when_others_have_followed(log: EventLog, relay: Proxy) -> None:
+async def test_an_append_whose_answer_is_lost_is_found_even_when_others_have_followed(
+    log: EventLog, relay: Proxy
+) -> None:
     job = spec()
     event = decide(Submit(job), None, NOW)
 
@@ -58,7 +68,10 @@ async def test_an_append_whose_answer_is_lost_is_found_even_when_others_have_fol
         await prepared(log, job, Start(ticket=1, agent="other"), Cancel(by="other"))
 
     async with connect(relay.url, name="unlucky") as connection:
-        assert await meanwhile(relay, STORED, EventLog(connection).append(job.slot, event, 0), others) == 1
+        assert (
+            await meanwhile(relay, STORED, EventLog(connection).append(job.slot, event, 0), others)
+            == 1
+        )
     assert await story(log, job.slot) == ["submitted", "started", "cancel_requested"]
 
 
@@ -71,7 +84,9 @@ async def test_an_append_without_a_connection_waits_for_one(log: EventLog, relay
     async with connect(relay.url, name="unlucky") as connection:
         relay.refuse()
         await eventually(lambda: is_away(connection))
-        working = asyncio.create_task(EventLog(connection).append(job.slot, decide(Submit(job), None, NOW), 0))
+        working = asyncio.create_task(
+            EventLog(connection).append(job.slot, decide(Submit(job), None, NOW), 0)
+        )
         await relay.accept()
         assert await working == 1
     assert await story(log, job.slot) == ["submitted"]
@@ -81,7 +96,9 @@ async def test_an_append_that_never_arrived_is_sent_again(log: EventLog, relay: 
     job = spec()
     async with connect(relay.url, name="unlucky") as connection:
         relay.hold()
-        working = asyncio.create_task(EventLog(connection).append(job.slot, decide(Submit(job), None, NOW), 0))
+        working = asyncio.create_task(
+            EventLog(connection).append(job.slot, decide(Submit(job), None, NOW), 0)
+        )
         await relay.reached(b"Nats-Expected-Last-Subject-Sequence")
         relay.refuse()
         relay.let_go()
@@ -90,11 +107,15 @@ async def test_an_append_that_never_arrived_is_sent_again(log: EventLog, relay: 
     assert await story(log, job.slot) == ["submitted"]
 
 
-async def test_an_append_that_never_arrived_gives_way_to_one_that_did(log: EventLog, relay: Proxy) -> None:
+async def test_an_append_that_never_arrived_gives_way_to_one_that_did(
+    log: EventLog, relay: Proxy
+) -> None:
     mine, other = spec(), spec()
     async with connect(relay.url, name="unlucky") as connection:
         relay.hold()
-        working = asyncio.create_task(EventLog(connection).append(mine.slot, decide(Submit(mine), None, NOW), 0))
+        working = asyncio.create_task(
+            EventLog(connection).append(mine.slot, decide(Submit(mine), None, NOW), 0)
+        )
         await relay.reached(b"Nats-Expected-Last-Subject-Sequence")
         await log.submit(other)
         relay.refuse()
@@ -109,7 +130,9 @@ async def test_an_append_that_never_arrived_gives_way_to_one_that_did(log: Event
 
 
 @pytest.mark.parametrize("how", list(OnDuplicate))
-async def test_a_submission_whose_answer_is_lost_is_answered_as_if_it_was_not(log: EventLog, relay: Proxy, how: OnDuplicate) -> None:
+async def test_a_submission_whose_answer_is_lost_is_answered_as_if_it_was_not(
+    log: EventLog, relay: Proxy, how: OnDuplicate
+) -> None:
     """Above all, it does not find itself a duplicate of itself."""
     job = spec()
     async with connect(relay.url, name="unlucky") as connection:
@@ -118,7 +141,9 @@ async def test_a_submission_whose_answer_is_lost_is_answered_as_if_it_was_not(lo
     assert await story(log, job.slot) == ["submitted"]
 
 
-async def test_a_server_killed_between_storing_and_answering_has_stored_once(server: NatsServer, log: EventLog, relay: Proxy) -> None:
+async def test_a_server_killed_between_storing_and_answering_has_stored_once(
+    server: NatsServer, log: EventLog, relay: Proxy
+) -> None:
     jobs = [spec(test=f"tests/{number}.spec.js") for number in range(50)]
 
     async def kill() -> None:
@@ -135,14 +160,18 @@ async def test_a_server_killed_between_storing_and_answering_has_stored_once(ser
 
 
 @pytest.mark.parametrize("lost", [1, 2], ids=["started", "finished"])
-async def test_an_agent_that_loses_an_answer_runs_the_job_once(log: EventLog, relay: Proxy, tmp_path: Path, ledger: Ledger, lost: int) -> None:
+async def test_an_agent_that_loses_an_answer_runs_the_job_once(
+    log: EventLog, relay: Proxy, tmp_path: Path, ledger: Ledger, lost: int
+) -> None:
     job = spec(infra_retries=0)
     gate = asyncio.Event()
     await submit(log, job)
     async with connect(relay.url, name="unlucky") as connection:
         if lost == 1:
             relay.cut_at(STORED)
-        async with running_agent(EventLog(connection), tmp_path, runners=watched(ledger, gate=gate), name="unlucky"):
+        async with running_agent(
+            EventLog(connection), tmp_path, runners=watched(ledger, gate=gate), name="unlucky"
+        ):
             if lost == 1:
                 await relay.cut.wait()
                 await relay.accept()
@@ -159,13 +188,20 @@ async def test_an_agent_that_loses_an_answer_runs_the_job_once(log: EventLog, re
     assert len(ledger.runs) == 1
 
 
-async def test_a_result_survives_a_connection_that_breaks_while_the_slot_is_read_again(log: EventLog, relay: Proxy, tmp_path: Path, ledger: Ledger) -> None:
-    """The agent's version is an old one because of the cancel; the answer that tells it so is the last thing it hears for a while."""
+async def test_a_result_survives_a_connection_that_breaks_while_the_slot_is_read_again(
+    log: EventLog, relay: Proxy, tmp_path: Path, ledger: Ledger
+) -> None:
+    """The agent's version is an old one because of the cancel; the answer that tells it so is the
+    last thing it hears for a while.
+    """
     job = spec(max_retries=0, infra_retries=0)
     gate = asyncio.Event()
     await Queue(log.connection, FAST).ensure(Lane(job.partition, job.rank))
     await log.submit(job)
-    async with connect(relay.url, name="unlucky") as connection, running_agent(EventLog(connection), tmp_path, runners=watched(ledger, gate=gate)):
+    async with (
+        connect(relay.url, name="unlucky") as connection,
+        running_agent(EventLog(connection), tmp_path, runners=watched(ledger, gate=gate)),
+    ):
         run = await ledger.started(job.slot)
         await run.heartbeat()
         await log.execute(job.slot, Cancel(by="test"), await log.load(job.slot))

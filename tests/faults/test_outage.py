@@ -1,4 +1,6 @@
-"""A server that is away for long, and connections that are dead without showing it: everybody comes back by himself, and is quiet until then."""
+"""A server that is away for long, and connections that are dead without showing it: everybody comes
+back by himself, and is quiet until then.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from qgjet_projections.readmodel.writer import Writer
 from qgjet_projections.service import open_service
 
 
-async def test_a_server_that_is_away_costs_a_few_lines_and_little_time(server: NatsServer, log: EventLog, tmp_path: Path) -> None:
+async def test_a_server_that_is_away_costs_a_few_lines_and_little_time(
+    server: NatsServer, log: EventLog, tmp_path: Path
+) -> None:
     async with at_work(log, tmp_path) as service:
         await works(service, log, "before")
         with listening() as lines:
@@ -38,7 +42,9 @@ async def test_a_server_that_is_away_costs_a_few_lines_and_little_time(server: N
         await works(service, log, "after")
 
 
-def test_a_complaint_that_repeats_itself_is_said_once_and_then_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complaint_that_repeats_itself_is_said_once_and_then_now_and_then(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 100.0
     monkeypatch.setattr("qgjet.support.log_limiter.time.monotonic", lambda: now)
     complaints = LogLimiter(logging.getLogger("qgjet.test"), again_s=60)
@@ -53,7 +59,9 @@ def test_a_complaint_that_repeats_itself_is_said_once_and_then_now_and_then(capl
     assert caplog.messages[-2:] == ["something else", "away"]
 
 
-def test_complaints_of_many_kinds_are_bounded_together(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complaints_of_many_kinds_are_bounded_together(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 100.0
     monkeypatch.setattr("qgjet.support.log_limiter.time.monotonic", lambda: now)
     complaints = LogLimiter(logging.getLogger("qgjet.test"), again_s=60)
@@ -65,7 +73,9 @@ def test_complaints_of_many_kinds_are_bounded_together(caplog: pytest.LogCapture
     assert "other lines were held back" in caplog.text
 
 
-async def test_an_event_that_cannot_be_read_costs_a_few_lines_however_often_it_is_read(log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_event_that_cannot_be_read_costs_a_few_lines_however_often_it_is_read(
+    log: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
     slots = [spec().slot, spec(test="other").slot]
     for slot in slots:
         await log.connection.request(slot_prefix(slot) + ".paused", b"?")
@@ -75,7 +85,11 @@ async def test_an_event_that_cannot_be_read_costs_a_few_lines_however_often_it_i
 
 
 async def test_a_disk_that_takes_nothing_costs_a_few_lines(
-    server: NatsServer, log: EventLog, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    server: NatsServer,
+    log: EventLog,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The projector stops and begins again, each time with the same complaint."""
     monkeypatch.setattr(services, "PAUSE_S", 0.01)
@@ -87,7 +101,9 @@ async def test_a_disk_that_takes_nothing_costs_a_few_lines(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Writer, "apply", full)
-    settings = Settings(nats_url=server.url, api=ApiSettings(database=str(tmp_path / "read.sqlite")))
+    settings = Settings(
+        nats_url=server.url, api=ApiSettings(database=str(tmp_path / "read.sqlite"))
+    )
     await log.submit(spec())
     with listening() as lines:
         async with open_service(settings):
@@ -100,7 +116,9 @@ async def test_a_disk_that_takes_nothing_costs_a_few_lines(
 
 
 @pytest.mark.parametrize("how", ["cancelled", "ended"])
-async def test_a_connection_whose_reader_has_died_is_noticed_and_mended(log: EventLog, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+async def test_a_connection_whose_reader_has_died_is_noticed_and_mended(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     """Whatever ended it: the client looks connected and hears nothing."""
     monkeypatch.setattr(connections, "_WATCHDOG_S", 0.3)
     monkeypatch.setattr(connections, "_ROUND_TRIP_S", 0.3)
@@ -153,8 +171,16 @@ async def test_a_read_model_that_is_slow_is_said_by_name_and_asked_to_wait_for(
 
     monkeypatch.setattr("qgjet_projections.readmodel.projector.LOOK_S", 0.05)
     monkeypatch.setattr("qgjet_projections.api.reads.MIN_SEQ_WAIT_S", 0.2)
-    settings = Settings(nats_url=server.url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False, max_lag_events=10))
-    async with api_of(settings) as api, httpx.AsyncClient(base_url=api, timeout=patience(20)) as client:
+    settings = Settings(
+        nats_url=server.url,
+        api=ApiSettings(
+            port=0, database=str(tmp_path / "read.sqlite"), janitor=False, max_lag_events=10
+        ),
+    )
+    async with (
+        api_of(settings) as api,
+        httpx.AsyncClient(base_url=api, timeout=patience(20)) as client,
+    ):
 
         async def answers(status: int) -> bool:
             return (await client.get("/readyz")).status_code == status
@@ -164,9 +190,15 @@ async def test_a_read_model_that_is_slow_is_said_by_name_and_asked_to_wait_for(
         try:
             accepted = await log.submit_many([spec(test=f"{number}") for number in range(20)])
             await eventually(lambda: answers(503))
-            assert (await client.get("/readyz")).json()["reasons"] == ["the read model is 20 events behind, more than 10"]
+            assert (await client.get("/readyz")).json()["reasons"] == [
+                "the read model is 20 events behind, more than 10"
+            ]
             behind = await client.get("/jobs", params={"min_seq": 20})
-            assert (behind.status_code, behind.json()["type"], behind.headers["retry-after"]) == (503, "urn:qgjet:problem:not-caught-up", "1")
+            assert (behind.status_code, behind.json()["type"], behind.headers["retry-after"]) == (
+                503,
+                "urn:qgjet:problem:not-caught-up",
+                "1",
+            )
             assert (await client.get("/jobs")).json()["jobs"] == []
         finally:
             gate.set()

@@ -43,7 +43,9 @@ async def drains(log: EventLog) -> None:
     await eventually(ask, what="an agent that drains")
 
 
-async def test_the_job_of_a_killed_agent_dies_with_it_and_is_handed_on_after_the_visibility_timeout(log: EventLog, agents: Crew, yard: Yard) -> None:
+async def test_the_job_of_a_killed_agent_dies_with_it_and_is_handed_on_after_the_visibility_timeout(
+    log: EventLog, agents: Crew, yard: Yard
+) -> None:
     wanted = job("hang-then-pass.spec.js", max_retries=2, infra_retries=2)
     await submit(log, wanted)
     victim = agents.start("victim")
@@ -55,16 +57,31 @@ async def test_the_job_of_a_killed_agent_dies_with_it_and_is_handed_on_after_the
     await yard.dead(wanted.test)
     heir = agents.start("heir")
     final = await ended(log, wanted.slot, within_s=LATE_S)
-    assert await story(log, wanted.slot) == ["submitted", "started", "attempt_lost", "started", "finished"]
+    assert await story(log, wanted.slot) == [
+        "submitted",
+        "started",
+        "attempt_lost",
+        "started",
+        "finished",
+    ]
     assert await starts(log, wanted.slot) == [lost, await heir.ready()]
-    assert (final.verdict, final.attempt, final.retries_left, final.infra_retries_left) == (Verdict.PASSED, 2, 2, 1)
+    assert (final.verdict, final.attempt, final.retries_left, final.infra_retries_left) == (
+        Verdict.PASSED,
+        2,
+        2,
+        1,
+    )
     first, second = yard.lines("start")
     assert first == began
-    assert second.at - killed_at > VISIBILITY_S / 3, "a third of it may have passed since the last heartbeat"
+    assert second.at - killed_at > VISIBILITY_S / 3, (
+        "a third of it may have passed since the last heartbeat"
+    )
     assert yard.lines("overlap") == []
 
 
-async def test_a_frozen_agent_loses_its_job_before_another_one_gets_it_and_is_heard_no_more(log: EventLog, agents: Crew, yard: Yard) -> None:
+async def test_a_frozen_agent_loses_its_job_before_another_one_gets_it_and_is_heard_no_more(
+    log: EventLog, agents: Crew, yard: Yard
+) -> None:
     wanted = job("hang-then-pass.spec.js", max_retries=0)
     await submit(log, wanted)
     zombie = agents.start("zombie")
@@ -81,7 +98,11 @@ async def test_a_frozen_agent_loses_its_job_before_another_one_gets_it_and_is_he
     zombie.thaw()
     await zombie.says("counts for nothing")
     assert await log.history(wanted.slot) == before
-    assert (final.verdict, final.attempt, final.infra_retries_left) == (Verdict.PASSED, 2, wanted.infra_retries - 1)
+    assert (final.verdict, final.attempt, final.infra_retries_left) == (
+        Verdict.PASSED,
+        2,
+        wanted.infra_retries - 1,
+    )
     assert yard.lines("overlap") == []
 
     heir.terminate()
@@ -92,7 +113,9 @@ async def test_a_frozen_agent_loses_its_job_before_another_one_gets_it_and_is_he
     assert await starts(log, another.slot) == [lost], "an agent that was frozen goes on serving"
 
 
-async def test_a_cancel_ends_a_running_process_within_a_heartbeat(log: EventLog, agents: Crew, yard: Yard) -> None:
+async def test_a_cancel_ends_a_running_process_within_a_heartbeat(
+    log: EventLog, agents: Crew, yard: Yard
+) -> None:
     wanted = job("hang.spec.js")
     await submit(log, wanted)
     agents.start("agent")
@@ -101,10 +124,17 @@ async def test_a_cancel_ends_a_running_process_within_a_heartbeat(log: EventLog,
     final = await ended(log, wanted.slot)
     assert not yard.is_alive(wanted.test)
     assert (final.status, final.verdict, final.attempt) == (Status.CANCELLED, Verdict.CANCELLED, 1)
-    assert await story(log, wanted.slot) == ["submitted", "started", "cancel_requested", "cancelled"]
+    assert await story(log, wanted.slot) == [
+        "submitted",
+        "started",
+        "cancel_requested",
+        "cancelled",
+    ]
 
 
-async def test_the_first_sigterm_finishes_what_runs_and_leaves_the_rest(log: EventLog, agents: Crew, yard: Yard) -> None:
+async def test_the_first_sigterm_finishes_what_runs_and_leaves_the_rest(
+    log: EventLog, agents: Crew, yard: Yard
+) -> None:
     running = [job(f"{number}/gated.spec.js") for number in range(2)]
     for one in running:
         await submit(log, one)
@@ -122,10 +152,14 @@ async def test_the_first_sigterm_finishes_what_runs_and_leaves_the_rest(log: Eve
         assert await story(log, one.slot) == ["submitted", "started", "finished"]
     assert await story(log, waiting.slot) == ["submitted"]
     (lane,) = await Queue(log.connection, SOON).lanes()
-    assert (lane.pending, lane.unacknowledged) == (1, 0), "what was not started is free for others at once"
+    assert (lane.pending, lane.unacknowledged) == (1, 0), (
+        "what was not started is free for others at once"
+    )
 
 
-async def test_the_second_sigterm_stops_what_runs_and_gives_it_back_at_no_cost(log: EventLog, agents: Crew, yard: Yard) -> None:
+async def test_the_second_sigterm_stops_what_runs_and_gives_it_back_at_no_cost(
+    log: EventLog, agents: Crew, yard: Yard
+) -> None:
     wanted = job("hang-then-pass.spec.js", max_retries=0, infra_retries=0)
     await submit(log, wanted)
     agent = agents.start("agent")
@@ -143,7 +177,9 @@ async def test_the_second_sigterm_stops_what_runs_and_gives_it_back_at_no_cost(l
     assert yard.lines("overlap") == []
 
 
-async def test_a_killed_agent_among_many_costs_no_job(log: EventLog, agents: Crew, yard: Yard) -> None:
+async def test_a_killed_agent_among_many_costs_no_job(
+    log: EventLog, agents: Crew, yard: Yard
+) -> None:
     """Two agents under load; one is killed in the middle of it."""
     jobs = [job(f"{number}/pass.spec.js", max_retries=0) for number in range(24)]
     for one in jobs:

@@ -59,7 +59,9 @@ async def test_consumers_that_are_deleted_under_load_lose_nothing_and_run_nothin
 # -- the lease -----------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_job_that_ends_while_the_server_is_away_keeps_its_verdict(server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
+async def test_a_job_that_ends_while_the_server_is_away_keeps_its_verdict(
+    server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger
+) -> None:
     job = spec(max_retries=0, infra_retries=0)
     gate = asyncio.Event()
     await submit(log, job)
@@ -74,7 +76,9 @@ async def test_a_job_that_ends_while_the_server_is_away_keeps_its_verdict(server
     assert await story(log, job.slot) == ["submitted", "started", "finished"]
 
 
-async def test_a_server_away_for_less_than_the_lease_costs_a_running_job_nothing(server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
+async def test_a_server_away_for_less_than_the_lease_costs_a_running_job_nothing(
+    server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger
+) -> None:
     job = spec(max_retries=0, infra_retries=0)
     gate = asyncio.Event()
     await Queue(log.connection, LONGER).ensure(Lane(job.partition, job.rank))
@@ -114,11 +118,17 @@ async def back(server: NatsServer) -> None:
 
 @pytest.mark.parametrize("away", [killed, frozen])
 async def test_a_server_away_for_longer_than_the_lease_stops_the_job_before_it_may_be_handed_on(
-    server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger, away: Callable[[NatsServer], Awaitable[None]]
+    server: NatsServer,
+    log: EventLog,
+    tmp_path: Path,
+    ledger: Ledger,
+    away: Callable[[NatsServer], Awaitable[None]],
 ) -> None:
     job = spec(max_retries=0, infra_retries=1)
     await submit(log, job)
-    async with running_agent(log, tmp_path, runners=watched(ledger, takes_s=lambda _: 0.0 if ledger.runs[1:] else 60.0)):
+    async with running_agent(
+        log, tmp_path, runners=watched(ledger, takes_s=lambda _: 0.0 if ledger.runs[1:] else 60.0)
+    ):
         run = await ledger.started(job.slot)
         await run.heartbeat()
         await away(server)
@@ -129,18 +139,28 @@ async def test_a_server_away_for_longer_than_the_lease_stops_the_job_before_it_m
         assert run.ended - since < VISIBILITY_S
         final = await ended(log, job.slot)
     assert (final.verdict, final.attempt, final.infra_retries_left) == (Verdict.PASSED, 2, 0)
-    assert await story(log, job.slot) == ["submitted", "started", "attempt_ended", "started", "finished"]
+    assert await story(log, job.slot) == [
+        "submitted",
+        "started",
+        "attempt_ended",
+        "started",
+        "finished",
+    ]
 
 
 async def test_an_agent_that_is_cut_off_stops_its_job_before_another_one_gets_it_and_is_heard_no_more(
     log: EventLog, relay: Proxy, tmp_path: Path, ledger: Ledger
 ) -> None:
-    """What it says when it is back, heartbeats, a result and an answer to the message, comes too late."""
+    """What it says when it is back, heartbeats, a result and an answer to the message, comes too
+    late.
+    """
     job = spec(max_retries=0)
     await submit(log, job)
     async with (
         connect(relay.url, name="cut off") as connection,
-        running_agent(EventLog(connection), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 60.0)),
+        running_agent(
+            EventLog(connection), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 60.0)
+        ),
     ):
         run = await ledger.started(job.slot)
         await run.heartbeat()
@@ -151,26 +171,46 @@ async def test_an_agent_that_is_cut_off_stops_its_job_before_another_one_gets_it
             relay.let_go()
             await connection.request("$JS.API.INFO")
     assert await log.history(job.slot) == history
-    assert await story(log, job.slot) == ["submitted", "started", "attempt_lost", "started", "finished"]
-    assert (final.verdict, final.attempt, final.infra_retries_left) == (Verdict.PASSED, 2, job.infra_retries - 1)
+    assert await story(log, job.slot) == [
+        "submitted",
+        "started",
+        "attempt_lost",
+        "started",
+        "finished",
+    ]
+    assert (final.verdict, final.attempt, final.infra_retries_left) == (
+        Verdict.PASSED,
+        2,
+        job.infra_retries - 1,
+    )
     assert ledger.overlaps == []
 
 
 async def test_a_restart_of_the_server_does_not_hand_a_job_on_while_it_runs(
     server: NatsServer, log: EventLog, relay: Proxy, tmp_path: Path, ledger: Ledger
 ) -> None:
-    """The server remembers the time of a delivery in whole seconds: after a restart it hands jobs on up to a second too early."""
+    """The server remembers the time of a delivery in whole seconds: after a restart it hands jobs
+    on up to a second too early.
+    """
     job, visibility_s = spec(), 2.0
     queue = QueueSettings(visibility_timeout_s=visibility_s)
     await Queue(log.connection, queue).ensure(Lane(job.partition, job.rank))
     await log.submit(job)
     stubborn = {"emulator": StubbornRunner(ledger, "one")}
-    async with connect(relay.url, name="cut off") as connection, running_agent(EventLog(connection), tmp_path, runners=stubborn, queue=queue):
+    async with (
+        connect(relay.url, name="cut off") as connection,
+        running_agent(EventLog(connection), tmp_path, runners=stubborn, queue=queue),
+    ):
         run = await ledger.started(job.slot)
-        while not (0.6 < sent_at(await run.heartbeat(), visibility_s) % 1 < 0.95 and time.monotonic() - run.began > visibility_s):
+        while not (
+            0.6 < sent_at(await run.heartbeat(), visibility_s) % 1 < 0.95
+            and time.monotonic() - run.began > visibility_s
+        ):
             pass  # it is one of three in a row, which are two thirds of a second apart
         relay.refuse()
-        async with running_agent(log, tmp_path, runners=watched(ledger, "two"), queue=queue, poll_s=0.05):
+        async with running_agent(
+            log, tmp_path, runners=watched(ledger, "two"), queue=queue, poll_s=0.05
+        ):
             server.kill()
             await server.start()
             await ended(log, job.slot)
@@ -182,7 +222,8 @@ async def test_a_restart_of_the_server_does_not_hand_a_job_on_while_it_runs(
 async def test_a_restart_of_the_server_does_not_hand_on_what_was_started_a_moment_ago(
     server: NatsServer, log: EventLog, tmp_path: Path, ledger: Ledger, ahead: timedelta
 ) -> None:
-    """On disk the server takes the time of the message for that of its delivery, until the first heartbeat: what had waited long is due at once.
+    """On disk the server takes the time of the message for that of its delivery, until the first
+    heartbeat: what had waited long is due at once.
 
     By the clock of the agent that gets it, the job may have been started an hour ago.
     """
@@ -193,11 +234,22 @@ async def test_a_restart_of_the_server_does_not_hand_on_what_was_started_a_momen
     await eventually(lambda: is_overdue(log, lane))
     async with (
         connect(server.url, name="one") as one,
-        running_agent(EventLog(one), tmp_path, runners=watched(ledger, "one", takes_s=lambda _: 1.5), queue=BRIEF),
+        running_agent(
+            EventLog(one),
+            tmp_path,
+            runners=watched(ledger, "one", takes_s=lambda _: 1.5),
+            queue=BRIEF,
+        ),
     ):
         await ledger.started(job.slot)
         two = EventLog(log.connection, lambda: utc_now() + ahead)
-        async with running_agent(two, tmp_path, runners=watched(ledger, "two", takes_s=lambda _: 1.5), queue=BRIEF, poll_s=0.05):
+        async with running_agent(
+            two,
+            tmp_path,
+            runners=watched(ledger, "two", takes_s=lambda _: 1.5),
+            queue=BRIEF,
+            poll_s=0.05,
+        ):
             server.kill()
             await server.start()
             final = await ended(log, job.slot)
@@ -206,15 +258,23 @@ async def test_a_restart_of_the_server_does_not_hand_on_what_was_started_a_momen
 
 
 async def is_overdue(log: EventLog, lane: Lane) -> bool:
-    """Whether the last event is older than the lane's messages may be without an answer, by the server's clock."""
+    """Whether the last event is older than the lane's messages may be without an answer, by the
+    server's clock.
+    """
     consumer = await log.connection.api(f"CONSUMER.INFO.QG_EVENTS.{lane_consumer(lane)}")
     stream = await log.connection.api("STREAM.INFO.QG_EVENTS")
-    stored, now = (msgspec.convert(text, datetime) for text in (stream["state"]["last_ts"], stream["ts"]))
+    stored, now = (
+        msgspec.convert(text, datetime) for text in (stream["state"]["last_ts"], stream["ts"])
+    )
     return (now - stored).total_seconds() > consumer["config"]["ack_wait"] / 1e9
 
 
-async def test_agents_are_known_again_after_a_restart_of_the_server(server: NatsServer, log: EventLog, tmp_path: Path) -> None:
-    """A stream in memory does not outlive a single server. Whoever is not known is taken for gone, with all that runs there."""
+async def test_agents_are_known_again_after_a_restart_of_the_server(
+    server: NatsServer, log: EventLog, tmp_path: Path
+) -> None:
+    """A stream in memory does not outlive a single server. Whoever is not known is taken for gone,
+    with all that runs there.
+    """
     async with running_agent(log, tmp_path) as agent:
         await eventually(lambda: is_known(log, agent.instance))
         server.stop()

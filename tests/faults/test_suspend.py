@@ -1,4 +1,6 @@
-"""The lease of an agent whose host was suspended: its timers have stood still, the visibility timeout has not."""
+"""The lease of an agent whose host was suspended: its timers have stood still, the visibility
+timeout has not.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ async def held(log: EventLog) -> Lease:
     return Lease(log, delivery, "agent", VisibilityTimeout(log.connection, LONG))
 
 
-async def test_a_lease_that_ran_out_during_a_suspend_is_not_extended(log: EventLog, suspend: Suspend) -> None:
+async def test_a_lease_that_ran_out_during_a_suspend_is_not_extended(
+    log: EventLog, suspend: Suspend
+) -> None:
     async with await held(log) as lease:
         until = lease.stop_control.kill_at
         suspend(LONG.visibility_timeout_s)
@@ -70,7 +74,9 @@ async def test_a_lease_that_ran_out_during_a_suspend_is_not_extended(log: EventL
         assert lease.stop_control.kill_at == until
 
 
-async def test_a_lease_is_confirmed_at_once_after_a_short_suspend(log: EventLog, suspend: Suspend) -> None:
+async def test_a_lease_is_confirmed_at_once_after_a_short_suspend(
+    log: EventLog, suspend: Suspend
+) -> None:
     async with await held(log) as lease:
         until, extended = lease.stop_control.kill_at, asyncio.Event()
         lease.stop_control.follow(lambda kill_at: extended.set() if kill_at > until else None)
@@ -83,7 +89,9 @@ async def test_a_lease_is_confirmed_at_once_after_a_short_suspend(log: EventLog,
 async def test_a_job_whose_agent_stood_still_after_it_had_claimed_it_is_not_run_there(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other agent has it by then: its second attempt would run beside the first one, which has not begun yet."""
+    """The other agent has it by then: its second attempt would run beside the first one, which has
+    not begun yet.
+    """
     job, ledger = spec(), Ledger()
     async with connect(server.url, name="one") as one, connect(server.url, name="two") as two:
         await streams.ensure(one)
@@ -101,7 +109,9 @@ async def test_a_job_whose_agent_stood_still_after_it_had_claimed_it_is_not_run_
         monkeypatch.setattr(EventLog, "append", standing_still)
         async with (
             running_agent(log, tmp_path / "one", runners=watched(ledger, "one")),
-            running_agent(EventLog(two), tmp_path / "two", runners=watched(ledger, "two"), poll_s=0.05),
+            running_agent(
+                EventLog(two), tmp_path / "two", runners=watched(ledger, "two"), poll_s=0.05
+            ),
         ):
             final = await ended(log, job.slot)
     assert (final.verdict, final.attempt) == (Verdict.PASSED, 2)

@@ -38,7 +38,9 @@ async def stop(server: NatsServer, log: EventLog, relay: Proxy) -> None:
 async def delete_consumers(server: NatsServer, log: EventLog, relay: Proxy) -> None:
     """All of them: a tail's is the only kind there is here."""
     try:
-        for name in (await log.connection.api(f"CONSUMER.NAMES.{subjects.STREAM}"))["consumers"] or []:
+        for name in (await log.connection.api(f"CONSUMER.NAMES.{subjects.STREAM}"))[
+            "consumers"
+        ] or []:
             await log.connection.api(f"CONSUMER.DELETE.{subjects.STREAM}.{name}")
     except NatsUnavailable:  # the tail was faster in deleting its own
         return
@@ -107,7 +109,9 @@ async def test_every_event_comes_once_and_in_order_whatever_breaks(
         async with asyncio.timeout(patience(20)):
             await written.wait()
         for reader in readers:
-            await eventually(lambda reader=reader: reader.has(EVENTS), within_s=20, what="all events")  # type: ignore[misc]
+            await eventually(
+                lambda reader=reader: reader.has(EVENTS), within_s=20, what="all events"
+            )  # type: ignore[misc]
         for task in tasks:
             task.cancel()
     for reader in readers:
@@ -115,7 +119,9 @@ async def test_every_event_comes_once_and_in_order_whatever_breaks(
         assert len({one.data for one in reader.seen}) == EVENTS
 
 
-async def test_a_reader_that_is_slow_misses_nothing(server: NatsServer, log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_that_is_slow_misses_nothing(
+    server: NatsServer, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its consumer falls silent while it does not pull, which looks like a lost server."""
     monkeypatch.setattr(Tail, "SILENCE_S", 0.3)
     monkeypatch.setattr(Tail, "HEARTBEAT_S", 0.1)
@@ -131,7 +137,9 @@ async def test_a_reader_that_is_slow_misses_nothing(server: NatsServer, log: Eve
     assert seen == list(range(1, 101))
 
 
-async def test_a_tail_can_be_closed_while_the_server_is_away(server: NatsServer, log: EventLog) -> None:
+async def test_a_tail_can_be_closed_while_the_server_is_away(
+    server: NatsServer, log: EventLog
+) -> None:
     await log.submit(spec())
     reader = Reader(log, 10)
     task = asyncio.create_task(reader.run())

@@ -23,13 +23,17 @@ BRIEF = QueueSettings(visibility_timeout_s=1.0, retry_base_s=0.02, retry_cap_s=0
 GIVES_UP_SOON = QueueSettings(visibility_timeout_s=1.0, max_deliver=2)
 
 
-async def submit(log: EventLog, job: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH) -> None:
+async def submit(
+    log: EventLog, job: JobSpec, on_duplicate: OnDuplicate = OnDuplicate.ATTACH
+) -> None:
     await Queue(log.connection, BRIEF).ensure(Lane(job.partition, job.rank))
     await log.submit(job, on_duplicate)
 
 
 async def held(log: EventLog, job: JobSpec) -> Delivery:
-    """The job's message, delivered to somebody who will not answer: it is delivered again a visibility timeout later."""
+    """The job's message, delivered to somebody who will not answer: it is delivered again a
+    visibility timeout later.
+    """
     await submit(log, job)
     delivery = await Queue(log.connection, BRIEF).take(Lane(job.partition, job.rank), 1.0)
     assert delivery is not None
@@ -37,14 +41,23 @@ async def held(log: EventLog, job: JobSpec) -> Delivery:
 
 
 async def rerank(log: EventLog, job: JobSpec, rank: int) -> None:
-    new = spec(**{name: getattr(job, name) for name in job.__struct_fields__} | {"rank": rank, "priority": rank})
+    new = spec(
+        **{name: getattr(job, name) for name in job.__struct_fields__}
+        | {"rank": rank, "priority": rank}
+    )
     await Queue(log.connection, BRIEF).ensure(Lane(job.partition, rank))
-    await log.execute(job.slot, Requeue(spec=new, reason="rank", by="test"), await log.load(job.slot))
+    await log.execute(
+        job.slot, Requeue(spec=new, reason="rank", by="test"), await log.load(job.slot)
+    )
 
 
 async def quiet(log: EventLog, rank: int | None = None) -> bool:
     """Whether no lane, or none of `rank`, has anything left to deliver or to be answered."""
-    states = [state for state in await Queue(log.connection, BRIEF).lanes() if rank in (None, state.lane.rank)]
+    states = [
+        state
+        for state in await Queue(log.connection, BRIEF).lanes()
+        if rank in (None, state.lane.rank)
+    ]
     return all((state.pending, state.unacknowledged) == (0, 0) for state in states)
 
 
@@ -69,8 +82,12 @@ async def cancelled(log: EventLog, job: JobSpec) -> list[str]:
     return ["submitted", "cancel_requested"]
 
 
-@pytest.mark.parametrize("what_happens", [re_ranked, replaced, cancelled_and_resubmitted, cancelled])
-async def test_an_old_message_that_is_delivered_late_changes_nothing(log: EventLog, tmp_path: Path, ledger: Ledger, what_happens: object) -> None:
+@pytest.mark.parametrize(
+    "what_happens", [re_ranked, replaced, cancelled_and_resubmitted, cancelled]
+)
+async def test_an_old_message_that_is_delivered_late_changes_nothing(
+    log: EventLog, tmp_path: Path, ledger: Ledger, what_happens: object
+) -> None:
     job = spec()
     await held(log, job)
     expected = await what_happens(log, job)  # type: ignore[operator]
@@ -84,15 +101,23 @@ async def test_an_old_message_that_is_delivered_late_changes_nothing(log: EventL
     assert len(ledger.runs) == expected.count("started")
 
 
-async def test_an_old_message_does_not_disturb_the_run_that_the_new_one_has_begun(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
-    """A late delivery of a running job looks like a lost lease, unless its ticket is looked at first."""
+async def test_an_old_message_does_not_disturb_the_run_that_the_new_one_has_begun(
+    log: EventLog, tmp_path: Path, ledger: Ledger
+) -> None:
+    """A late delivery of a running job looks like a lost lease, unless its ticket is looked at
+    first.
+    """
     job = spec()
     gate = asyncio.Event()
     await held(log, job)
     await rerank(log, job, 1)
     async with (
-        running_agent(log, tmp_path, runners=watched(ledger, "one", gate=gate), queue=BRIEF, poll_s=0.2),
-        running_agent(log, tmp_path, runners=watched(ledger, "two", gate=gate), queue=BRIEF, poll_s=0.2),
+        running_agent(
+            log, tmp_path, runners=watched(ledger, "one", gate=gate), queue=BRIEF, poll_s=0.2
+        ),
+        running_agent(
+            log, tmp_path, runners=watched(ledger, "two", gate=gate), queue=BRIEF, poll_s=0.2
+        ),
     ):
         await ledger.started(job.slot)
         await eventually(lambda: quiet(log, rank=5), what="the old message is answered")
@@ -103,10 +128,14 @@ async def test_an_old_message_does_not_disturb_the_run_that_the_new_one_has_begu
     assert len(ledger.runs) == 1
 
 
-async def test_a_late_answer_to_an_old_message_changes_nothing(log: EventLog, tmp_path: Path, ledger: Ledger) -> None:
+async def test_a_late_answer_to_an_old_message_changes_nothing(
+    log: EventLog, tmp_path: Path, ledger: Ledger
+) -> None:
     job = spec()
     old = await held(log, job)
-    async with running_agent(log, tmp_path, runners=watched(ledger, takes_s=lambda _: 0.5), queue=BRIEF, poll_s=0.2):
+    async with running_agent(
+        log, tmp_path, runners=watched(ledger, takes_s=lambda _: 0.5), queue=BRIEF, poll_s=0.2
+    ):
         run = await ledger.started(job.slot)
         await old.ack()
         final = await ended(log, job.slot)
@@ -116,7 +145,9 @@ async def test_a_late_answer_to_an_old_message_changes_nothing(log: EventLog, tm
     assert await story(log, job.slot) == ["submitted", "started", "finished"]
 
 
-async def test_an_advisory_about_an_old_ticket_finishes_nobody(log: EventLog, read_model: ReadModel) -> None:
+async def test_an_advisory_about_an_old_ticket_finishes_nobody(
+    log: EventLog, read_model: ReadModel
+) -> None:
     job = spec()
     queue = Queue(log.connection, GIVES_UP_SOON)
     lane = Lane(job.partition, job.rank)

@@ -14,7 +14,17 @@ from msgspec import Struct
 
 from agents import eventually
 from patience import patience
-from qgjet.domain.events import Event, Finished, JobSpec, Outcome, Partition, Slot, Started, Verdict, event_type
+from qgjet.domain.events import (
+    Event,
+    Finished,
+    JobSpec,
+    Outcome,
+    Partition,
+    Slot,
+    Started,
+    Verdict,
+    event_type,
+)
 from qgjet.domain.job import Job, broken_rule, evolve
 from qgjet.errors import NatsUnavailable
 from qgjet.process.stop_control import StopControl, StopReason
@@ -40,9 +50,13 @@ class Run(Struct):
     ended: float | None = None
 
     async def heartbeat(self, *, within_s: float = 10.0) -> float:
-        """Wait for the next confirmed heartbeat of the lease; gives the hard end that it has moved to."""
+        """Wait for the next confirmed heartbeat of the lease; gives the hard end that it has moved
+        to.
+        """
         before, confirmed = self.stop_control.kill_at, asyncio.Event()
-        unfollow = self.stop_control.follow(lambda kill_at: confirmed.set() if kill_at > before else None)
+        unfollow = self.stop_control.follow(
+            lambda kill_at: confirmed.set() if kill_at > before else None
+        )
         try:
             async with asyncio.timeout(patience(within_s)):
                 await confirmed.wait()
@@ -83,7 +97,9 @@ class Ledger:
     def under_way(self) -> list[Run]:
         return [run for run in self.runs if run.ended is None]
 
-    async def until(self, holds: Callable[[], object], *, what: str, within_s: float = 10.0) -> None:
+    async def until(
+        self, holds: Callable[[], object], *, what: str, within_s: float = 10.0
+    ) -> None:
         """Wait until something holds of the runs; looked at whenever one begins or ends."""
         try:
             async with asyncio.timeout(patience(within_s)):
@@ -94,7 +110,9 @@ class Ledger:
 
     async def started(self, slot: Slot, number: int = 1) -> Run:
         """The `number`th execution of a slot, once it has begun."""
-        await self.until(lambda: len(self.of(slot)) >= number, what=f"execution {number} of {slot.test}")
+        await self.until(
+            lambda: len(self.of(slot)) >= number, what=f"execution {number} of {slot.test}"
+        )
         return self.of(slot)[number - 1]
 
     def _tell(self) -> None:
@@ -105,7 +123,8 @@ class Ledger:
 class WatchedRunner:
     """A scripted runner that enters every execution into a ledger.
 
-    A job takes `takes_s(spec)` seconds, or until `gate` is set; its stop_control ends it before that, as it would end a process.
+    A job takes `takes_s(spec)` seconds, or until `gate` is set; its stop_control ends it before
+    that, as it would end a process.
     """
 
     def __init__(
@@ -117,7 +136,13 @@ class WatchedRunner:
         gate: asyncio.Event | None = None,
         takes_s: Callable[[JobSpec], float] = lambda _: 0.0,
     ) -> None:
-        self._ledger, self._by, self._outcomes, self._gate, self._takes_s = ledger, by, outcomes or {}, gate, takes_s
+        self._ledger, self._by, self._outcomes, self._gate, self._takes_s = (
+            ledger,
+            by,
+            outcomes or {},
+            gate,
+            takes_s,
+        )
 
     async def prepare(self, partition: Partition, directory: Path) -> Session:
         return WatchedSession(self)
@@ -128,7 +153,9 @@ class WatchedRunner:
             if gate is None:
                 gate = asyncio.Event()
                 asyncio.get_running_loop().call_later(self._takes_s(attempt.spec), gate.set)
-            session = await ScriptedRunner(self._outcomes, gate=gate).prepare(attempt.spec.partition, attempt.directory)
+            session = await ScriptedRunner(self._outcomes, gate=gate).prepare(
+                attempt.spec.partition, attempt.directory
+            )
             return await session.run(attempt)
 
 
@@ -190,7 +217,9 @@ async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 async def legal_history(log: EventLog, slot: Slot) -> list[Event]:
-    """The slot's known events, oldest first, after a look that every one was allowed where it stands."""
+    """The slot's known events, oldest first, after a look that every one was allowed where it
+    stands.
+    """
     job: Job | None = None
     events = []
     for one in await log.history(slot):
@@ -202,8 +231,12 @@ async def legal_history(log: EventLog, slot: Slot) -> list[Event]:
     return events
 
 
-async def all_executed_once_at_a_time(log: EventLog, specs: Sequence[JobSpec], ledger: Ledger, *, within_s: float = 30.0) -> Counter[str]:
-    """Wait until all jobs have ended, and look that each one was executed to a green end, none twice at a time. Gives the counts of all events."""
+async def all_executed_once_at_a_time(
+    log: EventLog, specs: Sequence[JobSpec], ledger: Ledger, *, within_s: float = 30.0
+) -> Counter[str]:
+    """Wait until all jobs have ended, and look that each one was executed to a green end, none
+    twice at a time. Gives the counts of all events.
+    """
     told: Counter[str] = Counter()
     async with asyncio.timeout(patience(within_s)):
         for spec in specs:
@@ -213,7 +246,10 @@ async def all_executed_once_at_a_time(log: EventLog, specs: Sequence[JobSpec], l
             runs = ledger.of(spec.slot)
             assert final.verdict in ("passed", "flaky"), events
             assert sum(isinstance(event, Finished) for event in events) == 1
-            assert 1 <= len(runs) <= sum(isinstance(event, Started) for event in events), (runs, events)
+            assert 1 <= len(runs) <= sum(isinstance(event, Started) for event in events), (
+                runs,
+                events,
+            )
     assert not ledger.overlaps, "\n".join(ledger.overlaps)
     assert not ledger.under_way(), ledger.under_way()
     return told

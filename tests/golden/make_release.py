@@ -1,7 +1,9 @@
-"""Makes what a release leaves behind, for the tests of later ones: `python tests/golden/make_release.py tests/golden/release-0.1`.
+"""Makes what a release leaves behind, for the tests of later ones: `python
+tests/golden/make_release.py tests/golden/release-0.1`.
 
-Run once per release, with the code of that release; never made anew afterwards. A server with jobs in every state is saved by `qgjet backup`, with the read
-model, a file of settings, and what each job has to be. The log keeps everything for ever, so that the age of the files does not matter.
+Run once per release, with the code of that release; never made anew afterwards. A server with jobs
+in every state is saved by `qgjet backup`, with the read model, a file of settings, and what each
+job has to be. The log keeps everything for ever, so that the age of the files does not matter.
 """
 
 from __future__ import annotations
@@ -23,7 +25,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from factories import spec
 from qgjet import __version__
 from qgjet.config.settings import QueueSettings
-from qgjet.domain.decide import Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start
+from qgjet.domain.decide import (
+    Command,
+    EndAttempt,
+    Expire,
+    Lose,
+    OnDuplicate,
+    Release,
+    Requeue,
+    Start,
+)
 from qgjet.domain.deployment import Deployment
 from qgjet.domain.events import Artifact, JobSpec, Outcome, TestError, TestResult, Try, Verdict
 from qgjet.domain.subjects import Lane
@@ -90,7 +101,9 @@ class Author:
     def __init__(self, log: EventLog) -> None:
         self.log = log
 
-    async def submit(self, test: str, on_duplicate: OnDuplicate = OnDuplicate.ATTACH, **fields: Any) -> JobSpec:
+    async def submit(
+        self, test: str, on_duplicate: OnDuplicate = OnDuplicate.ATTACH, **fields: Any
+    ) -> JobSpec:
         wanted = spec(test=test, job_id=f"{test}-{fields.pop('number', 1)}", **fields)
         await self.log.submit(wanted, on_duplicate)
         return wanted
@@ -106,10 +119,19 @@ class Author:
     async def end(self, job: JobSpec, verdict: Verdict, **outcome: Any) -> None:
         state = await self.log.load(job.slot)
         assert state is not None
-        await self.tell(job, EndAttempt("agent-that-is-gone", state.attempt, Outcome(verdict=verdict, duration_s=1.5, **outcome)))
+        await self.tell(
+            job,
+            EndAttempt(
+                "agent-that-is-gone",
+                state.attempt,
+                Outcome(verdict=verdict, duration_s=1.5, **outcome),
+            ),
+        )
 
     async def run(self, test: str, *verdicts: Verdict, **fields: Any) -> JobSpec:
-        job = await self.submit(test, **{"max_retries": len(verdicts) - 1, "infra_retries": len(verdicts) - 1, **fields})
+        job = await self.submit(
+            test, **{"max_retries": len(verdicts) - 1, "infra_retries": len(verdicts) - 1, **fields}
+        )
         for verdict in verdicts:
             await self.start(job)
             await self.end(job, verdict)
@@ -119,9 +141,18 @@ class Author:
 async def write(log: EventLog) -> None:
     """A job for every state, verdict and event."""
     author = Author(log)
-    for verdict in (Verdict.PASSED, Verdict.FAILED, Verdict.TIMED_OUT, Verdict.INFRA_ERROR, Verdict.CONFIG_ERROR, Verdict.SKIPPED):
+    for verdict in (
+        Verdict.PASSED,
+        Verdict.FAILED,
+        Verdict.TIMED_OUT,
+        Verdict.INFRA_ERROR,
+        Verdict.CONFIG_ERROR,
+        Verdict.SKIPPED,
+    ):
         await author.run(str(verdict), verdict)
-    await author.run("flaky", Verdict.FAILED, Verdict.PASSED, tags={"branch": "main", "ünï": "\u2028"})
+    await author.run(
+        "flaky", Verdict.FAILED, Verdict.PASSED, tags={"branch": "main", "ünï": "\u2028"}
+    )
     await author.run("again", Verdict.FAILED)
     await author.run("again", Verdict.PASSED, number=2)
     await author.submit("queued", queue_timeout_s=None)
@@ -135,28 +166,54 @@ async def write(log: EventLog) -> None:
     released = await author.submit("released")
     state = await log.load(released.slot)
     assert state is not None
-    await author.tell(released, Release("agent-that-is-gone", state.ticket, state.attempt, "prepare_failed", "no device"))
+    await author.tell(
+        released,
+        Release("agent-that-is-gone", state.ticket, state.attempt, "prepare_failed", "no device"),
+    )
     expired = await author.submit("expired", queue_timeout_s=1.0)
     state = await log.load(expired.slot)
     assert state is not None
-    await author.tell(expired, Expire(state.ticket, "queue_timeout", "nobody started it", "janitor"))
+    await author.tell(
+        expired, Expire(state.ticket, "queue_timeout", "nobody started it", "janitor")
+    )
     cancelled = await author.submit("cancelled")
     await log.cancel(cancelled.slot, cancelled.job_id, by="somebody")
     await author.submit("replaced")
     await author.submit("replaced", OnDuplicate.REPLACE, number=2)
     await _with_results(author)
-    members = [spec(test=test, job_id=f"suite {test}", suite_ids=("nightly",)) for test in ("a", "b")]
-    await submit_suite(log, Submission(suite_id="nightly", id="1", specs=members, modes=[OnDuplicate.ATTACH] * 2, tags={"commit": "c0ffee"}))
+    members = [
+        spec(test=test, job_id=f"suite {test}", suite_ids=("nightly",)) for test in ("a", "b")
+    ]
+    await submit_suite(
+        log,
+        Submission(
+            suite_id="nightly",
+            id="1",
+            specs=members,
+            modes=[OnDuplicate.ATTACH] * 2,
+            tags={"commit": "c0ffee"},
+        ),
+    )
 
 
 async def _with_results(author: Author) -> None:
     job = await author.submit("with results", max_retries=0)
     await author.start(job)
-    info = await ArtifactStore(author.log.connection).put(object_name(job.job_id, 1, "screen.png"), io.BytesIO(ARTIFACT), content_type="image/png")
-    failed = Try(status="failed", duration_s=0.5, error=TestError(message="expected 1, got 2", file="a.js", line=3))
+    info = await ArtifactStore(author.log.connection).put(
+        object_name(job.job_id, 1, "screen.png"), io.BytesIO(ARTIFACT), content_type="image/png"
+    )
+    failed = Try(
+        status="failed",
+        duration_s=0.5,
+        error=TestError(message="expected 1, got 2", file="a.js", line=3),
+    )
     tests = (TestResult(id="1", title="adds", outcome="failed", tries=(failed,)),)
-    artifacts = (Artifact(name="screen.png", content_type="image/png", size=info.size, sha256=info.sha256),)
-    await author.end(job, Verdict.FAILED, reason="tests_failed", exit_code=1, tests=tests, artifacts=artifacts)
+    artifacts = (
+        Artifact(name="screen.png", content_type="image/png", size=info.size, sha256=info.sha256),
+    )
+    await author.end(
+        job, Verdict.FAILED, reason="tests_failed", exit_code=1, tests=tests, artifacts=artifacts
+    )
 
 
 async def read_model_of(log: EventLog, path: Path) -> list[dict[str, Any]]:
@@ -174,7 +231,20 @@ async def read_model_of(log: EventLog, path: Path) -> list[dict[str, Any]]:
 
 def told(job: Any) -> dict[str, Any]:
     """What of a job must not change from release to release."""
-    fields = ("job_id", "test", "status", "verdict", "attempt", "failures", "priority", "reason", "suite_ids", "tags", "created_at", "finished_at")
+    fields = (
+        "job_id",
+        "test",
+        "status",
+        "verdict",
+        "attempt",
+        "failures",
+        "priority",
+        "reason",
+        "suite_ids",
+        "tags",
+        "created_at",
+        "finished_at",
+    )
     return {field: value for field, value in msgspec.to_builtins(job).items() if field in fields}
 
 
@@ -187,8 +257,13 @@ async def ensure_lanes(connection: Connection, jobs: list[dict[str, Any]]) -> No
 async def make(directory: Path) -> None:
     directory.mkdir()
     with tempfile.TemporaryDirectory() as scratch:
-        async with nats_server(Path(scratch) / "nats") as server, connect(server.url, name="release") as connection:
-            await streams.ensure(connection, Deployment(visibility_timeout_s=VISIBILITY_S, retention_s=0))
+        async with (
+            nats_server(Path(scratch) / "nats") as server,
+            connect(server.url, name="release") as connection,
+        ):
+            await streams.ensure(
+                connection, Deployment(visibility_timeout_s=VISIBILITY_S, retention_s=0)
+            )
             log = EventLog(connection)
             await write(log)
             jobs = await read_model_of(log, Path(scratch) / "read-model.sqlite")
@@ -198,7 +273,9 @@ async def make(directory: Path) -> None:
         (directory / "read-model.sqlite.gz").write_bytes(compressed)
     (directory / "qgjet.toml").write_text(SETTINGS)
     expected = {"qgjet": __version__, "schema": schema.VERSION, "jobs": jobs}
-    (directory / "expected.json").write_bytes(msgspec.json.format(msgspec.json.encode(expected), indent=1) + b"\n")
+    (directory / "expected.json").write_bytes(
+        msgspec.json.format(msgspec.json.encode(expected), indent=1) + b"\n"
+    )
 
 
 if __name__ == "__main__":

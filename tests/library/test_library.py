@@ -1,4 +1,6 @@
-"""`import qgjet`: the same calls over NATS, over HTTP and on a server of their own, with and without an event loop."""
+"""`import qgjet`: the same calls over NATS, over HTTP and on a server of their own, with and
+without an event loop.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,22 @@ WAITING = '[targets.emulator]\nrunner = "command"\ncommand = ["sh", "-c", "until
 
 
 def job(test: str = "tests/a.spec.ts", **fields: object) -> qgjet.Job:
-    return qgjet.Job(**{"app_version_id": "1.0.0", "target": "emulator", "test": test, "max_retries": 1, **fields})  # type: ignore[arg-type]
+    return qgjet.Job(
+        **{
+            "app_version_id": "1.0.0",
+            "target": "emulator",
+            "test": test,
+            "max_retries": 1,
+            **fields,
+        }
+    )  # type: ignore[arg-type]
 
 
 @contextlib.asynccontextmanager
 async def stack_of(text: str, directory: Path) -> AsyncIterator[LocalStack]:
-    async with LocalStack(load_settings(text, flags={"targets.emulator.dir": str(directory)})) as stack:
+    async with LocalStack(
+        load_settings(text, flags={"targets.emulator.dir": str(directory)})
+    ) as stack:
         yield stack
 
 
@@ -60,13 +72,29 @@ async def url(request: pytest.FixtureRequest, stack: LocalStack) -> str:
 async def test_a_suite_is_submitted_followed_and_reported(url: str) -> None:
     async with qgjet.connect(url) as client:
         suite = await client.submit([job(), job("tests/b.spec.ts"), job("tests/flaky.spec.ts")])
-        assert [one.slot.test for one in suite.jobs] == ["tests/a.spec.ts", "tests/b.spec.ts", "tests/flaky.spec.ts"]
+        assert [one.slot.test for one in suite.jobs] == [
+            "tests/a.spec.ts",
+            "tests/b.spec.ts",
+            "tests/flaky.spec.ts",
+        ]
         assert {one.slot.org_id for one in suite.jobs} == {"default"}
         updates = [update async for update in suite.follow()]
-        ended = {update.job.slot.test: update.job.verdict for update in updates if not update.job.live}
-        assert ended == {"tests/a.spec.ts": "passed", "tests/b.spec.ts": "failed", "tests/flaky.spec.ts": "flaky"}
-        of_b = [(update.job.status, update.job.attempt) for update in updates if update.job.slot.test == "tests/b.spec.ts"]
-        assert of_b[-4:] == [("running", 1), ("queued", 1), ("running", 2), ("failed", 2)], "each update keeps the state that it had"
+        ended = {
+            update.job.slot.test: update.job.verdict for update in updates if not update.job.live
+        }
+        assert ended == {
+            "tests/a.spec.ts": "passed",
+            "tests/b.spec.ts": "failed",
+            "tests/flaky.spec.ts": "flaky",
+        }
+        of_b = [
+            (update.job.status, update.job.attempt)
+            for update in updates
+            if update.job.slot.test == "tests/b.spec.ts"
+        ]
+        assert of_b[-4:] == [("running", 1), ("queued", 1), ("running", 2), ("failed", 2)], (
+            "each update keeps the state that it had"
+        )
         report = await suite.wait(timeout=1)
     assert (report.verdict, report.passed) == (qgjet.Verdict.FAILED, False)
     assert {one.test: one.verdict for one in report.jobs} == ended
@@ -77,9 +105,14 @@ async def test_a_suite_is_submitted_followed_and_reported(url: str) -> None:
     assert suite.id in report.json().decode()
 
 
-async def test_a_wait_that_takes_too_long_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wait_that_takes_too_long_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    async with stack_of(WAITING, tmp_path) as stack, qgjet.connect(stack.nats_url, org_id="acme") as client:
+    async with (
+        stack_of(WAITING, tmp_path) as stack,
+        qgjet.connect(stack.nats_url, org_id="acme") as client,
+    ):
         suite = await client.submit([job()])
         with pytest.raises(TimeoutError):
             await suite.wait(timeout=0.2)
@@ -105,22 +138,32 @@ async def test_the_same_key_finds_the_same_suite(url: str) -> None:
         first = await client.submit([job(), job("tests/c.spec.ts")], idempotency_key="build-7")
         await first.wait(timeout=patience(30))
         second = await client.submit([job(), job("tests/c.spec.ts")], idempotency_key="build-7")
-        assert (second.id, [one.job_id for one in second.jobs]) == (first.id, [one.job_id for one in first.jobs])
+        assert (second.id, [one.job_id for one in second.jobs]) == (
+            first.id,
+            [one.job_id for one in first.jobs],
+        )
         assert (await second.wait(timeout=patience(30))).passed
 
 
-async def test_what_is_refused_is_raised_or_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_refused_is_raised_or_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     async with stack_of(WAITING, tmp_path) as stack:
         for url, refusal in ((stack.nats_url, DuplicateJob), (stack.api_url, NotAccepted)):
             async with qgjet.connect(url, org_id=url[:4]) as client:
                 await client.submit([job()])
-                again, other = job(on_duplicate="reject"), job("tests/c.spec.ts", on_duplicate="reject")
+                again, other = (
+                    job(on_duplicate="reject"),
+                    job("tests/c.spec.ts", on_duplicate="reject"),
+                )
                 with pytest.raises(refusal):
                     await client.submit([again, other])
                 suite = await client.submit([again, other], partial=True)
                 assert [one.slot.test for one in suite.jobs] == ["tests/c.spec.ts"]
-                assert [(one.request.test, type(one.error)) for one in suite.refused] == [("tests/a.spec.ts", refusal)]
+                assert [(one.request.test, type(one.error)) for one in suite.refused] == [
+                    ("tests/a.spec.ts", refusal)
+                ]
 
 
 async def test_what_no_server_would_take_is_not_sent(stack: LocalStack) -> None:
@@ -142,7 +185,9 @@ async def test_what_no_server_would_take_is_not_sent(stack: LocalStack) -> None:
 
 
 @pytest.mark.parametrize("url", ["nats://127.0.0.1:1", "http://127.0.0.1:1"])
-async def test_a_server_that_is_not_there_is_named(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_not_there_is_named(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CannotReach, match=r"127\.0\.0\.1:1"):
         async with qgjet.connect(url, patience=0.1) as client:
@@ -156,11 +201,15 @@ async def test_an_address_of_another_kind_is_refused(url: str) -> None:
             raise AssertionError
 
 
-async def test_without_an_address_the_server_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_an_address_the_server_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "qgjet.toml").write_text(CONFIG)
     async with qgjet.connect() as client:
-        report = await (await client.submit([job(), job("tests/flaky.spec.ts")])).wait(timeout=patience(30))
+        report = await (await client.submit([job(), job("tests/flaky.spec.ts")])).wait(
+            timeout=patience(30)
+        )
     assert (report.verdict, report.passed) == (qgjet.Verdict.FLAKY, True)
     with pytest.raises(InvalidSettings, match=r"nothing\.toml"):
         async with qgjet.connect(config=tmp_path / "nothing.toml"):
@@ -178,11 +227,16 @@ def test_a_script_needs_no_event_loop(tmp_path: Path, monkeypatch: pytest.Monkey
         assert suite.wait(timeout=patience(30)).verdict is qgjet.Verdict.FAILED
         with pytest.raises(InvalidInput):
             client.submit([])
-    with pytest.raises(CannotReach), qgjet.connect_sync("nats://127.0.0.1:1", patience=0.1) as client:
+    with (
+        pytest.raises(CannotReach),
+        qgjet.connect_sync("nats://127.0.0.1:1", patience=0.1) as client,
+    ):
         raise AssertionError
 
 
-async def test_a_restart_of_the_server_is_outlasted(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_restart_of_the_server_is_outlasted(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     gate = asyncio.Event()
     async with (
@@ -206,7 +260,12 @@ async def test_a_restart_of_the_server_is_outlasted(server: NatsServer, tmp_path
 def test_the_import_brings_nothing_along() -> None:
     """An agent has no use for an HTTP client, and `import qgjet` should cost nothing."""
     code = "import sys, qgjet; print(sorted(m for m in sys.modules if m.split('.')[0] in ('nats', 'httpx', 'litestar', 'msgspec')))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_every_public_name_is_there_and_documented() -> None:

@@ -37,7 +37,9 @@ class Running:
                 self.lines.append(line)
                 if text in line:
                     return line
-        raise AssertionError(f"qgjet ended with {await self.process.wait()} and never said {text!r}:\n{self.text}")
+        raise AssertionError(
+            f"qgjet ended with {await self.process.wait()} and never said {text!r}:\n{self.text}"
+        )
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -52,7 +54,11 @@ class Running:
 
 def environment(**extra: str) -> dict[str, str]:
     """Ours, without the settings that a developer, or a make around the tests, may have in it."""
-    clean = {name: value for name, value in os.environ.items() if not is_ours(name) and not name.startswith(("MAKE", "MFLAGS"))}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not is_ours(name) and not name.startswith(("MAKE", "MFLAGS"))
+    }
     return {**clean, "NO_COLOR": "1", "COLUMNS": "200", **extra}
 
 
@@ -61,7 +67,13 @@ async def qgjet(*args: str, cwd: Path, **extra: str) -> AsyncIterator[Running]:
     """`qgjet ARGS` for the length of a block; killed at its end if it still runs."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        QGJET, *args, cwd=cwd, env=environment(TMPDIR=str(cwd), **extra), stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=asyncio.subprocess.STDOUT
+        QGJET,
+        *args,
+        cwd=cwd,
+        env=environment(TMPDIR=str(cwd), **extra),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=asyncio.subprocess.STDOUT,
     )
     try:
         yield Running(process)

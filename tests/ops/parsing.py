@@ -11,7 +11,9 @@ from qgjet_cli import main
 
 
 def parse(argv: Sequence[str]) -> str:
-    """The name of the command that `argv`, without the program, calls. Raises the app's own error for what it would refuse."""
+    """The name of the command that `argv`, without the program, calls. Raises the app's own error
+    for what it would refuse.
+    """
     main._register_heavy(argv)
     group: Any = typer.main.get_command(main.app)
     context = group.make_context("qgjet", list(argv))

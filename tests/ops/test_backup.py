@@ -45,14 +45,20 @@ async def read_artifact(connection: Connection, name: str) -> bytes:
     return b"".join([piece async for piece in store.get(info)])
 
 
-async def test_a_backup_under_load_brings_back_what_was_there(log: EventLog, tmp_path: Path, elsewhere: NatsServer) -> None:
-    """Jobs in every state, artifacts, and clients that go on submitting: queued and running jobs run to their end on the other server."""
+async def test_a_backup_under_load_brings_back_what_was_there(
+    log: EventLog, tmp_path: Path, elsewhere: NatsServer
+) -> None:
+    """Jobs in every state, artifacts, and clients that go on submitting: queued and running jobs
+    run to their end on the other server.
+    """
     gate, content = asyncio.Event(), b"\x00report" * 50_000
     done, running, queued = (spec(test=test) for test in ("done", "running", "queued"))
     async with running_agent(log, tmp_path, runners=scripted({"running": ("passed",)}, gate=None)):
         await submit(log, done)
         await ended(log, done.slot)
-    await ArtifactStore(log.connection).put(object_name(done.job_id, 1, "report.bin"), io.BytesIO(content))
+    await ArtifactStore(log.connection).put(
+        object_name(done.job_id, 1, "report.bin"), io.BytesIO(content)
+    )
     more = [spec(test=f"more {number}") for number in range(3_000)]
     async with running_agent(log, tmp_path, runners=scripted(gate=gate)):
         await submit(log, running)
@@ -69,10 +75,14 @@ async def test_a_backup_under_load_brings_back_what_was_there(log: EventLog, tmp
         there = EventLog(connection)
         state = await there.state()
         assert await there.history(done.slot) == await log.history(done.slot)
-        assert [await there.get(seq) for seq in range(1, state.last_seq + 1, 97)] == [await log.get(seq) for seq in range(1, state.last_seq + 1, 97)]
+        assert [await there.get(seq) for seq in range(1, state.last_seq + 1, 97)] == [
+            await log.get(seq) for seq in range(1, state.last_seq + 1, 97)
+        ]
         assert await read_artifact(connection, object_name(done.job_id, 1, "report.bin")) == content
         await agree(connection, Deployment(visibility_timeout_s=1.5))
-        await Queue(connection, QueueSettings(visibility_timeout_s=1.5)).renew(Lane(queued.partition, queued.rank))
+        await Queue(connection, QueueSettings(visibility_timeout_s=1.5)).renew(
+            Lane(queued.partition, queued.rank)
+        )
         async with running_agent(there, tmp_path / "agent", slots=2):
             for one in (queued, running):
                 assert (await ended(there, one.slot, within_s=20)).verdict is Verdict.PASSED
@@ -83,8 +93,12 @@ async def _is(log: EventLog, slot: object, status: Status) -> bool:
     return job is not None and job.status is status
 
 
-async def test_commands_save_and_restore_and_the_api_builds_its_read_model_anew(log: EventLog, tmp_path: Path, elsewhere: NatsServer) -> None:
-    """The recipe of docs/operations.md: an API that knows the lost server finds the restored one in its place."""
+async def test_commands_save_and_restore_and_the_api_builds_its_read_model_anew(
+    log: EventLog, tmp_path: Path, elsewhere: NatsServer
+) -> None:
+    """The recipe of docs/operations.md: an API that knows the lost server finds the restored one in
+    its place.
+    """
     cli = Cli(tmp_path, QGJET_NATS_URL=log.connection.url)
     job, lost = spec(), spec(test="after the backup")
     await submit(log, job)
@@ -100,7 +114,9 @@ async def test_commands_save_and_restore_and_the_api_builds_its_read_model_anew(
     restored = await cli("restore", "monday", "--json", "--nats", elsewhere.url)
     assert restored.code == 0, restored.err
     assert restored.json["streams"][0]["last_seq"] == 1
-    settings = Settings(nats_url=elsewhere.url, api=ApiSettings(port=0, database=str(tmp_path / "api.sqlite")))
+    settings = Settings(
+        nats_url=elsewhere.url, api=ApiSettings(port=0, database=str(tmp_path / "api.sqlite"))
+    )
     async with api_of(settings) as url, httpx.AsyncClient(base_url=url) as client:
 
         async def listed() -> bool:
@@ -122,13 +138,19 @@ async def test_both_go_to_a_server_that_wants_a_password(log: EventLog, tmp_path
     assert backup.read_manifest(tmp_path / "tuesday").streams[0].messages == 1
 
 
-async def test_a_server_that_has_streams_is_not_touched_unless_asked(log: EventLog, tmp_path: Path) -> None:
+async def test_a_server_that_has_streams_is_not_touched_unless_asked(
+    log: EventLog, tmp_path: Path
+) -> None:
     cli = Cli(tmp_path, QGJET_NATS_URL=log.connection.url)
     await log.submit(spec())
     await backup.save(log.connection, tmp_path / "backup")
     await log.submit(spec(test="later"))
     refused = await cli("restore", "backup")
-    assert (refused.code, "--replace" in refused.error, STREAM in refused.error) == (Exit.USAGE, True, True)
+    assert (refused.code, "--replace" in refused.error, STREAM in refused.error) == (
+        Exit.USAGE,
+        True,
+        True,
+    )
     assert (await log.state()).last_seq == 2
     with pytest.raises(InvalidInput, match="exists"):
         await backup.save(log.connection, tmp_path / "backup")
@@ -145,11 +167,23 @@ async def test_a_server_that_has_streams_is_not_touched_unless_asked(log: EventL
         (lambda path: (path / LOGS / "stream.tar.s2").unlink(), "not whole"),
         (lambda path: (path / STREAM / "backup.json").unlink(), "not whole"),
         (lambda path: (path / STREAM / "backup.json").write_bytes(b'{"config": {'), "damaged"),
-        (lambda path: (path / STREAM / "backup.json").write_bytes((path / LOGS / "backup.json").read_bytes()), "damaged"),
-        (lambda path: (path / "manifest.json").write_text((path / "manifest.json").read_text().replace('"format": 1', '"format": 2')), "use that version"),
+        (
+            lambda path: (path / STREAM / "backup.json").write_bytes(
+                (path / LOGS / "backup.json").read_bytes()
+            ),
+            "damaged",
+        ),
+        (
+            lambda path: (path / "manifest.json").write_text(
+                (path / "manifest.json").read_text().replace('"format": 1', '"format": 2')
+            ),
+            "use that version",
+        ),
     ],
 )
-async def test_a_backup_that_is_not_whole_is_refused_before_anything_is_touched(log: EventLog, tmp_path: Path, harm, said: str) -> None:  # type: ignore[no-untyped-def]
+async def test_a_backup_that_is_not_whole_is_refused_before_anything_is_touched(
+    log: EventLog, tmp_path: Path, harm, said: str
+) -> None:  # type: ignore[no-untyped-def]
     await log.submit(spec())
     await backup.save(log.connection, tmp_path / "backup")
     harm(tmp_path / "backup")
@@ -158,7 +192,9 @@ async def test_a_backup_that_is_not_whole_is_refused_before_anything_is_touched(
     assert (await log.state()).last_seq == 1
 
 
-async def test_a_server_that_goes_away_leaves_no_half_backup(server: NatsServer, log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_goes_away_leaves_no_half_backup(
+    server: NatsServer, log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(backup, "STALL_S", 1.0)
     await log.submit_many([spec(test=f"{number}") for number in range(3_000)])
     written = backup._Snapshot._next
@@ -174,17 +210,31 @@ async def test_a_server_that_goes_away_leaves_no_half_backup(server: NatsServer,
     assert not list(tmp_path.glob("backup*"))
 
 
-async def test_there_is_nothing_to_save_on_a_server_without_a_log(server: NatsServer, tmp_path: Path) -> None:
+async def test_there_is_nothing_to_save_on_a_server_without_a_log(
+    server: NatsServer, tmp_path: Path
+) -> None:
     async with connect(server.url, name="test") as connection:
         with pytest.raises(Conflict, match="nothing to save"):
             await backup.save(connection, tmp_path / "backup")
 
 
-async def test_the_nats_command_restores_it_too(log: EventLog, tmp_path: Path, elsewhere: NatsServer) -> None:
+async def test_the_nats_command_restores_it_too(
+    log: EventLog, tmp_path: Path, elsewhere: NatsServer
+) -> None:
     await log.submit(spec())
     await backup.save(log.connection, tmp_path / "backup")
-    argv = [str(ROOT / ".tools/bin/nats"), "--server", elsewhere.url, "stream", "restore", str(tmp_path / "backup" / STREAM), "--no-progress"]
-    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+    argv = [
+        str(ROOT / ".tools/bin/nats"),
+        "--server",
+        elsewhere.url,
+        "stream",
+        "restore",
+        str(tmp_path / "backup" / STREAM),
+        "--no-progress",
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
     said, _ = await process.communicate()
     assert process.returncode == 0, said.decode()
     async with connect(elsewhere.url, name="test") as connection:

@@ -44,7 +44,9 @@ def project(tmp_path: Path) -> Path:
     return directory
 
 
-async def test_an_agent_serves_every_target_declared(connection: Connection, log: EventLog, server: NatsServer, project: Path) -> None:
+async def test_an_agent_serves_every_target_declared(
+    connection: Connection, log: EventLog, server: NatsServer, project: Path
+) -> None:
     async with qgjet("agent", "--nats", server.url, "--name", "lab-1", cwd=project) as running:
         assert "emulator (1 slot), device (2 slots)" in await running.says("serves")
         (info,) = await eventually(lambda: agent_registry.agents(connection))
@@ -52,15 +54,30 @@ async def test_an_agent_serves_every_target_declared(connection: Connection, log
         assert (info.name, info.slots, info.app_version_id) == ("lab-1", 3, "all")
 
 
-async def test_an_agent_takes_the_flags_of_old(connection: Connection, server: NatsServer, project: Path) -> None:
-    flags = ("--target", "emulator", "--app-version-id", "all", "--slots", "1", "--batch", "2", "--execution-timeout", "90s")
+async def test_an_agent_takes_the_flags_of_old(
+    connection: Connection, server: NatsServer, project: Path
+) -> None:
+    flags = (
+        "--target",
+        "emulator",
+        "--app-version-id",
+        "all",
+        "--slots",
+        "1",
+        "--batch",
+        "2",
+        "--execution-timeout",
+        "90s",
+    )
     async with qgjet("agent", *flags, cwd=project, QGJET_NATS_URL=server.url) as running:
         await running.says("serves emulator (1 slot) on")
         (info,) = await eventually(lambda: agent_registry.agents(connection))
         assert [one.target for one in info.targets] == ["emulator"]
 
 
-async def test_the_first_signal_finishes_what_runs_and_gives_back_the_rest(log: EventLog, server: NatsServer, project: Path) -> None:
+async def test_the_first_signal_finishes_what_runs_and_gives_back_the_rest(
+    log: EventLog, server: NatsServer, project: Path
+) -> None:
     await _submit(log, spec(test="tests/a.spec.js"), spec(test="tests/b.spec.js"))
     async with qgjet("agent", "--nats", server.url, "--target", "emulator", cwd=project) as running:
         await eventually(lambda: _lines(project / "ran"))
@@ -69,8 +86,13 @@ async def test_the_first_signal_finishes_what_runs_and_gives_back_the_rest(log: 
         (project / "go").touch()
         assert await running.ends() == 0
     (ran,) = await _lines(project / "ran")
-    jobs = {test: await log.load(spec(test=test).slot) for test in ("tests/a.spec.js", "tests/b.spec.js")}
-    assert {test: job.status for test, job in jobs.items() if job} == {test: Status.DONE if test == ran else Status.QUEUED for test in jobs}
+    jobs = {
+        test: await log.load(spec(test=test).slot)
+        for test in ("tests/a.spec.js", "tests/b.spec.js")
+    }
+    assert {test: job.status for test, job in jobs.items() if job} == {
+        test: Status.DONE if test == ran else Status.QUEUED for test in jobs
+    }
 
 
 async def _submit(log: EventLog, *specs: JobSpec) -> None:
@@ -84,7 +106,9 @@ async def _lines(file: Path) -> list[str]:
     return file.read_text().split() if file.exists() else []
 
 
-async def test_the_second_signal_stops_what_runs_and_gives_it_back(log: EventLog, server: NatsServer, project: Path) -> None:
+async def test_the_second_signal_stops_what_runs_and_gives_it_back(
+    log: EventLog, server: NatsServer, project: Path
+) -> None:
     await _submit(log, spec())
     async with qgjet("agent", "--nats", server.url, "--target", "emulator", cwd=project) as running:
         await eventually(lambda: _lines(project / "ran"))
@@ -99,14 +123,19 @@ async def test_the_second_signal_stops_what_runs_and_gives_it_back(log: EventLog
 
 async def test_an_agent_says_what_is_wrong(project: Path, tmp_path: Path) -> None:
     code, text = await qgjet_ends("agent", "--target", "emulater", cwd=project)
-    assert (code, "--target: emulater: no such target; declared are emulator, device" in text) == (2, True), text
+    assert (code, "--target: emulater: no such target; declared are emulator, device" in text) == (
+        2,
+        True,
+    ), text
     code, text = await qgjet_ends("agent", cwd=tmp_path)
     assert (code, "declares no targets" in text) == (2, True), text
     code, text = await qgjet_ends("agent", "--batch", "0", cwd=project)
     assert code == 2, text
 
 
-async def test_an_agent_without_a_server_ends_with_4_and_one_line_that_says_what_to_do(project: Path) -> None:
+async def test_an_agent_without_a_server_ends_with_4_and_one_line_that_says_what_to_do(
+    project: Path,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     code, text = await qgjet_ends("agent", "--nats", f"nats://127.0.0.1:{port}", cwd=project)
@@ -116,16 +145,30 @@ async def test_an_agent_without_a_server_ends_with_4_and_one_line_that_says_what
     assert "Start one with `qgjet up`, or correct its address" in text
 
 
-async def test_an_agent_serves_a_log_whose_priorities_are_ranked_otherwise(server: NatsServer, project: Path) -> None:
-    async with qgjet("serve", "--nats", server.url, "--port", "0", cwd=project, QGJET_QUEUE_PRIORITY_ORDER="high-first") as api:
+async def test_an_agent_serves_a_log_whose_priorities_are_ranked_otherwise(
+    server: NatsServer, project: Path
+) -> None:
+    async with qgjet(
+        "serve",
+        "--nats",
+        server.url,
+        "--port",
+        "0",
+        cwd=project,
+        QGJET_QUEUE_PRIORITY_ORDER="high-first",
+    ) as api:
         await api.says("API on")
         async with qgjet("agent", "--nats", server.url, cwd=project) as agent:
             await agent.says("serves")
 
 
-async def test_serve_answers_and_ends_on_the_first_signal(server: NatsServer, project: Path, tmp_path: Path) -> None:
+async def test_serve_answers_and_ends_on_the_first_signal(
+    server: NatsServer, project: Path, tmp_path: Path
+) -> None:
     database = tmp_path / "elsewhere" / "read-model.sqlite"
-    async with qgjet("serve", "--nats", server.url, "--port", "0", "--database", str(database), cwd=project) as running:
+    async with qgjet(
+        "serve", "--nats", server.url, "--port", "0", "--database", str(database), cwd=project
+    ) as running:
         found = re.search(r"API on (\S+),", await running.says("API on"))
         assert found is not None
         async with httpx.AsyncClient() as client:
@@ -137,7 +180,9 @@ async def test_serve_answers_and_ends_on_the_first_signal(server: NatsServer, pr
 
 async def test_serve_says_that_its_port_is_in_use(server: NatsServer, project: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        code, text = await qgjet_ends("serve", "--nats", server.url, "--port", str(taken.getsockname()[1]), cwd=project)
+        code, text = await qgjet_ends(
+            "serve", "--nats", server.url, "--port", str(taken.getsockname()[1]), cwd=project
+        )
     assert (code, "cannot listen" in text) == (2, True), text
 
 
@@ -148,7 +193,12 @@ async def test_up_runs_everything_until_a_signal(project: Path) -> None:
         await running.says("emulator")
         async with httpx.AsyncClient(base_url=url) as client:
             assert (await client.get("/docs")).status_code == 200
-            body = {"org_id": "acme", "app_version_id": "1", "test_path": "tests/a.spec.js", "target": "device"}
+            body = {
+                "org_id": "acme",
+                "app_version_id": "1",
+                "test_path": "tests/a.spec.js",
+                "target": "device",
+            }
             job_id = (await client.post("/submit", json=body)).json()["job_id"]
 
             async def done() -> bool:
@@ -167,7 +217,12 @@ async def test_up_drains_on_the_first_signal_and_stops_on_the_second(project: Pa
     async with qgjet("up", "--port", "0", "--nats-port", "0", cwd=project) as running:
         url = (await running.says("API")).split()[1]
         async with httpx.AsyncClient(base_url=url) as client:
-            body = {"org_id": "acme", "app_version_id": "1", "test_path": "tests/a.spec.js", "target": "emulator"}
+            body = {
+                "org_id": "acme",
+                "app_version_id": "1",
+                "test_path": "tests/a.spec.js",
+                "target": "emulator",
+            }
             await client.post("/submit", json=body)
             await eventually(lambda: _lines(project / "ran"))
         running.signal(signal.SIGTERM)

@@ -1,4 +1,6 @@
-"""docker-compose.yml and the Dockerfile, as far as they can be proven without an engine: whatever they name is there and is understood."""
+"""docker-compose.yml and the Dockerfile, as far as they can be proven without an engine: whatever
+they name is there and is understood.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def stages() -> dict[str, list[list[str]]]:
 
 
 def command_of_image(stage: str) -> list[str]:
-    (line,) = re.findall(r"^CMD (.*)$", DOCKERFILE.split(f" AS {stage}\n")[1].split("\nFROM")[0], re.M)
+    (line,) = re.findall(
+        r"^CMD (.*)$", DOCKERFILE.split(f" AS {stage}\n")[1].split("\nFROM")[0], re.M
+    )
     return list(yaml.safe_load(line))
 
 
@@ -70,21 +74,33 @@ def test_health_checks_ask_for_routes_that_exist() -> None:
     assert check[1] == "python"
 
 
-def test_the_first_start_makes_the_token_that_the_api_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command of qg-token with the paths of this host; what it leaves lets the API start on every address."""
+def test_the_first_start_makes_the_token_that_the_api_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command of qg-token with the paths of this host; what it leaves lets the API start on
+    every address.
+    """
     assert parse(FIRST["command"][1:]) == "token"
-    assert SERVICES["qg-api"]["depends_on"]["qg-token"]["condition"] == "service_completed_successfully"
+    assert (
+        SERVICES["qg-api"]["depends_on"]["qg-token"]["condition"]
+        == "service_completed_successfully"
+    )
     assert set(SERVICES["qg-api"]["volumes"]) >= set(FIRST["volumes"])
     for name, value in FIRST["environment"].items():
         assert SERVICES["qg-api"]["environment"][name] == value
         monkeypatch.setenv(name, value.replace("/var/lib/qgjet/secrets", str(tmp_path)))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", [word.replace("/var/lib/qgjet/secrets", str(tmp_path)) for word in FIRST["command"]])
+    monkeypatch.setattr(
+        "sys.argv",
+        [word.replace("/var/lib/qgjet/secrets", str(tmp_path)) for word in FIRST["command"]],
+    )
     for _ in range(2):
         with pytest.raises(SystemExit) as ended:
             main()
         assert not ended.value.code
-    settings = load_settings("", {"QGJET_API_HOST": "0.0.0.0", "QGJET_API_TOKENS_FILE": str(tmp_path / "tokens.json")})
+    settings = load_settings(
+        "", {"QGJET_API_HOST": "0.0.0.0", "QGJET_API_TOKENS_FILE": str(tmp_path / "tokens.json")}
+    )
     assert access_of(settings.api, everywhere=False).required
     (kept,) = token_file.read(tmp_path / "tokens.json").values()
     text = (tmp_path / "api-token").read_text().strip()
@@ -101,7 +117,10 @@ def test_workers_can_be_scaled() -> None:
 def test_everybody_finds_the_server() -> None:
     listens = SERVICES["nats"]["environment"]["QGJET_NATS_LISTEN"]
     for name in OURS:
-        assert SERVICES[name]["environment"]["QGJET_NATS_URL"] == f"nats://nats:{listens.rsplit(':', 1)[1]}"
+        assert (
+            SERVICES[name]["environment"]["QGJET_NATS_URL"]
+            == f"nats://nats:{listens.rsplit(':', 1)[1]}"
+        )
         assert SERVICES[name]["depends_on"]["nats"]["condition"] == "service_healthy"
         assert load_settings("", SERVICES[name]["environment"]).nats_url
 
@@ -110,13 +129,20 @@ def test_everybody_has_a_role_of_its_own_and_can_read_no_other_password() -> Non
     expected = {"qg-api": {"api", "janitor"}, "qg-worker": {"agent"}}
     for name, roles in expected.items():
         login = load_settings("", SERVICES[name]["environment"]).nats
-        files = {login.user: login.password_file} | ({login.janitor.user: login.janitor.password_file} if login.of_janitor else {})
+        files = {login.user: login.password_file} | (
+            {login.janitor.user: login.janitor.password_file} if login.of_janitor else {}
+        )
         assert files == {role: f"/secrets/{role}" for role in roles}
         (volume,) = (volume for volume in SERVICES[name]["volumes"] if ":/secrets" in volume)
         source, target, mode = volume.split(":")
         assert (target, mode) == ("/secrets", "ro")
         served = dict(one.split(":")[:2] for one in SERVICES["nats"]["volumes"])[source]
-        assert served == SERVICES["nats"]["environment"][f"QGJET_SECRETS_{name.removeprefix('qg-').upper().replace('WORKER', 'AGENT')}"]
+        assert (
+            served
+            == SERVICES["nats"]["environment"][
+                f"QGJET_SECRETS_{name.removeprefix('qg-').upper().replace('WORKER', 'AGENT')}"
+            ]
+        )
 
 
 def test_the_server_refuses_whoever_brings_no_password() -> None:
@@ -130,7 +156,12 @@ def test_the_server_is_a_version_that_qgjet_accepts() -> None:
 
 
 def test_state_is_in_a_named_volume() -> None:
-    names = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ()) if not volume.startswith(".")}
+    names = {
+        volume.split(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", ())
+        if not volume.startswith(".")
+    }
     assert names == set(COMPOSE["volumes"])
 
 
@@ -141,15 +172,25 @@ def test_nothing_is_published_beyond_this_host_unless_asked() -> None:
 
 
 async def test_the_services_run_jobs_together(server: NatsServer, tmp_path: Path) -> None:
-    """Their commands as processes of this host: one API, three agents, no flags but those of the file, except for addresses."""
-    (tmp_path / "qgjet.toml").write_text('[targets.emulator]\nrunner = "scripted"\n[targets.device]\nrunner = "scripted"\n')
+    """Their commands as processes of this host: one API, three agents, no flags but those of the
+    file, except for addresses.
+    """
+    (tmp_path / "qgjet.toml").write_text(
+        '[targets.emulator]\nrunner = "scripted"\n[targets.device]\nrunner = "scripted"\n'
+    )
     api, worker = (SERVICES[name]["command"][1:] for name in OURS)
     api = [{"0.0.0.0": "127.0.0.1", "8000": "0"}.get(word, word) for word in api]
     async with contextlib.AsyncExitStack() as stack:
-        serving = await stack.enter_async_context(qgjet(*api, cwd=tmp_path, QGJET_NATS_URL=server.url))
+        serving = await stack.enter_async_context(
+            qgjet(*api, cwd=tmp_path, QGJET_NATS_URL=server.url)
+        )
         url = (await serving.says("API on")).split("API on ")[1].split(",")[0]
         for _ in range(3):
-            await (await stack.enter_async_context(qgjet(*worker, cwd=tmp_path, QGJET_NATS_URL=server.url))).says("serves")
+            await (
+                await stack.enter_async_context(
+                    qgjet(*worker, cwd=tmp_path, QGJET_NATS_URL=server.url)
+                )
+            ).says("serves")
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=url))
 
         async def three_agents() -> bool:
@@ -157,7 +198,12 @@ async def test_the_services_run_jobs_together(server: NatsServer, tmp_path: Path
 
         await eventually(three_agents)
         for number in range(12):
-            body = {"org_id": "acme", "app_version_id": "1", "test_path": f"tests/{number}.spec.js", "target": ("emulator", "device")[number % 2]}
+            body = {
+                "org_id": "acme",
+                "app_version_id": "1",
+                "test_path": f"tests/{number}.spec.js",
+                "target": ("emulator", "device")[number % 2],
+            }
             assert (await client.post("/submit", json=body)).is_success
 
         async def all_done() -> bool:
@@ -168,26 +214,45 @@ async def test_the_services_run_jobs_together(server: NatsServer, tmp_path: Path
 
 
 async def test_the_doctor_finds_all_well_in_the_container_of_the_api(tmp_path: Path) -> None:
-    """As CI asks it: the environment and the commands of the services, with addresses and directories of this host, and a server that wants passwords."""
-    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["compose"]["steps"]
-    (doctor,) = (step["run"].split(" qg-api qgjet ")[1].split() for step in steps if "qgjet doctor" in step.get("run", ""))
+    """As CI asks it: the environment and the commands of the services, with addresses and
+    directories of this host, and a server that wants passwords.
+    """
+    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["compose"][
+        "steps"
+    ]
+    (doctor,) = (
+        step["run"].split(" qg-api qgjet ")[1].split()
+        for step in steps
+        if "qgjet doctor" in step.get("run", "")
+    )
     of_compose = SERVICES["qg-api"]["environment"]
-    places = {"/var/lib/qgjet/secrets": str(tmp_path / "tokens"), "/secrets": str(tmp_path / "passwords")}
+    places = {
+        "/var/lib/qgjet/secrets": str(tmp_path / "tokens"),
+        "/secrets": str(tmp_path / "passwords"),
+    }
 
     def here(text: str) -> str:
-        return next((text.replace(old, new, 1) for old, new in places.items() if text.startswith(old)), text)
+        return next(
+            (text.replace(old, new, 1) for old, new in places.items() if text.startswith(old)), text
+        )
 
     (tmp_path / "tokens").mkdir()
     (tmp_path / "passwords").mkdir()
     async with guarded_server(tmp_path / "nats") as server:
         for role in ("api", "janitor"):
             (tmp_path / "passwords" / role).write_text(password_of(server, role))
-        variables = {name: here(value) for name, value in of_compose.items()} | {"QGJET_NATS_URL": server.url}
+        variables = {name: here(value) for name, value in of_compose.items()} | {
+            "QGJET_NATS_URL": server.url
+        }
         made, said = await qgjet_ends(*map(here, FIRST["command"][1:]), cwd=tmp_path, **variables)
         assert made == 0, said
         async with qgjet("serve", "--port", "0", cwd=tmp_path, **variables) as api:
             url = (await api.says("API on")).split("API on ")[1].split(",")[0]
-            found, said = await qgjet_ends(*(word.replace("http://127.0.0.1:8000", url) for word in doctor), cwd=tmp_path, **variables)
+            found, said = await qgjet_ends(
+                *(word.replace("http://127.0.0.1:8000", url) for word in doctor),
+                cwd=tmp_path,
+                **variables,
+            )
             assert found == 0, said
             assert f"{url} is ready" in said
 
@@ -203,14 +268,25 @@ def test_images_are_built_from_stages_that_exist_and_run_as_nobody_special() -> 
 
 def test_the_image_gets_what_it_copies() -> None:
     """Sources exist, and .dockerignore lets them through."""
-    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    ignored = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     project = next(words[1].split("=")[1] for words in stages()["project"] if words[0] == "ARG")
-    for words in (words for stage in stages().values() for words in stage if words[0] == "COPY" and not words[1].startswith("--from")):
+    for words in (
+        words
+        for stage in stages().values()
+        for words in stage
+        if words[0] == "COPY" and not words[1].startswith("--from")
+    ):
         for source in (word.replace("${PROJECT}", project) for word in words[1:-1]):
             assert (ROOT / source).exists(), source
             assert not any(Path(source).match(pattern) for pattern in ignored), source
     copied = {words[1] for words in stages()["build"] if words[0] == "COPY"}
-    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
+        "targets"
+    ]["wheel"]
     assert {package.split("/")[0] for package in wheel["packages"]} <= copied
 
 

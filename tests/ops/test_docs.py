@@ -36,7 +36,12 @@ from qgjet.runners.registry import make_runner
 from qgjet.support.units import duration, size
 from qgjet_cli.exits import Exit
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
 
@@ -110,15 +115,30 @@ SECTIONS = {
 }
 
 
-_NOT_KEYS: dict[type[msgspec.Struct], set[str]] = {TargetSettings: {"name"}, NatsSettings: {"janitor"}}
+_NOT_KEYS: dict[type[msgspec.Struct], set[str]] = {
+    TargetSettings: {"name"},
+    NatsSettings: {"janitor"},
+}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_setting_is_documented_with_its_default(section: str) -> None:
-    (text,) = (part for part in re.split(r"^## ", (ROOT / "docs/settings.md").read_text(), flags=re.M) if part.startswith(section))
+    (text,) = (
+        part
+        for part in re.split(r"^## ", (ROOT / "docs/settings.md").read_text(), flags=re.M)
+        if part.startswith(section)
+    )
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\|", text, re.M))
-    tables = {"nats", "queue", "job", "agent", "artifacts", "verdicts", "api", "targets"} if section == "Top level" else _NOT_KEYS.get(SECTIONS[section], set())
-    fields = {one.encode_name: one for one in msgspec.structs.fields(SECTIONS[section]) if one.encode_name not in tables}
+    tables = (
+        {"nats", "queue", "job", "agent", "artifacts", "verdicts", "api", "targets"}
+        if section == "Top level"
+        else _NOT_KEYS.get(SECTIONS[section], set())
+    )
+    fields = {
+        one.encode_name: one
+        for one in msgspec.structs.fields(SECTIONS[section])
+        if one.encode_name not in tables
+    }
     assert rows.keys() == fields.keys()
     for key, one in fields.items():
         if isinstance(one.default, str | int | float) and one.default != "" and rows[key]:
@@ -136,8 +156,18 @@ def _same(written: str, default: str | float) -> bool:
 
 
 def test_the_cluster_of_the_docs_is_accepted_by_the_server(tmp_path: Path) -> None:
-    (line,) = (line for text in blocks(ROOT / "docs/operations.md", "sh") for line in text.splitlines() if line.startswith("nats-server "))
-    (sed,) = (line for text in blocks(ROOT / "docs/operations.md", "sh") for line in text.splitlines() if line.startswith("sed "))
+    (line,) = (
+        line
+        for text in blocks(ROOT / "docs/operations.md", "sh")
+        for line in text.splitlines()
+        if line.startswith("nats-server ")
+    )
+    (sed,) = (
+        line
+        for text in blocks(ROOT / "docs/operations.md", "sh")
+        for line in text.splitlines()
+        if line.startswith("sed ")
+    )
     _, old, new, _ = shlex.split(sed)[1].split("/")
     conf = (ROOT / "nats.conf").read_text()
     assert conf.count(old) == 1
@@ -150,13 +180,20 @@ def test_the_cluster_of_the_docs_is_accepted_by_the_server(tmp_path: Path) -> No
         **random_passwords(),
     }
     checked = subprocess.run(
-        [server_binary(), "-t", *shlex.split(line)[1:]], cwd=tmp_path, env=environment(**variables), capture_output=True, text=True, check=False
+        [server_binary(), "-t", *shlex.split(line)[1:]],
+        cwd=tmp_path,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert checked.returncode == 0, checked.stderr
 
 
 def test_the_recipes_for_passwords_and_tls_are_accepted_by_the_server(tmp_path: Path) -> None:
-    """Each `nats-server` of the page, with the variables and the nkey that the page makes before it."""
+    """Each `nats-server` of the page, with the variables and the nkey that the page makes before
+    it.
+    """
     text = "".join(blocks(ROOT / "docs/security.md", "sh"))
     (exports,) = re.findall(r"^export QGJET_NATS_NAME.*\n^for role .*$", text, re.M)
     servers = re.findall(r"^nats-server .*$", text, re.M)
@@ -167,8 +204,24 @@ def test_the_recipes_for_passwords_and_tls_are_accepted_by_the_server(tmp_path: 
     issued.cert_chain_pems[0].write_to_path(tmp_path / "server.crt")
     issued.private_key_pem.write_to_path(tmp_path / "server.key")
     (tmp_path / "nats.conf").write_text((ROOT / "nats.conf").read_text())
-    script = "\n".join(["set -e", exports, *(server.replace("nats-server", f"{shlex.quote(str(server_binary()))} -t", 1) for server in servers)])
-    checked = subprocess.run(["sh", "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    script = "\n".join(
+        [
+            "set -e",
+            exports,
+            *(
+                server.replace("nats-server", f"{shlex.quote(str(server_binary()))} -t", 1)
+                for server in servers
+            ),
+        ]
+    )
+    checked = subprocess.run(
+        ["sh", "-c", script],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert checked.returncode == 0, checked.stderr
     assert checked.stderr.count("is valid") == 3
 
@@ -176,14 +229,29 @@ def test_the_recipes_for_passwords_and_tls_are_accepted_by_the_server(tmp_path: 
 def test_the_recipe_for_keys_makes_a_pair(tmp_path: Path) -> None:
     (line,) = re.findall(r"^python -c .*$", "".join(blocks(ROOT / "docs/security.md", "sh")), re.M)
     ours = environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    made = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=ours, capture_output=True, text=True, check=True)
-    assert nkeys.from_seed(bytearray((tmp_path / "agent.nk").read_bytes())).public_key.decode() == made.stdout.strip()
+    made = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, env=ours, capture_output=True, text=True, check=True
+    )
+    assert (
+        nkeys.from_seed(bytearray((tmp_path / "agent.nk").read_bytes())).public_key.decode()
+        == made.stdout.strip()
+    )
 
 
 HOSTS = re.compile(r"py[p]i\.org|python[h]osted|registry\.npm[j]s|proxy\.go[l]ang")
 
 
 def test_no_registry_is_named() -> None:
-    own = [ROOT / name for name in ("Makefile", "Dockerfile", "docker-compose.yml", "requirements.lock", "requirements-dev.lock", "pyproject.toml")]
+    own = [
+        ROOT / name
+        for name in (
+            "Makefile",
+            "Dockerfile",
+            "docker-compose.yml",
+            "requirements.lock",
+            "requirements-dev.lock",
+            "pyproject.toml",
+        )
+    ]
     for file in [*own, *PAGES, *(ROOT / "tools").iterdir(), *(ROOT / ".github").rglob("*.yml")]:
         assert not HOSTS.search(file.read_text()), file

@@ -57,7 +57,10 @@ def worst_of(target: TargetSettings) -> tuple[Health, str]:
 
 
 def test_a_complete_project_is_fine(tmp_path: Path) -> None:
-    assert worst_of(appwright_project(tmp_path)) == (Health.OK, "appwright, 1 slot, Node.js 20.1.0, Playwright 1.59.1 -> ")
+    assert worst_of(appwright_project(tmp_path)) == (
+        Health.OK,
+        "appwright, 1 slot, Node.js 20.1.0, Playwright 1.59.1 -> ",
+    )
 
 
 def test_a_project_without_its_packages_needs_npm_ci(tmp_path: Path) -> None:
@@ -72,7 +75,10 @@ def test_a_playwright_that_breaks_appwright_is_found(tmp_path: Path) -> None:
     assert (health, "1.60.0 breaks AppWright" in text) == (Health.FAIL, True)
 
 
-@pytest.mark.parametrize(("answer", "says"), [("echo v16.20.0", "16.20.0 is too old"), ("exit 1", "no Node.js"), ("", "no Node.js")])
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [("echo v16.20.0", "16.20.0 is too old"), ("exit 1", "no Node.js"), ("", "no Node.js")],
+)
 def test_node_has_to_be_there_and_new_enough(tmp_path: Path, answer: str, says: str) -> None:
     target = appwright_project(tmp_path)
     node = tmp_path / "bin/node"
@@ -82,28 +88,46 @@ def test_node_has_to_be_there_and_new_enough(tmp_path: Path, answer: str, says: 
 
 
 def test_programs_of_a_target_have_to_be_there(tmp_path: Path) -> None:
-    target = TargetSettings(name="t", runner="command", dir=str(tmp_path), command=("no-such-program",), prepare=("./boot.sh",))
+    target = TargetSettings(
+        name="t",
+        runner="command",
+        dir=str(tmp_path),
+        command=("no-such-program",),
+        prepare=("./boot.sh",),
+    )
     health, text = worst_of(target)
     assert (health, "no-such-program" in text, "./boot.sh" in text) == (Health.FAIL, True, True)
 
 
 def test_a_directory_that_is_not_there_and_settings_that_cannot_work(tmp_path: Path) -> None:
     assert worst_of(TargetSettings(name="t", dir=str(tmp_path / "gone")))[0] is Health.FAIL
-    health, text = worst_of(TargetSettings(name="t", runner="command", dir=str(tmp_path), command=("sh", "-c", "echo {test}")))
+    health, text = worst_of(
+        TargetSettings(
+            name="t", runner="command", dir=str(tmp_path), command=("sh", "-c", "echo {test}")
+        )
+    )
     assert (health, "placeholder" in text) == (Health.FAIL, True)
 
 
 def test_retries_that_multiply_are_a_warning(tmp_path: Path) -> None:
     target = replace(appwright_project(tmp_path), test_retries=2)
     (check,) = look_at_target(target, max_retries=3)
-    assert (check.health, "runs 12 times: 3 inside AppWright for each of 4 by the queue" in check.found) == (Health.WARN, True)
-    assert retries_of(target) == "failed tests are retried up to 2 times inside AppWright, and then by the queue"
+    assert (
+        check.health,
+        "runs 12 times: 3 inside AppWright for each of 4 by the queue" in check.found,
+    ) == (Health.WARN, True)
+    assert (
+        retries_of(target)
+        == "failed tests are retried up to 2 times inside AppWright, and then by the queue"
+    )
     assert [one.health for one in look_at_target(target, max_retries=0)] == [Health.OK]
     assert retries_of(replace(target, test_retries=0)) == "failed tests are retried by the queue"
 
 
 def test_a_missing_build_is_a_warning(tmp_path: Path) -> None:
-    target = TargetSettings(name="t", runner="scripted", dir=str(tmp_path), build="builds/{app_version_id}.apk")
+    target = TargetSettings(
+        name="t", runner="scripted", dir=str(tmp_path), build="builds/{app_version_id}.apk"
+    )
     assert worst_of(target)[0] is Health.WARN
     (tmp_path / "builds").mkdir()
     (tmp_path / "builds/1.apk").touch()
@@ -126,12 +150,16 @@ async def test_a_stack_that_runs_is_fine() -> None:
 
         async def fine() -> bool:
             checks = await examine(stack.settings)
-            return worst(checks) is Health.OK and {"queue", "agents", "API", "streams"} <= {check.about for check in checks}
+            return worst(checks) is Health.OK and {"queue", "agents", "API", "streams"} <= {
+                check.about for check in checks
+            }
 
         await eventually(fine)
 
 
-async def test_work_that_nobody_serves_is_found(connection: Connection, log: EventLog, server: NatsServer, tmp_path: Path) -> None:
+async def test_work_that_nobody_serves_is_found(
+    connection: Connection, log: EventLog, server: NatsServer, tmp_path: Path
+) -> None:
     one = spec(target="emulator")
     await log.submit(one)
     await Queue(connection, QueueSettings()).ensure(Lane(one.partition, one.rank))
@@ -155,18 +183,41 @@ async def test_queued_work_without_a_consumer_is_found() -> None:
         await eventually(found)
 
 
-async def test_a_target_without_an_agent_is_found(connection: Connection, server: NatsServer) -> None:
+async def test_a_target_without_an_agent_is_found(
+    connection: Connection, server: NatsServer
+) -> None:
     settings = Settings(nats_url=server.url, targets={"ios": TargetSettings(name="ios")})
     found = of(await look_at_server(settings), "agents")
     assert (found.health, found.fix) == (Health.WARN, "qgjet agent --target ios")
 
 
-async def test_settings_that_disagree_with_the_server_are_found(connection: Connection, server: NatsServer) -> None:
-    order = of(await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\npriority_order = "high-first"')), "streams")
-    assert (order.health, order.fix) == (Health.FAIL, "set queue.priority_order to low-first: it is fixed")
-    replicas = of(await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\nreplicas = 3')), "streams")
-    assert (replicas.health, f"nats stream edit {STREAM} --replicas 3" in replicas.fix) == (Health.WARN, True)
-    lease = of(await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\nvisibility_timeout = "1m"')), "streams")
+async def test_settings_that_disagree_with_the_server_are_found(
+    connection: Connection, server: NatsServer
+) -> None:
+    order = of(
+        await look_at_server(
+            load_settings(f'nats_url = "{server.url}"\n[queue]\npriority_order = "high-first"')
+        ),
+        "streams",
+    )
+    assert (order.health, order.fix) == (
+        Health.FAIL,
+        "set queue.priority_order to low-first: it is fixed",
+    )
+    replicas = of(
+        await look_at_server(load_settings(f'nats_url = "{server.url}"\n[queue]\nreplicas = 3')),
+        "streams",
+    )
+    assert (replicas.health, f"nats stream edit {STREAM} --replicas 3" in replicas.fix) == (
+        Health.WARN,
+        True,
+    )
+    lease = of(
+        await look_at_server(
+            load_settings(f'nats_url = "{server.url}"\n[queue]\nvisibility_timeout = "1m"')
+        ),
+        "streams",
+    )
     assert (lease.health, "timeout 30s; the settings say 60s" in lease.found) == (Health.WARN, True)
 
 
@@ -200,9 +251,13 @@ async def test_with_nothing_there_it_warns_and_ends_with_0(tmp_path: Path) -> No
     assert "NATS server" in text
 
 
-async def test_a_configured_server_that_is_gone_ends_with_4_and_json_is_json(tmp_path: Path) -> None:
+async def test_a_configured_server_that_is_gone_ends_with_4_and_json_is_json(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "qgjet.toml").write_text('[targets.t]\nrunner = "scripted"')
-    code, text = await qgjet_ends("doctor", "--json", "--nats", f"nats://127.0.0.1:{free_port()}", cwd=tmp_path)
+    code, text = await qgjet_ends(
+        "doctor", "--json", "--nats", f"nats://127.0.0.1:{free_port()}", cwd=tmp_path
+    )
     answer: dict[str, Any] = json.loads(text)
     assert (code, answer["health"]) == (4, "fail")
     assert {check["about"]: check["health"] for check in answer["checks"]} | {"disk": "ok"} == {

@@ -1,4 +1,6 @@
-"""make, its scripts, the locks and the pipelines: small programs that nobody looks at until they fail."""
+"""make, its scripts, the locks and the pipelines: small programs that nobody looks at until they
+fail.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def script(name: str, *args: str, path: Path, **extra: str) -> subprocess.CompletedProcess[str]:
-    """One of tools/, with nothing else on the PATH than what the test put there and the plainest of programs."""
+    """One of tools/, with nothing else on the PATH than what the test put there and the plainest of
+    programs.
+    """
     for program in ("sh", "cat", "rm", "mkdir", "dirname", "tail", "ln", "chmod"):
         if not (path / program).exists():
             (path / program).symlink_to(shutil.which(program) or program)
     env = {**environment(**extra), "PATH": str(path)}
-    return subprocess.run([path / "sh", ROOT / "tools" / name, *args], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [path / "sh", ROOT / "tools" / name, *args],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def program(path: Path, name: str, text: str) -> None:
@@ -44,23 +54,36 @@ def path(tmp_path: Path) -> Path:
 def test_an_old_python_is_passed_over_and_a_new_one_taken(path: Path, tmp_path: Path) -> None:
     program(path, "python3", "exit 1")  # too old, as far as its answer goes
     program(path, "python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
-    program(path, "python3.12", f'[ "$1 $2" = "-m venv" ] && exec mkdir "$3"; exec "{sys.executable}" "$@"')
+    program(
+        path,
+        "python3.12",
+        f'[ "$1 $2" = "-m venv" ] && exec mkdir "$3"; exec "{sys.executable}" "$@"',
+    )
     made = script("venv.sh", str(tmp_path / "venv"), path=path)
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "venv").is_dir()
 
 
 def test_a_python_without_pip_is_explained(path: Path, tmp_path: Path) -> None:
-    program(path, "python3", f'case "$2" in *ensurepip*) exit 1;; esac; exec "{sys.executable}" "$@"')
+    program(
+        path, "python3", f'case "$2" in *ensurepip*) exit 1;; esac; exec "{sys.executable}" "$@"'
+    )
     made = script("venv.sh", str(tmp_path / "venv"), path=path)
     assert made.returncode == 1
-    assert f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-venv" in made.stderr
+    assert (
+        f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-venv"
+        in made.stderr
+    )
     assert not (tmp_path / "venv").exists()
 
 
 def test_no_python_is_explained(path: Path, tmp_path: Path) -> None:
     made = script("venv.sh", str(tmp_path / "venv"), path=path, PYTHON="python9")
-    assert (made.returncode, "No Python 3.11 or later" in made.stderr, "python9" in made.stderr) == (1, True, True)
+    assert (
+        made.returncode,
+        "No Python 3.11 or later" in made.stderr,
+        "python9" in made.stderr,
+    ) == (1, True, True)
 
 
 def test_the_machines_own_node_is_enough(path: Path) -> None:
@@ -88,13 +111,23 @@ def test_locks_are_exact_and_name_no_place(name: str) -> None:
     text = (ROOT / name).read_text()
     assert "://" not in text
     assert "--" not in re.sub(r"^ *#.*$| --hash=sha256:[0-9a-f]{64}", "", text, flags=re.M)
-    pins = [line for line in text.replace(" \\\n", " ").splitlines() if line and not line.lstrip().startswith("#")]
+    pins = [
+        line
+        for line in text.replace(" \\\n", " ").splitlines()
+        if line and not line.lstrip().startswith("#")
+    ]
     assert pins
-    assert all(re.fullmatch(r"[a-z0-9-]+==[^ ;]+( ; [^\\]+?)?( +--hash=sha256:[0-9a-f]{64})+", line) for line in pins)
+    assert all(
+        re.fullmatch(r"[a-z0-9-]+==[^ ;]+( ; [^\\]+?)?( +--hash=sha256:[0-9a-f]{64})+", line)
+        for line in pins
+    )
 
 
 def test_locks_hold_every_dependency_and_agree() -> None:
-    pins = {name: dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / name).read_text(), re.M)) for name in LOCKS}
+    pins = {
+        name: dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / name).read_text(), re.M))
+        for name in LOCKS
+    }
     wanted = {
         LOCKS[0]: PROJECT["project"]["dependencies"],
         LOCKS[1]: PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"],
@@ -105,7 +138,14 @@ def test_locks_hold_every_dependency_and_agree() -> None:
 
 
 def recipe(target: str) -> str:
-    made = subprocess.run(["make", "--dry-run", "--always-make", target], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["make", "--dry-run", "--always-make", target],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert made.returncode == 0, made.stderr
     return made.stdout
 

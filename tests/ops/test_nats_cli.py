@@ -1,4 +1,6 @@
-"""The real `nats` command reads our streams: what operators are told to type shows partitions, jobs and their story."""
+"""The real `nats` command reads our streams: what operators are told to type shows partitions, jobs
+and their story.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,18 @@ def nats(server: NatsServer, tmp_path: Path) -> list[str]:
     built = ROOT / ".tools/bin/nats"
     found = str(built) if built.exists() else shutil.which("nats")
     if found is None:
-        pytest.fail("the nats CLI is not on this machine: run `make nats-cli`, which builds it with Go")
+        pytest.fail(
+            "the nats CLI is not on this machine: run `make nats-cli`, which builds it with Go"
+        )
     return ["env", f"HOME={tmp_path}", f"XDG_CONFIG_HOME={tmp_path}", found, "--server", server.url]
 
 
 async def read(command: list[str]) -> str:
     """What it prints on a terminal: without one, `stream view` refuses."""
     ours, terminal = os.openpty()
-    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment(COLUMNS="250"))  # noqa: ASYNC220
+    process = subprocess.Popen(  # noqa: ASYNC220 - it only starts
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment(COLUMNS="250")
+    )
     os.close(terminal)
     try:
         async with asyncio.timeout(patience(20)):
@@ -72,12 +78,19 @@ async def test_the_nats_cli_shows_partitions_and_jobs(log: EventLog, nats: list[
 
     queues = await read([*nats, "consumer", "report", "QG_EVENTS"])
     rows = {cells[0]: cells[4:7] for cells in table(queues) if "~" in cells[0]}
-    assert rows.keys() == {"acme~1.0.0~emulator~p5".replace(".", "%2E"), "acme~1.0.0~browserstack~p5".replace(".", "%2E")}
+    assert rows.keys() == {
+        "acme~1.0.0~emulator~p5".replace(".", "%2E"),
+        "acme~1.0.0~browserstack~p5".replace(".", "%2E"),
+    }
     ack_pending, _, unprocessed = rows["acme~1%2E0%2E0~emulator~p5"]
     assert (ack_pending, unprocessed.split()[0]) == ("1", "1")
 
-    story = await read([*nats, "stream", "view", "QG_EVENTS", "--subject", "qg.job.acme.1%2E0%2E0.emulator.>"])
-    assert re.findall(r"\] Subject: qg\.job\.acme\.1%2E0%2E0\.emulator\.tests/(\w+)%2Espec%2Ets\.(\S+)", story) == [
+    story = await read(
+        [*nats, "stream", "view", "QG_EVENTS", "--subject", "qg.job.acme.1%2E0%2E0.emulator.>"]
+    )
+    assert re.findall(
+        r"\] Subject: qg\.job\.acme\.1%2E0%2E0\.emulator\.tests/(\w+)%2Espec%2Ets\.(\S+)", story
+    ) == [
         ("login", "submitted.p5"),
         ("cart", "submitted.p5"),
         ("login", "started"),
@@ -85,7 +98,11 @@ async def test_the_nats_cli_shows_partitions_and_jobs(log: EventLog, nats: list[
     assert running.job_id in story
     assert elsewhere.job_id not in story
 
-    streams = {cells[0]: cells[4] for cells in table(await read([*nats, "stream", "report"])) if len(cells) > 4}
+    streams = {
+        cells[0]: cells[4]
+        for cells in table(await read([*nats, "stream", "report"]))
+        if len(cells) > 4
+    }
     assert streams["QG_EVENTS"] == "4"
     assert streams.keys() >= {"QG_ADVISORIES", "QG_LOGS", "KV_qg-agents", "OBJ_qg-artifacts"}
 
@@ -95,8 +112,14 @@ async def start(log: EventLog, queue: Queue, one: JobSpec) -> None:
     delivery = await queue.take(Lane(one.partition, one.rank), 1.0)
     assert delivery is not None
     assert delivery.spec.test == one.test
-    await log.execute(one.slot, Start(agent="agent-1", ticket=delivery.seq), await log.load(one.slot))
+    await log.execute(
+        one.slot, Start(agent="agent-1", ticket=delivery.seq), await log.load(one.slot)
+    )
 
 
 def table(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("│\r ").split("│")] for line in text.splitlines() if line.startswith("│")]
+    return [
+        [cell.strip() for cell in line.strip("│\r ").split("│")]
+        for line in text.splitlines()
+        if line.startswith("│")
+    ]

@@ -33,22 +33,38 @@ def mode(path: Path) -> str:
 
 
 def open_to_others(directory: Path) -> list[str]:
-    """Files and directories under `directory`, and itself, that others can reach. A closed directory closes what is in it."""
+    """Files and directories under `directory`, and itself, that others can reach. A closed
+    directory closes what is in it.
+    """
     if not stat.S_IMODE(directory.stat().st_mode) & 0o077:
         return []
-    files = [str(path) for path in directory.iterdir() if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077]
-    return [str(directory), *files, *(name for path in directory.iterdir() if path.is_dir() for name in open_to_others(path))]
+    files = [
+        str(path)
+        for path in directory.iterdir()
+        if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+    return [
+        str(directory),
+        *files,
+        *(name for path in directory.iterdir() if path.is_dir() for name in open_to_others(path)),
+    ]
 
 
-async def test_the_read_model_and_its_journals_are_private(server: NatsServer, tmp_path: Path) -> None:
+async def test_the_read_model_and_its_journals_are_private(
+    server: NatsServer, tmp_path: Path
+) -> None:
     directory = tmp_path / "data"
     database = directory / "read.sqlite"
     async with open_service(Settings(nats_url=server.url, api=ApiSettings(database=str(database)))):
-        assert {path.name: mode(path) for path in directory.iterdir()} == dict.fromkeys(("read.sqlite", "read.sqlite-wal", "read.sqlite-shm"), "0o600")
+        assert {path.name: mode(path) for path in directory.iterdir()} == dict.fromkeys(
+            ("read.sqlite", "read.sqlite-wal", "read.sqlite-shm"), "0o600"
+        )
     assert mode(directory) == "0o700"
 
 
-async def test_a_start_tightens_what_older_versions_left_open(server: NatsServer, tmp_path: Path) -> None:
+async def test_a_start_tightens_what_older_versions_left_open(
+    server: NatsServer, tmp_path: Path
+) -> None:
     directory = tmp_path / ".qgjet"
     database = directory / "read.sqlite"
     ReadModel.open(database).close()
@@ -85,7 +101,11 @@ async def test_what_jobs_leave_on_an_agent_is_private(log: EventLog, tmp_path: P
     work = tmp_path / "work"
     work.mkdir(mode=0o755)
     await submit(log, spec())
-    runner = make_runner(TargetSettings(name="emulator", runner="command", dir=str(tmp_path), command=("echo", "{test}")))
+    runner = make_runner(
+        TargetSettings(
+            name="emulator", runner="command", dir=str(tmp_path), command=("echo", "{test}")
+        )
+    )
     async with running_agent(log, work, runners={"emulator": runner}, keep_attempts=True):
         assert (await ended(log, spec().slot)).status is Status.DONE
     (attempt,) = work.iterdir()

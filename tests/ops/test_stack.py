@@ -39,7 +39,9 @@ command = ["sh", "-c", "echo $$ > pid; exec sleep 600"]
 
 def settings(text: str, directory: Path = Path()) -> Settings:
     read = load_settings(text)
-    return load_settings(text, flags={f"targets.{name}.dir": str(directory) for name in read.targets})
+    return load_settings(
+        text, flags={f"targets.{name}.dir": str(directory) for name in read.targets}
+    )
 
 
 async def submitted(url: str, **fields: Any) -> str:
@@ -105,7 +107,9 @@ async def test_a_drain_finishes_what_runs(tmp_path: Path) -> None:
         assert await status(stack.nats_url, target="emulator") is Status.DONE
 
 
-async def test_the_death_of_the_server_ends_the_block_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_death_of_the_server_ends_the_block_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     started: list[NatsServer] = []
     start = NatsServer.start
 
@@ -155,7 +159,10 @@ async def test_without_targets_there_is_no_stack_but_there_may_be_one_without_an
 
 
 async def test_a_port_in_use_is_said_so() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InvalidSettings, match="cannot listen"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(InvalidSettings, match="cannot listen"),
+    ):
         async with LocalStack(settings(SCRIPTED), api_port=taken.getsockname()[1]):
             pass
 
@@ -177,7 +184,9 @@ async def test_what_was_stored_is_there_again(tmp_path: Path) -> None:
 
         await eventually(done)
     with pytest.raises(IncompatibleServer, match="priority_order is low-first"):
-        async with LocalStack(settings(SCRIPTED + '[queue]\npriority_order = "high-first"'), data_dir=tmp_path):
+        async with LocalStack(
+            settings(SCRIPTED + '[queue]\npriority_order = "high-first"'), data_dir=tmp_path
+        ):
             pass
 
 
@@ -211,7 +220,14 @@ async def test_neither_server_nor_jobs_outlive_a_killed_owner(tmp_path: Path, wh
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
     pipe = asyncio.subprocess.PIPE
-    owner = await asyncio.create_subprocess_exec(sys.executable, str(script), where, cwd=tmp_path, env=environment(TMPDIR=str(tmp_path)), stdout=pipe)
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(script),
+        where,
+        cwd=tmp_path,
+        env=environment(TMPDIR=str(tmp_path)),
+        stdout=pipe,
+    )
     try:
         assert owner.stdout is not None
         url = (await owner.stdout.readline()).decode().strip()

@@ -14,7 +14,9 @@ import yaml
 from ops.commands import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())[
+    "services"
+]
 CLEAN = {"name": "a", "version": "1", "vulns": []}
 HOLE = {"name": "b", "version": "2", "vulns": [{"id": "PYSEC-1", "fix_versions": ["3"]}]}
 SKIPPED = {"name": "c", "skip_reason": "c could not be found"}
@@ -24,7 +26,11 @@ def auditor(directory: Path, answer: str | None, code: int) -> Path:
     """A pip-audit that gives this answer."""
     path = directory / "pip-audit"
     (directory / "answer").write_text(answer or "")
-    copy = f'while [ "$1" != --output ]; do shift; done; cp {directory}/answer "$2"\n' if answer is not None else ""
+    copy = (
+        f'while [ "$1" != --output ]; do shift; done; cp {directory}/answer "$2"\n'
+        if answer is not None
+        else ""
+    )
     path.write_text(f"#!/bin/sh\necho 'ConnectionError: no route' >&2\n{copy}exit {code}\n")
     path.chmod(0o755)
     return path
@@ -43,11 +49,20 @@ def auditor(directory: Path, answer: str | None, code: int) -> Path:
         (None, 0, 3, "NOT AUDITED"),
     ],
 )
-def test_an_audit_without_data_is_no_pass(dependencies: list[Any] | None, code: int, expected: int, says: str, tmp_path: Path) -> None:
+def test_an_audit_without_data_is_no_pass(
+    dependencies: list[Any] | None, code: int, expected: int, says: str, tmp_path: Path
+) -> None:
     answer = None if dependencies is None else json.dumps({"dependencies": dependencies})
-    command = [sys.executable, ROOT / "tools/audit.py", auditor(tmp_path, answer, code), "requirements.lock"]
+    command = [
+        sys.executable,
+        ROOT / "tools/audit.py",
+        auditor(tmp_path, answer, code),
+        "requirements.lock",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, says in done.stdout + done.stderr) == (expected, True), done.stdout + done.stderr
+    assert (done.returncode, says in done.stdout + done.stderr) == (expected, True), (
+        done.stdout + done.stderr
+    )
 
 
 def test_an_auditor_that_cannot_be_installed_is_no_pass(tmp_path: Path) -> None:
@@ -74,13 +89,19 @@ def test_a_workflow_may_read_the_repository_and_nothing_else(file: Path) -> None
 
 def test_the_pipeline_audits_the_locks() -> None:
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
-    assert any(step.get("run", "").startswith("tools/audit.sh python") for step in jobs["audit"]["steps"])
+    assert any(
+        step.get("run", "").startswith("tools/audit.sh python") for step in jobs["audit"]["steps"]
+    )
 
 
 @pytest.mark.parametrize("name", ["nats", "qg-api", "qg-worker"])
 def test_a_service_can_change_nothing_but_its_volumes(name: str) -> None:
     service = SERVICES[name]
-    assert (service["read_only"], service["cap_drop"], service["security_opt"]) == (True, ["ALL"], ["no-new-privileges:true"])
+    assert (service["read_only"], service["cap_drop"], service["security_opt"]) == (
+        True,
+        ["ALL"],
+        ["no-new-privileges:true"],
+    )
     assert not {"privileged", "cap_add", "pid", "network_mode", "devices"} & service.keys()
     assert "docker.sock" not in json.dumps(service)
 
@@ -91,4 +112,6 @@ def test_what_the_images_write_to_is_a_volume() -> None:
     assert "VOLUME /var/lib/qgjet" in api
     assert "QGJET_API_DATABASE=/var/lib/qgjet/" in api
     assert 'VOLUME ["/tmp", "/home/qgjet", "/project"]' in worker
-    assert worker.index("VOLUME") > worker.index("COPY --from=project --chown"), "what is copied after it would be lost"
+    assert worker.index("VOLUME") > worker.index("COPY --from=project --chown"), (
+        "what is copied after it would be lost"
+    )

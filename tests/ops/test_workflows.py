@@ -1,4 +1,6 @@
-"""The workflows and the action: checked by actionlint, and their steps run here as GitHub would run them."""
+"""The workflows and the action: checked by actionlint, and their steps run here as GitHub would run
+them.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,12 @@ class Job:
         }
 
     def run(self, step: Step, expressions: Expressions) -> subprocess.CompletedProcess[str]:
-        """A step as the runner starts it: bash that stops at the first error; what stands in `env` is evaluated before."""
-        variables = {name: evaluated(str(value), expressions) for name, value in step.get("env", {}).items()}
+        """A step as the runner starts it: bash that stops at the first error; what stands in `env`
+        is evaluated before.
+        """
+        variables = {
+            name: evaluated(str(value), expressions) for name, value in step.get("env", {}).items()
+        }
         assert "${{" not in step["run"]
         self._output.write_text("")
         done = subprocess.run(
@@ -63,7 +69,10 @@ class Job:
             text=True,
             check=False,
         )
-        self.outputs |= {f"steps.{step.get('id', '')}.outputs.{name}": value for name, value in outputs_of(self._output.read_text()).items()}
+        self.outputs |= {
+            f"steps.{step.get('id', '')}.outputs.{name}": value
+            for name, value in outputs_of(self._output.read_text()).items()
+        }
         return done
 
 
@@ -89,7 +98,13 @@ def test_actionlint_has_nothing_to_say() -> None:
     found = str(built) if built.exists() else shutil.which("actionlint")
     assert found is not None, "`make actionlint` gets it, with Go from this machine or from PyPI"
     # shellcheck and pyflakes would be used where they happen to be installed
-    checked = subprocess.run([found, "-no-color", "-shellcheck=", "-pyflakes=", *WORKFLOWS], cwd=ROOT, capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        [found, "-no-color", "-shellcheck=", "-pyflakes=", *WORKFLOWS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
@@ -105,18 +120,28 @@ def path(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.mark.parametrize(("go", "said"), [(None, "its test will fail"), ("echo 'no network' >&2; exit 1", "no network")])
+@pytest.mark.parametrize(
+    ("go", "said"), [(None, "its test will fail"), ("echo 'no network' >&2; exit 1", "no network")]
+)
 def test_a_machine_without_actionlint_fails_nothing(path: Path, go: str | None, said: str) -> None:
     if go is not None:
         (path / "go").write_text(f"#!/bin/sh\n{go}\n")
         (path / "go").chmod(0o755)
-    done = subprocess.run([path / "sh", ROOT / "tools/actionlint.sh"], env={"PATH": str(path)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [path / "sh", ROOT / "tools/actionlint.sh"],
+        env={"PATH": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, said in done.stdout + done.stderr) == (0, True)
 
 
 @pytest.mark.parametrize("file", [*WORKFLOWS, ROOT / "action.yml"], ids=lambda file: file.name)
 def test_no_script_has_anything_put_into_it(file: Path) -> None:
-    """Expressions in a script are commands of whoever chose a branch's name; in `env` they are text."""
+    """Expressions in a script are commands of whoever chose a branch's name; in `env` they are
+    text.
+    """
     document = yaml.safe_load(file.read_text())
     jobs = document["jobs"].values() if "jobs" in document else [document["runs"]]
     scripts = [step["run"] for job in jobs for step in steps_of(job)]
@@ -130,13 +155,20 @@ def test_no_script_has_anything_put_into_it(file: Path) -> None:
 def test_actions_of_others_are_pinned_where_ours_brings_them_along() -> None:
     uses = re.findall(r"uses: (\S+)(.*)", (ROOT / "action.yml").read_text())
     assert uses
-    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", name) and re.match(r" # v\d+\.\d+\.\d+$", comment) for name, comment in uses)
+    assert all(
+        re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", name)
+        and re.match(r" # v\d+\.\d+\.\d+$", comment)
+        for name, comment in uses
+    )
 
 
 def test_the_action_is_what_github_expects() -> None:
     assert ACTION.keys() == {"name", "description", "branding", "inputs", "outputs", "runs"}
     assert ACTION["runs"]["using"] == "composite"
-    assert all(one["description"] and one.keys() <= {"description", "required", "default"} for one in ACTION["inputs"].values())
+    assert all(
+        one["description"] and one.keys() <= {"description", "required", "default"}
+        for one in ACTION["inputs"].values()
+    )
     text = (ROOT / "action.yml").read_text()
     named = set(re.findall(r"inputs\.([\w-]+)", text))
     assert named == set(ACTION["inputs"])
@@ -149,10 +181,15 @@ def test_the_action_is_what_github_expects() -> None:
             assert f'"${variable}"' in step["run"]
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/ci.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "docs/ci.md"], ids=lambda page: page.name
+)
 def test_the_action_is_documented_with_inputs_and_outputs_that_it_has(page: Path) -> None:
     text = page.read_text()
-    steps = [yaml.safe_load(textwrap.dedent(found))[0] for found in re.findall(r"^ *- uses: OWNER/qgjet@.*\n(?:(?! *- |```).+\n)+", text, re.M)]
+    steps = [
+        yaml.safe_load(textwrap.dedent(found))[0]
+        for found in re.findall(r"^ *- uses: OWNER/qgjet@.*\n(?:(?! *- |```).+\n)+", text, re.M)
+    ]
     assert steps
     required = {name for name, one in ACTION["inputs"].items() if one.get("required")}
     for step in steps:
@@ -170,7 +207,8 @@ def test_the_recipe_starts_qgjet_in_a_way_that_it_understands_and_that_hears_sig
 # -- as they run ---------------------------------------------------------------------------------------------------------
 
 INSTALLS = {"Install qgjet", "Install the test project"}
-"""Steps of the recipe that would put into this environment what is there: make has done the same."""
+"""Steps of the recipe that would put into this environment what is there: make has done the same.
+"""
 
 
 def go_through(job: Job, inputs: Expressions) -> dict[str, subprocess.CompletedProcess[str]]:
@@ -185,13 +223,24 @@ def go_through(job: Job, inputs: Expressions) -> dict[str, subprocess.CompletedP
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    return Job(tmp_path, ROOT, f"{Path(sys.executable).parent}:{ROOT / '.tools/bin'}:{environment()['PATH']}")
+    return Job(
+        tmp_path,
+        ROOT,
+        f"{Path(sys.executable).parent}:{ROOT / '.tools/bin'}:{environment()['PATH']}",
+    )
 
 
 def test_a_good_build_is_green(job: Job, tmp_path: Path) -> None:
     done = go_through(job, {"inputs.tests": "tests/login.spec.ts"})
-    assert {name: one.returncode for name, one in done.items()} == {"Look for what is missing": 0, "Run the tests": 0, "Say what came out": 0}, done
-    assert (job.outputs["steps.tests.outputs.verdict"], job.outputs["steps.tests.outputs.passed"]) == ("passed", "2")
+    assert {name: one.returncode for name, one in done.items()} == {
+        "Look for what is missing": 0,
+        "Run the tests": 0,
+        "Say what came out": 0,
+    }, done
+    assert (
+        job.outputs["steps.tests.outputs.verdict"],
+        job.outputs["steps.tests.outputs.passed"],
+    ) == ("passed", "2")
     assert job.outputs["steps.tests.outputs.junit"] == str(tmp_path / "reports" / "junit.xml")
     assert {file.name for file in (tmp_path / "reports").iterdir()} == {"junit.xml", "report.html"}
     assert "2 passed" in job.summary.read_text()
@@ -203,14 +252,20 @@ def test_a_build_with_bugs_is_red_and_says_where(job: Job) -> None:
     assert done["Run the tests"].returncode == 1, done["Run the tests"].stderr
     errors = Runner(done["Run the tests"].stderr).of("error")
     assert {error.properties["file"] for error in errors} == {"examples/shop/tests/cart.spec.ts"}
-    line = (ROOT / "examples/shop/tests/cart.spec.ts").read_text().splitlines()[int(errors[0].properties["line"]) - 1]
+    line = (
+        (ROOT / "examples/shop/tests/cart.spec.ts")
+        .read_text()
+        .splitlines()[int(errors[0].properties["line"]) - 1]
+    )
     assert "expect" in line
     assert "tests/cart.spec.ts on device: failed" in job.summary.read_text()
     assert done["Say what came out"].stdout.endswith("is failed, with 2 failed jobs\n")
 
 
 @pytest.mark.timeout(300)  # an environment of its own, with all that qgjet depends on
-def test_the_action_installs_itself_and_runs_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_action_installs_itself_and_runs_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_NO_COMPILE", "1")  # it is used once
     project = tmp_path / "workspace" / "mobile app"
     (project / "tests").mkdir(parents=True)
@@ -228,15 +283,22 @@ def test_the_action_installs_itself_and_runs_tests(tmp_path: Path, monkeypatch: 
         "artifacts": "left behind",
         "args": '--max-retries=0\n--tag=who="`touch pwned`"\n--json',
     }
-    inputs = {f"inputs.{name}": given.get(name, one.get("default", "")) for name, one in ACTION["inputs"].items()}
-    job = Job(tmp_path, tmp_path / "workspace", f"{Path(sys.executable).parent}:{environment()['PATH']}")
+    inputs = {
+        f"inputs.{name}": given.get(name, one.get("default", ""))
+        for name, one in ACTION["inputs"].items()
+    }
+    job = Job(
+        tmp_path, tmp_path / "workspace", f"{Path(sys.executable).parent}:{environment()['PATH']}"
+    )
     install, run = steps_of(ACTION["runs"])
     installed = job.run(install, inputs)
     assert installed.returncode == 0, installed.stdout + installed.stderr
     ended = job.run(run, inputs)
     assert ended.returncode == 1, ended.stderr
     jobs = json.loads(ended.stdout)["jobs"]
-    assert [(one["target"], one["test"], one["verdict"], one["app_version_id"]) for one in jobs] == [
+    assert [
+        (one["target"], one["test"], one["verdict"], one["app_version_id"]) for one in jobs
+    ] == [
         ("emulator", "tests/a.spec.ts", "passed", "1.0.0; touch pwned"),
         ("emulator", "tests/b.spec.ts", "failed", "1.0.0; touch pwned"),
         ("a $(touch pwned) b", "tests/a.spec.ts", "passed", "1.0.0; touch pwned"),
@@ -245,7 +307,11 @@ def test_the_action_installs_itself_and_runs_tests(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.rglob("pwned"))
     (error,) = Runner(ended.stderr).of("error")
     assert error.properties["file"] == "mobile app/tests/b.spec.ts"
-    assert {name.rpartition(".")[2]: value for name, value in job.outputs.items() if not name.endswith("suite-id")} == {
+    assert {
+        name.rpartition(".")[2]: value
+        for name, value in job.outputs.items()
+        if not name.endswith("suite-id")
+    } == {
         "verdict": "failed",
         "passed": "3",
         "failed": "1",

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for histories.py: in importlib mode pytest does not
+sys.path.insert(
+    0, str(Path(__file__).parent)
+)  # for histories.py: in importlib mode pytest does not
 
 from qgjet_projections.readmodel import ReadModel
 

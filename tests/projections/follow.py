@@ -1,4 +1,5 @@
-"""A projector in a process of its own, to be killed: `python follow.py <nats url> <file> <batch> [<method of the writer> <call>]`.
+"""A projector in a process of its own, to be killed: `python follow.py <nats url> <file> <batch>
+[<method of the writer> <call>]`.
 
 With a method it kills itself right after that call of it, inside the transaction.
 """
@@ -20,7 +21,10 @@ from qgjet_projections.readmodel.writer import Writer
 
 
 async def follow(url: str, path: Path) -> None:
-    async with connect(url, name="follow") as connection, projector.Projector(EventLog(connection), ReadModel.open(path)):
+    async with (
+        connect(url, name="follow") as connection,
+        projector.Projector(EventLog(connection), ReadModel.open(path)),
+    ):
         await asyncio.Event().wait()
 
 

@@ -1,4 +1,6 @@
-"""Logs for tests: what many writers could have written on a few slots, and the content of a read model in one comparable value."""
+"""Logs for tests: what many writers could have written on a few slots, and the content of a read
+model in one comparable value.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,35 @@ from factories import NOW, spec
 from patience import patience
 from qgjet.domain import codec, control, subjects, suite
 from qgjet.domain.control import Control, Discarded, DrainRequested, Kind, Paused, Resumed
-from qgjet.domain.decide import DRAINED, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit, decide
-from qgjet.domain.events import Artifact, Event, JobSpec, Outcome, Requeued, Slot, Started, Submitted, TestError, TestResult, Try, Verdict, event_type
+from qgjet.domain.decide import (
+    DRAINED,
+    Cancel,
+    Command,
+    EndAttempt,
+    Expire,
+    Lose,
+    OnDuplicate,
+    Release,
+    Requeue,
+    Start,
+    Submit,
+    decide,
+)
+from qgjet.domain.events import (
+    Artifact,
+    Event,
+    JobSpec,
+    Outcome,
+    Requeued,
+    Slot,
+    Started,
+    Submitted,
+    TestError,
+    TestResult,
+    Try,
+    Verdict,
+    event_type,
+)
 from qgjet.domain.job import Job, evolve
 from qgjet.domain.suite import Member, SuiteOpened
 from qgjet.errors import Conflict
@@ -33,8 +62,14 @@ _SLOTS = (
     Slot("\ud800", "1.0.0", "emulator", "half a surrogate pair"),
 )
 _STRANGERS = (
-    ("qg.job.acme.1%2E0%2E0.emulator.tests/login%2Espec%2Ejs.paused_for_lunch", b'{"type":"paused_for_lunch","job_id":"job-1"}'),
-    ("qg.job.acme.1%2E0%2E0.emulator.tests/login%2Espec%2Ejs.started.what.ever", b"\xff\x00 not JSON"),
+    (
+        "qg.job.acme.1%2E0%2E0.emulator.tests/login%2Espec%2Ejs.paused_for_lunch",
+        b'{"type":"paused_for_lunch","job_id":"job-1"}',
+    ),
+    (
+        "qg.job.acme.1%2E0%2E0.emulator.tests/login%2Espec%2Ejs.started.what.ever",
+        b"\xff\x00 not JSON",
+    ),
     ("qg.job.acme.1%2E0%2E0.emulator.%FF.submitted.p5", b"{}"),
     ("qg.job.short", b""),
     ("qg.suite.acme.suite-1.opened", b'{"type":"opened"}'),
@@ -46,11 +81,15 @@ def message(seq: int, slot: Slot, event: Event) -> Recorded:
     """The message that the log holds for an event."""
     prefix = subjects.slot_prefix(slot)
     rank = event.spec.rank if isinstance(event, Submitted | Requeued) else None
-    return Recorded(seq, subjects.event_subject(prefix, event_type(event), rank), event, codec.encode(event))
+    return Recorded(
+        seq, subjects.event_subject(prefix, event_type(event), rank), event, codec.encode(event)
+    )
 
 
 class Author:
-    """Writes a log: `tell` by commands, as production does; `history` at random, with strangers and broken rules in between."""
+    """Writes a log: `tell` by commands, as production does; `history` at random, with strangers and
+    broken rules in between.
+    """
 
     def __init__(self, seed: int = 0, now: datetime = NOW) -> None:
         self.messages: list[Recorded] = []
@@ -76,9 +115,13 @@ class Author:
     def end(self, wanted: JobSpec, verdict: Verdict, **fields: Any) -> None:
         job = self.jobs[wanted.slot]
         assert job is not None
-        self.tell(wanted.slot, EndAttempt(job.agent, job.attempt, Outcome(verdict=verdict, **fields)))
+        self.tell(
+            wanted.slot, EndAttempt(job.agent, job.attempt, Outcome(verdict=verdict, **fields))
+        )
 
-    def run(self, verdict: Verdict = Verdict.PASSED, *, duration_s: float = 0.0, **fields: Any) -> JobSpec:
+    def run(
+        self, verdict: Verdict = Verdict.PASSED, *, duration_s: float = 0.0, **fields: Any
+    ) -> JobSpec:
         """A job from its submission to its verdict, without retries, a second each step."""
         wanted = self.submit(**{"max_retries": 0, "infra_retries": 0, **fields})
         self.start(wanted)
@@ -123,21 +166,50 @@ class Author:
         pick = self._random.choice
         ids = [*self._specs, "nobody"]
         members = tuple(
-            Member(job_id=pick(ids), app_version_id="1.0.0", target="emulator", test="a.js", attached=pick([True, False]))
+            Member(
+                job_id=pick(ids),
+                app_version_id="1.0.0",
+                target="emulator",
+                test="a.js",
+                attached=pick([True, False]),
+            )
             for _ in range(self._random.randint(0, 4))
         )
-        self.open_suite(pick(["suite-1", "suite-3"]), members, submission=pick(["one", "two"]), to_come=pick([0, 5]))
+        self.open_suite(
+            pick(["suite-1", "suite-3"]),
+            members,
+            submission=pick(["one", "two"]),
+            to_come=pick([0, 5]),
+        )
 
     def open_suite(self, suite_id: str, members: tuple[Member, ...], **fields: Any) -> None:
-        event = SuiteOpened(**{"suite_id": suite_id, "org_id": "acme", "at": self.now, "submission": "one", "jobs": members, **fields})
-        self.messages.append(recorded(self.seq + 1, f"{suite.suite_prefix('acme', suite_id)}.opened", suite.encode(event)))
+        event = SuiteOpened(
+            **{
+                "suite_id": suite_id,
+                "org_id": "acme",
+                "at": self.now,
+                "submission": "one",
+                "jobs": members,
+                **fields,
+            }
+        )
+        self.messages.append(
+            recorded(
+                self.seq + 1, f"{suite.suite_prefix('acme', suite_id)}.opened", suite.encode(event)
+            )
+        )
 
     def _decision(self) -> None:
         """About what there is and what there is not, and sometimes where it should not be."""
         pick, ids = self._random.choice, [*self._specs, "nobody"]
         said: dict[str, Any] = {"at": self.now, "by": HOSTILE, "reason": "why not"}
         events: list[Control] = [
-            Paused(kind=Kind.TARGET, name=pick(["emulator", "device"]), until=pick([None, self.now]), **said),
+            Paused(
+                kind=Kind.TARGET,
+                name=pick(["emulator", "device"]),
+                until=pick([None, self.now]),
+                **said,
+            ),
             Paused(kind=Kind.ORG, name="acme", **said),
             Resumed(kind=Kind.TARGET, name="emulator", **said),
             Resumed(kind=Kind.ORG, name=pick(["acme", "x"]), **said),
@@ -145,7 +217,11 @@ class Author:
             *[Discarded(kind=Kind.JOB, name=pick(ids), org_id="acme", **said) for _ in range(4)],
         ]
         event = pick(events)
-        subject = control.subject_of(event) if self._random.random() < 0.95 else "qg.control.target.sofa.paused"
+        subject = (
+            control.subject_of(event)
+            if self._random.random() < 0.95
+            else "qg.control.target.sofa.paused"
+        )
         self.messages.append(recorded(self.seq + 1, subject, control.encode(event)))
 
     def _broken_rule(self, slot: Slot) -> None:
@@ -160,9 +236,19 @@ class Author:
             return self._submission(slot)
         if job.agent:
             verdict = pick([Verdict.FAILED, Verdict.INFRA_ERROR, *Verdict])
-            release = Release(job.agent, job.ticket, job.attempt, pick([DRAINED, "prepare_failed"]), HOSTILE)
+            release = Release(
+                job.agent, job.ticket, job.attempt, pick([DRAINED, "prepare_failed"]), HOSTILE
+            )
             end = EndAttempt(job.agent, job.attempt, self._outcome(verdict), pick([0.0, 0.5]))
-            commands: list[Command] = [end, end, end, release, Lose(job.agent, job.attempt, "janitor"), Cancel("me", "enough"), self._submission(slot)]
+            commands: list[Command] = [
+                end,
+                end,
+                end,
+                release,
+                Lose(job.agent, job.attempt, "janitor"),
+                Cancel("me", "enough"),
+                self._submission(slot),
+            ]
             return pick(commands)
         start = Start(job.ticket, pick(["agent-1", "agent-2"]))
         rare: list[Command] = [
@@ -176,7 +262,12 @@ class Author:
 
     def _submission(self, slot: Slot) -> Submit:
         number = self._random.randrange(10**6)
-        fields = {"org_id": slot.org_id, "app_version_id": slot.app_version_id, "target": slot.target, "test": slot.test}
+        fields = {
+            "org_id": slot.org_id,
+            "app_version_id": slot.app_version_id,
+            "target": slot.target,
+            "test": slot.test,
+        }
         if slot.org_id == "\ud800":
             fields["org_id"] = "in JSON it cannot be said"
         wanted = spec(
@@ -203,7 +294,9 @@ class Author:
             message=HOSTILE,
             duration_s=self._random.choice([0.0, 2.5]),
             tests=(TestResult(id="1", title=HOSTILE, outcome="failed", tries=(failed,)),),
-            artifacts=(Artifact(name="video.webm", content_type="video/webm", size=3, sha256="00"),),
+            artifacts=(
+                Artifact(name="video.webm", content_type="video/webm", size=3, sha256="00"),
+            ),
         )
 
 
@@ -228,9 +321,14 @@ def apply_with(writer: Writer, messages: list[Recorded], batch: int = 1_000) -> 
 def content(path: Path) -> dict[str, list[Any]]:
     """Every row of every table, in one order."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        tables = {table: sorted(connection.execute(f"SELECT * FROM {table}"), key=repr) for table in ("position", *schema.CONTENT)}
+        tables = {
+            table: sorted(connection.execute(f"SELECT * FROM {table}"), key=repr)
+            for table in ("position", *schema.CONTENT)
+        }
         assert [name for (name,) in connection.execute("PRAGMA quick_check")] == ["ok"]
-        others = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        others = connection.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        )
         assert {name for (name,) in others} == set(tables)
     return tables
 

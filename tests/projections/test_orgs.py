@@ -23,13 +23,24 @@ ORGS = ("acme", "acme.x", "globex", "initech")
 
 @pytest.fixture
 def filled(read_model: ReadModel) -> ReadModel:
-    """Jobs of four orgs that look alike: same tests, tags, suites and versions; some live, some ended, some replaced."""
+    """Jobs of four orgs that look alike: same tests, tags, suites and versions; some live, some
+    ended, some replaced.
+    """
     author, rng = Author(seed=3), random.Random(3)
     for number in range(60):
         org = rng.choice(ORGS[:3])
-        fields: dict[str, Any] = {"org_id": org, "job_id": f"{org}-{number}", "suite_ids": ("s",) if number % 3 else (), "tags": {"branch": "main"}}
+        fields: dict[str, Any] = {
+            "org_id": org,
+            "job_id": f"{org}-{number}",
+            "suite_ids": ("s",) if number % 3 else (),
+            "tags": {"branch": "main"},
+        }
         if number % 4:
-            author.run(rng.choice([Verdict.PASSED, Verdict.FAILED, Verdict.CONFIG_ERROR]), test=f"t{number % 5}", **fields)
+            author.run(
+                rng.choice([Verdict.PASSED, Verdict.FAILED, Verdict.CONFIG_ERROR]),
+                test=f"t{number % 5}",
+                **fields,
+            )
         else:
             author.submit(test=f"live{number}", **fields)
     apply(read_model.path, author.messages)
@@ -61,7 +72,9 @@ QUERIES = (
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 4])
-def test_every_question_is_answered_as_if_there_were_no_other_orgs(filled: ReadModel, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_question_is_answered_as_if_there_were_no_other_orgs(
+    filled: ReadModel, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     everything = [job for query in (JobQuery(),) for job in filled.all_jobs(query)]
     all_events = filled.events(after_seq=0)
     assert filled.dead_letters(DeadQuery()).items
@@ -69,7 +82,9 @@ def test_every_question_is_answered_as_if_there_were_no_other_orgs(filled: ReadM
     for orgs in map(frozenset, itertools.combinations(ORGS, size)):
         reads = filled.seen_by(orgs)
         for query in QUERIES:
-            wanted = [job_id for job_id in pages(filled, query) if job_id.rpartition("-")[0] in orgs]
+            wanted = [
+                job_id for job_id in pages(filled, query) if job_id.rpartition("-")[0] in orgs
+            ]
             assert pages(reads, query) == wanted, (orgs, query)
         for job in everything:
             own = job.org_id in orgs
@@ -78,21 +93,40 @@ def test_every_question_is_answered_as_if_there_were_no_other_orgs(filled: ReadM
             assert reads.spec(job.job_id) == (filled.spec(job.job_id) if own else None)
         for near, after in ((0, 0), (1_000, 0), (1_000, 37)):
             monkeypatch.setattr(event, "_NEAR", near)
-            assert reads.events(after_seq=after) == [one for one in all_events if one.seq > after and one.org_id in orgs]
-            assert reads.events(after_seq=after, limit=3) == [one for one in all_events if one.seq > after and one.org_id in orgs][:3]
-            assert reads.events(after_seq=after, suite_id="s") == [one for one in filled.events(after_seq=after, suite_id="s") if one.org_id in orgs]
+            assert reads.events(after_seq=after) == [
+                one for one in all_events if one.seq > after and one.org_id in orgs
+            ]
+            assert (
+                reads.events(after_seq=after, limit=3)
+                == [one for one in all_events if one.seq > after and one.org_id in orgs][:3]
+            )
+            assert reads.events(after_seq=after, suite_id="s") == [
+                one for one in filled.events(after_seq=after, suite_id="s") if one.org_id in orgs
+            ]
             for job in everything[:9]:
-                assert reads.events(after_seq=after, job_id=job.job_id) == (filled.events(after_seq=after, job_id=job.job_id) if job.org_id in orgs else [])
-        assert reads.suites().items == [suite for suite in filled.suites().items if suite.org_id in orgs]
-        assert reads.suites("acme").items == [suite for suite in filled.suites("acme").items if suite.org_id in orgs]
+                assert reads.events(after_seq=after, job_id=job.job_id) == (
+                    filled.events(after_seq=after, job_id=job.job_id) if job.org_id in orgs else []
+                )
+        assert reads.suites().items == [
+            suite for suite in filled.suites().items if suite.org_id in orgs
+        ]
+        assert reads.suites("acme").items == [
+            suite for suite in filled.suites("acme").items if suite.org_id in orgs
+        ]
         assert reads.partitions() == [one for one in filled.partitions() if one.org_id in orgs]
-        assert reads.waiting(NOW) == [one for one in filled.waiting(NOW) if one.partition.org_id in orgs]
-        assert reads.dead_letters(DeadQuery()).items == [one for one in filled.dead_letters(DeadQuery()).items if one.job.org_id in orgs]
+        assert reads.waiting(NOW) == [
+            one for one in filled.waiting(NOW) if one.partition.org_id in orgs
+        ]
+        assert reads.dead_letters(DeadQuery()).items == [
+            one for one in filled.dead_letters(DeadQuery()).items if one.job.org_id in orgs
+        ]
         first = min(orgs & set(ORGS[:3]), default=None)
         assert reads.suite("s") == (filled.suite("s", first) if first else None)
         for org in ORGS:
             assert reads.suite("s", org) == (filled.suite("s", org) if org in orgs else None)
-            assert reads.durations(org, "emulator") == (filled.durations(org, "emulator") if org in orgs else {})
+            assert reads.durations(org, "emulator") == (
+                filled.durations(org, "emulator") if org in orgs else {}
+            )
 
 
 def test_a_view_of_a_view_sees_what_both_see_and_closes_with_the_whole(filled: ReadModel) -> None:
@@ -104,8 +138,13 @@ def test_a_view_of_a_view_sees_what_both_see_and_closes_with_the_whole(filled: R
         both.jobs(JobQuery())
 
 
-@pytest.mark.parametrize("query", [JobQuery(org_id="acme"), JobQuery(org_id="acme", target="emulator", verdict=Verdict.PASSED)])
-def test_the_jobs_of_an_org_are_found_by_its_index_and_come_in_order(filled: ReadModel, query: JobQuery) -> None:
+@pytest.mark.parametrize(
+    "query",
+    [JobQuery(org_id="acme"), JobQuery(org_id="acme", target="emulator", verdict=Verdict.PASSED)],
+)
+def test_the_jobs_of_an_org_are_found_by_its_index_and_come_in_order(
+    filled: ReadModel, query: JobQuery
+) -> None:
     sql, values = _select_jobs(query)
     connection: sqlite3.Connection = schema.connect(filled.path)
     plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values))

@@ -1,4 +1,6 @@
-"""The projector on a real server: live, restarted, killed, and on logs that are not the one it knew."""
+"""The projector on a real server: live, restarted, killed, and on logs that are not the one it
+knew.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ async def publish(connection: Connection, messages: list[Recorded]) -> int:
         await connection.publish(one.subject, one.data)
     async with asyncio.timeout(patience(20)):
         while (await log.state()).last_seq < last:  # noqa: ASYNC110
-            await asyncio.sleep(0.002)  # nobody acknowledged them: JetStream stores them a moment later
+            await asyncio.sleep(
+                0.002
+            )  # nobody acknowledged them: JetStream stores them a moment later
     return last
 
 
@@ -51,7 +55,12 @@ async def eventually(holds: Callable[[], bool], timeout_s: float = 10.0) -> None
             await asyncio.sleep(0.005)
 
 
-async def restart(server: NatsServer, connection: Connection, how: Callable[[], None], work: Callable[[], object] = lambda: None) -> None:
+async def restart(
+    server: NatsServer,
+    connection: Connection,
+    how: Callable[[], None],
+    work: Callable[[], object] = lambda: None,
+) -> None:
     """End the server, do `work`, start it, and wait until the connection is on it."""
     reconnects = connection.reconnects
     how()
@@ -63,7 +72,9 @@ async def restart(server: NatsServer, connection: Connection, how: Callable[[], 
 # -- following -----------------------------------------------------------------------------------------------------------------
 
 
-async def test_what_was_appended_before_and_after_is_applied(log: EventLog, read_model: ReadModel) -> None:
+async def test_what_was_appended_before_and_after_is_applied(
+    log: EventLog, read_model: ReadModel
+) -> None:
     before = await log.submit(spec(test="a"))
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for(before.seq, patience(5))
@@ -74,7 +85,10 @@ async def test_what_was_appended_before_and_after_is_applied(log: EventLog, read
 
 
 async def test_an_appended_event_is_visible_at_once(log: EventLog, read_model: ReadModel) -> None:
-    async with Projector(log, read_model) as projector, asyncio.timeout(patience(10)):  # less than 60 polls take
+    async with (
+        Projector(log, read_model) as projector,
+        asyncio.timeout(patience(10)),
+    ):  # less than 60 polls take
         for number in range(60):
             accepted = await log.submit(spec(test=f"{number}"))
             assert await projector.wait_for(accepted.seq, patience(5))
@@ -93,7 +107,9 @@ async def test_strangers_in_the_log_stop_nothing_and_are_said_once(
     assert len([one for one in said if "'opened'" in one]) == 1
 
 
-async def test_live_with_restarts_and_rebuilt_in_one_go_are_equal(connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_live_with_restarts_and_rebuilt_in_one_go_are_equal(
+    connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
     history, pick = Author(2).history(1_500), random.Random(2)
     while history:
         async with Projector(log, read_model) as projector:
@@ -108,7 +124,9 @@ async def test_live_with_restarts_and_rebuilt_in_one_go_are_equal(connection: Co
     assert content(read_model.path) == await rebuilt(log, tmp_path / "rebuilt")
 
 
-async def test_kill_9_at_any_moment_and_rebuilt_in_one_go_are_equal(server: NatsServer, connection: Connection, log: EventLog, tmp_path: Path) -> None:
+async def test_kill_9_at_any_moment_and_rebuilt_in_one_go_are_equal(
+    server: NatsServer, connection: Connection, log: EventLog, tmp_path: Path
+) -> None:
     last = await publish(connection, Author(3).history(12_000))
     path, kills = tmp_path / "killed", 0
     opened = ReadModel.open(path)
@@ -118,7 +136,10 @@ async def test_kill_9_at_any_moment_and_rebuilt_in_one_go_are_equal(server: Nats
         argv = [sys.executable, str(FOLLOW), server.url, str(path), str(pick.choice([10, 40, 160]))]
         process = subprocess.Popen(argv)  # noqa: ASYNC220
         try:
-            await eventually(lambda: opened.applied_seq >= min(at, last) or process.poll() is not None, 30)  # noqa: B023
+            await eventually(
+                lambda: opened.applied_seq >= min(at, last) or process.poll() is not None,  # noqa: B023
+                timeout_s=30,
+            )
             assert process.poll() is None
         finally:
             process.kill()
@@ -131,19 +152,36 @@ async def test_kill_9_at_any_moment_and_rebuilt_in_one_go_are_equal(server: Nats
 
 @pytest.mark.parametrize("moment", ["_move_to", "_write", "_standings_for"])
 async def test_kill_9_inside_a_transaction_leaves_the_file_before_it(
-    server: NatsServer, connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path, moment: str
+    server: NatsServer,
+    connection: Connection,
+    log: EventLog,
+    read_model: ReadModel,
+    tmp_path: Path,
+    moment: str,
 ) -> None:
     last = await publish(connection, Author(4).history(200))
     for deaths in range(1, 4):
-        argv = [sys.executable, str(FOLLOW), server.url, str(read_model.path), "10", moment, str(deaths)]
-        assert await asyncio.to_thread(subprocess.call, argv, timeout=patience(30)) == -signal.SIGKILL
+        argv = [
+            sys.executable,
+            str(FOLLOW),
+            server.url,
+            str(read_model.path),
+            "10",
+            moment,
+            str(deaths),
+        ]
+        assert (
+            await asyncio.to_thread(subprocess.call, argv, timeout=patience(30)) == -signal.SIGKILL
+        )
     assert 0 < read_model.applied_seq < last
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for(last, patience(10))
     assert content(read_model.path) == await rebuilt(log, tmp_path / "rebuilt")
 
 
-async def test_two_projectors_share_a_file(connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_two_projectors_share_a_file(
+    connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
     async with Projector(log, read_model) as one, Projector(log, read_model) as other:
         last = await publish(connection, Author(4).history(2_000))
         assert await one.wait_for(last, patience(10))
@@ -165,7 +203,9 @@ async def test_nothing_is_lost_when_the_server_restarts(
     assert content(read_model.path) == await rebuilt(log, tmp_path / "rebuilt")
 
 
-async def test_it_waits_for_a_log_that_is_not_there_yet(server: NatsServer, read_model: ReadModel) -> None:
+async def test_it_waits_for_a_log_that_is_not_there_yet(
+    server: NatsServer, read_model: ReadModel
+) -> None:
     async with connect(server.url, name="test") as connection:
         log = EventLog(connection)
         async with Projector(log, read_model) as projector:
@@ -186,7 +226,9 @@ async def test_waiting_ends_in_time_with_nothing(log: EventLog, read_model: Read
         assert await projector.wait_for(0, 0)
 
 
-async def test_subscribers_wake_with_what_is_applied_and_end_with_the_projector(log: EventLog, read_model: ReadModel) -> None:
+async def test_subscribers_wake_with_what_is_applied_and_end_with_the_projector(
+    log: EventLog, read_model: ReadModel
+) -> None:
     told: list[list[int]] = [[], [], []]
 
     async def listen(heard: list[int]) -> None:
@@ -218,10 +260,18 @@ async def test_lag_counts_what_is_not_applied_and_for_how_long(
     async with Projector(log, read_model) as projector:
         await eventually(lambda: projector.lag == Lag(events=0, seconds=0.0))
         await publish(connection, Author(6).messages + [Author(6).history(1)[0]] * 7)
-        await eventually(lambda: projector.lag is not None and projector.lag.events == 7 and projector.lag.seconds > 0.1)
+        await eventually(
+            lambda: (
+                projector.lag is not None
+                and projector.lag.events == 7
+                and projector.lag.seconds > 0.1
+            )
+        )
 
 
-async def test_a_crash_is_seen_and_leaves_what_was_applied(log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_crash_is_seen_and_leaves_what_was_applied(
+    log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Projector(log, read_model) as projector:
         accepted = await log.submit(spec(test="a"))
         assert await projector.wait_for(accepted.seq, patience(5))
@@ -240,7 +290,9 @@ async def test_a_crash_is_seen_and_leaves_what_was_applied(log: EventLog, read_m
         assert await projector.wait_for(later.seq, patience(5))
 
 
-async def test_pruning_while_it_follows(connection: Connection, log: EventLog, read_model: ReadModel) -> None:
+async def test_pruning_while_it_follows(
+    connection: Connection, log: EventLog, read_model: ReadModel
+) -> None:
     author = Author()
     gone = [author.run(test=f"{number}") for number in range(30)]
     stays = author.run(test="stays in the log")
@@ -258,9 +310,16 @@ async def test_pruning_while_it_follows(connection: Connection, log: EventLog, r
     assert [job.test for job in read_model.jobs(JobQuery()).items] == ["2", "young", stays.test]
 
 
-@pytest.mark.parametrize(("retention_s", "kept"), [(0.0, True), (30 * 86_400.0, False), (10**9, True)])
+@pytest.mark.parametrize(
+    ("retention_s", "kept"), [(0.0, True), (30 * 86_400.0, False), (10**9, True)]
+)
 async def test_a_read_model_that_was_away_for_longer_than_the_log_remembers_starts_anew(
-    connection: Connection, log: EventLog, read_model: ReadModel, retention_s: float, kept: bool, caplog: pytest.LogCaptureFixture
+    connection: Connection,
+    log: EventLog,
+    read_model: ReadModel,
+    retention_s: float,
+    kept: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     author = Author()
     author.run(test="old")
@@ -276,9 +335,13 @@ async def test_a_read_model_that_was_away_for_longer_than_the_log_remembers_star
 # -- another log ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_log_that_was_made_anew_is_read_from_its_beginning(log: EventLog, connection: Connection, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_a_log_that_was_made_anew_is_read_from_its_beginning(
+    log: EventLog, connection: Connection, read_model: ReadModel, tmp_path: Path
+) -> None:
     async with Projector(log, read_model) as projector:
-        assert await projector.wait_for(await publish(connection, Author(7).history(100)), patience(5))
+        assert await projector.wait_for(
+            await publish(connection, Author(7).history(100)), patience(5)
+        )
         await connection.api(f"STREAM.DELETE.{subjects.STREAM}")
         await streams.ensure(connection)
         last = await publish(connection, Author(8).history(10))
@@ -287,15 +350,27 @@ async def test_a_log_that_was_made_anew_is_read_from_its_beginning(log: EventLog
     assert content(read_model.path) == await rebuilt(log, tmp_path / "rebuilt")
 
 
-@pytest.mark.parametrize("more", [0, 30, 300], ids=["shorter", "shorter in the end", "longer in the end"])
+@pytest.mark.parametrize(
+    "more", [0, 30, 300], ids=["shorter", "shorter in the end", "longer in the end"]
+)
 @pytest.mark.parametrize("live", [True, False], ids=["while it follows", "while it is away"])
-async def test_a_log_restored_from_a_backup_is_read_from_its_beginning(tmp_path: Path, read_model: ReadModel, more: int, live: bool) -> None:
+async def test_a_log_restored_from_a_backup_is_read_from_its_beginning(
+    tmp_path: Path, read_model: ReadModel, more: int, live: bool
+) -> None:
     history, other = Author(9).history(200), Author(10).history(400)
-    async with nats_server(tmp_path / "nats") as server, connect(server.url, name="test") as connection:
+    async with (
+        nats_server(tmp_path / "nats") as server,
+        connect(server.url, name="test") as connection,
+    ):
         log = EventLog(connection)
         await streams.ensure(connection)
         await publish(connection, history[:100])
-        await restart(server, connection, server.stop, lambda: shutil.copytree(server.store / "jetstream", tmp_path / "backup"))
+        await restart(
+            server,
+            connection,
+            server.stop,
+            lambda: shutil.copytree(server.store / "jetstream", tmp_path / "backup"),
+        )
         async with contextlib.AsyncExitStack() as while_it_follows:
             projector = await while_it_follows.enter_async_context(Projector(log, read_model))
             last = await publish(connection, history[100:])
@@ -309,9 +384,20 @@ async def test_a_log_restored_from_a_backup_is_read_from_its_beginning(tmp_path:
                 last = await publish(faster, other[:more])
             await connection.wait_connected(10)
             if live:
-                await eventually(lambda: read_model.applied_seq == last and projector.lag == Lag(events=0, seconds=0.0), 20)
+                await eventually(
+                    lambda: (
+                        read_model.applied_seq == last
+                        and projector.lag == Lag(events=0, seconds=0.0)
+                    ),
+                    20,
+                )
         async with Projector(log, read_model) as projector:
-            await eventually(lambda: projector.lag == Lag(events=0, seconds=0.0) and projector.applied_seq == last, 20)
+            await eventually(
+                lambda: (
+                    projector.lag == Lag(events=0, seconds=0.0) and projector.applied_seq == last
+                ),
+                20,
+            )
         assert content(read_model.path) == await rebuilt(log, tmp_path / "rebuilt")
 
 
@@ -320,7 +406,9 @@ def _restore(store: Path, backup: Path) -> None:
     shutil.copytree(backup, store)
 
 
-async def test_what_was_purged_before_it_was_applied_starts_it_anew(connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_what_was_purged_before_it_was_applied_starts_it_anew(
+    connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
     author = Author()
     author.submit(test="stays")
     author.run(test="goes")
@@ -336,13 +424,17 @@ async def test_what_was_purged_before_it_was_applied_starts_it_anew(connection: 
     assert content(read_model.path) == await rebuilt(log, tmp_path / "rebuilt")
 
 
-async def test_a_purged_end_of_the_log_is_not_waited_for(connection: Connection, log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_purged_end_of_the_log_is_not_waited_for(
+    connection: Connection, log: EventLog, read_model: ReadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(projectors, "LOOK_S", 0.05)
     author = Author()
     author.submit(test="stays")
     gone = author.run(test="goes")
     last = await publish(connection, author.messages)
-    await connection.api(f"STREAM.PURGE.{subjects.STREAM}", {"filter": subjects.slot_filter(gone.slot)})
+    await connection.api(
+        f"STREAM.PURGE.{subjects.STREAM}", {"filter": subjects.slot_filter(gone.slot)}
+    )
     async with Projector(log, read_model) as projector:
         assert await projector.wait_for(last, patience(5))
         await eventually(lambda: projector.lag == Lag(events=0, seconds=0.0))
@@ -353,11 +445,15 @@ async def test_a_purged_end_of_the_log_is_not_waited_for(connection: Connection,
 
 def test_reasons_to_start_anew() -> None:
     message = Recorded(10, "qg.job.x", None, b"data")
-    position = Position(applied_seq=10, stream_created="monday", fingerprint=fingerprint(message), applied_at=NOW)
+    position = Position(
+        applied_seq=10, stream_created="monday", fingerprint=fingerprint(message), applied_at=NOW
+    )
     state = StreamState(first_seq=1, last_seq=12, created="monday", now=NOW)
 
     def changed(**fields: object) -> StreamState:
-        return StreamState(**{"first_seq": 1, "last_seq": 12, "created": "monday", "now": NOW, **fields})  # type: ignore[arg-type]
+        return StreamState(
+            **{"first_seq": 1, "last_seq": 12, "created": "monday", "now": NOW, **fields}
+        )  # type: ignore[arg-type]
 
     assert mismatch(position, state, message) is None
     assert mismatch(position, state, None) is None
@@ -365,7 +461,9 @@ def test_reasons_to_start_anew() -> None:
     assert "made at tuesday" in str(mismatch(position, changed(created="tuesday"), message))
     assert "rolled back" in str(mismatch(position, changed(last_seq=9), None))
     assert "purged" in str(mismatch(position, changed(first_seq=12), None))
-    assert "rolled back" in str(mismatch(position, state, Recorded(10, "qg.job.x", None, b"other data")))
+    assert "rolled back" in str(
+        mismatch(position, state, Recorded(10, "qg.job.x", None, b"other data"))
+    )
     assert "rolled back" in str(mismatch(position, state, Recorded(10, "qg.job.y", None, b"data")))
     assert outdated(position, state, NOW) is None
     assert outdated(position, changed(last_seq=10), NOW + timedelta(days=1)) is None

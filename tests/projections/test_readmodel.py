@@ -41,7 +41,14 @@ def ids(page: Page[JobView]) -> list[str]:
 
 
 def test_a_job_tells_its_story(read_model: ReadModel, author: Author) -> None:
-    wanted = author.submit(priority=2, rank=7, tags={"branch": "main"}, suite_ids=("suite-1",), submitted_by="ci", execution_timeout_s=60.0)
+    wanted = author.submit(
+        priority=2,
+        rank=7,
+        tags={"branch": "main"},
+        suite_ids=("suite-1",),
+        submitted_by="ci",
+        execution_timeout_s=60.0,
+    )
     author.start(wanted)
     author.end(wanted, Verdict.FAILED, reason="tests_failed", message="expected 1", duration_s=3.5)
     author.start(wanted, "agent-2")
@@ -91,44 +98,85 @@ def test_a_job_tells_its_story(read_model: ReadModel, author: Author) -> None:
 
 
 def _failed(test_id: str) -> TestResult:
-    return TestResult(id=test_id, title="pays", outcome="failed", tries=(Try(status="failed", error=TestError(message="expected 3")),))
+    return TestResult(
+        id=test_id,
+        title="pays",
+        outcome="failed",
+        tries=(Try(status="failed", error=TestError(message="expected 3")),),
+    )
 
 
-def test_a_job_that_earlier_attempts_decide_has_a_reason_of_its_own(read_model: ReadModel, author: Author) -> None:
+def test_a_job_that_earlier_attempts_decide_has_a_reason_of_its_own(
+    read_model: ReadModel, author: Author
+) -> None:
     wanted = author.submit()
     author.start(wanted)
-    author.end(wanted, Verdict.FAILED, reason="tests_failed", message="pays: expected 3", tests=(_failed("1"),))
+    author.end(
+        wanted,
+        Verdict.FAILED,
+        reason="tests_failed",
+        message="pays: expected 3",
+        tests=(_failed("1"),),
+    )
     author.start(wanted)
     author.end(wanted, Verdict.PASSED, tests=(TestResult(id="1", title="pays", outcome="skipped"),))
     apply(read_model.path, author.messages)
     job = read_model.job(wanted.job_id)
     assert job is not None
     assert (job.verdict, job.reason, job.retries_left) == (Verdict.FAILED, "not_passed_again", 2)
-    assert job.message == "pays: failed in attempt 1 and did not pass in attempt 2 (skipped): expected 3"
-    assert [(one.verdict, one.reason, one.message) for one in read_model.attempts(wanted.job_id)] == [
+    assert (
+        job.message
+        == "pays: failed in attempt 1 and did not pass in attempt 2 (skipped): expected 3"
+    )
+    assert [
+        (one.verdict, one.reason, one.message) for one in read_model.attempts(wanted.job_id)
+    ] == [
         (Verdict.FAILED, "tests_failed", "pays: expected 3"),
         (Verdict.PASSED, "", ""),
     ]
 
 
-def test_a_queued_job_says_since_when_and_until_when_it_waits(read_model: ReadModel, author: Author) -> None:
+def test_a_queued_job_says_since_when_and_until_when_it_waits(
+    read_model: ReadModel, author: Author
+) -> None:
     wanted = author.submit()
     author.start(wanted)
-    author.tell(wanted.slot, EndAttempt("agent-1", 1, Outcome(verdict=Verdict.FAILED), retry_in_s=10.0))
+    author.tell(
+        wanted.slot, EndAttempt("agent-1", 1, Outcome(verdict=Verdict.FAILED), retry_in_s=10.0)
+    )
     apply(read_model.path, author.messages)
     job = read_model.job(wanted.job_id)
     assert job is not None
-    assert (job.status, job.pending_since, job.retry_at, job.duration_s) == ("queued", NOW + timedelta(seconds=2), NOW + timedelta(seconds=12), 1.0)
+    assert (job.status, job.pending_since, job.retry_at, job.duration_s) == (
+        "queued",
+        NOW + timedelta(seconds=2),
+        NOW + timedelta(seconds=12),
+        1.0,
+    )
 
 
-def test_a_requeued_job_has_its_new_rank_and_keeps_its_place_in_time(read_model: ReadModel, author: Author) -> None:
+def test_a_requeued_job_has_its_new_rank_and_keeps_its_place_in_time(
+    read_model: ReadModel, author: Author
+) -> None:
     wanted = author.submit()
-    changed = wanted.__class__(**{**{name: getattr(wanted, name) for name in wanted.__struct_fields__}, "priority": 0, "rank": 0})
+    changed = wanted.__class__(
+        **{
+            **{name: getattr(wanted, name) for name in wanted.__struct_fields__},
+            "priority": 0,
+            "rank": 0,
+        }
+    )
     author.tell(wanted.slot, Requeue(changed, "urgent", "operator"))
     apply(read_model.path, author.messages)
     job = read_model.job(wanted.job_id)
     assert job is not None
-    assert (job.rank, job.priority, job.reason, job.ticket, job.queued_at) == (0, 0, "urgent", 2, NOW)
+    assert (job.rank, job.priority, job.reason, job.ticket, job.queued_at) == (
+        0,
+        0,
+        "urgent",
+        2,
+        NOW,
+    )
     assert read_model.spec(wanted.job_id) == changed
 
 
@@ -140,12 +188,22 @@ def test_nothing_is_known_of_an_unknown_job(read_model: ReadModel) -> None:
     assert read_model.suite("none") is None
 
 
-def test_attempts_come_with_tests_and_artifacts_and_how_they_ended(read_model: ReadModel, author: Author) -> None:
+def test_attempts_come_with_tests_and_artifacts_and_how_they_ended(
+    read_model: ReadModel, author: Author
+) -> None:
     tests = (events.TestResult(id="1", title="logs in", outcome="failed"),)
     artifacts = (Artifact(name="video.webm", content_type="video/webm", size=1, sha256="00"),)
     wanted = author.submit()
     author.start(wanted)
-    author.end(wanted, Verdict.FAILED, reason="tests_failed", exit_code=1, tests=tests, artifacts=artifacts, duration_s=0.5)
+    author.end(
+        wanted,
+        Verdict.FAILED,
+        reason="tests_failed",
+        exit_code=1,
+        tests=tests,
+        artifacts=artifacts,
+        duration_s=0.5,
+    )
     author.start(wanted)
     author.tell(wanted.slot, Lose("agent-1", 2, "janitor"))
     author.start(wanted)
@@ -157,13 +215,43 @@ def test_attempts_come_with_tests_and_artifacts_and_how_they_ended(read_model: R
     author.start(wanted_again)
     apply(read_model.path, author.messages)
     first, lost, released, cancelled = read_model.attempts(wanted.job_id)
-    assert (first.attempt, first.verdict, first.exit_code, first.tests, first.artifacts, first.duration_s) == (1, "failed", 1, tests, artifacts, 0.5)
-    assert (first.device, first.warm, first.agent, first.ended_by) == ("Pixel 8", True, "agent-1", "attempt_ended")
-    assert (lost.verdict, lost.reason, lost.ended_by) == (Verdict.INFRA_ERROR, "lease_expired", "attempt_lost")
-    assert (released.verdict, released.reason, released.message, released.ended_by) == (None, "drained", "going home", "released")
-    assert (cancelled.verdict, cancelled.signal, cancelled.ended_by) == (Verdict.CANCELLED, "SIGTERM", "cancelled")
+    assert (
+        first.attempt,
+        first.verdict,
+        first.exit_code,
+        first.tests,
+        first.artifacts,
+        first.duration_s,
+    ) == (1, "failed", 1, tests, artifacts, 0.5)
+    assert (first.device, first.warm, first.agent, first.ended_by) == (
+        "Pixel 8",
+        True,
+        "agent-1",
+        "attempt_ended",
+    )
+    assert (lost.verdict, lost.reason, lost.ended_by) == (
+        Verdict.INFRA_ERROR,
+        "lease_expired",
+        "attempt_lost",
+    )
+    assert (released.verdict, released.reason, released.message, released.ended_by) == (
+        None,
+        "drained",
+        "going home",
+        "released",
+    )
+    assert (cancelled.verdict, cancelled.signal, cancelled.ended_by) == (
+        Verdict.CANCELLED,
+        "SIGTERM",
+        "cancelled",
+    )
     (running,) = read_model.attempts(wanted_again.job_id)
-    assert (running.ended_at, running.ended_by, running.verdict, running.duration_s) == (None, "", None, None)
+    assert (running.ended_at, running.ended_by, running.verdict, running.duration_s) == (
+        None,
+        "",
+        None,
+        None,
+    )
 
 
 # -- many jobs -----------------------------------------------------------------------------------------------------------------
@@ -175,7 +263,10 @@ def test_attempts_come_with_tests_and_artifacts_and_how_they_ended(read_model: R
         (JobQuery(), ["waits", "other-org", "broken", "flaky", "fine"]),
         (JobQuery(org_id="acme"), ["waits", "broken", "flaky", "fine"]),
         (JobQuery(org_id="acme", app_version_id="2"), ["waits", "broken"]),
-        (JobQuery(org_id="acme", app_version_id="2", target="device", test="tests/b.js"), ["broken"]),
+        (
+            JobQuery(org_id="acme", app_version_id="2", target="device", test="tests/b.js"),
+            ["broken"],
+        ),
         (JobQuery(app_version_id="1"), ["flaky", "fine"]),
         (JobQuery(target="device"), ["other-org", "broken"]),
         (JobQuery(test="tests/a.js"), ["other-org", "fine"]),
@@ -194,23 +285,55 @@ def test_attempts_come_with_tests_and_artifacts_and_how_they_ended(read_model: R
         (JobQuery(org_id="%", app_version_id="_"), []),
     ],
 )
-def test_jobs_are_found_by_what_is_asked_for_last_submitted_first(read_model: ReadModel, author: Author, query: JobQuery, expected: list[str]) -> None:
+def test_jobs_are_found_by_what_is_asked_for_last_submitted_first(
+    read_model: ReadModel, author: Author, query: JobQuery, expected: list[str]
+) -> None:
     author.run(job_id="fine", app_version_id="1", test="tests/a.js")
-    flaky = author.submit(job_id="flaky", app_version_id="1", test="tests/c.js", suite_ids=("nightly",))
+    flaky = author.submit(
+        job_id="flaky", app_version_id="1", test="tests/c.js", suite_ids=("nightly",)
+    )
     for verdict in (Verdict.FAILED, Verdict.PASSED):
         author.start(flaky)
         author.end(flaky, verdict)
-    author.run(Verdict.CONFIG_ERROR, job_id="broken", app_version_id="2", target="device", test="tests/b.js", tags={"branch": "main", "commit": "1"})
-    author.run(job_id="other-org", org_id="other", app_version_id="2", target="device", test="tests/a.js")
-    author.submit(job_id="waits", app_version_id="2", test="tests/d.js", suite_ids=("nightly", "daily"), tags={"branch": "main"})
+    author.run(
+        Verdict.CONFIG_ERROR,
+        job_id="broken",
+        app_version_id="2",
+        target="device",
+        test="tests/b.js",
+        tags={"branch": "main", "commit": "1"},
+    )
+    author.run(
+        job_id="other-org", org_id="other", app_version_id="2", target="device", test="tests/a.js"
+    )
+    author.submit(
+        job_id="waits",
+        app_version_id="2",
+        test="tests/d.js",
+        suite_ids=("nightly", "daily"),
+        tags={"branch": "main"},
+    )
     apply(read_model.path, author.messages)
     assert ids(read_model.jobs(query)) == expected
 
 
-@pytest.mark.parametrize("query", [{}, {"org_id": "acme", "app_version_id": "1.0.0"}, {"suite_id": "s"}, {"tags": {"a": "b"}}, {"status": Status.QUEUED}])
-def test_pages_together_hold_every_job_once_while_new_ones_come(read_model: ReadModel, author: Author, query: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"org_id": "acme", "app_version_id": "1.0.0"},
+        {"suite_id": "s"},
+        {"tags": {"a": "b"}},
+        {"status": Status.QUEUED},
+    ],
+)
+def test_pages_together_hold_every_job_once_while_new_ones_come(
+    read_model: ReadModel, author: Author, query: dict[str, object]
+) -> None:
     for number in range(11):
-        author.submit(job_id=f"job-{number:02}", test=f"{number}", suite_ids=("s",), tags={"a": "b"})
+        author.submit(
+            job_id=f"job-{number:02}", test=f"{number}", suite_ids=("s",), tags={"a": "b"}
+        )
     apply(read_model.path, author.messages)
     found, cursor = [], None
     while True:
@@ -224,7 +347,21 @@ def test_pages_together_hold_every_job_once_while_new_ones_come(read_model: Read
     assert found == [f"job-{number:02}" for number in reversed(range(11))]
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "é", "bnVsbA", "W10", "WzEsMl0", "WyJhIl0", "Wy0xXQ", "WzFlNDBd", "WzE4NDQ2NzQ0MDczNzA5NTUxNjE2XQ"])
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "é",
+        "bnVsbA",
+        "W10",
+        "WzEsMl0",
+        "WyJhIl0",
+        "Wy0xXQ",
+        "WzFlNDBd",
+        "WzE4NDQ2NzQ0MDczNzA5NTUxNjE2XQ",
+    ],
+)
 def test_a_cursor_that_no_page_ended_with_is_refused(read_model: ReadModel, cursor: str) -> None:
     with pytest.raises(InvalidInput, match="cursor"):
         read_model.jobs(JobQuery(cursor=cursor))
@@ -242,7 +379,9 @@ def test_a_limit_out_of_bounds_is_refused(read_model: ReadModel, limit: int) -> 
 
 
 @pytest.mark.parametrize("near", [0, 1_000])
-def test_events_follow_a_sequence_for_all_an_org_a_suite_or_a_job(read_model: ReadModel, author: Author, near: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_follow_a_sequence_for_all_an_org_a_suite_or_a_job(
+    read_model: ReadModel, author: Author, near: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("qgjet_projections.readmodel.queries.event._NEAR", near)
     mine = author.run(job_id="mine", suite_ids=("s",))
     author.run(job_id="other", org_id="other", suite_ids=("s",))
@@ -260,20 +399,33 @@ def test_events_follow_a_sequence_for_all_an_org_a_suite_or_a_job(read_model: Re
     assert seqs(job_id="mine") == [1, 2, 3]
     assert seqs(job_id="mine", org_id="other") == []
     first = read_model.events(after_seq=0, limit=1)[0]
-    assert (first.type, first.at, first.job_id, first.payload) == ("submitted", NOW, mine.job_id, author.messages[0].data)
+    assert (first.type, first.at, first.job_id, first.payload) == (
+        "submitted",
+        NOW,
+        mine.job_id,
+        author.messages[0].data,
+    )
 
 
 # -- suites, partitions, counts ------------------------------------------------------------------------------------------------
 
 
-def test_a_suite_counts_its_jobs_and_ends_with_the_last(read_model: ReadModel, author: Author) -> None:
+def test_a_suite_counts_its_jobs_and_ends_with_the_last(
+    read_model: ReadModel, author: Author
+) -> None:
     author.run(test="a", suite_ids=("s",))
     author.run(Verdict.FAILED, test="b", suite_ids=("s",))
     last = author.submit(test="c", suite_ids=("s",))
     apply(read_model.path, author.messages)
     suite = read_model.suite("s")
     assert suite is not None
-    assert (suite.jobs, suite.live, suite.finished_at, suite.created_at, suite.org_id) == (3, 1, None, NOW, "acme")
+    assert (suite.jobs, suite.live, suite.finished_at, suite.created_at, suite.org_id) == (
+        3,
+        1,
+        None,
+        NOW,
+        "acme",
+    )
     author.tell(last.slot, Cancel("me"))
     apply(read_model.path, author.messages)
     suite = read_model.suite("s", "acme")
@@ -309,8 +461,18 @@ def test_partitions_show_what_waits_and_runs(read_model: ReadModel, author: Auth
     author.run(test="e", target="browserstack")
     apply(read_model.path, author.messages)
     device, emulator = read_model.partitions()
-    assert (device.target, device.queued, device.running, device.oldest_queued_at) == ("device", 0, 1, None)
-    assert (emulator.queued, emulator.queued_by_rank, emulator.running, emulator.oldest_queued_at) == (3, {1: 2, 9: 1}, 0, NOW)
+    assert (device.target, device.queued, device.running, device.oldest_queued_at) == (
+        "device",
+        0,
+        1,
+        None,
+    )
+    assert (
+        emulator.queued,
+        emulator.queued_by_rank,
+        emulator.running,
+        emulator.oldest_queued_at,
+    ) == (3, {1: 2, 9: 1}, 0, NOW)
 
 
 def test_counts_for_metrics(read_model: ReadModel, author: Author) -> None:
@@ -326,7 +488,9 @@ def test_counts_for_metrics(read_model: ReadModel, author: Author) -> None:
     assert counts.oldest_queued_at == {"device": NOW + timedelta(seconds=6)}
 
 
-def test_maintenance_sees_partition_queues_in_use_and_jobs_that_are_due(read_model: ReadModel, author: Author) -> None:
+def test_maintenance_sees_partition_queues_in_use_and_jobs_that_are_due(
+    read_model: ReadModel, author: Author
+) -> None:
     """By the times at which the server stored an event, whatever its writer's clock showed."""
     late, early = NOW + timedelta(days=100), NOW - timedelta(days=100)
     author.now = late
@@ -341,20 +505,31 @@ def test_maintenance_sees_partition_queues_in_use_and_jobs_that_are_due(read_mod
     lane = Lane(first.partition, first.rank)
     assert activity.applied_seq == author.seq
     assert activity.queued == [lane, Lane(urgent.partition, 0)]
-    assert [(job.job_id, job.agent, job.slot, job.attempt, job.seq) for job in activity.running] == [("running", "agent-1", running.slot, 1, 4)]
+    assert [
+        (job.job_id, job.agent, job.slot, job.attempt, job.seq) for job in activity.running
+    ] == [("running", "agent-1", running.slot, 1, 4)]
     assert activity.running[0].changed_at == NOW + timedelta(seconds=3)
     assert read_model.waited_too_long(NOW + timedelta(seconds=1)) == []
-    assert [job.job_id for job in read_model.waited_too_long(NOW + timedelta(seconds=2))] == ["first"]
-    assert [job.job_id for job in read_model.queued_in(lane, NOW + timedelta(seconds=1))] == ["first"]
+    assert [job.job_id for job in read_model.waited_too_long(NOW + timedelta(seconds=2))] == [
+        "first"
+    ]
+    assert [job.job_id for job in read_model.queued_in(lane, NOW + timedelta(seconds=1))] == [
+        "first"
+    ]
     assert read_model.queued_in(lane, NOW) == []
 
 
 def stored(messages: list[Recorded], at: datetime) -> list[Recorded]:
     """As if the server had stored them a second after each other from `at` on."""
-    return [replace(one, stored_at=micros(at + timedelta(seconds=number))) for number, one in enumerate(messages)]
+    return [
+        replace(one, stored_at=micros(at + timedelta(seconds=number)))
+        for number, one in enumerate(messages)
+    ]
 
 
-def test_durations_are_those_of_the_last_runs_of_a_test(read_model: ReadModel, author: Author) -> None:
+def test_durations_are_those_of_the_last_runs_of_a_test(
+    read_model: ReadModel, author: Author
+) -> None:
     for number, duration_s in enumerate([100.0, *[2.0] * 5, *[4.0] * 4, 3.0]):
         author.run(test="a", app_version_id=f"{number}", duration_s=duration_s)
     author.run(Verdict.INFRA_ERROR, test="b", duration_s=1.0)
@@ -365,7 +540,9 @@ def test_durations_are_those_of_the_last_runs_of_a_test(read_model: ReadModel, a
     assert (durations["a"].median_s, durations["a"].last_s, durations["a"].runs) == (2.5, 3.0, 11)
 
 
-def test_durations_are_found_without_looking_through_everything(read_model: ReadModel, author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durations_are_found_without_looking_through_everything(
+    read_model: ReadModel, author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither through the jobs of other orgs, nor through all those on other targets."""
     author.run(org_id="small", test="a", duration_s=1.0)
     author.run(test="old", target="device", duration_s=1.0)
@@ -391,7 +568,9 @@ def test_durations_are_found_without_looking_through_everything(read_model: Read
 # -- pruning -------------------------------------------------------------------------------------------------------------------
 
 
-def test_pruning_leaves_what_was_never_there_and_all_that_lives(read_model: ReadModel, tmp_path: Path) -> None:
+def test_pruning_leaves_what_was_never_there_and_all_that_lives(
+    read_model: ReadModel, tmp_path: Path
+) -> None:
     author, young = Author(), Author()
     for number in range(5):
         author.run(test=f"old {number}", suite_ids=("old",), tags={"a": "b"})
@@ -405,7 +584,11 @@ def test_pruning_leaves_what_was_never_there_and_all_that_lives(read_model: Read
     with contextlib.closing(Writer(read_model.path)) as writer:
         assert _prune(writer, horizon, limit=2) == 5
         assert _prune(writer, horizon, limit=2) == 0
-    assert [job.test for job in read_model.jobs(JobQuery()).items] == ["new", "old 1", "waits for long"]
+    assert [job.test for job in read_model.jobs(JobQuery()).items] == [
+        "new",
+        "old 1",
+        "waits for long",
+    ]
     assert read_model.job(waiting.job_id) is not None
     expected = tmp_path / "expected"
     schema.prepare(expected)
@@ -450,14 +633,21 @@ def _scribble(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (lambda path: path.write_bytes(b"this is not a database, it is a letter to you" * 100), "damaged"),
+        (
+            lambda path: path.write_bytes(b"this is not a database, it is a letter to you" * 100),
+            "damaged",
+        ),
         (_scribble, "damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:20_000]), "damaged"),
         (lambda path: _run(path, "PRAGMA user_version = 999"), "another version"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_made_anew(
-    tmp_path: Path, author: Author, harm: Callable[[Path], object], said: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    author: Author,
+    harm: Callable[[Path], object],
+    said: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = tmp_path / "read-model.sqlite"
     ReadModel.open(path).close()
@@ -493,7 +683,9 @@ def test_processes_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> Non
     assert [process.wait() for process in processes] == [0, 0, 0, 0]
 
 
-def test_readers_in_many_threads_see_whole_transactions(read_model: ReadModel, author: Author) -> None:
+def test_readers_in_many_threads_see_whole_transactions(
+    read_model: ReadModel, author: Author
+) -> None:
     for number in range(300):
         author.run(test=f"{number}", suite_ids=("s",))
     wrong: list[object] = []
@@ -517,7 +709,12 @@ def test_readers_in_many_threads_see_whole_transactions(read_model: ReadModel, a
 
 
 def test_times_are_exact_and_never_out_of_range() -> None:
-    for at in (NOW, NOW.replace(microsecond=999_999), NOW.replace(year=1, microsecond=1), NOW.replace(year=9999)):
+    for at in (
+        NOW,
+        NOW.replace(microsecond=999_999),
+        NOW.replace(year=1, microsecond=1),
+        NOW.replace(year=9999),
+    ):
         assert instant(micros(at)) == at
     assert instant(-(10**18)).year == 1
     assert instant(10**18).year == 9999

@@ -74,14 +74,20 @@ def tables(path: Path) -> dict[str, list[object]]:
 async def test_a_rebuild_of_a_purged_log_is_the_pruned_read_model(
     connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path, seed: int
 ) -> None:
-    """Of random histories with strangers, broken rules, replacements and suites; and no live job loses an event."""
+    """Of random histories with strangers, broken rules, replacements and suites; and no live job
+    loses an event.
+    """
     author = Author(seed, AHEAD)
     author.history(300)
     cut = random.Random(seed).uniform(0.2, 1.0)
     written = await publish(connection, author.messages)
     begin = min(one.event.at for one in author.messages if one.event is not None)
     horizon = begin + (author.now - begin) * cut
-    live = {slot: await log.history(slot) for slot, job in author.jobs.items() if job is not None and job.live}
+    live = {
+        slot: await log.history(slot)
+        for slot, job in author.jobs.items()
+        if job is not None and job.live
+    }
     await streams.change_retention(connection, DAY.total_seconds())
     purged = await settled(log, read_model, author, lambda: horizon + DAY)
     assert purged.events, "the horizon was chosen so that something goes"
@@ -97,7 +103,9 @@ async def test_a_rebuild_of_a_purged_log_is_the_pruned_read_model(
     assert tables(read_model.path) == {table: again[table] for table in schema.CONTENT}
 
 
-async def test_a_live_job_stays_however_old_it_is(connection: Connection, log: EventLog, read_model: ReadModel) -> None:
+async def test_a_live_job_stays_however_old_it_is(
+    connection: Connection, log: EventLog, read_model: ReadModel
+) -> None:
     author = Author(now=AHEAD)
     queued, running = author.submit(test="queued"), author.submit(test="running")
     author.start(running)
@@ -109,12 +117,17 @@ async def test_a_live_job_stays_however_old_it_is(connection: Connection, log: E
     await streams.change_retention(connection, DAY.total_seconds())
     first = await settled(log, read_model, author, lambda: author.now + 400 * DAY)
     assert first.events == 6 * 3
-    assert [job.status for job in map(author.jobs.get, (queued.slot, running.slot)) if job] == ["queued", "running"]
+    assert [job.status for job in map(author.jobs.get, (queued.slot, running.slot)) if job] == [
+        "queued",
+        "running",
+    ]
     assert [job.test for job in read_model.jobs(JobQuery()).items] == ["again", "running", "queued"]
     assert len(await log.history(running.slot)) == 2
 
 
-async def test_a_job_that_was_replaced_stays_with_the_one_in_its_place(connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_a_job_that_was_replaced_stays_with_the_one_in_its_place(
+    connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
     author = Author(now=AHEAD)
     author.run(test="a")
     author.submit(test="a")
@@ -130,8 +143,12 @@ async def test_a_job_that_was_replaced_stays_with_the_one_in_its_place(connectio
     assert tables(read_model.path) == {table: again[table] for table in schema.CONTENT}
 
 
-async def test_what_is_appended_during_a_purge_stays(connection: Connection, log: EventLog, read_model: ReadModel) -> None:
-    """The read model saw the slot at its end; a submission came after that, with or without the purge having looked again."""
+async def test_what_is_appended_during_a_purge_stays(
+    connection: Connection, log: EventLog, read_model: ReadModel
+) -> None:
+    """The read model saw the slot at its end; a submission came after that, with or without the
+    purge having looked again.
+    """
     author = Author(now=AHEAD)
     author.run(test="a")
     author.run(test="b")
@@ -142,13 +159,23 @@ async def test_what_is_appended_during_a_purge_stays(connection: Connection, log
     histories, _ = read_model.ended_histories(before, 0, 10)
     assert len(histories) == 2
     accepted = [await log.submit(spec(test=test)) for test in "ab"]
-    assert await log.forget(histories[0].prefix, histories[0].cut) == 3, "the cut is before the new submission"
-    assert await purge(log, read_model, before) == Purged(), "and a look at the log shows that the read model is behind"
-    assert [one.seq for test in "ab" for one in await log.history(spec(test=test).slot)][-1] == accepted[1].seq
-    assert [(await log.read(spec(test=test).slot))[0].status for test in "ab"] == [Status.QUEUED] * 2  # type: ignore[union-attr]
+    assert await log.forget(histories[0].prefix, histories[0].cut) == 3, (
+        "the cut is before the new submission"
+    )
+    assert await purge(log, read_model, before) == Purged(), (
+        "and a look at the log shows that the read model is behind"
+    )
+    assert [one.seq for test in "ab" for one in await log.history(spec(test=test).slot)][
+        -1
+    ] == accepted[1].seq
+    assert [(await log.read(spec(test=test).slot))[0].status for test in "ab"] == [
+        Status.QUEUED
+    ] * 2  # type: ignore[union-attr]
 
 
-async def test_an_append_on_a_version_that_was_purged_is_refused_and_decided_anew(connection: Connection, log: EventLog, read_model: ReadModel) -> None:
+async def test_an_append_on_a_version_that_was_purged_is_refused_and_decided_anew(
+    connection: Connection, log: EventLog, read_model: ReadModel
+) -> None:
     author = Author(now=AHEAD)
     old = author.run(test="a")
     await publish(connection, author.messages)
@@ -161,17 +188,25 @@ async def test_an_append_on_a_version_that_was_purged_is_refused_and_decided_ane
     with pytest.raises(VersionConflict):
         await log.append(old.slot, event, version)
     new = spec(test="a")
-    answers = await asyncio.gather(log.submit(new), log.submit(spec(test="a")), log.submit(spec(test="a")))
-    assert len({one.job_id for one in answers}) == 1, "deduplication is exact on a slot that was emptied, too"
+    answers = await asyncio.gather(
+        log.submit(new), log.submit(spec(test="a")), log.submit(spec(test="a"))
+    )
+    assert len({one.job_id for one in answers}) == 1, (
+        "deduplication is exact on a slot that was emptied, too"
+    )
     (result,) = await log.submit_many([spec(test="a", job_id=answers[0].job_id)])
     assert result.seq == (await log.read(old.slot))[1]  # type: ignore[union-attr]
 
 
-async def test_a_suite_goes_with_the_last_of_its_jobs(connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_a_suite_goes_with_the_last_of_its_jobs(
+    connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
     done, waits = spec(test="done", suite_ids=("both",)), spec(test="waits", suite_ids=("both",))
     only = spec(test="only", suite_ids=("gone",))
     modes = [OnDuplicate.ATTACH]
-    await submit_suite(log, Submission(suite_id="both", id="1", specs=[done, waits], modes=modes * 2))
+    await submit_suite(
+        log, Submission(suite_id="both", id="1", specs=[done, waits], modes=modes * 2)
+    )
     await submit_suite(log, Submission(suite_id="gone", id="2", specs=[only], modes=modes))
     for one in (done, only):
         assert await log.cancel(one.slot, one.job_id, by="me")
@@ -187,7 +222,9 @@ async def test_a_suite_goes_with_the_last_of_its_jobs(connection: Connection, lo
     assert tables(read_model.path) == {table: again[table] for table in schema.CONTENT}
 
 
-async def test_replicas_without_a_janitor_forget_what_others_have_purged(connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path) -> None:
+async def test_replicas_without_a_janitor_forget_what_others_have_purged(
+    connection: Connection, log: EventLog, read_model: ReadModel, tmp_path: Path
+) -> None:
     author = Author(now=AHEAD)
     author.run(test="old")
     author.run(Verdict.FAILED, test="old too")
@@ -199,7 +236,10 @@ async def test_replicas_without_a_janitor_forget_what_others_have_purged(connect
         passive = Retention(late, other, elsewhere, purges=False)
         assert await passive.round() == Purged()
         assert len(other.jobs(JobQuery()).items) == 2, "nobody has purged the log: it is kept whole"
-        both = Retention(late, read_model, projector, purges=True), Retention(late, other, elsewhere, purges=True)
+        both = (
+            Retention(late, read_model, projector, purges=True),
+            Retention(late, other, elsewhere, purges=True),
+        )
         found = await asyncio.gather(*(one.round() for one in both))
         assert sum(one.events for one in found) == 6, "two at once purge everything once"
         await passive.round()
@@ -207,28 +247,43 @@ async def test_replicas_without_a_janitor_forget_what_others_have_purged(connect
     other.close()
 
 
-async def test_without_a_retention_nothing_is_ever_forgotten(connection: Connection, log: EventLog, read_model: ReadModel) -> None:
+async def test_without_a_retention_nothing_is_ever_forgotten(
+    connection: Connection, log: EventLog, read_model: ReadModel
+) -> None:
     author = Author(now=AHEAD)
     author.run(test="old")
     await publish(connection, author.messages)
     await streams.change_retention(connection, 0)
-    assert streams.deployment_of(await streams.stream_config(connection, subjects.STREAM) or {}).retention_s == 0
+    assert (
+        streams.deployment_of(
+            await streams.stream_config(connection, subjects.STREAM) or {}
+        ).retention_s
+        == 0
+    )
     assert (await settled(log, read_model, author, lambda: author.now + 10_000 * DAY)) == Purged()
     assert len(read_model.jobs(JobQuery()).items) == 1
 
 
-async def test_an_api_forgets_by_the_retention_of_its_settings(connection: Connection, log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_api_forgets_by_the_retention_of_its_settings(
+    connection: Connection, log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(retentions, "FIRST_AFTER_S", 0.2)
     monkeypatch.setattr(retentions, "EVERY_S", 0.2)
     job, live = spec(test="ended"), spec(test="live")
     await log.submit(job)
     await log.submit(live)
     await log.cancel(job.slot, job.job_id, by="me")
-    settings = Settings(nats_url=connection.url, queue=QueueSettings(retention_s=1.0), api=ApiSettings(database=str(tmp_path / "api.sqlite")))
+    settings = Settings(
+        nats_url=connection.url,
+        queue=QueueSettings(retention_s=1.0),
+        api=ApiSettings(database=str(tmp_path / "api.sqlite")),
+    )
     async with open_service(settings) as service:
 
         async def forgotten() -> bool:
-            return await log.read(job.slot) == (None, 0) and service.read_model.job(job.job_id) is None
+            return (
+                await log.read(job.slot) == (None, 0) and service.read_model.job(job.job_id) is None
+            )
 
         await eventually(forgotten, what="the end of what has ended")
         assert service.read_model.job(live.job_id) is not None
@@ -253,7 +308,9 @@ async def test_pruning_asks_for_so_much_at_a_time_and_goes_on_there(
 async def test_no_clock_of_an_agent_or_an_api_ages_a_job(
     connection: Connection, log: EventLog, read_model: ReadModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An agent 100 days behind has just finished it; an API 100 days ahead looks at it. The server stored it a moment ago."""
+    """An agent 100 days behind has just finished it; an API 100 days ahead looks at it. The server
+    stored it a moment ago.
+    """
     author = Author(now=utc_now() - 100 * DAY)
     job = author.run(test="just now")
     await publish(connection, author.messages)
@@ -263,5 +320,7 @@ async def test_no_clock_of_an_agent_or_an_api_ages_a_job(
         ahead = EventLog(connection, lambda: utc_now() + 100 * DAY)
         assert await Retention(ahead, read_model, projector, purges=True).round() == Purged()
         assert "clocks" in caplog.text
-        assert (await Retention(in_(connection, 91 * DAY), read_model, projector, purges=True).round()).slots == 1
+        assert (
+            await Retention(in_(connection, 91 * DAY), read_model, projector, purges=True).round()
+        ).slots == 1
     assert await log.read(job.slot) == (None, 0)

@@ -54,7 +54,12 @@ GITHUB_PULL = GITHUB | {
     "GITHUB_SHA": MERGE,
 }
 OF_PULL = OF_GITHUB | {"branch": "feature/cart", "pull_request": "42"}
-EVENT = json.dumps({"action": "synchronize", "pull_request": {"number": 42, "head": {"ref": "feature/cart", "sha": SHA}, "title": "€"}}).encode()
+EVENT = json.dumps(
+    {
+        "action": "synchronize",
+        "pull_request": {"number": 42, "head": {"ref": "feature/cart", "sha": SHA}, "title": "€"},
+    }
+).encode()
 
 GITLAB = {
     "CI": "true",
@@ -168,91 +173,186 @@ def without(tags: dict[str, str], *keys: str) -> dict[str, str]:
         pytest.param({"PATH": "/bin", "CI": "true"}, b"", {}, id="no system that is known"),
         pytest.param(GITHUB, b"", OF_GITHUB, id="github: push"),
         pytest.param(GITHUB_PULL, EVENT, OF_PULL, id="github: pull request"),
-        pytest.param(GITHUB_PULL, b"{", OF_PULL | {"commit": MERGE}, id="github: pull request, its event unreadable"),
         pytest.param(
-            GITHUB | {"GITHUB_EVENT_NAME": "pull_request_target", "GITHUB_HEAD_REF": "feature/cart", "GITHUB_SHA": MERGE},
+            GITHUB_PULL,
+            b"{",
+            OF_PULL | {"commit": MERGE},
+            id="github: pull request, its event unreadable",
+        ),
+        pytest.param(
+            GITHUB
+            | {
+                "GITHUB_EVENT_NAME": "pull_request_target",
+                "GITHUB_HEAD_REF": "feature/cart",
+                "GITHUB_SHA": MERGE,
+            },
             EVENT,
             OF_PULL,
             id="github: pull_request_target, whose ref is the base",
         ),
         pytest.param(
-            GITHUB | {"GITHUB_REF": "refs/tags/v1", "GITHUB_REF_NAME": "v1", "GITHUB_REF_TYPE": "tag"}, b"", without(OF_GITHUB, "branch"), id="github: tag"
+            GITHUB
+            | {"GITHUB_REF": "refs/tags/v1", "GITHUB_REF_NAME": "v1", "GITHUB_REF_TYPE": "tag"},
+            b"",
+            without(OF_GITHUB, "branch"),
+            id="github: tag",
         ),
         pytest.param(
             GITHUB | {"GITHUB_RUN_ATTEMPT": "2", "GITHUB_SERVER_URL": "https://ghe.example"},
             b'{"pull_request": null}',
-            OF_GITHUB | {"run_attempt": "2", "run_url": "https://ghe.example/acme/shop/actions/runs/1658821493/attempts/2"},
+            OF_GITHUB
+            | {
+                "run_attempt": "2",
+                "run_url": "https://ghe.example/acme/shop/actions/runs/1658821493/attempts/2",
+            },
             id="github: second attempt, on a server of one's own",
         ),
         pytest.param(GITLAB, b"", OF_GITLAB, id="gitlab: branch"),
-        pytest.param(GITLAB_MERGE, b"", OF_GITLAB | {"branch": "feature/cart", "pull_request": "7"}, id="gitlab: merged results"),
+        pytest.param(
+            GITLAB_MERGE,
+            b"",
+            OF_GITLAB | {"branch": "feature/cart", "pull_request": "7"},
+            id="gitlab: merged results",
+        ),
         pytest.param(
             GITLAB_MERGE | {"CI_MERGE_REQUEST_SOURCE_BRANCH_SHA": "", "CI_COMMIT_SHA": SHA},
             b"",
             OF_GITLAB | {"branch": "feature/cart", "pull_request": "7"},
             id="gitlab: merge request",
         ),
-        pytest.param(without(GITLAB, "CI_COMMIT_BRANCH") | {"CI_COMMIT_TAG": "v1"}, b"", without(OF_GITLAB, "branch"), id="gitlab: tag"),
+        pytest.param(
+            without(GITLAB, "CI_COMMIT_BRANCH") | {"CI_COMMIT_TAG": "v1"},
+            b"",
+            without(OF_GITLAB, "branch"),
+            id="gitlab: tag",
+        ),
         pytest.param(JENKINS, b"", OF_JENKINS, id="jenkins: multibranch"),
         pytest.param(
-            JENKINS | {"BRANCH_NAME": "PR-42", "GIT_BRANCH": "PR-42", "CHANGE_ID": "42", "CHANGE_BRANCH": "feature/cart", "CHANGE_AUTHOR": "jane"},
+            JENKINS
+            | {
+                "BRANCH_NAME": "PR-42",
+                "GIT_BRANCH": "PR-42",
+                "CHANGE_ID": "42",
+                "CHANGE_BRANCH": "feature/cart",
+                "CHANGE_AUTHOR": "jane",
+            },
             b"",
             OF_JENKINS | {"branch": "feature/cart", "pull_request": "42", "actor": "jane"},
             id="jenkins: pull request",
         ),
-        pytest.param(without(JENKINS, "BRANCH_NAME") | {"GIT_BRANCH": "origin/release/1"}, b"", OF_JENKINS | {"branch": "release/1"}, id="jenkins: freestyle"),
-        pytest.param(JENKINS | {"BRANCH_NAME": "v1", "TAG_NAME": "v1"}, b"", without(OF_JENKINS, "branch"), id="jenkins: tag"),
+        pytest.param(
+            without(JENKINS, "BRANCH_NAME") | {"GIT_BRANCH": "origin/release/1"},
+            b"",
+            OF_JENKINS | {"branch": "release/1"},
+            id="jenkins: freestyle",
+        ),
+        pytest.param(
+            JENKINS | {"BRANCH_NAME": "v1", "TAG_NAME": "v1"},
+            b"",
+            without(OF_JENKINS, "branch"),
+            id="jenkins: tag",
+        ),
         pytest.param(BUILDKITE, b"", OF_BUILDKITE, id="buildkite: pull request"),
         pytest.param(
-            BUILDKITE | {"BUILDKITE_PULL_REQUEST": "false", "BUILDKITE_COMMIT": "HEAD", "BUILDKITE_STEP_KEY": "e2e", "BUILDKITE_RETRY_COUNT": "0"},
+            BUILDKITE
+            | {
+                "BUILDKITE_PULL_REQUEST": "false",
+                "BUILDKITE_COMMIT": "HEAD",
+                "BUILDKITE_STEP_KEY": "e2e",
+                "BUILDKITE_RETRY_COUNT": "0",
+            },
             b"",
             without(OF_BUILDKITE, "commit", "pull_request") | {"job": "e2e", "run_attempt": "1"},
             id="buildkite: branch, built by hand",
         ),
         pytest.param(CIRCLECI, b"", OF_CIRCLECI, id="circleci: branch"),
         pytest.param(
-            CIRCLECI | {"CIRCLE_BRANCH": "feature/cart", "CIRCLE_PULL_REQUEST": "https://github.com/acme/shop/pull/42"},
+            CIRCLECI
+            | {
+                "CIRCLE_BRANCH": "feature/cart",
+                "CIRCLE_PULL_REQUEST": "https://github.com/acme/shop/pull/42",
+            },
             b"",
             OF_CIRCLECI | {"branch": "feature/cart", "pull_request": "42"},
             id="circleci: pull request",
         ),
         pytest.param(
-            CIRCLECI | {"CIRCLE_BRANCH": "pull/42", "CIRCLE_PR_NUMBER": "42", "CIRCLE_PR_USERNAME": "joe"},
+            CIRCLECI
+            | {"CIRCLE_BRANCH": "pull/42", "CIRCLE_PR_NUMBER": "42", "CIRCLE_PR_USERNAME": "joe"},
             b"",
             without(OF_CIRCLECI, "branch") | {"pull_request": "42", "actor": "joe"},
             id="circleci: fork",
         ),
     ],
 )
-def test_a_run_is_known_by_what_its_system_says(environ: dict[str, str], event: bytes, expected: dict[str, str]) -> None:
+def test_a_run_is_known_by_what_its_system_says(
+    environ: dict[str, str], event: bytes, expected: dict[str, str]
+) -> None:
     assert ci.tags(environ, event) == expected
 
 
-@pytest.mark.parametrize("url", ["https://u:p@host/acme/shop.git", "git@host:acme/shop.git", "ssh://git@host:22/acme/shop", "host:acme/shop"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://u:p@host/acme/shop.git",
+        "git@host:acme/shop.git",
+        "ssh://git@host:22/acme/shop",
+        "host:acme/shop",
+    ],
+)
 def test_of_a_repositorys_address_only_the_path_is_kept(url: str) -> None:
     assert ci.tags(JENKINS | {"GIT_URL": url})["repository"] == "acme/shop"
 
 
-NAMES = sorted({name for environ in (GITHUB_PULL, GITLAB_MERGE, JENKINS, BUILDKITE, CIRCLECI) for name in environ})
+NAMES = sorted(
+    {
+        name
+        for environ in (GITHUB_PULL, GITLAB_MERGE, JENKINS, BUILDKITE, CIRCLECI)
+        for name in environ
+    }
+)
 environments = st.builds(
-    lambda system, others: system | {name: value for name, value in others.items() if name not in ci_switches},
+    lambda system, others: (
+        system | {name: value for name, value in others.items() if name not in ci_switches}
+    ),
     st.sampled_from([GITHUB_PULL, GITLAB_MERGE, JENKINS, BUILDKITE, CIRCLECI]),
     st.dictionaries(st.sampled_from(NAMES), hostile_text | st.text(min_size=250, max_size=600)),
 )
 ci_switches = {"GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "CIRCLECI", "JENKINS_URL"}
-own_tags = st.dictionaries(st.sampled_from(ci.KEYS) | st.integers(0, 60).map(str), st.text("abc", max_size=5), max_size=MAX_TAGS)
+own_tags = st.dictionaries(
+    st.sampled_from(ci.KEYS) | st.integers(0, 60).map(str),
+    st.text("abc", max_size=5),
+    max_size=MAX_TAGS,
+)
 
 
 @given(environments, st.binary() | st.just(EVENT), own_tags)
-def test_whatever_a_ci_says_is_accepted_beside_the_submitters_own(environ: dict[str, str], event: bytes, own: dict[str, str]) -> None:
+def test_whatever_a_ci_says_is_accepted_beside_the_submitters_own(
+    environ: dict[str, str], event: bytes, own: dict[str, str]
+) -> None:
     found = ci.tags(environ, event)
     assert found.keys() <= set(ci.KEYS)
-    assert all(key and len(key) <= MAX_TAG_KEY and 0 < len(value) <= MAX_TAG_VALUE for key, value in found.items())
+    assert all(
+        key and len(key) <= MAX_TAG_KEY and 0 < len(value) <= MAX_TAG_VALUE
+        for key, value in found.items()
+    )
     tags = ci.joined(own, found)
     assert own.items() <= tags.items()
     assert len(tags) == min(len(own | found), MAX_TAGS)
-    request = SubmitRequest(org_id="acme", app_version_id="1", target="emulator", test="a.spec.ts", tags=tags)
-    assert make_spec(request, job_id="", now=NOW, deployment=Deployment(), defaults=JobSettings(), submitted_by="").tags == tags
+    request = SubmitRequest(
+        org_id="acme", app_version_id="1", target="emulator", test="a.spec.ts", tags=tags
+    )
+    assert (
+        make_spec(
+            request,
+            job_id="",
+            now=NOW,
+            deployment=Deployment(),
+            defaults=JobSettings(),
+            submitted_by="",
+        ).tags
+        == tags
+    )
 
 
 def test_what_is_missed_least_is_left_out_first() -> None:

@@ -1,4 +1,6 @@
-"""Events as bytes. `tests/golden/` holds one file per event, as it was once written; the files are never edited, new shapes get new files."""
+"""Events as bytes. `tests/golden/` holds one file per event, as it was once written; the files are
+never edited, new shapes get new files.
+"""
 
 from __future__ import annotations
 
@@ -77,15 +79,37 @@ FULL_OUTCOME = Outcome(
             line=12,
             outcome="failed",
             tries=(
-                Try(status="failed", duration_s=3.5, error=events.TestError(message="expected \u201cWelcome\u201d", file="tests/onboarding.spec.js", line=15)),
-                Try(status="timed_out", duration_s=8.0, error=events.TestError(message="Test timeout of 8000ms exceeded.")),
+                Try(
+                    status="failed",
+                    duration_s=3.5,
+                    error=events.TestError(
+                        message="expected \u201cWelcome\u201d",
+                        file="tests/onboarding.spec.js",
+                        line=15,
+                    ),
+                ),
+                Try(
+                    status="timed_out",
+                    duration_s=8.0,
+                    error=events.TestError(message="Test timeout of 8000ms exceeded."),
+                ),
             ),
         ),
-        events.TestResult(id="c3d4", title="onboarding > can be skipped", outcome="passed", tries=(Try(status="passed", duration_s=0.75),)),
+        events.TestResult(
+            id="c3d4",
+            title="onboarding > can be skipped",
+            outcome="passed",
+            tries=(Try(status="passed", duration_s=0.75),),
+        ),
     ),
     tests_omitted=3,
     artifacts=(
-        Artifact(name="video.webm", content_type="video/webm", size=1048576, sha256="e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        Artifact(
+            name="video.webm",
+            content_type="video/webm",
+            size=1048576,
+            sha256="e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        ),
     ),
 )
 STATE: dict[str, Any] = {
@@ -99,36 +123,100 @@ STATE: dict[str, Any] = {
     "suite_ids": FULL_SPEC.suite_ids,
     "by": "agent-7f",
 }
-WAITED_FOR: dict[str, Any] = {"attached": ("suite-3", "*"), "detached": ("suite-1",), "execution_timeout_s": 30.0}
+WAITED_FOR: dict[str, Any] = {
+    "attached": ("suite-3", "*"),
+    "detached": ("suite-1",),
+    "execution_timeout_s": 30.0,
+}
 STORED: tuple[Event, ...] = (
-    Submitted(**STATE | {"ticket": 0, "attempt": 0, "failures": 0, "by": "ci@acme"}, status=Status.QUEUED, spec=FULL_SPEC, replaces="c0ffee00-job"),
-    Requeued(**STATE | {"ticket": 0}, status=Status.QUEUED, spec=FULL_SPEC, reason="reprioritised", retry_at=LATER),
+    Submitted(
+        **STATE | {"ticket": 0, "attempt": 0, "failures": 0, "by": "ci@acme"},
+        status=Status.QUEUED,
+        spec=FULL_SPEC,
+        replaces="c0ffee00-job",
+    ),
+    Requeued(
+        **STATE | {"ticket": 0},
+        status=Status.QUEUED,
+        spec=FULL_SPEC,
+        reason="reprioritised",
+        retry_at=LATER,
+    ),
     Started(**STATE, status=Status.RUNNING, agent="agent-7f", device="emulator-5554", warm=True),
     AttemptEnded(**STATE, status=Status.QUEUED, outcome=FULL_OUTCOME, retry_at=LATER),
-    Released(**STATE, status=Status.QUEUED, reason="prepare_failed", message="no device came up", retry_at=LATER),
-    AttemptLost(**STATE, status=Status.CANCELLED, cancel_requested=True, lost_agent="agent-7e", reason="agent_gone"),
+    Released(
+        **STATE,
+        status=Status.QUEUED,
+        reason="prepare_failed",
+        message="no device came up",
+        retry_at=LATER,
+    ),
+    AttemptLost(
+        **STATE,
+        status=Status.CANCELLED,
+        cancel_requested=True,
+        lost_agent="agent-7e",
+        reason="agent_gone",
+    ),
     Finished(**STATE, status=Status.FAILED, verdict=Verdict.FAILED, outcome=FULL_OUTCOME),
-    CancelRequested(**STATE, status=Status.RUNNING, agent="agent-7f", cancel_requested=True, reason="obsolete"),
-    Attached(**STATE | WAITED_FOR, status=Status.QUEUED, tags={"branch": "main"}, queue_timeout_s=60.0, retry_at=LATER),
-    Detached(**STATE | WAITED_FOR, status=Status.RUNNING, agent="agent-7f", suite_id="suite-1", reason="interrupted"),
+    CancelRequested(
+        **STATE, status=Status.RUNNING, agent="agent-7f", cancel_requested=True, reason="obsolete"
+    ),
+    Attached(
+        **STATE | WAITED_FOR,
+        status=Status.QUEUED,
+        tags={"branch": "main"},
+        queue_timeout_s=60.0,
+        retry_at=LATER,
+    ),
+    Detached(
+        **STATE | WAITED_FOR,
+        status=Status.RUNNING,
+        agent="agent-7f",
+        suite_id="suite-1",
+        reason="interrupted",
+    ),
     Cancelled(**STATE, status=Status.CANCELLED, cancel_requested=True, outcome=FULL_OUTCOME),
 )
 
 UNRESOLVED = {
     "failures": 2,
     "unresolved": (
-        events.FailedTest(id="a1b2", title="onboarding > shows the welcome page", message="expected \u201cWelcome\u201d", attempt=1),
+        events.FailedTest(
+            id="a1b2",
+            title="onboarding > shows the welcome page",
+            message="expected \u201cWelcome\u201d",
+            attempt=1,
+        ),
         events.FailedTest(id="e5f6", attempt=2),
     ),
     "unresolved_omitted": 3,
-    "first_failure": events.FirstFailure(attempt=1, verdict=Verdict.FAILED, reason="tests_failed", message="1 of 2 tests failed"),
+    "first_failure": events.FirstFailure(
+        attempt=1, verdict=Verdict.FAILED, reason="tests_failed", message="1 of 2 tests failed"
+    ),
 }
-NOT_PASSED_AGAIN = {"reason": "not_passed_again", "message": "onboarding > shows the welcome page: failed in attempt 1"}
+NOT_PASSED_AGAIN = {
+    "reason": "not_passed_again",
+    "message": "onboarding > shows the welcome page: failed in attempt 1",
+}
 OVER_ATTEMPTS: dict[str, Event] = {
-    "started": Started(**STATE | UNRESOLVED, status=Status.RUNNING, agent="agent-7f", device="emulator-5554"),
+    "started": Started(
+        **STATE | UNRESOLVED, status=Status.RUNNING, agent="agent-7f", device="emulator-5554"
+    ),
     "attempt_ended": AttemptEnded(**STATE | UNRESOLVED, status=Status.QUEUED, outcome=FULL_OUTCOME),
-    "finished": Finished(**STATE | UNRESOLVED, status=Status.FAILED, verdict=Verdict.FAILED, outcome=outcome("passed"), **NOT_PASSED_AGAIN),
-    "final": Finished(**STATE, status=Status.FAILED, verdict=Verdict.FAILED, outcome=replace(outcome("failed"), final=True)),
+    "finished": Finished(
+        **STATE | UNRESOLVED,
+        status=Status.FAILED,
+        verdict=Verdict.FAILED,
+        outcome=outcome("passed"),
+        **NOT_PASSED_AGAIN,
+    ),
+    "final": Finished(
+        **STATE,
+        status=Status.FAILED,
+        verdict=Verdict.FAILED,
+        outcome=replace(outcome("failed"), final=True),
+    ),
 }
 """Shapes that came later, with verdicts over attempts: `tests/golden/over-attempts/`."""
 
@@ -149,11 +237,15 @@ def test_a_stored_event_is_read_as_it_was_meant(event: Event) -> None:
 
 @pytest.mark.parametrize("event", STORED, ids=event_type)
 def test_an_event_is_written_as_it_was_stored(event: Event) -> None:
-    assert json.loads(encode(event)) == json.loads((GOLDEN / f"{event_type(event)}.json").read_text(encoding="utf-8"))
+    assert json.loads(encode(event)) == json.loads(
+        (GOLDEN / f"{event_type(event)}.json").read_text(encoding="utf-8")
+    )
 
 
 def test_there_is_one_golden_file_for_each_event() -> None:
-    assert {path.name for path in GOLDEN.glob("*.json")} == {f"{event_type(kind)}.json" for kind in EVENT_TYPES}
+    assert {path.name for path in GOLDEN.glob("*.json")} == {
+        f"{event_type(kind)}.json" for kind in EVENT_TYPES
+    }
     assert {type(event) for event in STORED} == set(EVENT_TYPES)
 
 
@@ -161,7 +253,9 @@ def test_there_is_one_golden_file_for_each_event() -> None:
 def test_an_event_without_what_later_versions_added_is_read_with_defaults(event: Event) -> None:
     required = {one.encode_name for one in msgspec.structs.fields(event) if one.required}
     stored = json.loads(encode(event))
-    assert type(decode(_json({key: value for key, value in stored.items() if key in required | {"type"}}))) is type(event)
+    assert type(
+        decode(_json({key: value for key, value in stored.items() if key in required | {"type"}}))
+    ) is type(event)
 
 
 # Round trip
@@ -181,13 +275,19 @@ def test_an_event_is_json_with_its_type_in_it(event: Event) -> None:
 
 @given(
     stored_events,
-    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5).map("x_".__add__), st.integers() | st.text("ab") | st.none(), max_size=3),
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=5).map("x_".__add__),
+        st.integers() | st.text("ab") | st.none(),
+        max_size=3,
+    ),
 )
 def test_fields_of_a_newer_version_are_ignored(event: Event, newer: dict[str, Any]) -> None:
     assert decode(_json({**json.loads(encode(event)), **newer})) == event
 
 
-FINISHED = Finished(job_id="job-1", at=NOW, status=Status.DONE, verdict=Verdict.PASSED, outcome=outcome("passed"))
+FINISHED = Finished(
+    job_id="job-1", at=NOW, status=Status.DONE, verdict=Verdict.PASSED, outcome=outcome("passed")
+)
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), float("-inf")])
@@ -211,7 +311,12 @@ def _json(value: Any) -> bytes:
 
 def _stored(**changes: Any) -> bytes:
     """A `started` event with fields changed; ... takes one away."""
-    fields = {"type": "started", "job_id": "job-1", "at": "2026-01-02T03:04:05Z", "status": "running"} | changes
+    fields = {
+        "type": "started",
+        "job_id": "job-1",
+        "at": "2026-01-02T03:04:05Z",
+        "status": "running",
+    } | changes
     return _json({key: value for key, value in fields.items() if value is not ...})
 
 
@@ -249,7 +354,9 @@ def test_the_smallest_event_can_be_read() -> None:
         _stored(at=None),
         _stored(type="finished", verdict="passed"),
         _stored(type="finished", verdict="great", outcome={"verdict": "passed"}),
-        _stored(type="finished", verdict="passed", outcome={"verdict": "passed", "duration_s": None}),
+        _stored(
+            type="finished", verdict="passed", outcome={"verdict": "passed", "duration_s": None}
+        ),
         _stored(type="submitted", spec={"job_id": "job-1"}),
         _stored()[:-1],
         _stored() + b"}",
@@ -272,19 +379,31 @@ def test_any_bytes_are_an_event_or_undecodable(data: bytes) -> None:
 @given(stored_events.map(encode), st.data())
 def test_a_damaged_event_is_an_event_or_undecodable(data: bytes, damage: st.DataObject) -> None:
     at = damage.draw(st.integers(0, len(data)))
-    _reads_or_refuses(data[:at] + damage.draw(st.binary(max_size=2)) + data[at + damage.draw(st.integers(0, 3)) :])
+    _reads_or_refuses(
+        data[:at] + damage.draw(st.binary(max_size=2)) + data[at + damage.draw(st.integers(0, 3)) :]
+    )
 
 
 _values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.datetimes().map(str),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["verdict", "job_id", "tests", "x"]), inner, max_size=2),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.datetimes().map(str),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["verdict", "job_id", "tests", "x"]), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 
 
 @given(stored_events.map(encode).map(json.loads), _values, st.data())
 @example({"type": "started"}, None, None)
-def test_an_event_with_a_field_of_any_shape_is_an_event_or_undecodable(fields: dict[str, Any], value: Any, data: st.DataObject | None) -> None:
+def test_an_event_with_a_field_of_any_shape_is_an_event_or_undecodable(
+    fields: dict[str, Any], value: Any, data: st.DataObject | None
+) -> None:
     field = data.draw(st.sampled_from(sorted(fields))) if data else "type"
     _reads_or_refuses(_json(fields | {field: value}))
 

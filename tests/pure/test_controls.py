@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import NOW
-from qgjet.domain.control import Control, Discarded, DrainRequested, Kind, Paused, Pauses, Resumed, decode, encode, is_about, subject_of
+from qgjet.domain.control import (
+    Control,
+    Discarded,
+    DrainRequested,
+    Kind,
+    Paused,
+    Pauses,
+    Resumed,
+    decode,
+    encode,
+    is_about,
+    subject_of,
+)
 from qgjet.domain.events import Partition
 from qgjet.errors import InvalidInput, UndecodableEvent
 from strategies import hostile_text, values
@@ -35,7 +47,17 @@ def test_events_read_back(event: Control) -> None:
     assert decode(encode(event)) == event
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b'{"type":"painted"}', b"\xff", b'{"type":"paused","kind":"sofa"}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b'{"type":"painted"}',
+        b"\xff",
+        b'{"type":"paused","kind":"sofa"}',
+        b"[" * 100_000,
+    ],
+)
 def test_what_cannot_be_read_is_said(data: bytes) -> None:
     with pytest.raises(UndecodableEvent):
         decode(data)
@@ -44,7 +66,10 @@ def test_what_cannot_be_read_is_said(data: bytes) -> None:
 def test_subjects_say_what_it_is_about() -> None:
     assert subject_of(decode(STORED[0])) == "qg.control.target.device.paused"
     assert subject_of(Resumed(kind=Kind.ORG, name="a.b", at=NOW)) == "qg.control.org.a%2Eb.resumed"
-    assert subject_of(DrainRequested(kind=Kind.AGENT, name="mac mini", at=NOW)) == "qg.control.agent.mac%20mini.drain_requested"
+    assert (
+        subject_of(DrainRequested(kind=Kind.AGENT, name="mac mini", at=NOW))
+        == "qg.control.agent.mac%20mini.drain_requested"
+    )
     with pytest.raises(InvalidInput):
         subject_of(Paused(kind=Kind.TARGET, name="", at=NOW))
 
@@ -57,7 +82,12 @@ def test_an_event_stands_under_one_subject_only(one: str, other: str) -> None:
 
 
 def paused(kind: Kind, name: str, *, minutes: int | None = None) -> Paused:
-    return Paused(kind=kind, name=name, at=NOW, until=None if minutes is None else NOW + timedelta(minutes=minutes))
+    return Paused(
+        kind=kind,
+        name=name,
+        at=NOW,
+        until=None if minutes is None else NOW + timedelta(minutes=minutes),
+    )
 
 
 def test_a_pause_of_a_target_or_an_org_holds_until_it_is_resumed() -> None:
@@ -71,7 +101,13 @@ def test_a_pause_of_a_target_or_an_org_holds_until_it_is_resumed() -> None:
 
 
 def test_a_pause_ends_by_itself() -> None:
-    pauses = Pauses([paused(Kind.TARGET, "emulator", minutes=5), paused(Kind.ORG, "acme", minutes=10), paused(Kind.ORG, "other")])
+    pauses = Pauses(
+        [
+            paused(Kind.TARGET, "emulator", minutes=5),
+            paused(Kind.ORG, "acme", minutes=10),
+            paused(Kind.ORG, "other"),
+        ]
+    )
     assert pauses.next_end(NOW) == NOW + timedelta(minutes=5)
     then = NOW + timedelta(minutes=5)
     found = pauses.of(HERE, then)
@@ -81,13 +117,23 @@ def test_a_pause_ends_by_itself() -> None:
     assert [one.name for one in pauses.in_force(NOW + timedelta(minutes=10))] == ["other"]
 
 
-@given(st.lists(st.tuples(st.sampled_from([Kind.TARGET, Kind.ORG]), st.sampled_from(["emulator", "acme"]), st.booleans())))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([Kind.TARGET, Kind.ORG]),
+            st.sampled_from(["emulator", "acme"]),
+            st.booleans(),
+        )
+    )
+)
 def test_of_two_decisions_the_later_one_stands(told: list[tuple[Kind, str, bool]]) -> None:
     pauses = Pauses()
     for kind, name, pause in told:
         pauses.apply(paused(kind, name) if pause else Resumed(kind=kind, name=name, at=NOW))
     last = {(kind, name): pause for kind, name, pause in told}
-    assert {(one.kind, one.name) for one in pauses.in_force(NOW)} == {key for key, pause in last.items() if pause}
+    assert {(one.kind, one.name) for one in pauses.in_force(NOW)} == {
+        key for key, pause in last.items() if pause
+    }
     assert bool(pauses) == any(last.values())
 
 

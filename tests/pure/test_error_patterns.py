@@ -41,7 +41,9 @@ OF_THE_APP = (
 )
 
 
-@pytest.mark.parametrize(("known", "example"), KNOWN, ids=lambda value: value[:60] if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("known", "example"), KNOWN, ids=lambda value: value[:60] if isinstance(value, str) else ""
+)
 def test_an_example_shows_what_its_pattern_says(known: dict[str, Any], example: str) -> None:
     found = classify(example, patterns=PATTERNS)
     assert found.sign == Sign(Verdict(known["verdict"]), Reason(known["reason"])), found
@@ -56,24 +58,38 @@ def test_every_pattern_has_a_source_and_an_example() -> None:
 
 
 def test_no_pattern_matches_every_text() -> None:
-    for table, key in (("pattern", "head"), ("tool", "head"), ("final", "head"), ("benign", "error"), ("swallowed", "line")):
-        assert [one[key] for one in catalogue()[table] if re.match(one[key], "boom", re.MULTILINE)] == []
+    for table, key in (
+        ("pattern", "head"),
+        ("tool", "head"),
+        ("final", "head"),
+        ("benign", "error"),
+        ("swallowed", "line"),
+    ):
+        assert [
+            one[key] for one in catalogue()[table] if re.match(one[key], "boom", re.MULTILINE)
+        ] == []
 
 
-@pytest.mark.parametrize("example", [example for one in catalogue()["tool"] for example in one["examples"]])
+@pytest.mark.parametrize(
+    "example", [example for one in catalogue()["tool"] for example in one["examples"]]
+)
 def test_an_error_of_the_tool_itself_is_no_sign(example: str) -> None:
     found = classify(example, patterns=PATTERNS)
     assert found.sign is None
     assert found.kind in (ErrorKind.TOOL, ErrorKind.TIME_LIMIT, ErrorKind.ASSERTION)
 
 
-@pytest.mark.parametrize("line", [example for one in catalogue()["swallowed"] for example in one["examples"]])
+@pytest.mark.parametrize(
+    "line", [example for one in catalogue()["swallowed"] for example in one["examples"]]
+)
 def test_a_line_of_a_swallowed_error_is_recognised(line: str) -> None:
     assert PATTERNS.swallowed(line) is not None
     assert PATTERNS.swallowed(f"> {line}") is None
 
 
-@pytest.mark.parametrize("error", [example for one in catalogue()["benign"] for example in one["examples"]])
+@pytest.mark.parametrize(
+    "error", [example for one in catalogue()["benign"] for example in one["examples"]]
+)
 def test_an_answer_about_the_screen_is_benign(error: str) -> None:
     assert PATTERNS.is_benign(error)
     assert PATTERNS.sign((error,)) is None
@@ -86,12 +102,16 @@ def test_a_missing_snapshot_is_final() -> None:
 
 
 @pytest.mark.parametrize("text", OF_THE_APP)
-@pytest.mark.parametrize("prefix", ["", "Error: ", "java.lang.RuntimeException: ", "E   Exception: "])
+@pytest.mark.parametrize(
+    "prefix", ["", "Error: ", "java.lang.RuntimeException: ", "E   Exception: "]
+)
 def test_words_of_the_app_are_no_sign(text: str, prefix: str) -> None:
     assert classify(prefix + text, patterns=PATTERNS).sign is None
 
 
-@pytest.mark.parametrize(("_", "example"), KNOWN, ids=lambda value: value[:60] if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("_", "example"), KNOWN, ids=lambda value: value[:60] if isinstance(value, str) else ""
+)
 def test_a_sign_inside_a_sentence_or_an_assertion_is_none(_: dict[str, Any], example: str) -> None:
     first = example.split("\n")[0]
     for text in (
@@ -108,16 +128,37 @@ class TestPatternsOfAUser:
 
     def verdict(self, message: bytes, **own: tuple[str, ...]) -> tuple[Verdict, str]:
         patterns = patterns_with(own.get("infra", ()), own.get("config", ()))
-        outcome = command_outcome(CommandEvidence(exit_code=1, junit=self.JUNIT % message, junit_due=True, duration_s=1, project_dir="/p", patterns=patterns))
+        outcome = command_outcome(
+            CommandEvidence(
+                exit_code=1,
+                junit=self.JUNIT % message,
+                junit_due=True,
+                duration_s=1,
+                project_dir="/p",
+                patterns=patterns,
+            )
+        )
         return outcome.verdict, outcome.reason
 
     def test_they_are_matched_at_the_head_of_an_error(self) -> None:
         own = ("FarmLink: cable \\d+ is loose",)
         assert self.verdict(b"FarmLink: cable 7 is loose") == (Verdict.FAILED, "tests_failed")
-        assert self.verdict(b"FarmLink: cable 7 is loose", infra=own) == (Verdict.INFRA_ERROR, "known_infra")
-        assert self.verdict(b"the page shows FarmLink: cable 7 is loose", infra=own) == (Verdict.FAILED, "tests_failed")
-        assert self.verdict(b"AssertionError: FarmLink: cable 7 is loose", infra=own) == (Verdict.FAILED, "tests_failed")
-        assert self.verdict(b"FarmLink: cable 7 is loose", config=own) == (Verdict.CONFIG_ERROR, "bad_config")
+        assert self.verdict(b"FarmLink: cable 7 is loose", infra=own) == (
+            Verdict.INFRA_ERROR,
+            "known_infra",
+        )
+        assert self.verdict(b"the page shows FarmLink: cable 7 is loose", infra=own) == (
+            Verdict.FAILED,
+            "tests_failed",
+        )
+        assert self.verdict(b"AssertionError: FarmLink: cable 7 is loose", infra=own) == (
+            Verdict.FAILED,
+            "tests_failed",
+        )
+        assert self.verdict(b"FarmLink: cable 7 is loose", config=own) == (
+            Verdict.CONFIG_ERROR,
+            "bad_config",
+        )
 
     @pytest.mark.parametrize("pattern", ["(", ".*", "", "x|", "(?P<p0>a)", "a{99999999999}"])
     def test_one_that_cannot_be_used_is_refused_by_its_key(self, pattern: str) -> None:

@@ -1,4 +1,6 @@
-"""The table of states is written three times: for people beside `Status`, for the machine in `TRANSITIONS`, and in what `decide` does."""
+"""The table of states is written three times: for people beside `Status`, for the machine in
+`TRANSITIONS`, and in what `decide` does.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,20 @@ import re
 from msgspec.structs import replace
 
 from factories import NOW, spec
-from qgjet.domain.decide import DRAINED, Attach, Cancel, Command, EndAttempt, Expire, Lose, OnDuplicate, Release, Requeue, Start, Submit
+from qgjet.domain.decide import (
+    DRAINED,
+    Attach,
+    Cancel,
+    Command,
+    EndAttempt,
+    Expire,
+    Lose,
+    OnDuplicate,
+    Release,
+    Requeue,
+    Start,
+    Submit,
+)
 from qgjet.domain.events import ACTIVE, EVENT_TYPES, TERMINAL, Event, Status, event_type
 from qgjet.domain.job import TRANSITIONS, Job
 from strategies import outcome, step
@@ -19,7 +34,11 @@ Cells = dict[Status, tuple[set[str], set[str]]]
 def documented() -> Cells:
     """The docstring's table: status -> (events it is entered by, events it is left by)."""
     assert Status.__doc__ is not None
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in Status.__doc__.splitlines() if line.strip().startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in Status.__doc__.splitlines()
+        if line.strip().startswith("|")
+    ]
     assert rows[0] == ["status", "entered by", "left by"]
     return {Status(status): (_events(entered), _events(left)) for status, entered, left in rows[2:]}
 
@@ -30,7 +49,9 @@ def _events(cell: str) -> set[str]:
 
 
 def derived() -> Cells:
-    """The same table out of TRANSITIONS. A request leaves a running job running; what a replacing submission does stands below the table."""
+    """The same table out of TRANSITIONS. A request leaves a running job running; what a replacing
+    submission does stands below the table.
+    """
     entered: dict[Status, set[str]] = {status: set() for status in Status}
     left: dict[Status, set[str]] = {status: set() for status in Status}
     for event, leads in TRANSITIONS.items():
@@ -46,9 +67,14 @@ def derived() -> Cells:
 
 
 def commands(job: Job | None, number: int) -> list[Command]:
-    """Every command that could mean something to this job, with each verdict and reason that makes a difference."""
+    """Every command that could mean something to this job, with each verdict and reason that makes
+    a difference.
+    """
     wanted = spec(job_id=f"job-{number}", max_retries=1, infra_retries=1)
-    submissions: list[Command] = [Submit(wanted, OnDuplicate.ATTACH), Submit(wanted, OnDuplicate.REPLACE)]
+    submissions: list[Command] = [
+        Submit(wanted, OnDuplicate.ATTACH),
+        Submit(wanted, OnDuplicate.REPLACE),
+    ]
     if job is None:
         return submissions
     agent = job.agent or "agent-1"
@@ -58,7 +84,10 @@ def commands(job: Job | None, number: int) -> list[Command]:
         Cancel("suite", suite_id="suite"),
         Requeue(replace(wanted, job_id=job.job_id), "reprioritised", "operator"),
         Start(job.ticket, agent),
-        *(EndAttempt(agent, job.attempt, outcome(verdict)) for verdict in ("passed", "failed", "infra_error", "config_error", "cancelled")),
+        *(
+            EndAttempt(agent, job.attempt, outcome(verdict))
+            for verdict in ("passed", "failed", "infra_error", "config_error", "cancelled")
+        ),
         Release(agent, job.ticket, job.attempt, DRAINED),
         Release(agent, job.ticket, job.attempt, "prepare_failed"),
         Lose(agent, job.attempt, "janitor"),
@@ -69,7 +98,9 @@ def commands(job: Job | None, number: int) -> list[Command]:
 
 
 def reached() -> set[tuple[str, Status | None, Status]]:
-    """Every (event, before, after) that `decide` can bring about: all states are visited, two alike once."""
+    """Every (event, before, after) that `decide` can bring about: all states are visited, two alike
+    once.
+    """
     found: set[tuple[str, Status | None, Status]] = set()
     seen: set[tuple[object, ...]] = set()
     open_states: list[Job | None] = [None]
@@ -88,11 +119,24 @@ def reached() -> set[tuple[str, Status | None, Status]]:
 
 def _shape(job: Job) -> tuple[object, ...]:
     """What decisions depend on, without ids and sequences."""
-    return job.status, job.retries_left, job.infra_retries_left, bool(job.failures), job.cancel_requested, min(job.attempt, 2), job.waiters
+    return (
+        job.status,
+        job.retries_left,
+        job.infra_retries_left,
+        bool(job.failures),
+        job.cancel_requested,
+        min(job.attempt, 2),
+        job.waiters,
+    )
 
 
 def allowed() -> set[tuple[str, Status | None, Status]]:
-    return {(event, before, after) for event, leads in TRANSITIONS.items() for before, afters in leads.items() for after in afters}
+    return {
+        (event, before, after)
+        for event, leads in TRANSITIONS.items()
+        for before, afters in leads.items()
+        for after in afters
+    }
 
 
 def test_the_documented_table_is_the_one_of_the_machine() -> None:
@@ -101,7 +145,9 @@ def test_the_documented_table_is_the_one_of_the_machine() -> None:
 
 def test_every_status_and_every_event_stands_in_the_table() -> None:
     assert set(documented()) == set(Status) == ACTIVE | TERMINAL
-    assert {event for entered, left in documented().values() for event in entered | left} == NAMES - {"attached", "detached"}
+    assert {
+        event for entered, left in documented().values() for event in entered | left
+    } == NAMES - {"attached", "detached"}
     assert set(TRANSITIONS) == NAMES
 
 

@@ -31,12 +31,29 @@ from qgjet.domain.events import (
     Verdict,
     event_type,
 )
-from qgjet.domain.job import TRANSITIONS, Job, broken_rule, evolve, explanation_of, fold, state_of, status_of, verdict_of
+from qgjet.domain.job import (
+    TRANSITIONS,
+    Job,
+    broken_rule,
+    evolve,
+    explanation_of,
+    fold,
+    state_of,
+    status_of,
+    verdict_of,
+)
 from strategies import Story, any_events, events_of, outcome, play, stories
 
 WANTED = spec(job_id="job-1", suite_ids=("suite-1",))
 SUBMIT = Submit(WANTED)
-FRESH: dict[str, Any] = {"job_id": "job-1", "at": NOW, "ticket": 1, "retries_left": 3, "infra_retries_left": 3, "suite_ids": ("suite-1",)}
+FRESH: dict[str, Any] = {
+    "job_id": "job-1",
+    "at": NOW,
+    "ticket": 1,
+    "retries_left": 3,
+    "infra_retries_left": 3,
+    "suite_ids": ("suite-1",),
+}
 
 
 def job_after(*commands: Any) -> Job:
@@ -107,7 +124,13 @@ def test_only_legal_steps_move_a_job(step: tuple[Job | None, Event]) -> None:
     assert event.status in TRANSITIONS[event_type(event)][job and job.status]
     if isinstance(event, Submitted):
         assert event.replaces == (job.job_id if job and job.live else "")
-        assert (event.ticket, event.attempt, event.failures, event.agent, event.cancel_requested) == (0, 0, 0, "", False)
+        assert (
+            event.ticket,
+            event.attempt,
+            event.failures,
+            event.agent,
+            event.cancel_requested,
+        ) == (0, 0, 0, "", False)
         return
     assert job is not None
     assert job.live
@@ -120,9 +143,16 @@ def test_only_legal_steps_move_a_job(step: tuple[Job | None, Event]) -> None:
     assert bool(event.agent) == (event.status is Status.RUNNING)
 
 
-@given(st.sampled_from([DONE, FAILED, CANCELLED]), st.lists(any_events.filter(lambda event: not isinstance(event, Submitted)), max_size=8))
-def test_a_finished_job_stays_finished_until_the_next_submission(job: Job, events: list[Event]) -> None:
-    assert fold(enumerate(events, 10), job) == replace(job, version=9 + len(events) if events else job.version)
+@given(
+    st.sampled_from([DONE, FAILED, CANCELLED]),
+    st.lists(any_events.filter(lambda event: not isinstance(event, Submitted)), max_size=8),
+)
+def test_a_finished_job_stays_finished_until_the_next_submission(
+    job: Job, events: list[Event]
+) -> None:
+    assert fold(enumerate(events, 10), job) == replace(
+        job, version=9 + len(events) if events else job.version
+    )
 
 
 @given(st.lists(any_events, max_size=12))
@@ -156,7 +186,9 @@ def test_an_event_about_another_job_is_stepped_over(story: Story, event: Event) 
     history = events_of(story)
     job = fold(history)
     assert job is not None
-    foreign = replace(event, job_id="another", **({"replaces": "another"} if isinstance(event, Submitted) else {}))
+    foreign = replace(
+        event, job_id="another", **({"replaces": "another"} if isinstance(event, Submitted) else {})
+    )
     assert evolve(job, foreign, job.version + 1) == replace(job, version=job.version + 1)
 
 
@@ -183,28 +215,56 @@ def test_a_submission_fills_an_empty_slot() -> None:
 
 
 def test_a_requeued_job_has_a_new_ticket() -> None:
-    event = Requeued(**FRESH | {"ticket": 0}, status=Status.QUEUED, spec=WANTED, reason="reprioritised")
+    event = Requeued(
+        **FRESH | {"ticket": 0}, status=Status.QUEUED, spec=WANTED, reason="reprioritised"
+    )
     assert evolve(QUEUED, event, 8) == replace(QUEUED, ticket=8, version=8)
 
 
 def test_a_started_job_runs_on_its_agent() -> None:
     event = Started(**FRESH, status=Status.RUNNING, attempt=1, agent="agent-1")
-    assert evolve(QUEUED, event, 8) == replace(QUEUED, status=Status.RUNNING, attempt=1, agent="agent-1", version=8)
+    assert evolve(QUEUED, event, 8) == replace(
+        QUEUED, status=Status.RUNNING, attempt=1, agent="agent-1", version=8
+    )
 
 
 def test_an_ended_attempt_goes_back_to_the_queue_and_waits() -> None:
     later = NOW + timedelta(seconds=2)
-    event = AttemptEnded(**FRESH | {"retries_left": 2}, status=Status.QUEUED, attempt=1, failures=1, outcome=outcome("failed"), retry_at=later)
-    assert evolve(RUNNING, event, 8) == replace(RUNNING, status=Status.QUEUED, agent="", retries_left=2, failures=1, retry_at=later, version=8)
+    event = AttemptEnded(
+        **FRESH | {"retries_left": 2},
+        status=Status.QUEUED,
+        attempt=1,
+        failures=1,
+        outcome=outcome("failed"),
+        retry_at=later,
+    )
+    assert evolve(RUNNING, event, 8) == replace(
+        RUNNING,
+        status=Status.QUEUED,
+        agent="",
+        retries_left=2,
+        failures=1,
+        retry_at=later,
+        version=8,
+    )
 
 
 def test_a_finished_job_has_its_verdict() -> None:
-    event = Finished(**FRESH, status=Status.DONE, attempt=1, verdict=Verdict.FLAKY, outcome=outcome("passed"))
-    assert evolve(RUNNING, event, 8) == replace(RUNNING, status=Status.DONE, agent="", verdict=Verdict.FLAKY, version=8)
+    event = Finished(
+        **FRESH, status=Status.DONE, attempt=1, verdict=Verdict.FLAKY, outcome=outcome("passed")
+    )
+    assert evolve(RUNNING, event, 8) == replace(
+        RUNNING, status=Status.DONE, agent="", verdict=Verdict.FLAKY, version=8
+    )
 
 
 def test_a_replacing_submission_ends_the_live_job() -> None:
-    event = Submitted(**FRESH | {"ticket": 0, "job_id": "job-2"}, status=Status.QUEUED, spec=spec(job_id="job-2"), replaces="job-1")
+    event = Submitted(
+        **FRESH | {"ticket": 0, "job_id": "job-2"},
+        status=Status.QUEUED,
+        spec=spec(job_id="job-2"),
+        replaces="job-1",
+    )
     assert evolve(RUNNING, event, 8) == replace(QUEUED, job_id="job-2", ticket=8, version=8)
 
 
@@ -218,14 +278,30 @@ STARTED: dict[str, Any] = {**FRESH, "status": Status.RUNNING, "attempt": 1, "age
         (None, Started(**STARTED), "started cannot lead from an empty slot to running"),
         (DONE, Started(**STARTED), "started cannot lead from done to running"),
         (RUNNING, Started(**STARTED), "started cannot lead from running to running"),
-        (QUEUED, Submitted(**SUBMITTED | {"job_id": "job-2"}), "submitted replaces '', the live job is 'job-1'"),
-        (QUEUED, Submitted(**SUBMITTED | {"job_id": "job-2"}, replaces="job-3"), "submitted replaces 'job-3', the live job is 'job-1'"),
-        (DONE, Submitted(**SUBMITTED | {"job_id": "job-2"}, replaces="job-1"), "submitted replaces 'job-1', the live job is ''"),
+        (
+            QUEUED,
+            Submitted(**SUBMITTED | {"job_id": "job-2"}),
+            "submitted replaces '', the live job is 'job-1'",
+        ),
+        (
+            QUEUED,
+            Submitted(**SUBMITTED | {"job_id": "job-2"}, replaces="job-3"),
+            "submitted replaces 'job-3', the live job is 'job-1'",
+        ),
+        (
+            DONE,
+            Submitted(**SUBMITTED | {"job_id": "job-2"}, replaces="job-1"),
+            "submitted replaces 'job-1', the live job is ''",
+        ),
         (DONE, Submitted(**SUBMITTED), "submitted twice under one id"),
         (None, Submitted(**SUBMITTED, attempt=1), "submitted with a past"),
         (None, Submitted(**SUBMITTED, unresolved=(FailedTest(id="a"),)), "submitted with a past"),
         (None, Submitted(**SUBMITTED, unresolved_omitted=1), "submitted with a past"),
-        (None, Submitted(**SUBMITTED, first_failure=FirstFailure(attempt=1, verdict=Verdict.FAILED)), "submitted with a past"),
+        (
+            None,
+            Submitted(**SUBMITTED, first_failure=FirstFailure(attempt=1, verdict=Verdict.FAILED)),
+            "submitted with a past",
+        ),
         (QUEUED, Started(**STARTED | {"unresolved_omitted": -1}), "it counts below zero"),
         (QUEUED, Started(**STARTED | {"job_id": "job-2"}), "it is about another job"),
         (QUEUED, Started(**STARTED | {"ticket": 5}), "it holds another ticket"),
@@ -234,18 +310,40 @@ STARTED: dict[str, Any] = {**FRESH, "status": Status.RUNNING, "attempt": 1, "age
         (QUEUED, Started(**STARTED | {"retries_left": 4}), "retries can only be spent"),
         (QUEUED, Started(**STARTED | {"retries_left": -1}), "retries can only be spent"),
         (QUEUED, Started(**STARTED | {"infra_retries_left": 4}), "infra retries can only be spent"),
-        (QUEUED, Started(**STARTED | {"infra_retries_left": -1}), "infra retries can only be spent"),
-        (QUEUED, Started(**STARTED | {"failures": -1}), "failures are not forgotten"),
-        (QUEUED, Started(**STARTED | {"agent": ""}), "an agent stands on running jobs, and only there"),
         (
-            RUNNING,
-            Finished(**STARTED | {"status": Status.DONE}, verdict=Verdict.PASSED, outcome=outcome("passed")),
+            QUEUED,
+            Started(**STARTED | {"infra_retries_left": -1}),
+            "infra retries can only be spent",
+        ),
+        (QUEUED, Started(**STARTED | {"failures": -1}), "failures are not forgotten"),
+        (
+            QUEUED,
+            Started(**STARTED | {"agent": ""}),
             "an agent stands on running jobs, and only there",
         ),
-        (RUNNING, Finished(**STARTED | {"status": Status.DONE, "agent": ""}, verdict=Verdict.FAILED, outcome=outcome("failed")), "status and verdict disagree"),
+        (
+            RUNNING,
+            Finished(
+                **STARTED | {"status": Status.DONE},
+                verdict=Verdict.PASSED,
+                outcome=outcome("passed"),
+            ),
+            "an agent stands on running jobs, and only there",
+        ),
+        (
+            RUNNING,
+            Finished(
+                **STARTED | {"status": Status.DONE, "agent": ""},
+                verdict=Verdict.FAILED,
+                outcome=outcome("failed"),
+            ),
+            "status and verdict disagree",
+        ),
     ],
 )
-def test_an_illegal_event_breaks_a_rule_and_moves_only_the_version(job: Job | None, event: Event, rule: str) -> None:
+def test_an_illegal_event_breaks_a_rule_and_moves_only_the_version(
+    job: Job | None, event: Event, rule: str
+) -> None:
     assert broken_rule(job, event) == rule
     assert evolve(job, event, 50) == (None if job is None else replace(job, version=50))
 
@@ -253,12 +351,17 @@ def test_an_illegal_event_breaks_a_rule_and_moves_only_the_version(job: Job | No
 @pytest.mark.parametrize(
     ("job", "event"),
     [
-        (RUNNING, AttemptEnded(**FRESH, attempt=1, status=Status.CANCELLED, outcome=outcome("failed"))),
+        (
+            RUNNING,
+            AttemptEnded(**FRESH, attempt=1, status=Status.CANCELLED, outcome=outcome("failed")),
+        ),
         (RUNNING, AttemptLost(**FRESH, attempt=1, status=Status.CANCELLED, lost_agent="agent-1")),
     ],
     ids=["attempt_ended", "attempt_lost"],
 )
-def test_an_attempt_that_nobody_asked_to_cancel_cannot_end_the_job_as_cancelled(job: Job, event: Event) -> None:
+def test_an_attempt_that_nobody_asked_to_cancel_cannot_end_the_job_as_cancelled(
+    job: Job, event: Event
+) -> None:
     assert evolve(job, event, 50) == replace(job, version=50)
 
 
@@ -296,11 +399,21 @@ def test_a_submission_cannot_start_in_debt(budget: str) -> None:
         ((SUBMIT, Start(1, "agent-1"), EndAttempt("agent-1", 1, outcome("failed"))), AttemptEnded),
         ((SUBMIT, Start(1, "agent-1"), EndAttempt("agent-1", 1, outcome("passed"))), Finished),
         ((SUBMIT, Cancel("operator")), CancelRequested),
-        ((SUBMIT, Start(1, "agent-1"), Cancel("operator"), EndAttempt("agent-1", 1, outcome("cancelled"))), Cancelled),
+        (
+            (
+                SUBMIT,
+                Start(1, "agent-1"),
+                Cancel("operator"),
+                EndAttempt("agent-1", 1, outcome("cancelled")),
+            ),
+            Cancelled,
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_an_event_told_twice_changes_nothing(commands: tuple[Any, ...], repeated: type[Event]) -> None:
+def test_an_event_told_twice_changes_nothing(
+    commands: tuple[Any, ...], repeated: type[Event]
+) -> None:
     last = play(*commands)
     assert isinstance(last.event, repeated)
     assert last.after is not None
@@ -331,18 +444,47 @@ OUTCOME = Outcome(verdict=Verdict.PASSED, reason="all_skipped", message="of the 
     [
         (Submitted(**SUBMITTED), ("", "")),
         (Started(**STARTED), ("", "")),
-        (AttemptEnded(**FRESH, status=Status.QUEUED, outcome=OUTCOME), ("all_skipped", "of the attempt")),
-        (Finished(**FRESH, status=Status.DONE, verdict=Verdict.PASSED, outcome=OUTCOME), ("all_skipped", "of the attempt")),
-        (Finished(**FRESH, status=Status.DONE, verdict=Verdict.FLAKY, outcome=OUTCOME, reason="flaky", message="first"), ("flaky", "first")),
-        (Finished(**FRESH, status=Status.DONE, verdict=Verdict.FLAKY, outcome=OUTCOME, reason="flaky"), ("flaky", "")),
-        (Released(**FRESH, status=Status.QUEUED, reason="prepare_failed", message="no device"), ("prepare_failed", "no device")),
+        (
+            AttemptEnded(**FRESH, status=Status.QUEUED, outcome=OUTCOME),
+            ("all_skipped", "of the attempt"),
+        ),
+        (
+            Finished(**FRESH, status=Status.DONE, verdict=Verdict.PASSED, outcome=OUTCOME),
+            ("all_skipped", "of the attempt"),
+        ),
+        (
+            Finished(
+                **FRESH,
+                status=Status.DONE,
+                verdict=Verdict.FLAKY,
+                outcome=OUTCOME,
+                reason="flaky",
+                message="first",
+            ),
+            ("flaky", "first"),
+        ),
+        (
+            Finished(
+                **FRESH, status=Status.DONE, verdict=Verdict.FLAKY, outcome=OUTCOME, reason="flaky"
+            ),
+            ("flaky", ""),
+        ),
+        (
+            Released(**FRESH, status=Status.QUEUED, reason="prepare_failed", message="no device"),
+            ("prepare_failed", "no device"),
+        ),
         (AttemptLost(**FRESH, status=Status.QUEUED, lost_agent="a"), ("lease_expired", "")),
         (CancelRequested(**FRESH, status=Status.CANCELLED, reason="obsolete"), ("obsolete", "")),
         (Requeued(**SUBMITTED, reason="reprioritised"), ("reprioritised", "")),
-        (Cancelled(**FRESH, status=Status.CANCELLED, outcome=OUTCOME), ("all_skipped", "of the attempt")),
+        (
+            Cancelled(**FRESH, status=Status.CANCELLED, outcome=OUTCOME),
+            ("all_skipped", "of the attempt"),
+        ),
         (Cancelled(**FRESH, status=Status.CANCELLED), None),
     ],
     ids=lambda value: event_type(value) if isinstance(value, Event) else "",
 )
-def test_the_reason_of_a_job_is_that_of_its_last_event_or_of_the_outcome_in_it(event: Event, explanation: tuple[str, str] | None) -> None:
+def test_the_reason_of_a_job_is_that_of_its_last_event_or_of_the_outcome_in_it(
+    event: Event, explanation: tuple[str, str] | None
+) -> None:
     assert explanation_of(event) == explanation

@@ -20,7 +20,9 @@ def test_a_burst_is_let_through_and_then_a_rate() -> None:
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.lists(st.floats(0, 0.5), max_size=200))
-def test_in_no_stretch_of_time_more_than_burst_and_rate_are_let_through(rate: int, burst: int, pauses: list[float]) -> None:
+def test_in_no_stretch_of_time_more_than_burst_and_rate_are_let_through(
+    rate: int, burst: int, pauses: list[float]
+) -> None:
     buckets, now, granted = Buckets(rate=rate, burst=burst), 0.0, list[float]()
     for pause in pauses:
         now += pause

@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qgjet.domain.events import Outcome, TestError, TestResult, Try, Verdict
-from qgjet.runners.redaction import LEAST_LINE, PIECE_BYTES, Content, Redactor, _core, _forms, content_of
+from qgjet.runners.redaction import (
+    LEAST_LINE,
+    PIECE_BYTES,
+    Content,
+    Redactor,
+    _core,
+    _forms,
+    content_of,
+)
 
 KEY = "-----BEGIN TEST KEY-----\nMIIBVAIBADANBgkqhkiG9w0BAQEFAASC\nqN3x7vJp0Zs8/T2mKf4u+o1Lr6Bd9wQe\nWm8=\n-----END TEST KEY-----\n"
 HARD = "p\"a\\s/s w&rd<é>'%+\n1"
@@ -30,7 +38,16 @@ def streamed(redactor: Redactor, pieces: list[bytes]) -> bytes:
 
 @pytest.mark.parametrize(
     "form",
-    [HARD, json.dumps(HARD), json.dumps(HARD, ensure_ascii=False), quote(HARD), quote(HARD, safe=""), quote_plus(HARD), escape(HARD), quoteattr(HARD)],
+    [
+        HARD,
+        json.dumps(HARD),
+        json.dumps(HARD, ensure_ascii=False),
+        quote(HARD),
+        quote(HARD, safe=""),
+        quote_plus(HARD),
+        escape(HARD),
+        quoteattr(HARD),
+    ],
 )
 def test_a_secret_is_found_as_json_urls_and_xml_write_it(form: str) -> None:
     redactor = Redactor([HARD])
@@ -72,8 +89,13 @@ def test_the_longer_of_two_is_waited_for() -> None:
 words = st.text("ab/%", min_size=4, max_size=7)
 
 
-@given(st.lists(words, min_size=1, max_size=4), st.lists(st.text("ab/%", max_size=9).map(str.encode), max_size=12))
-def test_a_stream_is_redacted_like_the_whole_wherever_it_is_cut(secrets: list[str], pieces: list[bytes]) -> None:
+@given(
+    st.lists(words, min_size=1, max_size=4),
+    st.lists(st.text("ab/%", max_size=9).map(str.encode), max_size=12),
+)
+def test_a_stream_is_redacted_like_the_whole_wherever_it_is_cut(
+    secrets: list[str], pieces: list[bytes]
+) -> None:
     redactor = Redactor(secrets)
     assert streamed(redactor, pieces) == redactor.data(b"".join(pieces))
 
@@ -92,13 +114,27 @@ def test_a_copy_of_a_large_file_is_redacted() -> None:
 
 
 def test_the_texts_of_an_outcome_are_redacted() -> None:
-    tries = (Try(status="failed", error=TestError(message="got secret1", file="secret1.js", line=3)), Try(status="passed"))
+    tries = (
+        Try(status="failed", error=TestError(message="got secret1", file="secret1.js", line=3)),
+        Try(status="passed"),
+    )
     before = Outcome(
-        verdict=Verdict.FAILED, reason="tests_failed", message="no secret1", tests=(TestResult(id="secret1", title="t secret1", outcome="failed", tries=tries),)
+        verdict=Verdict.FAILED,
+        reason="tests_failed",
+        message="no secret1",
+        tests=(TestResult(id="secret1", title="t secret1", outcome="failed", tries=tries),),
     )
     after = Redactor(["secret1", "failed", "tests_failed"]).outcome(before)
-    assert (after.verdict, after.reason, after.message) == (Verdict.FAILED, "tests_failed", "no ***")
-    assert (after.tests[0].title, after.tests[0].outcome, after.tests[0].id) == ("t ***", "failed", "***")
+    assert (after.verdict, after.reason, after.message) == (
+        Verdict.FAILED,
+        "tests_failed",
+        "no ***",
+    )
+    assert (after.tests[0].title, after.tests[0].outcome, after.tests[0].id) == (
+        "t ***",
+        "failed",
+        "***",
+    )
     assert after.tests[0].tries[0].error == TestError(message="got ***", file="***.js", line=3)
     assert after.tests[0].tries[1] == tries[1]
 
@@ -142,22 +178,34 @@ def test_no_line_of_a_key_is_left_however_it_is_written(form: Callable[[str], st
     assert "MIIB" not in out
     assert "Zs8" not in out, "part of a line that JSON and URLs write differently"
     assert redactor.text(written).replace(" ", "") == out.replace(" ", "")
-    assert streamed(redactor, [written[at : at + 7].encode() for at in range(0, len(written), 7)]) == out.encode()
+    assert (
+        streamed(redactor, [written[at : at + 7].encode() for at in range(0, len(written), 7)])
+        == out.encode()
+    )
 
 
 def test_a_key_that_is_printed_whole_becomes_one_mask() -> None:
     assert Redactor([KEY]).data(f"key:\n{KEY}end\n".encode()) == b"key:\n***end\n"
     assert Redactor([KEY]).text(f"key: {KEY.strip()}!") == "key: ***!"
-    assert Redactor(["secret\n"]).text("it is secret!") == "it is ***!", "a file that was read with the end of its line"
+    assert Redactor(["secret\n"]).text("it is secret!") == "it is ***!", (
+        "a file that was read with the end of its line"
+    )
 
 
 def test_short_lines_are_found_together_only() -> None:
     redactor = Redactor(["ab12\ncd34\nef56"])
-    assert redactor.text("ab12 cd34 ef56, ab12cd34ef56, ab12\n  cd34, ef56!") == "***, ***, ab12\n  cd34, ef56!"
+    assert (
+        redactor.text("ab12 cd34 ef56, ab12cd34ef56, ab12\n  cd34, ef56!")
+        == "***, ***, ab12\n  cd34, ef56!"
+    )
 
 
 line = st.text("abAB12/+= \t\"'<&%\\é", max_size=20)
-secrets_of_lines = st.builds(lambda lines, end: end.join(lines), st.lists(line, min_size=2, max_size=6), st.sampled_from(["\n", "\r\n"]))
+secrets_of_lines = st.builds(
+    lambda lines, end: end.join(lines),
+    st.lists(line, min_size=2, max_size=6),
+    st.sampled_from(["\n", "\r\n"]),
+)
 WRITTEN = (
     lambda text: text,
     lambda text: json.dumps(text)[1:-1],
@@ -177,7 +225,9 @@ WRITTEN = (
     st.sampled_from(WRITTEN),
     st.integers(1, 40),
 )
-def test_no_line_of_any_secret_is_left(secret: str, before: str, between: str, written: Callable[[str], str], size: int) -> None:
+def test_no_line_of_any_secret_is_left(
+    secret: str, before: str, between: str, written: Callable[[str], str], size: int
+) -> None:
     lines = [one.strip() for one in secret.splitlines()]
     text = written("begin\n" + between.join(before + one for one in lines) + "\nend")
     redactor = Redactor([secret])
@@ -188,7 +238,10 @@ def test_no_line_of_any_secret_is_left(secret: str, before: str, between: str, w
             assert one not in out
             assert written(one) not in out
             assert written(one) not in redactor.text(text)
-    assert streamed(redactor, [data[at : at + size] for at in range(0, len(data), size)]) == out.encode()
+    assert (
+        streamed(redactor, [data[at : at + size] for at in range(0, len(data), size)])
+        == out.encode()
+    )
     for encoding in ("utf-16-le", "utf-32-be"):
         assert redactor.data(text.encode(encoding), Content(encoding)).decode(encoding) == out
 
@@ -236,7 +289,9 @@ def test_a_log_is_text_whatever_was_printed() -> None:
 
 
 def test_text_after_a_byte_order_mark_is_redacted_in_both_encodings() -> None:
-    out = Redactor(["secret12"]).data(b"\xff\xfe" + "secret12,".encode("utf-16-le") + b"secret12", Content.UTF_16_LE)
+    out = Redactor(["secret12"]).data(
+        b"\xff\xfe" + "secret12,".encode("utf-16-le") + b"secret12", Content.UTF_16_LE
+    )
     assert out == b"\xff\xfe" + "***,***".encode("utf-16-le")
 
 
@@ -271,7 +326,23 @@ def test_a_copy_reads_no_more_than_it_is_told() -> None:
     assert target.getvalue() == b"a ***"
 
 
-@pytest.mark.parametrize(("at", "expected"), [(0, 0), (2, 2), (3, 8), (7, 8), (8, 8), (9, 9), (10, 23), (16, 23), (17, 23), (22, 23), (23, 23), (25, 25)])
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [
+        (0, 0),
+        (2, 2),
+        (3, 8),
+        (7, 8),
+        (8, 8),
+        (9, 9),
+        (10, 23),
+        (16, 23),
+        (17, 23),
+        (22, 23),
+        (23, 23),
+        (25, 25),
+    ],
+)
 def test_a_cut_goes_around_a_secret(at: int, expected: int) -> None:
     """Also around one that lies across the end of another."""
     data = b"a secret secondndfourth !"

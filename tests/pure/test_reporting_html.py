@@ -1,4 +1,6 @@
-"""The page for people: read back by the standard library's parser. Nothing that others wrote is ever markup."""
+"""The page for people: read back by the standard library's parser. Nothing that others wrote is
+ever markup.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ from hypothesis import given
 from qgjet.domain.events import Artifact, Status
 from qgjet.reporting import html
 from qgjet.reporting.model import SuiteReport
-from reported import any_reports, attempt, flaky_by_retry, job, mixed, not_passed_again, report, tried
+from reported import (
+    any_reports,
+    attempt,
+    flaky_by_retry,
+    job,
+    mixed,
+    not_passed_again,
+    report,
+    tried,
+)
 
 VOID = {"meta", "link", "br"}
 TAGS = {
@@ -22,7 +33,9 @@ TAGS = {
 
 
 class Page(HTMLParser):
-    """Fails for tags that the report does not have, and for tags that are not closed in turn (but for the cells of a heading)."""
+    """Fails for tags that the report does not have, and for tags that are not closed in turn (but
+    for the cells of a heading).
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -67,7 +80,12 @@ def section(page: str, title: str) -> str:
 def test_it_begins_with_what_went_wrong() -> None:
     page = html.render(mixed())
     text = Page(page).text
-    assert text.index("Needs attention") < text.index("Flaky") < text.index("Timeline") < text.index("Passed")
+    assert (
+        text.index("Needs attention")
+        < text.index("Flaky")
+        < text.index("Timeline")
+        < text.index("Passed")
+    )
     attention = section(page, "Needs attention")
     assert re.findall(r'class="badge \w+">([\w ]+)<', attention) == [
         "failed", "timed out", "infra error", "config error", "running", "not accepted", "cancelled",
@@ -80,7 +98,9 @@ def test_it_begins_with_what_went_wrong() -> None:
 
 def test_its_head_says_what_there_is() -> None:
     text = Page(html.render(report(job("failed", attempt(1, "failed"))))).text
-    assert text.startswith("failed: suite suite-1 Suite suite-1 failed 1 failed App version 1.0.0 Target emulator Organisation acme Began 2026-01-02 03:04:05")
+    assert text.startswith(
+        "failed: suite suite-1 Suite suite-1 failed 1 failed App version 1.0.0 Target emulator Organisation acme Began 2026-01-02 03:04:05"
+    )
     assert "commit abc123 branch main" in text
 
 
@@ -91,7 +111,10 @@ def test_a_job_that_passed_on_a_retry_keeps_the_text_of_its_first_failure() -> N
 
 def test_tests_that_did_not_pass_again_need_attention_with_their_text() -> None:
     attention = Page(html.render(report(not_passed_again()))).text
-    assert "not_passed_again pays: failed in attempt 1 and did not pass in attempt 2 (skipped) (and 1 more): expected 3, got 2" in attention
+    assert (
+        "not_passed_again pays: failed in attempt 1 and did not pass in attempt 2 (skipped) (and 1 more): expected 3, got 2"
+        in attention
+    )
     assert "no parcel" in attention
     assert "It failed in attempt 1 and did not pass in attempt 2 (absent)." in attention
 
@@ -113,8 +136,18 @@ def test_it_never_says_passed_before_it_is_so(reported: SuiteReport, word: str) 
 
 
 def test_an_artifact_that_was_left_out_has_a_reason_and_no_link() -> None:
-    one = Artifact(name="video.webm", content_type="x", size=300_000_000, sha256="", note="larger than max_file")
-    page = Page(html.render(report(job("failed", attempt(1, "failed", artifacts=(one,)))), base_url="https://q/"))
+    one = Artifact(
+        name="video.webm",
+        content_type="x",
+        size=300_000_000,
+        sha256="",
+        note="larger than max_file",
+    )
+    page = Page(
+        html.render(
+            report(job("failed", attempt(1, "failed", artifacts=(one,)))), base_url="https://q/"
+        )
+    )
     assert any("larger than max_file" in text for text in page.texts)
     assert not [link for link in page.links if "video" in link]
 
@@ -135,20 +168,39 @@ def test_an_address_among_the_tags_is_a_link() -> None:
 
 
 def test_an_error_that_repeats_itself_is_shown_once() -> None:
-    page = html.render(report(job("failed", attempt(1, "failed", tried("pays", "failed", "failed")), attempt(2, "failed", tried("pays", "failed")))))
+    page = html.render(
+        report(
+            job(
+                "failed",
+                attempt(1, "failed", tried("pays", "failed", "failed")),
+                attempt(2, "failed", tried("pays", "failed")),
+            )
+        )
+    )
     assert page.count("<pre>") == 1
     assert "attempt 1 · try 2 · failed · 1.5 s the same again" in Page(page).text
 
 
 def test_the_time_axis_covers_the_whole_run() -> None:
-    ticks = re.findall(r'class="tick"[^>]*>([^<]*)<', html.render(report(job("failed", attempt(1, "failed"), attempt(2, "failed")))))
+    ticks = re.findall(
+        r'class="tick"[^>]*>([^<]*)<',
+        html.render(report(job("failed", attempt(1, "failed"), attempt(2, "failed")))),
+    )
     assert ticks == ["03:04:25", "+5 s", "+10 s", "+15 s", "+20 s", "+25 s", "+30 s"]
 
 
 def test_the_timeline_leads_to_the_jobs_and_an_agent_with_two_slots_has_two_rows() -> None:
-    page = html.render(report(job("passed", attempt(1, "passed")), job("passed", attempt(1, "passed")), job("passed", attempt(1, "passed", agent="mac-2"))))
+    page = html.render(
+        report(
+            job("passed", attempt(1, "passed")),
+            job("passed", attempt(1, "passed")),
+            job("passed", attempt(1, "passed", agent="mac-2")),
+        )
+    )
     found = Page(page)
-    assert sorted(link[1:] for link in found.links) == sorted(one for one in found.ids if one.startswith("job-"))
+    assert sorted(link[1:] for link in found.links) == sorted(
+        one for one in found.ids if one.startswith("job-")
+    )
     assert len(set(re.findall(r'<rect [^>]*y="(\d+)"', page))) == 3
     assert re.findall(r'<text class="agent"[^>]*>([^<]*)<', page) == ["mac-1", "mac-2"]
 
@@ -158,7 +210,10 @@ def test_the_timeline_marks_where_the_app_was_installed() -> None:
     drawn = html.render(report(job("passed", cold, warm)))
     (marks,) = re.findall(r'<path class="installed" d="([^"]*)"', drawn)
     assert marks.count("m") == 1
-    assert [", after an installation" in tip for tip in re.findall(r"<title>(tests[^<]*)</title>", drawn)] == [True, False]
+    assert [
+        ", after an installation" in tip
+        for tip in re.findall(r"<title>(tests[^<]*)</title>", drawn)
+    ] == [True, False]
     assert 'class="installed"' not in html.render(report(job("passed", warm)))
 
 
@@ -174,7 +229,12 @@ def test_hostile_texts_are_texts() -> None:
         artifacts=(Artifact(name=evil, content_type=evil, size=1, sha256=""),),
     )
     page = html.render(
-        report(job("failed", bad, test=evil, target=evil, app_version_id=evil, job_id=evil), suite_id=evil, tags={evil: evil}), base_url="http://q"
+        report(
+            job("failed", bad, test=evil, target=evil, app_version_id=evil, job_id=evil),
+            suite_id=evil,
+            tags={evil: evil},
+        ),
+        base_url="http://q",
     )
     found = Page(page)
     assert "<script" not in page

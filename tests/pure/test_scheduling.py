@@ -14,7 +14,9 @@ from qgjet.domain.events import Partition
 from qgjet.domain.subjects import Lane
 
 
-def waiting(org: str = "acme", version: str = "1", target: str = "emulator", rank: int = 5, since: int = 1) -> Waiting:
+def waiting(
+    org: str = "acme", version: str = "1", target: str = "emulator", rank: int = 5, since: int = 1
+) -> Waiting:
     return Waiting(lane=Lane(Partition(org, version, target), rank), since=since)
 
 
@@ -64,14 +66,20 @@ def test_the_org_whose_turn_it_is_goes_before_the_older_job() -> None:
 
 
 def test_the_longest_waiting_goes_first_when_all_else_is_equal() -> None:
-    assert choose([waiting(version="1", since=7), waiting(version="2", since=3)], bench(), Turns()) == waiting(version="2", since=3)
+    assert choose(
+        [waiting(version="1", since=7), waiting(version="2", since=3)], bench(), Turns()
+    ) == waiting(version="2", since=3)
 
 
 def simulate(queues: dict[Lane, int], steps: int, batch: int = 3) -> list[Lane]:
     """One slot, `steps` jobs: the lane of each, in order."""
     turns, warm, in_a_row, done = Turns(), None, 0, []
     for _ in range(steps):
-        lanes = [Waiting(lane=lane, since=index) for index, (lane, left) in enumerate(sorted(queues.items())) if left]
+        lanes = [
+            Waiting(lane=lane, since=index)
+            for index, (lane, left) in enumerate(sorted(queues.items()))
+            if left
+        ]
         prepared = {warm: in_a_row} if warm is not None else {}
         chosen = choose(lanes, bench(warm=prepared, batch=batch), turns)
         if chosen is None:
@@ -94,7 +102,9 @@ def test_a_flood_of_one_org_does_not_starve_another() -> None:
 def test_batches_avoid_most_installs() -> None:
     lanes = {waiting(version=str(number)).lane: 30 for number in range(4)}
     order = simulate(lanes, 120)
-    installs = 1 + sum(before.partition != after.partition for before, after in itertools.pairwise(order))
+    installs = 1 + sum(
+        before.partition != after.partition for before, after in itertools.pairwise(order)
+    )
     assert len(order) == 120
     assert installs <= 40
 
@@ -107,11 +117,20 @@ def test_orgs_that_come_late_start_at_par() -> None:
     assert turns.of("old") - turns.of("new") <= 1
 
 
-lanes = st.builds(waiting, st.sampled_from("ab"), st.sampled_from("12"), st.sampled_from(["emulator", "device"]), st.integers(0, 9), st.integers(1, 99))
+lanes = st.builds(
+    waiting,
+    st.sampled_from("ab"),
+    st.sampled_from("12"),
+    st.sampled_from(["emulator", "device"]),
+    st.integers(0, 9),
+    st.integers(1, 99),
+)
 
 
 @given(st.lists(lanes), st.lists(st.sampled_from("ab")), st.randoms())
-def test_the_choice_is_one_of_the_best_rank_and_does_not_depend_on_the_order_of_the_question(found: list[Waiting], past: list[str], random: Any) -> None:
+def test_the_choice_is_one_of_the_best_rank_and_does_not_depend_on_the_order_of_the_question(
+    found: list[Waiting], past: list[str], random: Any
+) -> None:
     turns = Turns()
     for org in past:
         turns.take(org)
@@ -126,5 +145,7 @@ def test_the_choice_is_one_of_the_best_rank_and_does_not_depend_on_the_order_of_
 
 @given(st.dictionaries(lanes.map(lambda one: one.lane), st.integers(1, 20), min_size=1, max_size=6))
 def test_everything_that_fits_is_run_exactly_once(queues: dict[Lane, int]) -> None:
-    expected = Counter({lane: count for lane, count in queues.items() if lane.partition.target == "emulator"})
+    expected = Counter(
+        {lane: count for lane, count in queues.items() if lane.partition.target == "emulator"}
+    )
     assert Counter(simulate(dict(queues), 1000)) == expected

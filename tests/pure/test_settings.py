@@ -53,12 +53,18 @@ def keys() -> Iterator[tuple[str, Field]]:
             yield one.encode_name, one
     for table, kind in TABLES.items():
         for one in msgspec.structs.fields(kind):
-            if (kind is not TargetSettings or one.name != "name") and f"{table}.{one.name}" not in TABLES:
+            if (
+                kind is not TargetSettings or one.name != "name"
+            ) and f"{table}.{one.name}" not in TABLES:
                 yield f"{table}.{one.encode_name}", one
 
 
 KEYS = dict(keys())
-NAMED = {"queue.priority_order": "high-first", "targets.pixel-7.runner": "scripted", "artifacts.collect": "always"}
+NAMED = {
+    "queue.priority_order": "high-first",
+    "targets.pixel-7.runner": "scripted",
+    "artifacts.collect": "always",
+}
 """Keys with few values to choose from."""
 
 
@@ -117,16 +123,30 @@ def in_file(key: str, toml: str) -> str:
     return f"[{table}]\n{line}" + ("" if table.startswith("targets") else WITH_TARGET)
 
 
-def refusal(text: str = "", environ: dict[str, str] | None = None, flags: dict[str, Any] | None = None) -> InvalidSettings:
+def refusal(
+    text: str = "", environ: dict[str, str] | None = None, flags: dict[str, Any] | None = None
+) -> InvalidSettings:
     with pytest.raises(InvalidSettings) as refused:
         load_settings(text, environ, flags)
     return refused.value
 
 
 def test_every_number_and_duration_states_its_range() -> None:
-    """Where 0 is a meaning of its own or any number is good, the type is plain and the key stands here."""
-    plain_keys = {key for key, one in KEYS.items() if plain(one.type) in (int, float) and get_origin(one.type) is not Annotated}
-    assert plain_keys == {"queue.replicas", "queue.retry_base", "queue.retry_cap", "queue.retention", "targets.pixel-7.stop_grace"}
+    """Where 0 is a meaning of its own or any number is good, the type is plain and the key stands
+    here.
+    """
+    plain_keys = {
+        key
+        for key, one in KEYS.items()
+        if plain(one.type) in (int, float) and get_origin(one.type) is not Annotated
+    }
+    assert plain_keys == {
+        "queue.replicas",
+        "queue.retry_base",
+        "queue.retry_cap",
+        "queue.retention",
+        "targets.pixel-7.stop_grace",
+    }
 
 
 @pytest.mark.parametrize(
@@ -143,7 +163,10 @@ def test_every_number_and_duration_states_its_range() -> None:
 )
 def test_a_limit_of_zero_is_refused_for_it_means_no_limit_elsewhere(key: str) -> None:
     refused = refusal(in_file(key, "0"))
-    assert (refused.field, refused.reason) == (key, "must be more than 0. For no practical limit, write a long time such as 7d")
+    assert (refused.field, refused.reason) == (
+        key,
+        "must be more than 0. For no practical limit, write a long time such as 7d",
+    )
 
 
 # Where a setting comes from
@@ -176,7 +199,9 @@ def test_no_two_keys_share_a_variable() -> None:
 
 
 def test_a_login_is_shown_without_its_secrets() -> None:
-    loaded = load_settings('[nats]\nuser = "agent"\npassword = "hush"\n[nats.janitor]\npassword = "hush"')
+    loaded = load_settings(
+        '[nats]\nuser = "agent"\npassword = "hush"\n[nats.janitor]\npassword = "hush"'
+    )
     assert loaded.nats.password == loaded.nats.janitor.password == "hush"
     assert "hush" not in repr(loaded)
     assert "agent" in repr(loaded)
@@ -191,63 +216,106 @@ def test_a_login_is_shown_without_its_secrets() -> None:
         ("agent.poll", ('"1m"', 60.0), ("2m", 120.0), ("3m", 180.0)),
         ("job.queue_timeout", ("1", 1.0), ("2", 2.0), (3, 3.0)),
         ("agent.targets", ('["a"]', ("a",)), ('["b"]', ("b",)), (["c"], ("c",))),
-        ("targets.pixel-7.env", ('{ A = "1" }', {"A": "1"}), ('{ B = "2" }', {"B": "2"}), ({"C": "3"}, {"C": "3"})),
+        (
+            "targets.pixel-7.env",
+            ('{ A = "1" }', {"A": "1"}),
+            ('{ B = "2" }', {"B": "2"}),
+            ({"C": "3"}, {"C": "3"}),
+        ),
         ("targets.pixel-7.slots", ("2", 2), ("3", 3), (4, 4)),
     ],
 )
-def test_a_flag_beats_the_environment_and_that_beats_the_file(key: str, file: tuple[str, Any], environ: tuple[str, Any], flag: tuple[Any, Any]) -> None:
+def test_a_flag_beats_the_environment_and_that_beats_the_file(
+    key: str, file: tuple[str, Any], environ: tuple[str, Any], flag: tuple[Any, Any]
+) -> None:
     text = in_file(key, file[0])
     assert load_settings(text) == with_value(key, file[1])
     assert load_settings(text, {variable(key): environ[0]}) == with_value(key, environ[1])
-    assert load_settings(text, {variable(key): environ[0]}, {key: flag[0]}) == with_value(key, flag[1])
-    assert load_settings(text, {variable(key): environ[0]}, {key: None}) == with_value(key, environ[1])
+    assert load_settings(text, {variable(key): environ[0]}, {key: flag[0]}) == with_value(
+        key, flag[1]
+    )
+    assert load_settings(text, {variable(key): environ[0]}, {key: None}) == with_value(
+        key, environ[1]
+    )
 
 
 def test_a_variable_changes_its_own_key_and_leaves_the_rest_of_the_table() -> None:
-    loaded = load_settings("[queue]\nreplicas = 3\nmax_deliver = 7\n", {"QGJET_QUEUE_REPLICAS": "5"})
+    loaded = load_settings(
+        "[queue]\nreplicas = 3\nmax_deliver = 7\n", {"QGJET_QUEUE_REPLICAS": "5"}
+    )
     assert loaded.queue == QueueSettings(replicas=5, max_deliver=7)
 
 
 @given(
-    st.dictionaries(st.text(max_size=6).map("QGJET_X".__add__) | st.sampled_from(["QGJET_TARGETS", "QGJET_TARGETS_PIXEL_7_NAME", "PATH"]), st.text(max_size=9))
+    st.dictionaries(
+        st.text(max_size=6).map("QGJET_X".__add__)
+        | st.sampled_from(["QGJET_TARGETS", "QGJET_TARGETS_PIXEL_7_NAME", "PATH"]),
+        st.text(max_size=9),
+    )
 )
 def test_variables_that_no_key_has_are_left_alone(environ: dict[str, str]) -> None:
     assert load_settings(WITH_TARGET, environ) == load_settings(WITH_TARGET)
 
 
 def test_a_list_in_a_variable_may_be_separated_by_commas() -> None:
-    assert load_settings("", {"QGJET_AGENT_TARGETS": " emulator, pixel-7 ,"}).agent.targets == ("emulator", "pixel-7")
+    assert load_settings("", {"QGJET_AGENT_TARGETS": " emulator, pixel-7 ,"}).agent.targets == (
+        "emulator",
+        "pixel-7",
+    )
 
 
 def test_an_empty_variable_is_an_empty_list() -> None:
-    assert load_settings('[agent]\ntargets = ["a"]', {"QGJET_AGENT_TARGETS": ""}).agent.targets == ()
+    assert (
+        load_settings('[agent]\ntargets = ["a"]', {"QGJET_AGENT_TARGETS": ""}).agent.targets == ()
+    )
 
 
 def test_targets_have_the_names_of_their_tables_in_the_order_of_the_file() -> None:
     loaded = load_settings('[targets.zulu]\nrunner = "scripted"\n[targets."a b.c"]\nslots = 2\n')
-    assert list(loaded.targets.items()) == [("zulu", TargetSettings(name="zulu", runner="scripted")), ("a b.c", TargetSettings(name="a b.c", slots=2))]
+    assert list(loaded.targets.items()) == [
+        ("zulu", TargetSettings(name="zulu", runner="scripted")),
+        ("a b.c", TargetSettings(name="a b.c", slots=2)),
+    ]
 
 
 def test_settings_give_the_deployment_and_the_backoff() -> None:
-    queue = QueueSettings(priority_order="high-first", replicas=3, retry_base_s=2.0, retry_cap_s=8.0)
+    queue = QueueSettings(
+        priority_order="high-first", replicas=3, retry_base_s=2.0, retry_cap_s=8.0
+    )
     assert queue.deployment == Deployment(priority_order="high-first", replicas=3)
     assert queue.backoff == Backoff(base_s=2.0, cap_s=8.0)
 
 
-@pytest.mark.parametrize(("order", "ranks"), [("low-first", list(range(10))), ("high-first", list(range(9, -1, -1)))])
+@pytest.mark.parametrize(
+    ("order", "ranks"), [("low-first", list(range(10))), ("high-first", list(range(9, -1, -1)))]
+)
 def test_the_most_urgent_priority_has_rank_zero(order: str, ranks: list[int]) -> None:
     assert [Deployment(priority_order=order).rank(priority) for priority in range(10)] == ranks
 
 
 def test_settings_give_the_retention_to_whoever_makes_the_streams() -> None:
-    settings = load_settings("[artifacts]\nretention = '3d'\nlog_retention = '12h'\n[queue]\nreplicas = 3")
-    assert settings.deployment == Deployment(replicas=3, artifact_retention_s=3 * 86_400.0, log_retention_s=43_200.0)
+    settings = load_settings(
+        "[artifacts]\nretention = '3d'\nlog_retention = '12h'\n[queue]\nreplicas = 3"
+    )
+    assert settings.deployment == Deployment(
+        replicas=3, artifact_retention_s=3 * 86_400.0, log_retention_s=43_200.0
+    )
 
 
 # Sizes
 
 
-@pytest.mark.parametrize(("text", "count"), [("90", 90), ("100MB", 100_000_000), ("1.5 gb", 1_500_000_000), ("64MiB", 67_108_864), ("2KiB", 2048), ("7b", 7)])
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("90", 90),
+        ("100MB", 100_000_000),
+        ("1.5 gb", 1_500_000_000),
+        ("64MiB", 67_108_864),
+        ("2KiB", 2048),
+        ("7b", 7),
+    ],
+)
 def test_sizes_count_bytes(text: str, count: int) -> None:
     assert size(text) == count
     assert load_settings(f"[artifacts]\nmax_file = '{text}'").artifacts.max_file_bytes == count
@@ -280,7 +348,27 @@ def test_a_duration_is_seconds_or_a_number_with_a_unit(text: str, seconds: float
     assert duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", " ", "s", "-1", "-1s", "1 week", "1h30m", "1,5s", ".5s", "1e3", "nan", "inf", "10M", "1.s", "9" * 400, "9" * 308 + "d"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "s",
+        "-1",
+        "-1s",
+        "1 week",
+        "1h30m",
+        "1,5s",
+        ".5s",
+        "1e3",
+        "nan",
+        "inf",
+        "10M",
+        "1.s",
+        "9" * 400,
+        "9" * 308 + "d",
+    ],
+)
 def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
     with pytest.raises(InvalidSettings, match=r"write 90, 30s, 10m or 1h") as refused:
         duration(text, "agent.poll")
@@ -318,23 +406,51 @@ def test_a_time_is_a_finite_number_from_zero_on(key: str) -> None:
     ("text", "field", "reason"),
     [
         ("nats_url = ", "qgjet.toml", "is not valid TOML"),
-        ("colour = 1", "qgjet.toml", "unknown key `colour`. Keys: nats_url, api_url, api_token, api_token_file, org_id, target"),
+        (
+            "colour = 1",
+            "qgjet.toml",
+            "unknown key `colour`. Keys: nats_url, api_url, api_token, api_token_file, org_id, target",
+        ),
         ("org = 1", "qgjet.toml", "unknown key `org`. Did you mean `org_id`?"),
-        ("[target.web]\nslots = 1", "qgjet.toml", "unknown table [target.web]. Did you mean [targets.web]?"),
-        ("[target]\nslots = 1", "qgjet.toml", "unknown table [target]. Did you mean [targets.<name>]?"),
+        (
+            "[target.web]\nslots = 1",
+            "qgjet.toml",
+            "unknown table [target.web]. Did you mean [targets.web]?",
+        ),
+        (
+            "[target]\nslots = 1",
+            "qgjet.toml",
+            "unknown table [target]. Did you mean [targets.<name>]?",
+        ),
         ("[agents]\nslots = 1", "qgjet.toml", "unknown table [agents]. Did you mean [agent]?"),
         ("[colour]\nslots = 1", "qgjet.toml", "unknown table [colour]. Tables: [nats], [queue], "),
         ("[queue]\nreplica = 1", "queue", "unknown key `replica`. Did you mean `replicas`?"),
         ("[queue]\ncolour = 1", "queue", "unknown key `colour`. Keys: priority_order, replicas, "),
         ("[nats.janitors]\nuser = 'a'", "nats", "unknown key `janitors`. Did you mean `janitor`?"),
-        ("[nats.janitor]\npasword = 'a'", "nats.janitor", "unknown key `pasword`. Did you mean `password`?"),
+        (
+            "[nats.janitor]\npasword = 'a'",
+            "nats.janitor",
+            "unknown key `pasword`. Did you mean `password`?",
+        ),
         ("[targets.web]\nslot = 1", "targets.web", "unknown key `slot`. Did you mean `slots`?"),
         ("org_id = 5", "org_id", "must be text, not a whole number"),
         ("[queue]\nreplicas = 2", "queue.replicas", "must be 1, 3 or 5"),
-        ('[queue]\npriority_order = "high"', "queue.priority_order", "must be low-first or high-first"),
-        ('[queue]\nvisibility_timeout = "499ms"', "queue.visibility_timeout", "must be at least 500ms"),
+        (
+            '[queue]\npriority_order = "high"',
+            "queue.priority_order",
+            "must be low-first or high-first",
+        ),
+        (
+            '[queue]\nvisibility_timeout = "499ms"',
+            "queue.visibility_timeout",
+            "must be at least 500ms",
+        ),
         ("[queue]\nmax_deliver = 1", "queue.max_deliver", "must be at least 2"),
-        ('[queue]\nretention = "23h"', "queue.retention", "must be at least 1d, or 0 to keep events for ever"),
+        (
+            '[queue]\nretention = "23h"',
+            "queue.retention",
+            "must be at least 1d, or 0 to keep events for ever",
+        ),
         ("[job]\npriority = 10", "job.priority", "must be from 0 to 9"),
         ("[job]\npriority = -1", "job.priority", "must be from 0 to 9"),
         ("[job]\nmax_retries = 11", "job.max_retries", "must be from 0 to 10"),
@@ -342,8 +458,16 @@ def test_a_time_is_a_finite_number_from_zero_on(key: str) -> None:
         ("[agent]\nbatch = 0", "agent.batch", "must be at least 1"),
         ("[agent]\nslots = -1", "agent.slots", "must be at least 0"),
         ("[agent]\nslots = 'many'", "agent.slots", "must be a whole number, not text"),
-        ("[agent]\npoll = 'often'", "agent.poll", "'often' is not a duration; write 90, 30s, 10m or 1h"),
-        ("[agent]\npoll = true", "agent.poll", "must be a duration such as 30s or 10m, not true or false"),
+        (
+            "[agent]\npoll = 'often'",
+            "agent.poll",
+            "'often' is not a duration; write 90, 30s, 10m or 1h",
+        ),
+        (
+            "[agent]\npoll = true",
+            "agent.poll",
+            "must be a duration such as 30s or 10m, not true or false",
+        ),
         ("[agent]\npoll = 0", "agent.poll", "must be at least 100ms"),
         ("[agent]\npoll = '99ms'", "agent.poll", "must be at least 100ms"),
         ("[agent]\nkeep_warm = 0", "agent.keep_warm", "must be at least 100ms"),
@@ -352,18 +476,48 @@ def test_a_time_is_a_finite_number_from_zero_on(key: str) -> None:
             "agent.execution_timeout",
             "must be more than 0. For no practical limit, write a long time such as 7d",
         ),
-        ("[job]\nqueue_timeout = true", "job.queue_timeout", "must be a duration such as 30s or 10m, not true or false"),
-        ("[artifacts]\nmax_file = []", "artifacts.max_file", "must be a size such as 100MB, not a list"),
+        (
+            "[job]\nqueue_timeout = true",
+            "job.queue_timeout",
+            "must be a duration such as 30s or 10m, not true or false",
+        ),
+        (
+            "[artifacts]\nmax_file = []",
+            "artifacts.max_file",
+            "must be a size such as 100MB, not a list",
+        ),
         ("[targets.pixel]\ncommand = 'true'", "targets.pixel.command", "must be a list, not text"),
-        ("[targets.pixel]\nrunner = 'magic'", "targets.pixel.runner", "'magic' is none of appwright, command, scripted"),
-        ("[targets.pixel]\nrunner = 'comand'", "targets.pixel.runner", "'comand' is none of appwright, command, scripted. Did you mean `command`?"),
-        ("[artifacts]\ncollect = 'on-fail'", "artifacts.collect", "must be always, on-failure or never. Did you mean `on-failure`?"),
+        (
+            "[targets.pixel]\nrunner = 'magic'",
+            "targets.pixel.runner",
+            "'magic' is none of appwright, command, scripted",
+        ),
+        (
+            "[targets.pixel]\nrunner = 'comand'",
+            "targets.pixel.runner",
+            "'comand' is none of appwright, command, scripted. Did you mean `command`?",
+        ),
+        (
+            "[artifacts]\ncollect = 'on-fail'",
+            "artifacts.collect",
+            "must be always, on-failure or never. Did you mean `on-failure`?",
+        ),
         ("[targets.pixel]\nslots = 0", "targets.pixel.slots", "must be at least 1"),
-        ("[targets.pixel]\nrunner = 'command'", "targets.pixel.command", "is needed by the command runner"),
-        ("[targets.pixel]\nprepare_timeout = '5 min'", "targets.pixel.prepare_timeout", "'5 min' is not a duration; write 90, 30s, 10m or 1h"),
+        (
+            "[targets.pixel]\nrunner = 'command'",
+            "targets.pixel.command",
+            "is needed by the command runner",
+        ),
+        (
+            "[targets.pixel]\nprepare_timeout = '5 min'",
+            "targets.pixel.prepare_timeout",
+            "'5 min' is not a duration; write 90, 30s, 10m or 1h",
+        ),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_key_and_reason(text: str, field: str, reason: str) -> None:
+def test_what_cannot_be_used_is_refused_with_key_and_reason(
+    text: str, field: str, reason: str
+) -> None:
     refused = refusal(text)
     assert refused.field == field
     assert reason in refused.reason
@@ -424,12 +578,20 @@ def test_a_wrong_shape_is_refused_by_the_name_of_its_key(text: str, field: str) 
         ("targets.pixel-7.slots", "x"),
     ],
 )
-def test_a_variable_that_cannot_be_used_is_refused_by_its_name_or_its_key(key: str, text: str) -> None:
+def test_a_variable_that_cannot_be_used_is_refused_by_its_name_or_its_key(
+    key: str, text: str
+) -> None:
     assert refusal(WITH_TARGET, {variable(key): text}).field in (variable(key), key)
 
 
-@pytest.mark.parametrize(("environ", "flags"), [({"QGJET_QUEUE_REPLICAS": "3"}, {}), ({}, {"queue.replicas": 3})], ids=["variable", "flag"])
-def test_a_value_for_a_table_that_is_no_table_is_refused(environ: dict[str, str], flags: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("environ", "flags"),
+    [({"QGJET_QUEUE_REPLICAS": "3"}, {}), ({}, {"queue.replicas": 3})],
+    ids=["variable", "flag"],
+)
+def test_a_value_for_a_table_that_is_no_table_is_refused(
+    environ: dict[str, str], flags: dict[str, Any]
+) -> None:
     assert refusal("queue = 5", environ, flags).field.startswith("queue")
 
 
@@ -463,7 +625,11 @@ def _toml(value: Any) -> str:
     """Values as TOML; JSON's strings are TOML's, but for half surrogate pairs, which are left out."""
     match value:
         case dict():
-            return "{" + ", ".join(f"{json.dumps(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
+            return (
+                "{"
+                + ", ".join(f"{json.dumps(key)} = {_toml(inner)}" for key, inner in value.items())
+                + "}"
+            )
         case list():
             return "[" + ", ".join(map(_toml, value)) + "]"
         case bool():
@@ -474,13 +640,37 @@ def _toml(value: Any) -> str:
             return json.dumps(value, ensure_ascii=False)
 
 
-_names = st.sampled_from(sorted({part for key in KEYS for part in key.split(".")} | {"name", "", "x"}))
+_names = st.sampled_from(
+    sorted({part for key in KEYS for part in key.split(".")} | {"name", "", "x"})
+)
 _scalars = (
-    st.sampled_from([0, 1, -1, 3, 10**20, "", "3", "10m", "command", "scripted", "low-first", True, False, float("nan"), float("inf")])
+    st.sampled_from(
+        [
+            0,
+            1,
+            -1,
+            3,
+            10**20,
+            "",
+            "3",
+            "10m",
+            "command",
+            "scripted",
+            "low-first",
+            True,
+            False,
+            float("nan"),
+            float("inf"),
+        ]
+    )
     | st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=4)
     | st.floats()
 )
-_shapes = st.recursive(_scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_names, inner, max_size=3), max_leaves=4)
+_shapes = st.recursive(
+    _scalars,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_names, inner, max_size=3),
+    max_leaves=4,
+)
 
 
 def _table(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
@@ -492,12 +682,19 @@ _files = st.fixed_dictionaries(
     {},
     optional={
         **{name: _table(kind) for name, kind in TABLES.items() if not name.startswith("targets")},
-        "targets": st.dictionaries(st.sampled_from(["pixel-7", "a b", ""]), _table(TargetSettings), max_size=2) | _shapes,
+        "targets": st.dictionaries(
+            st.sampled_from(["pixel-7", "a b", ""]), _table(TargetSettings), max_size=2
+        )
+        | _shapes,
         "org_id": _shapes,
         "x": _shapes,
     },
 )
-_variables = st.dictionaries(st.sampled_from([variable(key) for key in KEYS]), st.text(max_size=5) | _scalars.map(str) | _shapes.map(_toml), max_size=2)
+_variables = st.dictionaries(
+    st.sampled_from([variable(key) for key in KEYS]),
+    st.text(max_size=5) | _scalars.map(str) | _shapes.map(_toml),
+    max_size=2,
+)
 _flags = st.dictionaries(st.sampled_from(list(KEYS)) | _names, _shapes, max_size=2)
 
 
@@ -506,13 +703,36 @@ _flags = st.dictionaries(st.sampled_from(list(KEYS)) | _names, _shapes, max_size
 @example({"targets": 5}, {}, {})
 @example({"targets": [{}]}, {}, {})
 @example({"queue": 5}, {"QGJET_QUEUE_REPLICAS": "3"}, {})
-def test_any_file_environment_and_flags_are_settings_or_refused(file: dict[str, Any], environ: dict[str, str], flags: dict[str, Any]) -> None:
-    _loads_or_refuses("\n".join(f"{key} = {_toml(value)}" for key, value in file.items()), environ, flags)
+def test_any_file_environment_and_flags_are_settings_or_refused(
+    file: dict[str, Any], environ: dict[str, str], flags: dict[str, Any]
+) -> None:
+    _loads_or_refuses(
+        "\n".join(f"{key} = {_toml(value)}" for key, value in file.items()), environ, flags
+    )
 
 
 @given(
     st.text(max_size=40)
-    | st.lists(st.sampled_from(["[targets", ".a", "]", "[[", "=", "\n", '"', "1", "queue", "{", "2020-01-01", "#", "'''"]), max_size=12).map("".join)
+    | st.lists(
+        st.sampled_from(
+            [
+                "[targets",
+                ".a",
+                "]",
+                "[[",
+                "=",
+                "\n",
+                '"',
+                "1",
+                "queue",
+                "{",
+                "2020-01-01",
+                "#",
+                "'''",
+            ]
+        ),
+        max_size=12,
+    ).map("".join)
 )
 def test_any_text_is_settings_or_refused(text: str) -> None:
     _loads_or_refuses(text, {}, {})

@@ -48,7 +48,9 @@ def part_bytes(text: str) -> int:
 
 
 parts = hostile_text.filter(lambda text: 0 < part_bytes(text) <= MAX_PART_BYTES)
-near_parts = st.sampled_from(["a", "A", "a.b", "a%2Eb", "a~b", "b", "*", ">", "a/b", "%", "%25", "p5", "submitted"])
+near_parts = st.sampled_from(
+    ["a", "A", "a.b", "a%2Eb", "a~b", "b", "*", ">", "a/b", "%", "%25", "p5", "submitted"]
+)
 """Few enough that two slots often differ in one part only."""
 slots = st.builds(Slot, parts, parts, parts, parts)
 near_slots = st.builds(Slot, *[near_parts] * 4)
@@ -71,8 +73,12 @@ def matches(pattern: str, subject: str) -> bool:
     """NATS's own rule: `*` is one token, `>` one or more at the end."""
     wanted, given_ = pattern.split("."), subject.split(".")
     if wanted[-1] == ">":
-        return len(given_) >= len(wanted) and all(one in ("*", other) for one, other in zip(wanted[:-1], given_, strict=False))
-    return len(given_) == len(wanted) and all(one in ("*", other) for one, other in zip(wanted, given_, strict=True))
+        return len(given_) >= len(wanted) and all(
+            one in ("*", other) for one, other in zip(wanted[:-1], given_, strict=False)
+        )
+    return len(given_) == len(wanted) and all(
+        one in ("*", other) for one, other in zip(wanted, given_, strict=True)
+    )
 
 
 # Any text
@@ -113,7 +119,9 @@ def test_a_part_of_a_name_holds_nothing_that_a_file_system_gives_a_meaning_to(te
 
 @pytest.mark.parametrize("character", ["\U0001fae8", "\U00031350", "\U0001fadc"])
 def test_the_token_of_a_character_does_not_depend_on_the_age_of_python(character: str) -> None:
-    """Unicode 15 and 16 named these, Python 3.11 knows Unicode 14. Agents and clients of different Pythons must mean the same slot."""
+    """Unicode 15 and 16 named these, Python 3.11 knows Unicode 14. Agents and clients of different
+    Pythons must mean the same slot.
+    """
     assert (encode_token(character) == character) == (encode_token("\U0001f600") == "\U0001f600")
 
 
@@ -163,29 +171,41 @@ def test_a_subject_is_always_one_that_nats_accepts(slot: Slot, data: st.DataObje
 
 
 @given(near_slots, near_slots, st.data())
-def test_a_slot_filter_matches_all_events_of_its_slot_and_of_no_other(slot: Slot, other: Slot, data: st.DataObject) -> None:
+def test_a_slot_filter_matches_all_events_of_its_slot_and_of_no_other(
+    slot: Slot, other: Slot, data: st.DataObject
+) -> None:
     subject, _, _ = data.draw(subjects_of(slot))
     assert matches(slot_filter(slot), subject)
     assert matches(slot_filter(other), subject) == (slot == other)
 
 
 @given(near_slots, near_slots, st.data())
-def test_a_partition_filter_matches_all_events_of_its_partition_and_of_no_other(slot: Slot, other: Slot, data: st.DataObject) -> None:
+def test_a_partition_filter_matches_all_events_of_its_partition_and_of_no_other(
+    slot: Slot, other: Slot, data: st.DataObject
+) -> None:
     subject, _, _ = data.draw(subjects_of(slot))
     assert matches(partition_filter(slot.partition), subject)
-    assert matches(partition_filter(other.partition), subject) == (slot.partition == other.partition)
+    assert matches(partition_filter(other.partition), subject) == (
+        slot.partition == other.partition
+    )
     assert matches(ALL_JOBS, subject)
 
 
 @given(near_slots, near_lanes, st.data())
-def test_a_lane_filter_matches_what_asks_for_a_run_at_its_rank_and_nothing_else(slot: Slot, lane: Lane, data: st.DataObject) -> None:
+def test_a_lane_filter_matches_what_asks_for_a_run_at_its_rank_and_nothing_else(
+    slot: Slot, lane: Lane, data: st.DataObject
+) -> None:
     subject, event, rank = data.draw(subjects_of(slot))
-    assert matches(lane_filter(lane), subject) == (event in RANKED and lane == Lane(slot.partition, rank or 0))
+    assert matches(lane_filter(lane), subject) == (
+        event in RANKED and lane == Lane(slot.partition, rank or 0)
+    )
     assert rank is None or matches(lane_filter(Lane(slot.partition, rank)), subject)
 
 
 @given(near_slots, near_parts, st.data())
-def test_the_doorbell_of_a_target_rings_for_every_run_asked_of_it(slot: Slot, target: str, data: st.DataObject) -> None:
+def test_the_doorbell_of_a_target_rings_for_every_run_asked_of_it(
+    slot: Slot, target: str, data: st.DataObject
+) -> None:
     subject, event, _ = data.draw(subjects_of(slot))
     assert matches(target_filter(slot.target), subject) == (event in RANKED)
     assert matches(target_filter(target), subject) == (event in RANKED and target == slot.target)
@@ -197,7 +217,9 @@ def test_a_bell_gives_its_lane_back(lane: Lane) -> None:
 
 
 @given(slots, st.data())
-def test_a_subject_that_asks_for_a_run_is_a_bell_of_its_lane(slot: Slot, data: st.DataObject) -> None:
+def test_a_subject_that_asks_for_a_run_is_a_bell_of_its_lane(
+    slot: Slot, data: st.DataObject
+) -> None:
     subject, _, rank = data.draw(subjects_of(slot))
     assert parse_bell(subject) == (None if rank is None else Lane(slot.partition, rank))
 
@@ -235,7 +257,13 @@ def test_a_subject_reads_like_the_job_it_is_about() -> None:
     }
 
 
-@given(st.lists(st.sampled_from(["qg", "job", "bell", "a", "%", "%FF", "%2", "%2e", "p5", "p12", ""]) | utf8_text, max_size=9))
+@given(
+    st.lists(
+        st.sampled_from(["qg", "job", "bell", "a", "%", "%FF", "%2", "%2e", "p5", "p12", ""])
+        | utf8_text,
+        max_size=9,
+    )
+)
 @example(["qg", "job", "%FF", "1", "emulator", "test", "started"])
 @example(["qg", "bell", "%FF", "1", "emulator", "p5"])
 def test_any_subject_at_all_is_parsed_or_is_none_of_ours(tokens: list[str]) -> None:
@@ -291,14 +319,29 @@ def test_a_consumer_name_is_always_one_that_nats_accepts(lane: Lane) -> None:
     assert len(name.encode()) <= 255
 
 
-@given(st.lists(st.sampled_from(["a", "%", "%FF", "%2", "p5", "p12", "", "~"]) | utf8_text, max_size=5))
+@given(
+    st.lists(st.sampled_from(["a", "%", "%FF", "%2", "p5", "p12", "", "~"]) | utf8_text, max_size=5)
+)
 @example(["%FF", "1", "emulator", "p5"])
 def test_any_consumer_name_at_all_is_parsed_or_is_none_of_ours(tokens: list[str]) -> None:
     lane = parse_consumer("~".join(tokens))
     assert lane is None or isinstance(lane, Lane)
 
 
-@pytest.mark.parametrize("name", ["", "projector", "a~b~c", "a~b~c~5", "a~b~c~p", "a~b~c~p10", "a~~c~p5", "a~b~c~d~p5", "a~b~c~p\u0665"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "projector",
+        "a~b~c",
+        "a~b~c~5",
+        "a~b~c~p",
+        "a~b~c~p10",
+        "a~~c~p5",
+        "a~b~c~d~p5",
+        "a~b~c~p\u0665",
+    ],
+)
 def test_other_consumers_are_not_lanes(name: str) -> None:
     assert parse_consumer(name) is None
 
@@ -317,7 +360,9 @@ def test_other_consumers_are_not_lanes(name: str) -> None:
         ("\u00e9" * 33, "is 66 bytes long when percent-encoded, at most 64 are accepted"),
     ],
 )
-def test_an_id_that_does_not_fit_is_refused_with_the_reason(field: str, text: str, reason: str) -> None:
+def test_an_id_that_does_not_fit_is_refused_with_the_reason(
+    field: str, text: str, reason: str
+) -> None:
     parts_of = {"org_id": "acme", "app_version_id": "1", "target": "emulator"} | {field: text}
     with pytest.raises(InvalidInput) as refused:
         slot_prefix(Slot(**parts_of, test="test"))
@@ -341,13 +386,20 @@ def test_a_test_path_that_does_not_fit_is_refused_with_the_reason(test: str, rea
 @given(st.text(max_size=300), st.text(max_size=300))
 @example("x" * MAX_PART_BYTES, "t" * MAX_TEST_BYTES)
 @example("x" * 300, "t" * 300)
-def test_what_is_accepted_always_fits_and_what_does_not_fit_is_never_accepted(part: str, test: str) -> None:
+def test_what_is_accepted_always_fits_and_what_does_not_fit_is_never_accepted(
+    part: str, test: str
+) -> None:
     try:
         slot = Slot(part, part, part, test)
         name = lane_consumer(Lane(slot.partition, 9))
         subject = event_subject(slot_prefix(slot), "submitted", 9)
     except InvalidInput:
-        assert not part or not test or part_bytes(part) > MAX_PART_BYTES or len(encode_token(test).encode()) > MAX_TEST_BYTES
+        assert (
+            not part
+            or not test
+            or part_bytes(part) > MAX_PART_BYTES
+            or len(encode_token(test).encode()) > MAX_TEST_BYTES
+        )
     else:
         assert len(name.encode()) <= 3 * MAX_PART_BYTES + 5
         assert len(subject.encode()) < 1024

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import NOW, spec
-from qgjet.domain.suite import Member, SuiteOpened, decode, encode, member_of, shared_tags, suite_prefix
+from qgjet.domain.suite import (
+    Member,
+    SuiteOpened,
+    decode,
+    encode,
+    member_of,
+    shared_tags,
+    suite_prefix,
+)
 from qgjet.errors import InvalidInput, UndecodableEvent
 from strategies import values
 
@@ -25,7 +33,9 @@ def test_an_event_is_written_as_it_was_stored() -> None:
 
 
 def test_an_event_without_what_later_versions_added_is_read() -> None:
-    event = decode(b'{"type":"opened","suite_id":"s","org_id":"o","at":"2026-11-20T10:00:00Z","submission":"x","jobs":[],"of_tomorrow":1}')
+    event = decode(
+        b'{"type":"opened","suite_id":"s","org_id":"o","at":"2026-11-20T10:00:00Z","submission":"x","jobs":[],"of_tomorrow":1}'
+    )
     assert (event.to_come, event.tags, event.jobs) == (0, {}, ())
 
 
@@ -34,7 +44,10 @@ def test_events_read_back(event: SuiteOpened) -> None:
     assert decode(encode(event)) == event
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b'{"type":"sealed"}', b"\xff", b'{"type":"opened","jobs":3}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{}", b'{"type":"sealed"}', b"\xff", b'{"type":"opened","jobs":3}', b"[" * 100_000],
+)
 def test_what_cannot_be_read_is_said(data: bytes) -> None:
     with pytest.raises(UndecodableEvent):
         decode(data)
@@ -48,8 +61,23 @@ def test_the_subject_holds_any_text() -> None:
 
 def test_members_know_their_slot() -> None:
     job = spec()
-    event = SuiteOpened(suite_id="s", org_id=job.org_id, at=NOW, submission="x", jobs=(member_of(job, "other", attached=True, seq=4),))
-    assert event.jobs == (Member(job_id="other", app_version_id=job.app_version_id, target=job.target, test=job.test, attached=True, seq=4),)
+    event = SuiteOpened(
+        suite_id="s",
+        org_id=job.org_id,
+        at=NOW,
+        submission="x",
+        jobs=(member_of(job, "other", attached=True, seq=4),),
+    )
+    assert event.jobs == (
+        Member(
+            job_id="other",
+            app_version_id=job.app_version_id,
+            target=job.target,
+            test=job.test,
+            attached=True,
+            seq=4,
+        ),
+    )
     assert event.slot_of(event.jobs[0]) == job.slot
 
 
@@ -57,4 +85,9 @@ def test_members_know_their_slot() -> None:
 def test_only_what_all_say_is_said_of_the_suite(tags: list[dict[str, str]]) -> None:
     shared = shared_tags(tags)
     assert all(shared.items() <= one.items() for one in tags)
-    assert all(key in shared for one in tags for key, value in one.items() if all(other.get(key) == value for other in tags))
+    assert all(
+        key in shared
+        for one in tags
+        for key, value in one.items()
+        if all(other.get(key) == value for other in tags)
+    )

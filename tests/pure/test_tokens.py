@@ -15,17 +15,27 @@ from qgjet.auth import tokens
 from qgjet.auth.tokens import Scope, Token
 from qgjet.errors import InvalidInput
 
-SECRETS = st.binary(min_size=32, max_size=32).map(lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="))
+SECRETS = st.binary(min_size=32, max_size=32).map(
+    lambda data: base64.urlsafe_b64encode(data).decode().rstrip("=")
+)
 IDS = st.binary(min_size=6, max_size=6)
 
 
 def minted(token_id: bytes = b"\1" * 6, secret: str = "s" * 43, **fields: Any) -> tuple[str, Token]:
-    given: dict[str, Any] = {"name": "ci", "scopes": [Scope.SUBMIT], "orgs": ["acme"], "now": NOW, **fields}
+    given: dict[str, Any] = {
+        "name": "ci",
+        "scopes": [Scope.SUBMIT],
+        "orgs": ["acme"],
+        "now": NOW,
+        **fields,
+    }
     return tokens.mint(token_id=token_id, secret=secret, **given)
 
 
 @given(IDS, SECRETS)
-def test_a_token_is_found_by_its_text_and_what_is_kept_does_not_hold_it(token_id: bytes, secret: str) -> None:
+def test_a_token_is_found_by_its_text_and_what_is_kept_does_not_hold_it(
+    token_id: bytes, secret: str
+) -> None:
     text, kept = minted(token_id, secret)
     assert tokens.find({kept.id: kept}, text) == kept
     stored = tokens.text_of([kept])
@@ -34,7 +44,9 @@ def test_a_token_is_found_by_its_text_and_what_is_kept_does_not_hold_it(token_id
 
 
 @given(IDS, SECRETS, st.integers(0, 61), st.characters())
-def test_a_text_that_differs_anywhere_is_no_token(token_id: bytes, secret: str, place: int, other: str) -> None:
+def test_a_text_that_differs_anywhere_is_no_token(
+    token_id: bytes, secret: str, place: int, other: str
+) -> None:
     text, kept = minted(token_id, secret)
     changed = text[:place] + other + text[place + 1 :]
     assert (tokens.find({kept.id: kept}, changed) is None) == (changed != text)
@@ -48,7 +60,12 @@ def test_any_text_is_refused_quietly(text: str) -> None:
     tokens.bearer(text)
 
 
-@given(st.text(max_size=200) | st.sampled_from(['{"tokens":[{}]}', '{"tokens":1}', "[]", "[" * 100_000, '{"tokens":[],"x":1}']))
+@given(
+    st.text(max_size=200)
+    | st.sampled_from(
+        ['{"tokens":[{}]}', '{"tokens":1}', "[]", "[" * 100_000, '{"tokens":[],"x":1}']
+    )
+)
 def test_a_file_that_is_no_list_of_tokens_is_refused_with_its_name(text: str) -> None:
     if text:
         with pytest.raises(InvalidInput) as caught:
@@ -63,7 +80,11 @@ def test_a_token_of_another_id_is_not_found_by_the_hash_alone() -> None:
 
 @pytest.mark.parametrize(
     ("scopes", "allowed"),
-    [([Scope.READ], {Scope.READ}), ([Scope.SUBMIT], {Scope.READ, Scope.SUBMIT}), ([Scope.READ, Scope.OPERATE], set(Scope))],
+    [
+        ([Scope.READ], {Scope.READ}),
+        ([Scope.SUBMIT], {Scope.READ, Scope.SUBMIT}),
+        ([Scope.READ, Scope.OPERATE], set(Scope)),
+    ],
 )
 def test_a_scope_includes_those_before_it(scopes: list[Scope], allowed: set[Scope]) -> None:
     _, kept = minted(scopes=scopes)
@@ -103,6 +124,9 @@ def test_what_makes_no_token_is_refused(fields: dict[str, Any], field: str) -> N
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize(("header", "text"), [("Bearer a", "a"), ("bearer  a ", "a"), ("Basic a", ""), ("", ""), ("Bearer", ""), ("a", "")])
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [("Bearer a", "a"), ("bearer  a ", "a"), ("Basic a", ""), ("", ""), ("Bearer", ""), ("a", "")],
+)
 def test_the_token_is_what_follows_bearer(header: str, text: str) -> None:
     assert tokens.bearer(header) == text

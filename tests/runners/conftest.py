@@ -41,7 +41,9 @@ def printed() -> Printed:
 
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[[str], list[str]]:
-    """Writes a script and gives the argv that runs it. In it `say(...)` prints a line at one go; print() would let others come in between."""
+    """Writes a script and gives the argv that runs it. In it `say(...)` prints a line at one go;
+    print() would let others come in between.
+    """
 
     def write(source: str) -> list[str]:
         path = tmp_path / f"job-{uuid.uuid4().hex}.py"
@@ -53,10 +55,22 @@ def python(tmp_path: Path) -> Callable[[str], list[str]]:
 
 @pytest.fixture
 def make_attempt(tmp_path: Path) -> Callable[..., Attempt]:
-    def make(*, number: int = 1, hold_s: float = 60.0, on_output: Callable[[bytes], None] = lambda _: None, **fields: Any) -> Attempt:
+    def make(
+        *,
+        number: int = 1,
+        hold_s: float = 60.0,
+        on_output: Callable[[bytes], None] = lambda _: None,
+        **fields: Any,
+    ) -> Attempt:
         directory = tmp_path / f"attempt-{uuid.uuid4().hex}"
         stop_control = StopControl(lease_time() + hold_s)
-        return Attempt(spec=spec(**fields), number=number, path=str(directory), stop_control=stop_control, on_output=on_output)
+        return Attempt(
+            spec=spec(**fields),
+            number=number,
+            path=str(directory),
+            stop_control=stop_control,
+            on_output=on_output,
+        )
 
     return make
 
@@ -82,7 +96,9 @@ def alter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Alter:
     def change(source: str) -> None:
         program = tmp_path / "guardian.py"
         load = f"import importlib.util\nspec = importlib.util.spec_from_file_location('guardian', {supervisor.__file__!r})\n"
-        load += "guardian = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(guardian)\n"
+        load += (
+            "guardian = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(guardian)\n"
+        )
         program.write_text(f"{load}{source}\nguardian.main()\n")
         monkeypatch.setattr(supervisor, "__file__", str(program))
 

@@ -1,4 +1,6 @@
-"""Real processes for the runner tests: a mark in their environment to find every one of them, and waits with a deadline."""
+"""Real processes for the runner tests: a mark in their environment to find every one of them, and
+waits with a deadline.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,17 @@ class Family:
 
     def pids(self) -> set[int]:
         wanted = f"{MARK}={self.mark}".encode()
-        return {int(entry.name) for entry in Path("/proc").glob("[0-9]*") if wanted in _environ(entry)}
+        return {
+            int(entry.name) for entry in Path("/proc").glob("[0-9]*") if wanted in _environ(entry)
+        }
 
     async def dies(self, within_s: float = DEADLINE_S) -> None:
         await wait_until(lambda: not self.pids(), "the processes of the job are gone", within_s)
 
     async def counts(self, number: int) -> None:
-        await wait_until(lambda: len(self.pids()) >= number, f"{number} processes of the job are there")
+        await wait_until(
+            lambda: len(self.pids()) >= number, f"{number} processes of the job are there"
+        )
 
 
 def _environ(entry: Path) -> bytes:
@@ -44,7 +50,9 @@ def _environ(entry: Path) -> bytes:
         return b""
 
 
-async def wait_until(condition: Callable[[], object], what: str, within_s: float = DEADLINE_S) -> None:
+async def wait_until(
+    condition: Callable[[], object], what: str, within_s: float = DEADLINE_S
+) -> None:
     """Poll with a deadline, for what gives no signal to wait for."""
     deadline = time.monotonic() + patience(within_s)
     while not condition():
@@ -81,7 +89,12 @@ class FakeAgent:
         script = tmp_path / f"agent-{uuid.uuid4().hex}.py"
         script.write_text(source)
         root = Path(qgjet.__file__).parents[1]
-        self.process = subprocess.Popen([sys.executable, "-u", str(script)], env={**env, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, cwd=tmp_path)
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", str(script)],
+            env={**env, "PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE,
+            cwd=tmp_path,
+        )
 
     @property
     def pid(self) -> int:

@@ -1,4 +1,6 @@
-"""The `appwright` runner up to the call of cli.js. What Playwright makes of that call is tested in tests/e2e, on a real installation."""
+"""The `appwright` runner up to the call of cli.js. What Playwright makes of that call is tested in
+tests/e2e, on a real installation.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,44 @@ console.log(JSON.stringify(filters.map((filter) => files.filter((file) => match(
 
 
 def test_a_filter_matches_its_own_file_and_no_other() -> None:
-    names = ["a.js", "A.js", "axjs", "b/a.js", "a.js.js", "a-b.js", "a b.js", "(a).js", "[a].js", "a+.js", "a$.js", "^a.js", "{a}.js", "a|b.js", "a\\b.js"]
-    names += ["a?.js", "a*.js", "a.js:12", "a.js:1:2", "ü.js", "a/g", "a\u2028.js", "a\u2029.js", "'a\".js", "#,<>=!&.js", "\U0001f4f1.js"]
-    files = [f"/srv/pro ject/tests/{name}" for name in names] + ["/tests/a.js", "/srv/pro ject/tests"]
+    names = [
+        "a.js",
+        "A.js",
+        "axjs",
+        "b/a.js",
+        "a.js.js",
+        "a-b.js",
+        "a b.js",
+        "(a).js",
+        "[a].js",
+        "a+.js",
+        "a$.js",
+        "^a.js",
+        "{a}.js",
+        "a|b.js",
+        "a\\b.js",
+    ]
+    names += [
+        "a?.js",
+        "a*.js",
+        "a.js:12",
+        "a.js:1:2",
+        "ü.js",
+        "a/g",
+        "a\u2028.js",
+        "a\u2029.js",
+        "'a\".js",
+        "#,<>=!&.js",
+        "\U0001f4f1.js",
+    ]
+    files = [f"/srv/pro ject/tests/{name}" for name in names] + [
+        "/tests/a.js",
+        "/srv/pro ject/tests",
+    ]
     asked = json.dumps({"filters": [exactly(Path(file)) for file in files], "files": files})
-    answer = subprocess.run(["node", "-e", MATCH], input=asked, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        ["node", "-e", MATCH], input=asked, capture_output=True, text=True, check=True
+    )
     assert json.loads(answer.stdout) == [[file] for file in files]
 
 
@@ -55,7 +90,9 @@ def session(tmp_path: Path) -> Callable[..., Any]:
 
     async def make(**fields: Any) -> Session:
         target = TargetSettings(**{"name": "emulator", "dir": str(tmp_path / "project"), **fields})
-        return await make_runner(target).prepare(Partition("acme", "1.0.0", "emulator"), tmp_path / "session")
+        return await make_runner(target).prepare(
+            Partition("acme", "1.0.0", "emulator"), tmp_path / "session"
+        )
 
     return make
 
@@ -69,7 +106,10 @@ def installed(tmp_path: Path) -> Path:
 
 
 async def test_cli_js_is_called_with_this_file_only_and_reports_in_the_attempts_directory(
-    session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt, monkeypatch: pytest.MonkeyPatch
+    session: Callable[..., Any],
+    installed: Path,
+    make_attempt: MakeAttempt,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CI", "of the agent")
     attempt = make_attempt(test="./tests/a.spec.js")
@@ -80,14 +120,28 @@ async def test_cli_js_is_called_with_this_file_only_and_reports_in_the_attempts_
     assert called["argv"] == [
         "test",
         exactly(project / "tests" / "a.spec.js"),
-        *("--config", "e2e.config.ts", "--project", "android", "--workers=1", "--retries=2", "--reporter=list,json"),
+        *(
+            "--config",
+            "e2e.config.ts",
+            "--project",
+            "android",
+            "--workers=1",
+            "--retries=2",
+            "--reporter=list,json",
+        ),
         *("--output", str(attempt.directory / "test-results"), "--shard=1/1"),
     ]
     environment = called["env"]
     assert environment["PLAYWRIGHT_JSON_OUTPUT_FILE"] == str(attempt.directory / "report.json")
     assert environment["WDIO_LOG_PATH"] == str(attempt.directory / "webdriver.log")
-    assert (environment["PLAYWRIGHT_HTML_OPEN"], environment["FORCE_COLOR"], environment["QGJET_TEST"]) == ("never", "0", "./tests/a.spec.js")
-    assert environment["CI"] == "true"  # not the agent's own: `forbidOnly: !!process.env.CI` has to work in every queued run
+    assert (
+        environment["PLAYWRIGHT_HTML_OPEN"],
+        environment["FORCE_COLOR"],
+        environment["QGJET_TEST"],
+    ) == ("never", "0", "./tests/a.spec.js")
+    assert (
+        environment["CI"] == "true"
+    )  # not the agent's own: `forbidOnly: !!process.env.CI` has to work in every queued run
 
 
 @pytest.mark.parametrize(
@@ -101,7 +155,11 @@ async def test_cli_js_is_called_with_this_file_only_and_reports_in_the_attempts_
     ],
 )
 async def test_all_tests_run_and_no_snapshot_is_written_where_playwright_has_the_option(
-    package: str, options: list[str], session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt
+    package: str,
+    options: list[str],
+    session: Callable[..., Any],
+    installed: Path,
+    make_attempt: MakeAttempt,
 ) -> None:
     installed.with_name("package.json").write_text(package)
     await (await session()).run(make_attempt(test="tests/a.spec.js"))
@@ -115,7 +173,9 @@ def test_a_version_that_cannot_be_read_is_none(package: str, tmp_path: Path) -> 
     assert version_of(tmp_path / "cli.js") == version_of(tmp_path / "nowhere" / "cli.js") == (0, 0)
 
 
-async def test_the_project_is_the_target_unless_it_says_otherwise(session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt) -> None:
+async def test_the_project_is_the_target_unless_it_says_otherwise(
+    session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt
+) -> None:
     await (await session()).run(make_attempt(test="tests/a.spec.js"))
     argv = json.loads((installed.parents[3] / "called.json").read_text())["argv"]
     assert argv[argv.index("--project") + 1] == "emulator"
@@ -131,7 +191,11 @@ async def test_an_installation_hoisted_into_a_directory_above_is_found(
 
 @pytest.mark.parametrize("test", ["tests/missing.spec.js", "tests", "tests/a.spec.js/x", "x" * 300])
 async def test_a_test_that_is_no_file_is_named_without_starting_anything(
-    test: str, session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt, tmp_path: Path
+    test: str,
+    session: Callable[..., Any],
+    installed: Path,
+    make_attempt: MakeAttempt,
+    tmp_path: Path,
 ) -> None:
     outcome = await (await session()).run(make_attempt(test=test))
     assert (outcome.verdict, outcome.reason) == (Verdict.CONFIG_ERROR, "no_tests")
@@ -139,20 +203,34 @@ async def test_a_test_that_is_no_file_is_named_without_starting_anything(
     assert not (tmp_path / "real" / "called.json").exists()
 
 
-@pytest.mark.parametrize("test", ["../real/tests/a.spec.js", "/etc/passwd", "--config=x", "tests/a\0.js"])
-async def test_a_hostile_test_path_is_refused(test: str, session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "test", ["../real/tests/a.spec.js", "/etc/passwd", "--config=x", "tests/a\0.js"]
+)
+async def test_a_hostile_test_path_is_refused(
+    test: str,
+    session: Callable[..., Any],
+    installed: Path,
+    make_attempt: MakeAttempt,
+    tmp_path: Path,
+) -> None:
     outcome = await (await session()).run(make_attempt(test=test))
     assert (outcome.verdict, outcome.reason) == (Verdict.CONFIG_ERROR, "invalid_input")
     assert not (tmp_path / "real" / "called.json").exists()
 
 
-async def test_a_project_without_playwright_says_how_to_mend_it(session: Callable[..., Any], make_attempt: MakeAttempt, tmp_path: Path) -> None:
+async def test_a_project_without_playwright_says_how_to_mend_it(
+    session: Callable[..., Any], make_attempt: MakeAttempt, tmp_path: Path
+) -> None:
     outcome = await (await session()).run(make_attempt(test="tests/a.spec.js"))
     assert (outcome.verdict, outcome.reason) == (Verdict.CONFIG_ERROR, "module_not_found")
     assert f'run "npm ci" in {tmp_path / "real"}' in outcome.message
 
 
-async def test_a_host_without_node_says_so(session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt) -> None:
-    outcome = await (await session(env={"PATH": "/nowhere"})).run(make_attempt(test="tests/a.spec.js"))
+async def test_a_host_without_node_says_so(
+    session: Callable[..., Any], installed: Path, make_attempt: MakeAttempt
+) -> None:
+    outcome = await (await session(env={"PATH": "/nowhere"})).run(
+        make_attempt(test="tests/a.spec.js")
+    )
     assert (outcome.verdict, outcome.reason) == (Verdict.CONFIG_ERROR, "command_not_found")
     assert "node is not on the PATH" in outcome.message

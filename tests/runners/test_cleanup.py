@@ -101,7 +101,9 @@ def test_a_user_without_privileges_removes_directories_that_are_closed() -> None
     subprocess.run([sys.executable, "-c", UNPRIVILEGED], check=True, timeout=60)
 
 
-def test_what_cannot_be_removed_is_logged_once_and_the_rest_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_removed_is_logged_once_and_the_rest_goes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree = tmp_path / "tree"
     for name in ("busy", "free"):
         (tree / name / "in").mkdir(parents=True)
@@ -119,7 +121,9 @@ def test_what_cannot_be_removed_is_logged_once_and_the_rest_goes(tmp_path: Path,
     assert "busy" in caplog.text
 
 
-def test_one_file_that_stays_keeps_only_the_directories_above_it(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_that_stays_keeps_only_the_directories_above_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree = tmp_path / "tree"
     for name in ("a", "busy", "z"):
         (tree / "in" / name / "deep").mkdir(parents=True)
@@ -143,7 +147,9 @@ def test_a_path_that_no_system_has_is_logged(caplog: pytest.LogCaptureFixture) -
     assert len(caplog.records) == 2
 
 
-async def test_without_a_thread_left_it_is_removed_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_thread_left_it_is_removed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -159,9 +165,17 @@ def test_what_is_not_there_is_no_problem(tmp_path: Path, caplog: pytest.LogCaptu
     assert not caplog.records
 
 
-@given(st.recursive(st.none(), lambda inner: st.dictionaries(st.sampled_from("abcd"), inner, max_size=4), max_leaves=30))
+@given(
+    st.recursive(
+        st.none(),
+        lambda inner: st.dictionaries(st.sampled_from("abcd"), inner, max_size=4),
+        max_leaves=30,
+    )
+)
 @settings(max_examples=30, deadline=None)
-def test_any_tree_goes(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, object] | None) -> None:
+def test_any_tree_goes(
+    tmp_path_factory: pytest.TempPathFactory, tree: dict[str, object] | None
+) -> None:
     top = tmp_path_factory.mktemp("any") / "tree"
 
     def make(path: Path, content: object) -> None:
@@ -187,9 +201,16 @@ with own_directory(pathlib.Path(sys.argv[1]), "agent-") as path:
 """
 
 
-async def test_directories_of_killed_processes_go_at_the_next_start_and_no_others(tmp_path: Path) -> None:
+async def test_directories_of_killed_processes_go_at_the_next_start_and_no_others(
+    tmp_path: Path,
+) -> None:
     def owner() -> subprocess.Popen[str]:
-        return subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", OWNER, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def path_of(process: subprocess.Popen[str]) -> Path:
         assert process.stdout is not None
@@ -208,7 +229,12 @@ async def test_directories_of_killed_processes_go_at_the_next_start_and_no_other
 
             await eventually(is_gone, what="the directory of the killed process to be removed")
             remove_abandoned(tmp_path, "agent-")
-            assert {path.name for path in tmp_path.iterdir()} == {own.name, stays.name, older.name, "agent-link"}
+            assert {path.name for path in tmp_path.iterdir()} == {
+                own.name,
+                stays.name,
+                older.name,
+                "agent-link",
+            }
             assert (stays / "job-1").is_dir()
         assert not own.exists()
         lives.communicate("")

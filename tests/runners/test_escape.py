@@ -1,4 +1,6 @@
-"""Processes that try to outlive their tree: chains in which each generation forks, leaves its session and exits before a walk through /proc finds it."""
+"""Processes that try to outlive their tree: chains in which each generation forks, leaves its
+session and exits before a walk through /proc finds it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ Script = Callable[[str], list[str]]
 BOUND_S = 10.0
 """From the end of a command to a free slot."""
 LIFETIME_S = 120.0
-"""Of a chain that nothing kills, such as after the end of the tests themselves: on a machine it would run until the next start."""
+"""Of a chain that nothing kills, such as after the end of the tests themselves: on a machine it
+would run until the next start.
+"""
 CHAINS = """
 def chain():
     open({alive!r}, "w")
@@ -70,7 +74,9 @@ os._exit(7)
 
 
 class Alive:
-    """A FIFO that the chains hold open for writing while one of their processes lives, however short its life is."""
+    """A FIFO that the chains hold open for writing while one of their processes lives, however
+    short its life is.
+    """
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -118,20 +124,26 @@ def chains(alive: Alive, number: int = 5) -> str:
 
 
 @pytest.mark.parametrize("way", ["with a cgroup", "without"])
-async def test_chains_of_processes_end_with_their_command(way: str, request: pytest.FixtureRequest, family: Family, python: Script, alive: Alive) -> None:
+async def test_chains_of_processes_end_with_their_command(
+    way: str, request: pytest.FixtureRequest, family: Family, python: Script, alive: Alive
+) -> None:
     request.getfixturevalue("own_cgroup" if way == "with a cgroup" else "no_cgroup")
     result = await run(python(chains(alive) + "os._exit(7)"), family)
     assert (result.exit_code, result.signal, result.stopped) == (7, "", None)
     assert not alive
 
 
-async def test_chains_of_processes_end_with_the_hold(family: Family, python: Script, alive: Alive) -> None:
+async def test_chains_of_processes_end_with_the_hold(
+    family: Family, python: Script, alive: Alive
+) -> None:
     result = await run(python(chains(alive) + HANG), family, stop_control=stop_control(1.0))
     assert (result.signal, result.stopped) == ("SIGKILL", StopReason.LEASE_LOST)
     assert not alive
 
 
-async def test_kill_9_of_the_guardian_ends_chains_too(own_cgroup: None, family: Family, printed: Printed, python: Script, alive: Alive) -> None:
+async def test_kill_9_of_the_guardian_ends_chains_too(
+    own_cgroup: None, family: Family, printed: Printed, python: Script, alive: Alive
+) -> None:
     async with asyncio.TaskGroup() as group:
         task = group.create_task(run(python(chains(alive) + HANG), family, on_output=printed))
         await printed.says("ready")
@@ -140,9 +152,13 @@ async def test_kill_9_of_the_guardian_ends_chains_too(own_cgroup: None, family: 
     assert not alive
 
 
-async def test_a_cgroup_ends_what_no_walk_finds_and_is_removed(own_cgroup: None, family: Family, python: Script, alter: Alter) -> None:
+async def test_a_cgroup_ends_what_no_walk_finds_and_is_removed(
+    own_cgroup: None, family: Family, python: Script, alter: Alter
+) -> None:
     alter("guardian.descendants = lambda ancestor: []\nguardian._children = lambda: []")
-    result = await run(python(DAEMON + "say(open('/proc/self/cgroup').read()); os._exit(7)"), family)
+    result = await run(
+        python(DAEMON + "say(open('/proc/self/cgroup').read()); os._exit(7)"), family
+    )
     assert result.exit_code == 7
     assert not family.pids()
     own = next(line[3:] for line in result.tail.decode().splitlines() if line.startswith("0::"))
@@ -155,13 +171,19 @@ async def test_a_cgroup_ends_what_no_walk_finds_and_is_removed(own_cgroup: None,
 async def test_an_agent_ends_what_another_one_left_that_was_killed_with_its_guardian(
     own_cgroup: None, family: Family, fake_agent: Callable[[str], FakeAgent], python: Script
 ) -> None:
-    agent = fake_agent(AGENT.format(argv=python(DAEMON + "say('pid', os.getpid());" + HANG), env=family.env, hold_s=60))
+    agent = fake_agent(
+        AGENT.format(
+            argv=python(DAEMON + "say('pid', os.getpid());" + HANG), env=family.env, hold_s=60
+        )
+    )
     supervisor = guardian_of(int((await agent.says(b"pid")).split()[1]))
     os.kill(agent.pid, signal.SIGSTOP)
     os.kill(supervisor, signal.SIGKILL)
     os.kill(agent.pid, signal.SIGKILL)
     agent.process.wait()
-    await wait_until(lambda: len(family.pids()) == 1, "the kernel has killed the command, and not its daemon")
+    await wait_until(
+        lambda: len(family.pids()) == 1, "the kernel has killed the command, and not its daemon"
+    )
     cgroup.end_those_of_dead_agents.cache_clear()
     await run(["true"], Family())
     await family.dies()
@@ -180,18 +202,27 @@ async def test_what_cannot_be_killed_is_named_and_frees_the_slot(
     await family.dies()
 
 
-async def test_without_a_subreaper_the_tree_is_found_by_its_mark(no_cgroup: None, family: Family, python: Script, alter: Alter) -> None:
+async def test_without_a_subreaper_the_tree_is_found_by_its_mark(
+    no_cgroup: None, family: Family, python: Script, alter: Alter
+) -> None:
     alter("guardian._prctl = lambda *_: False")
     result = await run(python(DAEMON + "os._exit(7)"), family)
     assert result.exit_code == 7
     assert not family.pids()
 
 
-async def test_a_later_process_with_the_number_of_the_command_does_not_change_its_result(family: Family, python: Script, printed: Printed) -> None:
+async def test_a_later_process_with_the_number_of_the_command_does_not_change_its_result(
+    family: Family, python: Script, printed: Printed
+) -> None:
     if not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK):
         missing("this user cannot choose the next process ID here")
     with Output(listener=printed) as output:
-        tree = SupervisedProcess(Command(argv=python(PID_REUSED), cwd=Path("/"), env=family.env), kill_at=stop_control().kill_at, output=output, keep=True)
+        tree = SupervisedProcess(
+            Command(argv=python(PID_REUSED), cwd=Path("/"), env=family.env),
+            kill_at=stop_control().kill_at,
+            output=output,
+            keep=True,
+        )
         async with asyncio.timeout(patience(BOUND_S)):
             await tree.gone.wait()
     assert "reused" in printed.text
@@ -214,7 +245,9 @@ MOUNTS = """22 1 254:0 / / rw,relatime - ext4 /dev/root rw
         ("/", "/../outside", None),
     ],
 )
-def test_the_directory_of_a_cgroup_is_found_in_the_mounts(root: str, own: str, found: str | None) -> None:
+def test_the_directory_of_a_cgroup_is_found_in_the_mounts(
+    root: str, own: str, found: str | None
+) -> None:
     assert cgroup.find(own, MOUNTS.format(root=root)) == (found and Path(found))
 
 

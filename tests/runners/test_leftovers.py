@@ -52,7 +52,13 @@ def test_logs_and_reports_come_first_then_media_by_size(tmp_path: Path) -> None:
     fill(tmp_path, "output.log", "report.json", "env", "src/secret.txt")
     fill(tmp_path, "test-results/a/video.webm", size=100)
     fill(tmp_path, "test-results/a/b/home screen.png", "test-results/é.png")
-    assert names(tmp_path) == ["report.json", "output.log", "test-results/a/b/home screen.png", "test-results/é.png", "test-results/a/video.webm"]
+    assert names(tmp_path) == [
+        "report.json",
+        "output.log",
+        "test-results/a/b/home screen.png",
+        "test-results/é.png",
+        "test-results/a/video.webm",
+    ]
     assert names(tmp_path, media=False) == ["report.json", "output.log"]
     assert names(tmp_path / "nothing") == []
 
@@ -89,11 +95,20 @@ open("deep.png", "w").close()
 """
 
 
-async def test_whatever_a_job_leaves_the_verdict_stands_and_nothing_stays(log: EventLog, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_whatever_a_job_leaves_the_verdict_stands_and_nothing_stays(
+    log: EventLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     command = (sys.executable, "-c", HOSTILE)
-    runner = make_runner(TargetSettings(name="emulator", runner="command", dir=str(tmp_path), command=command))
+    runner = make_runner(
+        TargetSettings(name="emulator", runner="command", dir=str(tmp_path), command=command)
+    )
     work, job = tmp_path / "work", spec(max_retries=0, infra_retries=0)
-    async with running_agent(log, work, runners={"emulator": runner}, artifact_settings=ArtifactSettings(collect="always")):
+    async with running_agent(
+        log,
+        work,
+        runners={"emulator": runner},
+        artifact_settings=ArtifactSettings(collect="always"),
+    ):
         await submit(log, job)
         assert (await ended(log, job.slot)).verdict is Verdict.PASSED
 
@@ -103,17 +118,39 @@ async def test_whatever_a_job_leaves_the_verdict_stands_and_nothing_stays(log: E
         await eventually(is_empty)
     (final,) = [one.event for one in await log.history(job.slot) if isinstance(one.event, Finished)]
     stored = {one.name for one in final.outcome.artifacts if one.sha256}
-    assert {"test-results/good.png"} <= stored <= {"test-results/good.png", "test-results/closed/a.png", "output.log"}
+    assert (
+        {"test-results/good.png"}
+        <= stored
+        <= {"test-results/good.png", "test-results/closed/a.png", "output.log"}
+    )
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "..", "a/../b", "a/ /b", "C:x", "a\\b", "", "x" * 300, "/etc", "a//b", "\udcff"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\nb",
+        "a\x1b[31m",
+        "..",
+        "a/../b",
+        "a/ /b",
+        "C:x",
+        "a\\b",
+        "",
+        "x" * 300,
+        "/etc",
+        "a//b",
+        "\udcff",
+    ],
+)
 def test_a_name_that_another_system_could_not_hold_is_not_safe(name: str) -> None:
     assert not is_safe(name)
     assert is_safe("test-results/a b/é (1).png")
 
 
-def test_a_directory_with_too_many_files_gives_no_media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_with_too_many_files_gives_no_media(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(artifact_collector, "MAX_LOOKED_AT", 5)
     fill(tmp_path, "output.log", *(f"test-results/{n}.png" for n in range(6)))
     assert names(tmp_path) == ["output.log"]
@@ -121,7 +158,13 @@ def test_a_directory_with_too_many_files_gives_no_media(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("a.PNG", "image/png"), ("v.webm", "video/webm"), ("t.zip", "application/zip"), ("output.log", "text/plain"), ("x", "application/octet-stream")],
+    [
+        ("a.PNG", "image/png"),
+        ("v.webm", "video/webm"),
+        ("t.zip", "application/zip"),
+        ("output.log", "text/plain"),
+        ("x", "application/octet-stream"),
+    ],
 )
 def test_the_suffix_tells_the_content_type(name: str, kind: str) -> None:
     assert content_type(name) == kind
@@ -138,7 +181,9 @@ class FakeStore:
     def __init__(self) -> None:
         self.stored: dict[str, bytes] = {}
 
-    async def put(self, name: str, file: BinaryIO, *, content_type: str = "", timeout_s: float = 0.0) -> ObjectInfo:
+    async def put(
+        self, name: str, file: BinaryIO, *, content_type: str = "", timeout_s: float = 0.0
+    ) -> ObjectInfo:
         file.seek(0)
         data = self.stored[name] = file.read()
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
@@ -152,7 +197,14 @@ class Collected(ArtifactCollector):
         self.objects = FakeStore()
         store: Any = self.objects
         redactor = Redactor([SECRET]) if redactor is None else redactor
-        super().__init__(store, ArtifactSettings(collect="always", **settings), "job", 1, str(directory), redactor)
+        super().__init__(
+            store,
+            ArtifactSettings(collect="always", **settings),
+            "job",
+            1,
+            str(directory),
+            redactor,
+        )
         self.copying = asyncio.Event()
         self.pieces = 0
         self._loop = asyncio.get_running_loop()
@@ -176,7 +228,15 @@ def attempt_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["test-results/.env", "test-results/t/logcat", "test-results/app.js", "test-results/t.trace", "test-results/x.png", "report.json"]
+    "name",
+    [
+        "test-results/.env",
+        "test-results/t/logcat",
+        "test-results/app.js",
+        "test-results/t.trace",
+        "test-results/x.png",
+        "report.json",
+    ],
 )
 async def test_text_is_redacted_whatever_its_name_is(attempt_dir: Path, name: str) -> None:
     path = attempt_dir / name
@@ -193,12 +253,17 @@ async def test_a_text_in_another_encoding_is_redacted(attempt_dir: Path, encodin
     assert found["test-results/notes"].decode(encoding) == "é the *** is out"
 
 
-async def test_media_stay_as_they_are_and_other_binary_files_keep_their_size(attempt_dir: Path) -> None:
+async def test_media_stay_as_they_are_and_other_binary_files_keep_their_size(
+    attempt_dir: Path,
+) -> None:
     picture = b"\x89PNG\r\n\x1a\n" + SECRET.encode()
     (attempt_dir / "test-results/shot").write_bytes(picture)
     (attempt_dir / "test-results/environ").write_bytes(b"A=1\0TOKEN=%s\0B=2" % SECRET.encode())
     found = await Collected(attempt_dir).all()
-    assert found == {"test-results/shot": picture, "test-results/environ": b"A=1\0TOKEN=" + b"*" * len(SECRET) + b"\0B=2"}
+    assert found == {
+        "test-results/shot": picture,
+        "test-results/environ": b"A=1\0TOKEN=" + b"*" * len(SECRET) + b"\0B=2",
+    }
 
 
 @pytest.mark.parametrize("head", [b"a\0b ", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"\xff\xfe"])
@@ -212,8 +277,19 @@ async def test_a_log_is_redacted_whatever_it_begins_with(attempt_dir: Path, head
 
 async def test_names_are_redacted_and_none_is_lost(attempt_dir: Path) -> None:
     other = "pw9other8secret7"
-    fill(attempt_dir, f"test-results/login-{SECRET}/a.txt", f"test-results/login-{other}/a.txt", "test-results/login-***/a-2.txt")
-    fill(attempt_dir, f"test-results/{SECRET}", f"test-results/{other}", f"test-results/x.{SECRET}.png", f"test-results/{SECRET}.{other}.png")
+    fill(
+        attempt_dir,
+        f"test-results/login-{SECRET}/a.txt",
+        f"test-results/login-{other}/a.txt",
+        "test-results/login-***/a-2.txt",
+    )
+    fill(
+        attempt_dir,
+        f"test-results/{SECRET}",
+        f"test-results/{other}",
+        f"test-results/x.{SECRET}.png",
+        f"test-results/{SECRET}.{other}.png",
+    )
     collected = Collected(attempt_dir, Redactor([SECRET, other]))
     assert sorted(await collected.all()) == [
         "test-results/***",
@@ -224,7 +300,9 @@ async def test_names_are_redacted_and_none_is_lost(attempt_dir: Path) -> None:
         "test-results/login-***/a.txt",
         "test-results/x.***.png",
     ]
-    assert {one.name: one.content_type for one in collected.artifacts()}["test-results/login-***/a-3.txt"] == "text/plain"
+    assert {one.name: one.content_type for one in collected.artifacts()}[
+        "test-results/login-***/a-3.txt"
+    ] == "text/plain"
     assert all(is_safe(one.name) for one in collected.artifacts())
 
 
@@ -240,11 +318,19 @@ async def test_a_number_fits_into_the_longest_name(attempt_dir: Path) -> None:
 
 async def test_the_names_that_qgjet_gives_are_no_secrets(attempt_dir: Path) -> None:
     (attempt_dir / "output.log").write_text("the output of report.json")
-    assert await Collected(attempt_dir, Redactor(["output.log", "report.json"])).all() == {"output.log": b"the output of ***"}
+    assert await Collected(attempt_dir, Redactor(["output.log", "report.json"])).all() == {
+        "output.log": b"the output of ***"
+    }
 
 
 async def test_no_note_holds_a_secret(attempt_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(attempt_dir, f"test-results/a-{SECRET}", f"test-results/b-{SECRET}", f"test-results/large-{SECRET}", "test-results/c")
+    fill(
+        attempt_dir,
+        f"test-results/a-{SECRET}",
+        f"test-results/b-{SECRET}",
+        f"test-results/large-{SECRET}",
+        "test-results/c",
+    )
     (attempt_dir / f"test-results/large-{SECRET}").write_bytes(b"x" * 1001)
     collected = Collected(attempt_dir, max_file_bytes=1000)
     await collected.look(Verdict.FAILED)
@@ -265,8 +351,12 @@ async def test_no_note_holds_a_secret(attempt_dir: Path, monkeypatch: pytest.Mon
     }
 
 
-@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), ValueError("a defect"), MemoryError()])
-async def test_what_cannot_be_redacted_is_left_out(attempt_dir: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
+@pytest.mark.parametrize(
+    "problem", [OSError(28, "No space left on device"), ValueError("a defect"), MemoryError()]
+)
+async def test_what_cannot_be_redacted_is_left_out(
+    attempt_dir: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
     fill(attempt_dir, "output.log")
 
     def fail(*_: object, **__: object) -> None:
@@ -280,7 +370,9 @@ async def test_what_cannot_be_redacted_is_left_out(attempt_dir: Path, monkeypatc
 
 
 @pytest.mark.parametrize("size", [1 << 40, 1_000_001])
-async def test_a_file_beyond_the_limit_is_not_opened(attempt_dir: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+async def test_a_file_beyond_the_limit_is_not_opened(
+    attempt_dir: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     with (attempt_dir / "test-results/hole.txt").open("wb") as file:
         file.truncate(size)
     opened: list[str] = []
@@ -289,12 +381,16 @@ async def test_a_file_beyond_the_limit_is_not_opened(attempt_dir: Path, monkeypa
     async with asyncio.timeout(patience(5)):
         assert await collected.all() == {}
     assert opened == []
-    assert [(one.size, one.note) for one in collected.artifacts()] == [(size, "left out: larger than max_file")]
+    assert [(one.size, one.note) for one in collected.artifacts()] == [
+        (size, "left out: larger than max_file")
+    ]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
 @pytest.mark.parametrize("limit", range(400, 510, 7))
-async def test_a_cut_log_begins_with_no_half_of_a_secret(attempt_dir: Path, limit: int, encoding: str) -> None:
+async def test_a_cut_log_begins_with_no_half_of_a_secret(
+    attempt_dir: Path, limit: int, encoding: str
+) -> None:
     secret = "Ab12\nCd34\nEf56\nGh78"  # each of its lines is too short to be one
     text = "".join(f"line {number}\n{secret}\n" for number in range(100))
     (attempt_dir / "output.log").write_bytes(text.encode(encoding))
@@ -305,7 +401,9 @@ async def test_a_cut_log_begins_with_no_half_of_a_secret(attempt_dir: Path, limi
     assert lines[0].startswith("[qgjet: the first ")
     assert lines[-1] == "***"
     assert not set(lines[1:]) & set(secret.splitlines())
-    assert [one.note for one in collected.artifacts()] == [f"cut: the last {limit} of {len(text.encode(encoding))} bytes"]
+    assert [one.note for one in collected.artifacts()] == [
+        f"cut: the last {limit} of {len(text.encode(encoding))} bytes"
+    ]
 
 
 async def test_a_long_line_that_was_cut_begins_with_no_half_of_a_secret(attempt_dir: Path) -> None:
@@ -348,7 +446,13 @@ exit $1
 
 
 def commands(tmp_path: Path, script: str, **fields: object) -> dict[str, object]:
-    target = TargetSettings(name="emulator", runner="command", dir=str(tmp_path), command=("sh", "-c", script, "sh", "{test}"), **fields)  # type: ignore[arg-type]
+    target = TargetSettings(
+        name="emulator",
+        runner="command",
+        dir=str(tmp_path),
+        command=("sh", "-c", script, "sh", "{test}"),
+        **fields,
+    )  # type: ignore[arg-type]
     return {"emulator": make_runner(target)}
 
 
@@ -370,9 +474,22 @@ class Left(NamedTuple):
         return b"".join([piece async for piece in store.get(info)])
 
 
-async def one_attempt(log: EventLog, tmp_path: Path, script: str, test: str, *, artifacts: ArtifactSettings | None = None, **fields: object) -> Left:
+async def one_attempt(
+    log: EventLog,
+    tmp_path: Path,
+    script: str,
+    test: str,
+    *,
+    artifacts: ArtifactSettings | None = None,
+    **fields: object,
+) -> Left:
     job = spec(test=test, max_retries=0)
-    async with running_agent(log, tmp_path / "work", runners=commands(tmp_path, script, **fields), artifact_settings=artifacts):  # type: ignore[arg-type]
+    async with running_agent(
+        log,
+        tmp_path / "work",
+        runners=commands(tmp_path, script, **fields),
+        artifact_settings=artifacts,
+    ):  # type: ignore[arg-type]
         await submit(log, job)
         await ended(log, job.slot)
     outcome = (await log.history(job.slot))[-1].event.outcome  # type: ignore[union-attr]
@@ -384,7 +501,9 @@ async def one_attempt(log: EventLog, tmp_path: Path, script: str, test: str, *, 
     return Left(log.connection, job.job_id, tuple(outcome.artifacts))
 
 
-async def test_a_failed_attempt_leaves_everything_and_a_passed_one_no_media(log: EventLog, tmp_path: Path) -> None:
+async def test_a_failed_attempt_leaves_everything_and_a_passed_one_no_media(
+    log: EventLog, tmp_path: Path
+) -> None:
     found = await one_attempt(log, tmp_path, SCRIPT, "1", env={"API_TOKEN": "t"})
     assert [(one.name, one.content_type, one.note) for one in found.artifacts] == [
         ("report.json", "application/json", ""),
@@ -398,18 +517,37 @@ async def test_a_failed_attempt_leaves_everything_and_a_passed_one_no_media(log:
 
 
 @pytest.mark.parametrize(("collect", "count"), [("always", 3), ("on-failure", 2), ("never", 0)])
-async def test_the_settings_say_what_is_kept(collect: str, count: int, log: EventLog, tmp_path: Path) -> None:
-    assert len((await one_attempt(log, tmp_path, SCRIPT, "0", artifacts=ArtifactSettings(collect=collect))).artifacts) == count
+async def test_the_settings_say_what_is_kept(
+    collect: str, count: int, log: EventLog, tmp_path: Path
+) -> None:
+    assert (
+        len(
+            (
+                await one_attempt(
+                    log, tmp_path, SCRIPT, "0", artifacts=ArtifactSettings(collect=collect)
+                )
+            ).artifacts
+        )
+        == count
+    )
 
 
-async def test_secrets_are_gone_from_output_files_and_results(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_secrets_are_gone_from_output_files_and_results(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("API_TOKEN", 'top"secret/9')
-    script = SCRIPT.replace("exit $1", "printf 'Error: top\"secr'; sleep 0.3; printf 'et/9 is wrong\n'; exit 1")
-    found = await one_attempt(log, tmp_path, script, "1", pass_env=("API_TOKEN",), redact=("API_TOKEN",))
+    script = SCRIPT.replace(
+        "exit $1", "printf 'Error: top\"secr'; sleep 0.3; printf 'et/9 is wrong\n'; exit 1"
+    )
+    found = await one_attempt(
+        log, tmp_path, script, "1", pass_env=("API_TOKEN",), redact=("API_TOKEN",)
+    )
     assert found.names[:2] == ["report.json", "output.log"]
     assert await found.content("output.log") == b"said ***\nError: *** is wrong\n"
     assert await found.content("report.json") == b'{"token": "***"}'
-    live = await messages(log.connection, LOGS, log_subject(found.job_id, 1), 0, batch=100, max_bytes=1_000_000)
+    live = await messages(
+        log.connection, LOGS, log_subject(found.job_id, 1), 0, batch=100, max_bytes=1_000_000
+    )
     assert b"".join(one.data for one in live) == b"said ***\nError: *** is wrong\n"
     state = await log.connection.api("STREAM.INFO.QG_EVENTS")
     for seq in range(1, state["state"]["last_seq"] + 1):
@@ -422,7 +560,13 @@ async def test_secrets_are_gone_from_output_files_and_results(log: EventLog, tmp
 
 async def test_a_secret_in_what_prepare_prints_is_not_told(log: EventLog, tmp_path: Path) -> None:
     job = spec(infra_retries=0)
-    runners = commands(tmp_path, "true", env={"API_TOKEN": "secret-9"}, redact=("API_TOKEN",), prepare=("sh", "-c", "echo $API_TOKEN; exit 1"))
+    runners = commands(
+        tmp_path,
+        "true",
+        env={"API_TOKEN": "secret-9"},
+        redact=("API_TOKEN",),
+        prepare=("sh", "-c", "echo $API_TOKEN; exit 1"),
+    )
     async with running_agent(log, tmp_path / "work", runners=runners):  # type: ignore[arg-type]
         await submit(log, job)
         await ended(log, job.slot)
@@ -432,9 +576,17 @@ async def test_a_secret_in_what_prepare_prints_is_not_told(log: EventLog, tmp_pa
     assert all(b"secret-9" not in one.data for one in history)
 
 
-async def test_what_is_too_large_is_cut_or_left_out_and_says_so(log: EventLog, tmp_path: Path) -> None:
+async def test_what_is_too_large_is_cut_or_left_out_and_says_so(
+    log: EventLog, tmp_path: Path
+) -> None:
     script = 'cd "$QGJET_ATTEMPT_DIR/"; seq 1 1000; mkdir test-results; cd test-results; head -c 5000 /dev/zero >v.webm; head -c 900 /dev/zero >s.png; exit 1'
-    found = await one_attempt(log, tmp_path, script, "1", artifacts=ArtifactSettings(max_file_bytes=1000, max_attempt_bytes=1500))
+    found = await one_attempt(
+        log,
+        tmp_path,
+        script,
+        "1",
+        artifacts=ArtifactSettings(max_file_bytes=1000, max_attempt_bytes=1500),
+    )
     assert [(one.name, one.note, bool(one.sha256)) for one in found.artifacts] == [
         ("output.log", "cut: the last 1000 of 3893 bytes", True),
         ("test-results/s.png", "left out: beyond max_attempt", False),
@@ -449,19 +601,27 @@ async def test_what_is_too_large_is_cut_or_left_out_and_says_so(log: EventLog, t
 
 async def test_an_upload_that_fails_costs_no_verdict(log: EventLog, tmp_path: Path) -> None:
     await log.connection.api(f"STREAM.DELETE.{STREAM}")
-    found = await one_attempt(log, tmp_path, SCRIPT, "1", artifacts=ArtifactSettings(upload_timeout_s=1.0))
+    found = await one_attempt(
+        log, tmp_path, SCRIPT, "1", artifacts=ArtifactSettings(upload_timeout_s=1.0)
+    )
     assert [one.sha256 for one in found.artifacts] == ["", "", ""]
     assert "not stored" in found.artifacts[0].note or "not there" in found.artifacts[0].note
 
 
-async def test_an_upload_that_takes_too_long_costs_no_verdict(log: EventLog, tmp_path: Path) -> None:
-    found = await one_attempt(log, tmp_path, SCRIPT, "1", artifacts=ArtifactSettings(upload_timeout_s=0.0))
+async def test_an_upload_that_takes_too_long_costs_no_verdict(
+    log: EventLog, tmp_path: Path
+) -> None:
+    found = await one_attempt(
+        log, tmp_path, SCRIPT, "1", artifacts=ArtifactSettings(upload_timeout_s=0.0)
+    )
     assert all(one.note.startswith("left out: not stored") for one in found.artifacts)
 
 
 async def test_hostile_output_harms_nothing(log: EventLog, tmp_path: Path) -> None:
     script = r"""head -c 1000000 /dev/zero | tr '\0' a; printf '\377\376\033[31mred\033[0m\033]0;title\007\r\n'; head -c 300000 /dev/urandom; exit 1"""
-    found = await one_attempt(log, tmp_path, script, "1", env={"API_TOKEN": "aaaaab"}, redact=("API_TOKEN",))
+    found = await one_attempt(
+        log, tmp_path, script, "1", env={"API_TOKEN": "aaaaab"}, redact=("API_TOKEN",)
+    )
     assert found.names == ["output.log"]
     assert found.artifacts[0].size > 1_290_000
 
@@ -469,11 +629,17 @@ async def test_hostile_output_harms_nothing(log: EventLog, tmp_path: Path) -> No
 # -- an upload that is interrupted ---------------------------------------------------------------------------------------
 
 
-async def interrupted(server: NatsServer, log: EventLog, tmp_path: Path, stop: Callable[[Agent], None]) -> tuple[list[str], str]:
-    """The server is frozen while an attempt ends, then `stop` happens: what is told of the artifacts once the server is back, and the verdict."""
+async def interrupted(
+    server: NatsServer, log: EventLog, tmp_path: Path, stop: Callable[[Agent], None]
+) -> tuple[list[str], str]:
+    """The server is frozen while an attempt ends, then `stop` happens: what is told of the
+    artifacts once the server is back, and the verdict.
+    """
     assert server.process is not None
     (tmp_path / "gate").unlink(missing_ok=True)
-    script = 'echo x >"$QGJET_ATTEMPT_DIR/junit.xml"; while [ ! -e gate ]; do sleep 0.02; done; exit 1'
+    script = (
+        'echo x >"$QGJET_ATTEMPT_DIR/junit.xml"; while [ ! -e gate ]; do sleep 0.02; done; exit 1'
+    )
     job = spec(test="1", max_retries=0)
 
     async def uploads() -> bool:
@@ -483,7 +649,9 @@ async def interrupted(server: NatsServer, log: EventLog, tmp_path: Path, stop: C
         return not await uploads()
 
     settings = ArtifactSettings(upload_timeout_s=30.0)
-    async with running_agent(log, tmp_path / "work", runners=commands(tmp_path, script), artifact_settings=settings) as agent:  # type: ignore[arg-type]
+    async with running_agent(
+        log, tmp_path / "work", runners=commands(tmp_path, script), artifact_settings=settings
+    ) as agent:  # type: ignore[arg-type]
         await submit(log, job)
 
         async def runs() -> bool:
@@ -504,13 +672,17 @@ async def interrupted(server: NatsServer, log: EventLog, tmp_path: Path, stop: C
     return [one.note for one in event.outcome.artifacts], str(found.verdict)  # type: ignore[union-attr]
 
 
-async def test_a_halt_ends_the_upload_and_keeps_the_verdict(server: NatsServer, log: EventLog, tmp_path: Path) -> None:
+async def test_a_halt_ends_the_upload_and_keeps_the_verdict(
+    server: NatsServer, log: EventLog, tmp_path: Path
+) -> None:
     notes, verdict = await interrupted(server, log, tmp_path, lambda agent: agent.halt())
     assert notes == ["left out: the agent was stopped, or lost the job"] * 2
     assert verdict == "failed"
 
 
-async def test_a_lease_that_runs_out_ends_the_upload(server: NatsServer, log: EventLog, tmp_path: Path) -> None:
+async def test_a_lease_that_runs_out_ends_the_upload(
+    server: NatsServer, log: EventLog, tmp_path: Path
+) -> None:
     notes, verdict = await interrupted(server, log, tmp_path, lambda _: None)
     assert notes == ["left out: the agent was stopped, or lost the job"] * 2
     assert verdict == "failed"
@@ -536,14 +708,24 @@ class Redacting:
 
 
 async def stopped_while_redacting(
-    log: EventLog, tmp_path: Path, redacting: Redacting, stop: Callable[[Agent, JobSpec], Awaitable[object]], *, limit_s: float = 50.0, **fields: Any
+    log: EventLog,
+    tmp_path: Path,
+    redacting: Redacting,
+    stop: Callable[[Agent, JobSpec], Awaitable[object]],
+    *,
+    limit_s: float = 50.0,
+    **fields: Any,
 ) -> tuple[list[str], str]:
     """Notes and verdict of a job that `stop` reaches while a file without end is redacted."""
     script = r'mkdir "$QGJET_ATTEMPT_DIR/test-results"; cd "$QGJET_ATTEMPT_DIR/test-results"; echo text >huge; truncate -s 1T huge; exit 1'
-    settings = ArtifactSettings(max_file_bytes=1 << 41, max_attempt_bytes=1 << 41, upload_timeout_s=limit_s)
+    settings = ArtifactSettings(
+        max_file_bytes=1 << 41, max_attempt_bytes=1 << 41, upload_timeout_s=limit_s
+    )
     job = spec(test="1", max_retries=0, **fields)
     runners: Any = commands(tmp_path, script, env={"API_TOKEN": SECRET}, redact=("API_TOKEN",))
-    async with running_agent(log, tmp_path / "work", runners=runners, artifact_settings=settings) as agent:
+    async with running_agent(
+        log, tmp_path / "work", runners=runners, artifact_settings=settings
+    ) as agent:
         await submit(log, job)
         async with asyncio.timeout(patience(10)):
             await redacting.begun.wait()
@@ -551,14 +733,18 @@ async def stopped_while_redacting(
         found = await ended(log, job.slot)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("artifacts")]
     outcome = (await log.history(job.slot))[-1].event.outcome  # type: ignore[union-attr]
-    return [one.note for one in outcome.artifacts if one.name == "test-results/huge"], str(found.verdict)
+    return [one.note for one in outcome.artifacts if one.name == "test-results/huge"], str(
+        found.verdict
+    )
 
 
 async def nothing(_: Agent, __: JobSpec) -> None:
     return
 
 
-async def test_a_cancel_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancel_ends_the_redaction_and_keeps_the_verdict(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def cancel(_: Agent, job: JobSpec) -> None:
         await log.cancel(job.slot, job.job_id, by="test")
 
@@ -566,17 +752,27 @@ async def test_a_cancel_ends_the_redaction_and_keeps_the_verdict(log: EventLog, 
     assert (notes, verdict) == (["left out: the job was cancelled"], "failed")
 
 
-async def test_the_deadline_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes, verdict = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), nothing, execution_timeout_s=2.0)
+async def test_the_deadline_ends_the_redaction_and_keeps_the_verdict(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, verdict = await stopped_while_redacting(
+        log, tmp_path, Redacting(monkeypatch), nothing, execution_timeout_s=2.0
+    )
     assert (notes, verdict) == (["left out: the job reached its deadline"], "failed")
 
 
-async def test_the_upload_timeout_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes, verdict = await stopped_while_redacting(log, tmp_path, Redacting(monkeypatch), nothing, limit_s=0.5)
+async def test_the_upload_timeout_ends_the_redaction_and_keeps_the_verdict(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, verdict = await stopped_while_redacting(
+        log, tmp_path, Redacting(monkeypatch), nothing, limit_s=0.5
+    )
     assert (notes, verdict) == (["left out: not stored within upload_timeout (0.5 s)"], "failed")
 
 
-async def test_a_halt_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_halt_ends_the_redaction_and_keeps_the_verdict(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def halt(agent: Agent, _: JobSpec) -> None:
         agent.halt()
 
@@ -585,15 +781,27 @@ async def test_a_halt_ends_the_redaction_and_keeps_the_verdict(log: EventLog, tm
 
 
 @pytest.mark.parametrize("stop", ["cancel", "deadline"])
-async def test_a_run_that_was_stopped_keeps_its_log(log: EventLog, tmp_path: Path, stop: str) -> None:
+async def test_a_run_that_was_stopped_keeps_its_log(
+    log: EventLog, tmp_path: Path, stop: str
+) -> None:
     job = spec(test="1", max_retries=0, execution_timeout_s=2.0 if stop == "deadline" else 60.0)
-    runners: Any = commands(tmp_path, "echo the $API_TOKEN; sleep 60", env={"API_TOKEN": SECRET}, redact=("API_TOKEN",), stop_grace_s=0.1)
+    runners: Any = commands(
+        tmp_path,
+        "echo the $API_TOKEN; sleep 60",
+        env={"API_TOKEN": SECRET},
+        redact=("API_TOKEN",),
+        stop_grace_s=0.1,
+    )
     async with running_agent(log, tmp_path / "work", runners=runners) as agent:
         await submit(log, job)
         if stop == "cancel":
 
             async def prints() -> bool:
-                return bool(await messages(log.connection, LOGS, log_subject(job.job_id, 1), 0, batch=1, max_bytes=1000))
+                return bool(
+                    await messages(
+                        log.connection, LOGS, log_subject(job.job_id, 1), 0, batch=1, max_bytes=1000
+                    )
+                )
 
             await eventually(prints)
             await log.cancel(job.slot, job.job_id, by="test")
@@ -602,4 +810,6 @@ async def test_a_run_that_was_stopped_keeps_its_log(log: EventLog, tmp_path: Pat
     assert str(found.verdict) == {"cancel": "cancelled", "deadline": "timed_out"}[stop]
     info = await ArtifactStore(log.connection).stat(object_name(job.job_id, 1, "output.log"))
     assert info is not None
-    assert b"".join([piece async for piece in ArtifactStore(log.connection).get(info)]) == b"the ***\n"
+    assert (
+        b"".join([piece async for piece in ArtifactStore(log.connection).get(info)]) == b"the ***\n"
+    )

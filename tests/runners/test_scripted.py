@@ -20,19 +20,30 @@ MakeAttempt = Callable[..., Attempt]
 PARTITION = Partition("acme", "1.0.0", "emulator")
 
 
-async def scripted(outcomes: dict[str, tuple[str, ...]], gate: asyncio.Event | None = None) -> Session:
+async def scripted(
+    outcomes: dict[str, tuple[str, ...]], gate: asyncio.Event | None = None
+) -> Session:
     return await ScriptedRunner(outcomes, gate=gate).prepare(PARTITION, Path("/nowhere"))
 
 
-async def test_the_nth_attempt_takes_the_nth_outcome_and_the_last_one_repeats(make_attempt: MakeAttempt) -> None:
-    session = await scripted({"*": ("skipped",), "tests/flaky.spec.js": ("failed", "infra_error", "passed")})
-    verdicts = [(await session.run(make_attempt(test="tests/flaky.spec.js", number=number))).verdict for number in (1, 2, 3, 4)]
+async def test_the_nth_attempt_takes_the_nth_outcome_and_the_last_one_repeats(
+    make_attempt: MakeAttempt,
+) -> None:
+    session = await scripted(
+        {"*": ("skipped",), "tests/flaky.spec.js": ("failed", "infra_error", "passed")}
+    )
+    verdicts = [
+        (await session.run(make_attempt(test="tests/flaky.spec.js", number=number))).verdict
+        for number in (1, 2, 3, 4)
+    ]
     assert verdicts == [Verdict.FAILED, Verdict.INFRA_ERROR, Verdict.PASSED, Verdict.PASSED]
     assert (await session.run(make_attempt(test="tests/other.spec.js"))).verdict is Verdict.SKIPPED
 
 
 async def test_without_a_script_everything_passes(make_attempt: MakeAttempt) -> None:
-    session = await make_runner(TargetSettings(name="emulator", runner="scripted")).prepare(PARTITION, Path("/nowhere"))
+    session = await make_runner(TargetSettings(name="emulator", runner="scripted")).prepare(
+        PARTITION, Path("/nowhere")
+    )
     assert (await session.run(make_attempt())).verdict is Verdict.PASSED
     assert await session.healthy()
     await session.release()
@@ -52,7 +63,9 @@ async def test_a_crash_is_a_defect_and_no_outcome(make_attempt: MakeAttempt) -> 
         (StopReason.DRAINED, Verdict.INFRA_ERROR),
     ],
 )
-async def test_a_hanging_job_ends_when_its_tether_stops_it(reason: StopReason, verdict: Verdict, make_attempt: MakeAttempt) -> None:
+async def test_a_hanging_job_ends_when_its_tether_stops_it(
+    reason: StopReason, verdict: Verdict, make_attempt: MakeAttempt
+) -> None:
     session = await scripted({"*": ("hang",)})
     attempt = make_attempt()
     async with asyncio.TaskGroup() as group:
@@ -66,7 +79,9 @@ async def test_a_hanging_job_ends_with_its_hold(make_attempt: MakeAttempt) -> No
     assert (outcome.verdict, outcome.reason) == (Verdict.INFRA_ERROR, "lease_lost")
 
 
-async def test_jobs_wait_at_the_gate_until_it_opens_or_they_are_stopped(make_attempt: MakeAttempt) -> None:
+async def test_jobs_wait_at_the_gate_until_it_opens_or_they_are_stopped(
+    make_attempt: MakeAttempt,
+) -> None:
     gate = asyncio.Event()
     session = await scripted({"*": ("failed",)}, gate)
     attempts = [make_attempt() for _ in range(3)]
@@ -95,7 +110,10 @@ async def test_prepare_fails_as_often_as_scripted() -> None:
         await runner.prepare(PARTITION, Path("/nowhere"))
 
 
-@pytest.mark.parametrize("outcomes", [{"*": ()}, {"*": ("pass",)}, {"a": ("passed", "prepare_failed")}, {"@prepare": ("failed",)}])
+@pytest.mark.parametrize(
+    "outcomes",
+    [{"*": ()}, {"*": ("pass",)}, {"a": ("passed", "prepare_failed")}, {"@prepare": ("failed",)}],
+)
 def test_words_that_mean_nothing_are_refused(outcomes: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(InvalidSettings, match="outcomes"):
         make_runner(TargetSettings(name="x", runner="scripted", outcomes=outcomes))

@@ -10,19 +10,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qgjet.errors import InvalidInput, InvalidSettings
-from qgjet.runners.template import JOB_WORDS, check_command, check_file_name, check_test_path, check_words, fill, fill_argv, fill_path
+from qgjet.runners.template import (
+    JOB_WORDS,
+    check_command,
+    check_file_name,
+    check_test_path,
+    check_words,
+    fill,
+    fill_argv,
+    fill_path,
+)
 
 WORDS = st.fixed_dictionaries({word: st.text(max_size=20) for word in sorted(JOB_WORDS)})
 
 
-@given(WORDS, st.lists(st.sampled_from(["-x", "--test={test}", "run", "{test}", "a{org_id}b{test}", "{target}"]), min_size=1, max_size=6))
+@given(
+    WORDS,
+    st.lists(
+        st.sampled_from(["-x", "--test={test}", "run", "{test}", "a{org_id}b{test}", "{target}"]),
+        min_size=1,
+        max_size=6,
+    ),
+)
 def test_values_never_add_arguments_nor_options(words: dict[str, str], template: list[str]) -> None:
     try:
         argv = fill_argv(template, words)
     except InvalidInput:
         return
     assert len(argv) == len(template)
-    assert [argument.startswith("-") for argument in argv] == [argument.startswith("-") for argument in template]
+    assert [argument.startswith("-") for argument in argv] == [
+        argument.startswith("-") for argument in template
+    ]
 
 
 def test_a_value_that_looks_like_a_placeholder_stays_as_it_is() -> None:
@@ -48,10 +66,22 @@ def test_an_id_that_could_lead_elsewhere_is_no_part_of_a_path(value: str) -> Non
 
 
 def test_ids_that_are_plain_names_fill_paths() -> None:
-    assert fill_path("builds/{app_version_id}.apk", {"app_version_id": "1.0.0-rc.1+5 ü"}) == "builds/1.0.0-rc.1+5 ü.apk"
+    assert (
+        fill_path("builds/{app_version_id}.apk", {"app_version_id": "1.0.0-rc.1+5 ü"})
+        == "builds/1.0.0-rc.1+5 ü.apk"
+    )
 
 
-HOSTILE = ["", "-x", "--config=evil", "/etc/passwd", "../x.spec.js", "tests/../../x", "tests/..", "..\\x"]
+HOSTILE = [
+    "",
+    "-x",
+    "--config=evil",
+    "/etc/passwd",
+    "../x.spec.js",
+    "tests/../../x",
+    "tests/..",
+    "..\\x",
+]
 HOSTILE += ["a\0b", "a\nb", "a\x1b[2J", "a\x7f", "a\x9b", "\ud800"]
 
 
@@ -87,7 +117,17 @@ def test_whatever_is_accepted_stays_inside(test: str) -> None:
     assert os.path.normpath(path) == str(path)
 
 
-@pytest.mark.parametrize("test", ["tests/a.spec.js", "./tests//a.spec.js", "tests/mit leer zeichen/ü (1).spec.ts", "..a/b", "a-b", "tests/x.py::test_a[1-2]"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "tests/a.spec.js",
+        "./tests//a.spec.js",
+        "tests/mit leer zeichen/ü (1).spec.ts",
+        "..a/b",
+        "a-b",
+        "tests/x.py::test_a[1-2]",
+    ],
+)
 def test_ordinary_paths_are_accepted(test: str, tmp_path: Path) -> None:
     assert check_test_path(test, tmp_path) == tmp_path / os.path.normpath(test)
 
@@ -109,11 +149,21 @@ def test_unknown_placeholders_are_named() -> None:
         ("timeout", "5", "sh", "-c", "run {test}"),
     ],
 )
-def test_a_command_in_which_a_job_could_choose_what_runs_is_refused(command: tuple[str, ...]) -> None:
+def test_a_command_in_which_a_job_could_choose_what_runs_is_refused(
+    command: tuple[str, ...],
+) -> None:
     with pytest.raises(InvalidSettings, match="command"):
         check_command("command", command)
 
 
-@pytest.mark.parametrize("command", [("pytest", "{test}", "--junitxml={report}"), ("sh", "-c", 'run "$1"', "sh", "{test}"), ("sh", "run.sh", "{test}"), ()])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pytest", "{test}", "--junitxml={report}"),
+        ("sh", "-c", 'run "$1"', "sh", "{test}"),
+        ("sh", "run.sh", "{test}"),
+        (),
+    ],
+)
 def test_a_command_with_words_as_arguments_is_accepted(command: tuple[str, ...]) -> None:
     check_command("command", command)

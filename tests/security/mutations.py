@@ -1,4 +1,6 @@
-"""Documents that somebody has tampered with: what a parser gets from a foreign writer, a broken disk or a hostile test."""
+"""Documents that somebody has tampered with: what a parser gets from a foreign writer, a broken
+disk or a hostile test.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _PLACE = "\ue000%d\ue000"
 
 @st.composite
 def tampered(draw: st.DrawFn, document: Any) -> bytes:
-    """`document` as JSON with one to three of its values replaced, removed or doubled; now and then its bytes are damaged too."""
+    """`document` as JSON with one to three of its values replaced, removed or doubled; now and then
+    its bytes are damaged too.
+    """
     document = json.loads(json.dumps(document))
     stand_ins: dict[str, str] = {}
     for number in range(draw(st.integers(1, 3))):
@@ -65,7 +69,8 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
         match draw(st.sampled_from(["put", "cut", "end"])):
             case "put":
                 changed[at : at + draw(st.integers(0, 2))] = draw(
-                    st.binary(max_size=3) | st.sampled_from([b"\xff\xfe", b"\x00", b"\xed\xa0\x80", b'"', b"}", b"\\"])
+                    st.binary(max_size=3)
+                    | st.sampled_from([b"\xff\xfe", b"\x00", b"\xed\xa0\x80", b'"', b"}", b"\\"])
                 )
             case "cut":
                 del changed[at : at + draw(st.integers(1, 20))]

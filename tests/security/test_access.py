@@ -1,4 +1,6 @@
-"""Logging in, being refused, and being let in again: what is said, how soon, and that no password is ever shown."""
+"""Logging in, being refused, and being let in again: what is said, how soon, and that no password
+is ever shown.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ from security.guarded import guarded_server, login_of, password_of
 @pytest.fixture
 async def guarded(tmp_path: Path) -> AsyncIterator[NatsServer]:
     async with guarded_server(tmp_path / "nats") as server:
-        async with connect(server.url, name="test", login=login_of(server, "janitor")) as connection:
+        async with connect(
+            server.url, name="test", login=login_of(server, "janitor")
+        ) as connection:
             await streams.ensure(connection)
         yield server
 
@@ -48,7 +52,12 @@ def bus_as(server: NatsServer, role: str) -> Any:
 async def test_a_wrong_password_is_told_at_once_and_not_shown(guarded: NatsServer) -> None:
     async with asyncio.timeout(patience(5)):
         with pytest.raises(PermissionDenied, match="does not let user 'agent' in") as refused:
-            await open_connection(guarded.url, name="test", login=NatsSettings(user="agent", password="pWRONG"), timeout_s=patience(60))
+            await open_connection(
+                guarded.url,
+                name="test",
+                login=NatsSettings(user="agent", password="pWRONG"),
+                timeout_s=patience(60),
+            )
     assert "pWRONG" not in str(refused.value)
 
 
@@ -57,18 +66,26 @@ async def test_who_brings_nothing_hears_what_to_set(guarded: NatsServer) -> None
         await open_connection(guarded.url, name="test")
 
 
-async def test_a_user_and_password_in_the_address_are_enough_and_are_not_shown(guarded: NatsServer) -> None:
+async def test_a_user_and_password_in_the_address_are_enough_and_are_not_shown(
+    guarded: NatsServer,
+) -> None:
     secret = password_of(guarded, "submitter")
-    async with connect(guarded.url.replace("//", f"//submitter:{secret}@"), name="test") as connection:
+    async with connect(
+        guarded.url.replace("//", f"//submitter:{secret}@"), name="test"
+    ) as connection:
         assert (await connection.identity()).user == "submitter"
         assert connection.client.new_inbox().startswith("_INBOX_submitter.")
         assert secret not in connection.url
 
 
-async def test_a_password_may_be_in_a_file_that_is_read_anew(guarded: NatsServer, tmp_path: Path) -> None:
+async def test_a_password_may_be_in_a_file_that_is_read_anew(
+    guarded: NatsServer, tmp_path: Path
+) -> None:
     file = tmp_path / "password"
     file.write_text(password_of(guarded, "agent") + "\n")
-    async with connect(guarded.url, name="test", login=NatsSettings(user="agent", password_file=str(file))) as connection:
+    async with connect(
+        guarded.url, name="test", login=NatsSettings(user="agent", password_file=str(file))
+    ) as connection:
         guarded.kill()
         guarded.logins["QGJET_NATS_AGENT_PASSWORD"] = "protated"
         file.write_text("protated")
@@ -95,7 +112,9 @@ async def _is_connected(connection: Connection) -> bool:
         (NatsSettings(cert="/nowhere/at/all", key="/nowhere"), "nats.cert"),
     ],
 )
-async def test_a_login_that_cannot_be_used_is_told_by_its_key(server: NatsServer, login: NatsSettings, field: str) -> None:
+async def test_a_login_that_cannot_be_used_is_told_by_its_key(
+    server: NatsServer, login: NatsSettings, field: str
+) -> None:
     with pytest.raises(InvalidSettings) as refused:
         await open_connection(server.url, name="test", login=login)
     assert refused.value.field == field
@@ -107,12 +126,21 @@ async def test_an_nkey_logs_in_without_any_secret_on_the_server(tmp_path: Path) 
     conf = (ROOT / "nats.conf").read_text()
     password = "      user: agent\n      password: $QGJET_NATS_AGENT_PASSWORD\n"
     assert password in conf
-    (tmp_path / "nats.conf").write_text(conf.replace(password, "      nkey: $QGJET_NATS_AGENT_NKEY\n"))
+    (tmp_path / "nats.conf").write_text(
+        conf.replace(password, "      nkey: $QGJET_NATS_AGENT_NKEY\n")
+    )
     server = NatsServer(tmp_path / "nats", config=tmp_path / "nats.conf")
-    server.logins |= {"QGJET_NATS_NO_AUTH_USER": "", "QGJET_NATS_AGENT_NKEY": nkeys.from_seed(bytearray(seed)).public_key.decode()}
+    server.logins |= {
+        "QGJET_NATS_NO_AUTH_USER": "",
+        "QGJET_NATS_AGENT_NKEY": nkeys.from_seed(bytearray(seed)).public_key.decode(),
+    }
     await server.start()
     try:
-        async with connect(server.url, name="test", login=NatsSettings(user="agent", nkey=str(tmp_path / "agent.nk"))) as connection:
+        async with connect(
+            server.url,
+            name="test",
+            login=NatsSettings(user="agent", nkey=str(tmp_path / "agent.nk")),
+        ) as connection:
             assert await connection.may_publish("qg.log.1.1")
             assert not await connection.may_publish("qg.control.agent.1.drain")
     finally:
@@ -128,8 +156,16 @@ REFUSED: dict[str, tuple[str, Asked]] = {
     "a request": ("submitter", lambda connection: connection.api("STREAM.NAMES")),
     "an event": ("agent", lambda connection: EventLog(connection).submit(spec())),
     "a pull": ("janitor", lambda connection: Queue(connection, FAST).take(LANE, 5.0)),
-    "the list of agents": ("agent", lambda connection: agent_registry.agents(connection, timeout_s=10)),
-    "a batch of messages": ("submitter", lambda connection: direct_get.messages(connection, LOGS, "qg.log.1.1", 0, batch=1, max_bytes=1)),
+    "the list of agents": (
+        "agent",
+        lambda connection: agent_registry.agents(connection, timeout_s=10),
+    ),
+    "a batch of messages": (
+        "submitter",
+        lambda connection: direct_get.messages(
+            connection, LOGS, "qg.log.1.1", 0, batch=1, max_bytes=1
+        ),
+    ),
     "a tail": ("agent", lambda connection: _first(connection)),
     "a file": ("projector", lambda connection: _put(connection)),
 }
@@ -147,24 +183,37 @@ async def _put(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_what_a_role_may_not_do_fails_at_once_and_says_who_may_not_do_what(guarded: NatsServer, what: str) -> None:
+async def test_what_a_role_may_not_do_fails_at_once_and_says_who_may_not_do_what(
+    guarded: NatsServer, what: str
+) -> None:
     role, ask = REFUSED[what]
     async with bus_as(guarded, role) as connection:
-        with pytest.raises(PermissionDenied, match=rf"NATS user '{role}' may not publish to \S+: use a role that may"):
+        with pytest.raises(
+            PermissionDenied,
+            match=rf"NATS user '{role}' may not publish to \S+: use a role that may",
+        ):
             await ask(connection)
         assert (await connection.identity()).user == role  # the connection is as good as ever
 
 
 async def test_answers_that_cannot_be_heard_are_told(guarded: NatsServer) -> None:
-    login = NatsSettings(user="agent", password=password_of(guarded, "agent"), inbox_prefix="_INBOX_else")
+    login = NatsSettings(
+        user="agent", password=password_of(guarded, "agent"), inbox_prefix="_INBOX_else"
+    )
     async with connect(guarded.url, name="test", login=login) as connection:
         with pytest.raises(PermissionDenied, match=r"may not subscribe to _inbox_else\."):
             await EventLog(connection).state()
 
 
 async def test_who_may_not_make_the_log_says_so_when_it_is_missing(tmp_path: Path) -> None:
-    async with guarded_server(tmp_path / "nats") as server, bus_as(server, "submitter") as connection:
-        with pytest.raises(PermissionDenied, match=r"no stream QG_EVENTS at .* yet, and the NATS user 'submitter' may not make it: start the API first"):
+    async with (
+        guarded_server(tmp_path / "nats") as server,
+        bus_as(server, "submitter") as connection,
+    ):
+        with pytest.raises(
+            PermissionDenied,
+            match=r"no stream QG_EVENTS at .* yet, and the NATS user 'submitter' may not make it: start the API first",
+        ):
             await streams.ensure(connection)
     assert "Violation" not in server.log_file.read_text()  # it asked what it may do before it tried
 
@@ -172,7 +221,9 @@ async def test_who_may_not_make_the_log_says_so_when_it_is_missing(tmp_path: Pat
 # -- let in no more, and again -------------------------------------------------------------------------------------------
 
 
-async def test_a_connection_outlasts_a_password_that_was_changed_and_changed_back(guarded: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_connection_outlasts_a_password_that_was_changed_and_changed_back(
+    guarded: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
     right = password_of(guarded, "agent")
     async with bus_as(guarded, "agent") as connection:
         for number, password in enumerate(("panother", right)):
@@ -202,7 +253,9 @@ async def _reason(connection: Connection, text: str) -> bool:
     return False
 
 
-async def test_a_connection_outlasts_a_reload_that_forgets_its_user_and_knows_it_again(tmp_path: Path) -> None:
+async def test_a_connection_outlasts_a_reload_that_forgets_its_user_and_knows_it_again(
+    tmp_path: Path,
+) -> None:
     conf = (ROOT / "nats.conf").read_text()
     (tmp_path / "nats.conf").write_text(conf)
     server = NatsServer(tmp_path / "nats", config=tmp_path / "nats.conf")
@@ -221,7 +274,9 @@ async def test_a_connection_outlasts_a_reload_that_forgets_its_user_and_knows_it
         server.stop()
 
 
-async def test_a_connection_outlasts_a_server_that_says_why_it_hangs_up(connection: Connection) -> None:
+async def test_a_connection_outlasts_a_server_that_says_why_it_hangs_up(
+    connection: Connection,
+) -> None:
     assert connection.client._transport is not None
     connection.client._transport.write(b"NONSENSE\r\n")
 
@@ -256,7 +311,11 @@ def test_an_address_is_shown_without_what_logs_in(url: str, shown: str) -> None:
 
 
 async def test_an_address_that_is_none_is_not_shown_with_its_password() -> None:
-    for url in ("nats://user:secret@:x", "nats://user:se/cret@host", "nats://host,nats://user:secret@"):
+    for url in (
+        "nats://user:secret@:x",
+        "nats://user:se/cret@host",
+        "nats://host,nats://user:secret@",
+    ):
         with pytest.raises(InvalidSettings) as refused:
             await open_connection(url, name="test")
         assert "se" not in str(refused.value).partition(": ")[2].partition("is not")[0], url

@@ -1,4 +1,6 @@
-"""A server that is not what it says, and the command line: it ends with a line, writes nothing elsewhere, and shows nothing that a terminal obeys."""
+"""A server that is not what it says, and the command line: it ends with a line, writes nothing
+elsewhere, and shows nothing that a terminal obeys.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,14 @@ SUITE: dict[str, Any] = {
     "tags": {"branch": HOSTILE},
 }  # fmt: skip
 EVIL = b"evil"
-FILE = {"attempt": 1, "name": "../../" + HOSTILE, "content_type": HOSTILE, "size": 3, "sha256": hashlib.sha256(EVIL).hexdigest(), "note": HOSTILE}
+FILE = {
+    "attempt": 1,
+    "name": "../../" + HOSTILE,
+    "content_type": HOSTILE,
+    "size": 3,
+    "sha256": hashlib.sha256(EVIL).hexdigest(),
+    "note": HOSTILE,
+}
 PROBLEM = {"type": "urn:x", "title": "x", "status": 422, "detail": HOSTILE}
 COMMANDS: list[tuple[list[str], Any]] = [
     (["status", "j"], JOB),
@@ -50,7 +59,14 @@ COMMANDS: list[tuple[list[str], Any]] = [
     (["artifacts", "j"], {"artifacts": [FILE]}),
     (
         ["artifacts", "j", "--download", "out"],
-        {"artifacts": [FILE, FILE | {"name": "/tmp/x"}, FILE | {"name": "link/x"}, FILE | {"attempt": -1, "name": "..\\x"}]},
+        {
+            "artifacts": [
+                FILE,
+                FILE | {"name": "/tmp/x"},
+                FILE | {"name": "link/x"},
+                FILE | {"attempt": -1, "name": "..\\x"},
+            ]
+        },
     ),
     (["wait", "--timeout", "1s", "j"], JOB),
 ]
@@ -103,30 +119,58 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def files(place: Path) -> set[str]:
     """All but what a download may leave: those below its own directory."""
-    return {str(path) for path in place.rglob("*") if not path.is_dir() and not path.is_relative_to(place / "inner" / "out")}
+    return {
+        str(path)
+        for path in place.rglob("*")
+        if not path.is_dir() and not path.is_relative_to(place / "inner" / "out")
+    }
 
 
 @settings(max_examples=settings().max_examples // 4, suppress_health_check=list(HealthCheck))
 @given(command=st.sampled_from(COMMANDS), data=st.data())
 def test_no_answer_brings_down_the_command_line_or_leads_it_elsewhere(
-    command: tuple[list[str], Any], data: st.DataObject, answering: Answering, place: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Any
+    command: tuple[list[str], Any],
+    data: st.DataObject,
+    answering: Answering,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: Any,
 ) -> None:
     argv, honest = command
-    answering.body = data.draw(st.just(json.dumps(honest).encode()) | tampered(honest) | st.sampled_from([b"", DEEP.encode(), b"null", b"[]"]))
+    answering.body = data.draw(
+        st.just(json.dumps(honest).encode())
+        | tampered(honest)
+        | st.sampled_from([b"", DEEP.encode(), b"null", b"[]"])
+    )
     answering.status = 422 if honest is PROBLEM else 200
     check(argv, answering, place, monkeypatch, capsysbinary)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[0]))
 def test_hostile_text_is_shown_escaped(
-    command: tuple[list[str], Any], answering: Answering, place: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Any
+    command: tuple[list[str], Any],
+    answering: Answering,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: Any,
 ) -> None:
-    answering.body, answering.status = json.dumps(command[1]).encode(), 422 if command[1] is PROBLEM else 200
+    answering.body, answering.status = (
+        json.dumps(command[1]).encode(),
+        422 if command[1] is PROBLEM else 200,
+    )
     assert check(command[0], answering, place, monkeypatch, capsysbinary).strip()
 
 
-def check(argv: list[str], answering: Answering, place: Path, monkeypatch: pytest.MonkeyPatch, capture: Any) -> str:
-    monkeypatch.setattr(sys, "argv", ["qgjet", *argv, "--api", f"http://127.0.0.1:{answering.server_address[1]}"])
+def check(
+    argv: list[str],
+    answering: Answering,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capture: Any,
+) -> str:
+    monkeypatch.setattr(
+        sys, "argv", ["qgjet", *argv, "--api", f"http://127.0.0.1:{answering.server_address[1]}"]
+    )
     before = files(place)
     with pytest.raises(SystemExit) as ended:
         main()
@@ -139,10 +183,23 @@ def check(argv: list[str], answering: Answering, place: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("argv", "answer"), [(["status", "j"], {}), (["list"], {"jobs": [{}], "next_cursor": None}), (["suites"], {"suites": [{}]}), (["suites", "s"], {})]
+    ("argv", "answer"),
+    [
+        (["status", "j"], {}),
+        (["list"], {"jobs": [{}], "next_cursor": None}),
+        (["suites"], {"suites": [{}]}),
+        (["suites", "s"], {}),
+    ],
 )
 def test_an_answer_without_what_is_needed_is_none_of_the_api(
-    argv: list[str], answer: Any, answering: Answering, place: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Any
+    argv: list[str],
+    answer: Any,
+    answering: Answering,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: Any,
 ) -> None:
     answering.body, answering.status = json.dumps(answer).encode(), 200
-    assert "is not qgjet's API, or too old" in check(argv, answering, place, monkeypatch, capsysbinary)
+    assert "is not qgjet's API, or too old" in check(
+        argv, answering, place, monkeypatch, capsysbinary
+    )

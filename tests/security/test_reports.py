@@ -1,4 +1,6 @@
-"""Reports that a hostile test writes: never green for nothing, and never more than a moment and a few megabytes of the agent's."""
+"""Reports that a hostile test writes: never green for nothing, and never more than a moment and a
+few megabytes of the agent's.
+"""
 
 from __future__ import annotations
 
@@ -40,45 +42,91 @@ def junit(data: bytes) -> RunnerReport | ReportUnreadable:
 
 
 @given(st.sampled_from(REPORTS), st.data())
-def test_a_tampered_report_gives_one_outcome_whatever_it_is(path: Path, data: st.DataObject) -> None:
+def test_a_tampered_report_gives_one_outcome_whatever_it_is(
+    path: Path, data: st.DataObject
+) -> None:
     report = data.draw(tampered(json.loads(path.read_bytes())))
-    outcome = appwright_outcome(Evidence(exit_code=1, report=report, duration_s=1.0, project_dir="/p", test="tests/a.spec.js"))
+    outcome = appwright_outcome(
+        Evidence(
+            exit_code=1, report=report, duration_s=1.0, project_dir="/p", test="tests/a.spec.js"
+        )
+    )
     assert outcome.verdict not in PASSING
 
 
-@pytest.mark.parametrize("number", ["9" * 5000, "1e99999999999999999999", "-1e999", "9" * 5000 + ".5"], ids=["digits", "exponent", "double", "fraction"])
+@pytest.mark.parametrize(
+    "number",
+    ["9" * 5000, "1e99999999999999999999", "-1e999", "9" * 5000 + ".5"],
+    ids=["digits", "exponent", "double", "fraction"],
+)
 @pytest.mark.parametrize("after", ["", ",}"], ids=["json", "not json"])
 def test_a_number_that_nothing_can_hold_makes_a_report_unreadable(number: str, after: str) -> None:
     """Together with a syntax error behind it, such a number once ended the process that read it."""
     report = f'{{"config":{{"metadata":[{number}{after}]}},"suites":[]}}'.encode()
     for _ in range(50):  # it took a few
-        assert isinstance(read_playwright(report, project_dir="/p", test="tests/a.spec.js", patterns=default_patterns()), ReportUnreadable)
+        assert isinstance(
+            read_playwright(
+                report, project_dir="/p", test="tests/a.spec.js", patterns=default_patterns()
+            ),
+            ReportUnreadable,
+        )
 
 
 def test_an_integer_beyond_64_bits_is_no_reason_not_to_read_a_report() -> None:
-    """JavaScript writes 1e20 in digits, and `metadata` of a configuration holds whatever its author likes."""
+    """JavaScript writes 1e20 in digits, and `metadata` of a configuration holds whatever its author
+    likes.
+    """
     report = json.loads(REPORTS[0].read_bytes())
-    plain = read_playwright(json.dumps(report).encode(), project_dir="/p", test="tests/a.spec.js", patterns=default_patterns())
+    plain = read_playwright(
+        json.dumps(report).encode(),
+        project_dir="/p",
+        test="tests/a.spec.js",
+        patterns=default_patterns(),
+    )
     report["config"]["metadata"] = {"build": 10**20}
-    assert read_playwright(json.dumps(report).encode(), project_dir="/p", test="tests/a.spec.js", patterns=default_patterns()) == plain
+    assert (
+        read_playwright(
+            json.dumps(report).encode(),
+            project_dir="/p",
+            test="tests/a.spec.js",
+            patterns=default_patterns(),
+        )
+        == plain
+    )
     assert not isinstance(plain, ReportUnreadable)
 
 
-@given(damaged(JUNIT) | damaged(LAUGHS) | st.sampled_from([JUNIT.decode().encode(code) for code in ("utf-16", "utf-16-le", "utf-32", "cp037")]))
+@given(
+    damaged(JUNIT)
+    | damaged(LAUGHS)
+    | st.sampled_from(
+        [JUNIT.decode().encode(code) for code in ("utf-16", "utf-16-le", "utf-32", "cp037")]
+    )
+)
 def test_a_damaged_failure_is_never_green_by_its_exit_code(data: bytes) -> None:
-    outcome = command_outcome(CommandEvidence(exit_code=1, junit=data, junit_due=True, duration_s=1.0, project_dir="/p"))
+    outcome = command_outcome(
+        CommandEvidence(exit_code=1, junit=data, junit_due=True, duration_s=1.0, project_dir="/p")
+    )
     assert outcome.verdict not in PASSING
     assert b"root:" not in json.dumps(outcome.message).encode()
 
 
 @pytest.mark.parametrize(
-    "data", [LAUGHS, FILE, FILE.replace(b"file:///etc/passwd", b"http://127.0.0.1:1/x"), b'<!DOCTYPE x SYSTEM "http://127.0.0.1:1/x"><testsuite/>']
+    "data",
+    [
+        LAUGHS,
+        FILE,
+        FILE.replace(b"file:///etc/passwd", b"http://127.0.0.1:1/x"),
+        b'<!DOCTYPE x SYSTEM "http://127.0.0.1:1/x"><testsuite/>',
+    ],
 )
 def test_no_document_defines_its_own_words(data: bytes) -> None:
     assert junit(data) == ReportUnreadable("JUnit report cannot be read: it has a DTD")
 
 
-@pytest.mark.parametrize("data", [JUNIT[:60], b"<testsuite", b"\xff\xfe<", b"<html><testcase/></html>"])
+@pytest.mark.parametrize(
+    "data", [JUNIT[:60], b"<testsuite", b"\xff\xfe<", b"<html><testcase/></html>"]
+)
 def test_what_is_no_document_is_unreadable(data: bytes) -> None:
     assert isinstance(junit(data), ReportUnreadable)
 
@@ -95,9 +143,13 @@ HUGE = {
     "blanks": b"<testsuites>" + b" " * (64 * MIB) + b"</testsuites>",
     "nothing": b" " * (70 * MIB),
     "a deep document": b"<testsuite>" + b"<a>" * (MAX_DEPTH + 1),
-    "a long tag": b"<testsuite><testcase name='" + b"x" * (MAX_TAG_BYTES + MIB) + b"'/></testsuite>",
+    "a long tag": b"<testsuite><testcase name='"
+    + b"x" * (MAX_TAG_BYTES + MIB)
+    + b"'/></testsuite>",
     "many marks": b"<testsuite><testcase>" + b"<failure/>" * MANY + b"</testcase></testsuite>",
-    "many cases": b"<testsuite>" + b"<testcase name='a'><failure/></testcase>" * (MANY // 10) + b"</testsuite>",
+    "many cases": b"<testsuite>"
+    + b"<testcase name='a'><failure/></testcase>" * (MANY // 10)
+    + b"</testsuite>",
 }
 UNREADABLE = {"nothing", "a deep document", "a long tag"}
 
@@ -114,12 +166,17 @@ def test_a_huge_document_costs_little(name: str) -> None:
     assert most < 4 * MAX_TAG_BYTES
 
 
-@pytest.mark.parametrize("inner", [b'"suites":[%s]', b'"suites":[],"errors":[%s]', b'"suites":[{"specs":[{"tests":[%s]}]}]'])
+@pytest.mark.parametrize(
+    "inner",
+    [b'"suites":[%s]', b'"suites":[],"errors":[%s]', b'"suites":[{"specs":[{"tests":[%s]}]}]'],
+)
 def test_a_report_of_nothing_but_braces_costs_little(inner: bytes) -> None:
     data = b"{" + inner % b",".join([b"{}"] * MANY) + b"}"
     tracemalloc.start()
     try:
-        outcome = appwright_outcome(Evidence(exit_code=0, report=data, duration_s=1.0, project_dir="/p", test="a"))
+        outcome = appwright_outcome(
+            Evidence(exit_code=0, report=data, duration_s=1.0, project_dir="/p", test="a")
+        )
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -128,7 +185,14 @@ def test_a_report_of_nothing_but_braces_costs_little(inner: bytes) -> None:
 
 
 def test_an_honest_report_of_a_failure_is_failed() -> None:
-    assert command_outcome(CommandEvidence(exit_code=1, junit=JUNIT, junit_due=True, duration_s=1.0, project_dir="/p")).verdict is Verdict.FAILED
+    assert (
+        command_outcome(
+            CommandEvidence(
+                exit_code=1, junit=JUNIT, junit_due=True, duration_s=1.0, project_dir="/p"
+            )
+        ).verdict
+        is Verdict.FAILED
+    )
 
 
 READ_AT_ONCE = """
@@ -151,7 +215,15 @@ assert len(found) == 4 and all(one == found[0] for one in found)
 
 
 def test_the_first_reports_of_a_process_may_be_read_in_several_threads_at_once() -> None:
-    """A decoder that two threads made for one type at the same time has crashed agents with several slots."""
+    """A decoder that two threads made for one type at the same time has crashed agents with several
+    slots.
+    """
     for _ in range(5):
-        done = subprocess.run([sys.executable, "-c", READ_AT_ONCE, str(REPORTS[-1])], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", READ_AT_ONCE, str(REPORTS[-1])],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr[-2000:]

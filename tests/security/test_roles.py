@@ -1,4 +1,6 @@
-"""The roles of nats.conf: each against every subject there is. One server, as operators start it: the shipped file, passwords from the environment."""
+"""The roles of nats.conf: each against every subject there is. One server, as operators start it:
+the shipped file, passwords from the environment.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,10 @@ PUBLISH: dict[str, frozenset[str]] = {
     "$JS.API.STREAM.PURGE.QG_LOGS": OPERATOR,
     "$JS.API.STREAM.PURGE.KV_qg-agents": OPERATOR,
     "$JS.API.STREAM.PURGE.OBJ_qg-artifacts": AGENT,
-    **{f"$JS.API.STREAM.{verb}.QG_EVENTS": OPERATOR for verb in ("MSG.DELETE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE")},
+    **{
+        f"$JS.API.STREAM.{verb}.QG_EVENTS": OPERATOR
+        for verb in ("MSG.DELETE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE")
+    },
     # reads
     "$JS.API.STREAM.MSG.GET.QG_EVENTS": EVERYBODY,
     "$JS.API.STREAM.MSG.GET.QG_ADVISORIES": JANITOR,
@@ -133,7 +138,9 @@ async def refusals(server: NatsServer, role: str) -> set[str]:
     told: set[str] = set()
 
     async def error_cb(error: Exception) -> None:
-        found = re.search(r'permissions violation for (publish|subscription) to "(.*?)"', str(error))
+        found = re.search(
+            r'permissions violation for (publish|subscription) to "(.*?)"', str(error)
+        )
         assert found is not None, error
         told.add(f"{found[1]} {found[2]}")
 
@@ -144,7 +151,9 @@ async def refusals(server: NatsServer, role: str) -> set[str]:
             await client.publish(subject, b"{}")
         for subject in SUBSCRIBE:
             await client.subscribe(subject)
-        for _ in range(2):  # the server answers in order, but nats-py sends its ping before what waits to be sent
+        for _ in range(
+            2
+        ):  # the server answers in order, but nats-py sends its ping before what waits to be sent
             await client.flush()
     finally:
         await client.close()
@@ -153,8 +162,14 @@ async def refusals(server: NatsServer, role: str) -> set[str]:
 
 @pytest.mark.parametrize("role", ROLES)
 async def test_a_role_may_do_what_it_needs_and_nothing_else(guarded: NatsServer, role: str) -> None:
-    expected = {f"publish {subject}".lower() for subject, roles in PUBLISH.items() if role not in roles}
-    expected |= {f"subscription {subject}".lower() for subject, roles in SUBSCRIBE.items() if role not in roles}
+    expected = {
+        f"publish {subject}".lower() for subject, roles in PUBLISH.items() if role not in roles
+    }
+    expected |= {
+        f"subscription {subject}".lower()
+        for subject, roles in SUBSCRIBE.items()
+        if role not in roles
+    }
     assert await refusals(guarded, role) == expected
 
 
@@ -164,11 +179,23 @@ def test_the_tables_know_every_subject_of_the_file() -> None:
     patterns = set(re.findall(r'"([^"\s]*[.>][^"\s]*)"', text)) - {"1.3"}
     assert len(patterns) > 40
     known = [*PUBLISH, *SUBSCRIBE]
-    assert [pattern for pattern in patterns if not any(matches(pattern, subject) for subject in known)] == []
+    assert [
+        pattern for pattern in patterns if not any(matches(pattern, subject) for subject in known)
+    ] == []
 
 
-@pytest.mark.parametrize("login", [{}, {"user": "agent", "password": "wrong"}, {"user": "agent", "password": ""}, {"user": "nobody", "password": "p"}])
-async def test_nobody_gets_in_without_the_password(guarded: NatsServer, login: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "login",
+    [
+        {},
+        {"user": "agent", "password": "wrong"},
+        {"user": "agent", "password": ""},
+        {"user": "nobody", "password": "p"},
+    ],
+)
+async def test_nobody_gets_in_without_the_password(
+    guarded: NatsServer, login: dict[str, str]
+) -> None:
     with pytest.raises(nats.errors.Error, match="Authorization Violation"):
         await connected(guarded, **login)
 
@@ -176,7 +203,9 @@ async def test_nobody_gets_in_without_the_password(guarded: NatsServer, login: d
 async def test_embedded_mode_lets_everybody_in_on_loopback(server: NatsServer) -> None:
     assert server.url.startswith("nats://127.0.0.1:")
     await connected(server)
-    with pytest.raises(nats.errors.Error, match="Authorization Violation"):  # a wrong password is one there, too
+    with pytest.raises(
+        nats.errors.Error, match="Authorization Violation"
+    ):  # a wrong password is one there, too
         await connected(server, user="agent", password="wrong")
 
 

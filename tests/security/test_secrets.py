@@ -1,4 +1,6 @@
-"""What settings hold that nobody else may read: it is in no error, no log line and no answer, whatever goes wrong."""
+"""What settings hold that nobody else may read: it is in no error, no log line and no answer,
+whatever goes wrong.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,24 @@ SECRET = "s3cr3t"
 passwords = st.text("/,@:#?%[]. ab\\\n", max_size=6).map(lambda text: f"{text}{SECRET}{text}")
 
 
-@given(passwords, st.sampled_from(["nats://", "tls://", "http://", ""]), st.sampled_from(["h:4222", "[::1]:1", "h/path"]), st.booleans())
-def test_no_password_is_left_in_an_address(password: str, scheme: str, host: str, several: bool) -> None:
+@given(
+    passwords,
+    st.sampled_from(["nats://", "tls://", "http://", ""]),
+    st.sampled_from(["h:4222", "[::1]:1", "h/path"]),
+    st.booleans(),
+)
+def test_no_password_is_left_in_an_address(
+    password: str, scheme: str, host: str, several: bool
+) -> None:
     url = f"{scheme}user:{password}@{host}"
     shown = without_password(f"nats://a:{SECRET}@first,{url}" if several and scheme else url)
     assert SECRET not in shown
     assert shown.endswith(host)
 
 
-@pytest.mark.parametrize("url", ["nats://127.0.0.1:4222", "nats://a:1,nats://b:2", "http://api/x@y", "127.0.0.1", ""])
+@pytest.mark.parametrize(
+    "url", ["nats://127.0.0.1:4222", "nats://a:1,nats://b:2", "http://api/x@y", "127.0.0.1", ""]
+)
 def test_an_address_without_a_password_stays_as_it_is(url: str) -> None:
     assert without_password(url) == url
 
@@ -41,17 +52,40 @@ def test_an_address_without_a_password_stays_as_it_is(url: str) -> None:
     ("argv", "variables"),
     [
         (["agent"], {"QGJET_NATS_URL": f"nats://u:a,{SECRET}@127.0.0.1:1"}),
-        (["doctor"], {"QGJET_NATS_URL": f"nats://u:{SECRET}@127.0.0.1:1", "QGJET_API_URL": f"http://u:{SECRET}@127.0.0.1:1", "API_TOKEN": f"token-{SECRET}"}),
+        (
+            ["doctor"],
+            {
+                "QGJET_NATS_URL": f"nats://u:{SECRET}@127.0.0.1:1",
+                "QGJET_API_URL": f"http://u:{SECRET}@127.0.0.1:1",
+                "API_TOKEN": f"token-{SECRET}",
+            },
+        ),
         (["status", "j"], {"QGJET_API_URL": f"http://u:x/{SECRET}@127.0.0.1:1"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_server_that_cannot_be_reached_gives_no_password_away(argv: list[str], variables: dict[str, str], tmp_path: Path) -> None:
+def test_a_server_that_cannot_be_reached_gives_no_password_away(
+    argv: list[str], variables: dict[str, str], tmp_path: Path
+) -> None:
     """Tracebacks too: QGJET_DEBUG shows them."""
     (tmp_path / ".git").mkdir()
-    (tmp_path / "qgjet.toml").write_text('[targets.e]\nrunner = "command"\ncommand = ["true"]\npass_env = ["API_TOKEN"]\nredact = ["API_TOKEN"]\n')
-    environ = {name: value for name, value in os.environ.items() if not is_ours(name)} | variables | {"QGJET_DEBUG": "1"}
-    done = subprocess.run([QGJET, *argv], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=patience(30), check=False)
+    (tmp_path / "qgjet.toml").write_text(
+        '[targets.e]\nrunner = "command"\ncommand = ["true"]\npass_env = ["API_TOKEN"]\nredact = ["API_TOKEN"]\n'
+    )
+    environ = (
+        {name: value for name, value in os.environ.items() if not is_ours(name)}
+        | variables
+        | {"QGJET_DEBUG": "1"}
+    )
+    done = subprocess.run(
+        [QGJET, *argv],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=patience(30),
+        check=False,
+    )
     assert done.returncode != 0, done.stdout
     assert done.stdout + done.stderr
     assert SECRET not in done.stdout + done.stderr
@@ -59,7 +93,9 @@ def test_a_server_that_cannot_be_reached_gives_no_password_away(argv: list[str],
 
 async def test_an_api_that_waits_for_its_server_gives_no_password_away(tmp_path: Path) -> None:
     """Anybody may ask it how it is."""
-    async with qgjet("serve", "--port", "0", cwd=tmp_path, QGJET_NATS_URL=f"nats://u:{SECRET}@127.0.0.1:1") as serving:
+    async with qgjet(
+        "serve", "--port", "0", cwd=tmp_path, QGJET_NATS_URL=f"nats://u:{SECRET}@127.0.0.1:1"
+    ) as serving:
         url = (await serving.says("API on")).split("API on ")[1].split(",")[0]
         async with httpx.AsyncClient(base_url=url) as client:
             answers = [await client.get("/readyz"), await client.get("/healthz")]
@@ -120,22 +156,55 @@ def run(directory: Path, script: str, tests: tuple[str, ...], **secrets: str) ->
     (directory / "job.py").write_text(script)
     names = json.dumps(list(secrets))
     target = f'[targets.t]\nrunner = "command"\ncommand = ["{sys.executable}", "job.py", "{{test}}"]\npass_env = {names}\nredact = {names}\n'
-    (directory / "qgjet.toml").write_text('org_id = "acme"\n[job]\nmax_retries = 0\ninfra_retries = 0\n' + target)
+    (directory / "qgjet.toml").write_text(
+        'org_id = "acme"\n[job]\nmax_retries = 0\ninfra_retries = 0\n' + target
+    )
     words = [word for test in tests for word in ("--test", test)]
-    argv = ["run", "--app-version-id", "1", "--target", "t", *words, "--artifacts-dir", "art", "--report-json", "out.json"]
+    argv = [
+        "run",
+        "--app-version-id",
+        "1",
+        "--target",
+        "t",
+        *words,
+        "--artifacts-dir",
+        "art",
+        "--report-json",
+        "out.json",
+    ]
     environ = {name: value for name, value in os.environ.items() if not is_ours(name)} | secrets
-    done = subprocess.run([QGJET, *argv], cwd=directory, env=environ, capture_output=True, text=True, timeout=patience(50), check=False)
+    done = subprocess.run(
+        [QGJET, *argv],
+        cwd=directory,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=patience(50),
+        check=False,
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     report = (directory / "out.json").read_text()
     by_id = {job["job_id"]: job["test"] for job in json.loads(report)["jobs"]}
     art = directory / "art"
-    files = {path.relative_to(art).as_posix(): path.read_bytes() for path in art.rglob("*") if path.is_file()}
-    return Seen(done.stdout + done.stderr + report, {f"{by_id[name.split('/')[0]]}/{name.split('/', 2)[2]}": data for name, data in files.items()})
+    files = {
+        path.relative_to(art).as_posix(): path.read_bytes()
+        for path in art.rglob("*")
+        if path.is_file()
+    }
+    return Seen(
+        done.stdout + done.stderr + report,
+        {
+            f"{by_id[name.split('/')[0]]}/{name.split('/', 2)[2]}": data
+            for name, data in files.items()
+        },
+    )
 
 
 def test_no_line_of_a_key_leaves_the_agent_however_it_is_printed(tmp_path: Path) -> None:
     seen = run(tmp_path, SAYS, FORMS, KEY=KEY)
-    assert sorted(seen.files) == sorted(f"{form}/{name}" for form in FORMS for name in ("output.log", "test-results/said"))
+    assert sorted(seen.files) == sorted(
+        f"{form}/{name}" for form in FORMS for name in ("output.log", "test-results/said")
+    )
     for name, data in [("output and reports", seen.text.encode()), *seen.files.items()]:
         for line in KEY.splitlines():
             assert line.encode() not in data, name
@@ -149,6 +218,8 @@ def test_no_name_and_no_text_file_takes_a_secret_along(tmp_path: Path) -> None:
     assert TOKEN not in seen.text
     files = ("a.txt", "b.jsonl", "c.properties", "logcat", ".env", "windows.txt")
     assert seen.files.pop("a/output.log") == b""
-    assert sorted(seen.files) == sorted([f"a/test-results/login-{end}/{file}" for end in ("x", "***") for file in files])
+    assert sorted(seen.files) == sorted(
+        [f"a/test-results/login-{end}/{file}" for end in ("x", "***") for file in files]
+    )
     for name, data in seen.files.items():
         assert data.decode("utf-16" if name.endswith("windows.txt") else "utf-8") == "x *** y", name

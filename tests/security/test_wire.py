@@ -23,11 +23,17 @@ def pub(subject: bytes, header: bytes = b"") -> bytes:
 
 
 async def send_raw(server: NatsServer, *lines: bytes) -> None:
-    """Speak to the server as a client of our own that checks nothing; returns when the server has had it all."""
+    """Speak to the server as a client of our own that checks nothing; returns when the server has
+    had it all.
+    """
     at = urlsplit(server.url)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
     async with asyncio.timeout(patience(5)):
-        writer.write(b'CONNECT {"headers":true}\r\n' + b"".join(line + b"\r\n" for line in lines) + b"PING\r\n")
+        writer.write(
+            b'CONNECT {"headers":true}\r\n'
+            + b"".join(line + b"\r\n" for line in lines)
+            + b"PING\r\n"
+        )
         while (line := await reader.readline()) != b"PONG\r\n":
             assert line, "the server has hung up"
     writer.close()
@@ -54,22 +60,32 @@ HEADERS = [
 ]
 
 
-async def test_subjects_and_headers_that_are_no_text_end_neither_agent_nor_projector(server: NatsServer, log: EventLog, tmp_path: Path) -> None:
+async def test_subjects_and_headers_that_are_no_text_end_neither_agent_nor_projector(
+    server: NatsServer, log: EventLog, tmp_path: Path
+) -> None:
     before, after = spec(test="tests/before.spec.js"), spec(test="tests/after.spec.js")
     await submit(log, before)
     read_model = ReadModel.open(tmp_path / "read.sqlite")
     try:
-        async with running_agent(log, tmp_path / "work") as _, Projector(log, read_model) as projector:
+        async with (
+            running_agent(log, tmp_path / "work") as _,
+            Projector(log, read_model) as projector,
+        ):
             await ended(log, before.slot)
             await send_raw(
                 server,
                 *map(pub, STRANGE),
                 *(pub(b"qg.job.acme.1.emulator.t.started", header) for header in HEADERS),
-                *(pub(subjects.slot_prefix(after.slot).encode() + b".x", header) for header in HEADERS),
+                *(
+                    pub(subjects.slot_prefix(after.slot).encode() + b".x", header)
+                    for header in HEADERS
+                ),
             )
             await submit(log, after)
             assert (await ended(log, after.slot)).verdict is Verdict.PASSED
-            assert await projector.wait_for((await log.state()).last_seq, patience(10)), projector.failure
+            assert await projector.wait_for((await log.state()).last_seq, patience(10)), (
+                projector.failure
+            )
         view = read_model.job(after.job_id)
         assert view is not None
         assert view.status is Status.DONE

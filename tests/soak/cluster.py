@@ -64,7 +64,9 @@ class Cluster:
 
             async def ask() -> bool:
                 with contextlib.suppress(NatsUnavailable):
-                    return (await streams.ensure(connection, Deployment(replicas=NODES))).replicas == NODES
+                    return (
+                        await streams.ensure(connection, Deployment(replicas=NODES))
+                    ).replicas == NODES
                 return False
 
             await eventually(ask, within_s=60, what="a cluster with streams")
@@ -101,18 +103,35 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def cluster(path: Path, *, relayed: bool = False) -> AsyncIterator[Cluster]:
-    """Started, and killed at the end. `relayed`: each node speaks with the others through relays that can be held and cut."""
+    """Started, and killed at the end. `relayed`: each node speaks with the others through relays
+    that can be held and cut.
+    """
     free = free_ports(2 * NODES)
     ports, monitors = free[:NODES], free[NODES:]
     async with contextlib.AsyncExitStack() as stack:
-        relays = [Relay(one, other, Proxy(_Port(ports[other]))) for one, other in permutations(range(NODES), 2) if relayed]
+        relays = [
+            Relay(one, other, Proxy(_Port(ports[other])))
+            for one, other in permutations(range(NODES), 2)
+            if relayed
+        ]
         for relay in relays:
             stack.push_async_callback(relay.proxy.close)
             await relay.proxy.accept()
         nodes = []
         for number, port in enumerate(ports):
-            routes = [f"nats://127.0.0.1:{port}" for port in ports] if not relayed else [relay.proxy.url for relay in relays if relay.one == number]
-            config = _config(path / f"node-{number}", number, port=port, monitor=monitors[number], routes=routes, relayed=relayed)
+            routes = (
+                [f"nats://127.0.0.1:{port}" for port in ports]
+                if not relayed
+                else [relay.proxy.url for relay in relays if relay.one == number]
+            )
+            config = _config(
+                path / f"node-{number}",
+                number,
+                port=port,
+                monitor=monitors[number],
+                routes=routes,
+                relayed=relayed,
+            )
             nodes.append(NatsServer(config.parent, config=config))
         try:
             await asyncio.gather(*(node.start() for node in nodes))
@@ -122,15 +141,25 @@ async def cluster(path: Path, *, relayed: bool = False) -> AsyncIterator[Cluster
                 node.kill()
 
 
-def _config(store: Path, number: int, *, port: int, monitor: int, routes: list[str], relayed: bool) -> Path:
+def _config(
+    store: Path, number: int, *, port: int, monitor: int, routes: list[str], relayed: bool
+) -> Path:
     store.mkdir(parents=True)
     config = store / "nats.conf"
     text = config_file().read_text().replace("$QGJET_NATS_NAME", f"node-{number}")
-    config.write_text(text + CLUSTER.format(port=port, routes=", ".join(routes), monitor=monitor, alone=str(relayed).lower()))
+    config.write_text(
+        text
+        + CLUSTER.format(
+            port=port, routes=", ".join(routes), monitor=monitor, alone=str(relayed).lower()
+        )
+    )
     return config
 
 
 def free_ports(number: int) -> list[int]:
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(contextlib.closing(socket.create_server(("127.0.0.1", 0)))) for _ in range(number)]
+        sockets = [
+            stack.enter_context(contextlib.closing(socket.create_server(("127.0.0.1", 0))))
+            for _ in range(number)
+        ]
         return [one.getsockname()[1] for one in sockets]

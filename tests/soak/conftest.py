@@ -14,8 +14,14 @@ HERE = Path(__file__).resolve().parent
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    asked = [(config.invocation_params.dir / arg.split("::")[0]).resolve() for arg in map(str, config.invocation_params.args) if not arg.startswith("-")]
-    if collection_path.name.startswith("test_") and not any(path == HERE or HERE in path.parents for path in asked):
+    asked = [
+        (config.invocation_params.dir / arg.split("::")[0]).resolve()
+        for arg in map(str, config.invocation_params.args)
+        if not arg.startswith("-")
+    ]
+    if collection_path.name.startswith("test_") and not any(
+        path == HERE or HERE in path.parents for path in asked
+    ):
         return True
     return None
 
@@ -24,4 +30,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.resolve().parents:
             item.add_marker(pytest.mark.timeout(900))
-            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning"))
+            item.add_marker(
+                pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")
+            )

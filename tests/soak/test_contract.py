@@ -21,11 +21,21 @@ CASES = 2_000
 
 @OTHERS_DRAW
 @pytest.mark.parametrize("guarded", [False, True])
-async def test_answers_are_what_the_document_says(server: NatsServer, log: EventLog, tmp_path: Path, guarded: bool) -> None:
-    base = Settings(nats_url=server.url, api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False))
+async def test_answers_are_what_the_document_says(
+    server: NatsServer, log: EventLog, tmp_path: Path, guarded: bool
+) -> None:
+    base = Settings(
+        nats_url=server.url,
+        api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite"), janitor=False),
+    )
     settings, callers = those_who_ask(base, tmp_path / "tokens.json", guarded)
     seen = await examined(settings, api_of, FakeAgent(log), callers, CASES)
-    print(*(f"{count:5} {status} {route}" for (route, status), count in sorted(seen.items())), sep="\n")
+    print(
+        *(f"{count:5} {status} {route}" for (route, status), count in sorted(seen.items())),
+        sep="\n",
+    )
     assert seen.total() >= CASES
     assert {("GET /jobs/{job_id}", 200), ("GET /events", 200)} <= seen.keys()
-    assert {("POST /submit", 202), ("POST /submit", 200)} & seen.keys()  # a new job, or one that waits already: what is drawn is often the simplest twice
+    assert (
+        {("POST /submit", 202), ("POST /submit", 200)} & seen.keys()
+    )  # a new job, or one that waits already: what is drawn is often the simplest twice

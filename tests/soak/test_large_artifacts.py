@@ -8,9 +8,14 @@ from qgjet.jetstream.server import NatsServer
 from qgjet.store.event_log import EventLog
 
 
-async def test_very_large_files_neither_fill_the_agent_nor_hold_up_its_heartbeats(server: NatsServer, log: EventLog, yard: Yard) -> None:
+async def test_very_large_files_neither_fill_the_agent_nor_hold_up_its_heartbeats(
+    server: NatsServer, log: EventLog, yard: Yard
+) -> None:
     seen = await large(server.url, log, yard, log_mb=100, video_mb=200, within_s=200)
-    assert [(one.name, one.size, one.note) for one in seen.artifacts] == [("output.log", 100_000_000, ""), ("test-results/video.webm", 200_000_000, "")]
+    assert [(one.name, one.size, one.note) for one in seen.artifacts] == [
+        ("output.log", 100_000_000, ""),
+        ("test-results/video.webm", 200_000_000, ""),
+    ]
     assert seen.peak_mb < 150
     assert seen.heartbeats > 1
     assert seen.longest_silence_s < SOON.visibility_timeout_s * 2 / 3

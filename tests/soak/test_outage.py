@@ -11,7 +11,9 @@ from qgjet.store.event_log import EventLog
 AWAY_S = 150.0
 
 
-async def test_minutes_without_a_server_cost_neither_lines_nor_memory_nor_time(server: NatsServer, log: EventLog, tmp_path: Path) -> None:
+async def test_minutes_without_a_server_cost_neither_lines_nor_memory_nor_time(
+    server: NatsServer, log: EventLog, tmp_path: Path
+) -> None:
     async with at_work(log, tmp_path) as service:
         await works(service, log, "before")
         await away(server, service, 5.0)

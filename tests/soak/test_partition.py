@@ -21,13 +21,23 @@ from soak.cluster import cluster
 pytestmark = pytest.mark.timeout(300)
 
 
-async def test_an_api_at_a_leader_that_was_cut_off_does_not_deny_what_the_others_know(tmp_path: Path) -> None:
+async def test_an_api_at_a_leader_that_was_cut_off_does_not_deny_what_the_others_know(
+    tmp_path: Path,
+) -> None:
     async with cluster(tmp_path / "cluster", relayed=True) as nodes:
         await nodes.ready()
         old = await nodes.leader()
         other = next(node for node in nodes.nodes if node is not old)
-        settings = Settings(nats_url=old.url, queue=QueueSettings(replicas=3), api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite")))
-        async with connect(other.url, name="test") as connection, api_of(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as api:
+        settings = Settings(
+            nats_url=old.url,
+            queue=QueueSettings(replicas=3),
+            api=ApiSettings(port=0, database=str(tmp_path / "read.sqlite")),
+        )
+        async with (
+            connect(other.url, name="test") as connection,
+            api_of(settings) as url,
+            httpx.AsyncClient(base_url=url, timeout=patience(20)) as api,
+        ):
             log = EventLog(connection)
             assert (await log.state()).leads
             assert (await api.get("/jobs/nobody")).status_code == 404

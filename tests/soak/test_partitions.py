@@ -1,4 +1,6 @@
-"""Builds come and go, day after day: many more partitions than the stream has consumers, and none is refused or left behind."""
+"""Builds come and go, day after day: many more partitions than the stream has consumers, and none
+is refused or left behind.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,23 @@ async def stream_of(path: Path, nodes: int, max_consumers: int) -> AsyncIterator
             several = await stack.enter_async_context(cluster(path / "cluster"))
             await several.ready()
             url = several.url
-        connection = await stack.enter_async_context(connect(url, name="partitions", timeout_s=15.0))
+        connection = await stack.enter_async_context(
+            connect(url, name="partitions", timeout_s=15.0)
+        )
         with contextlib.suppress(streams.JetStreamError):
             await connection.api(f"STREAM.DELETE.{STREAM}", timeout_s=15.0)
-        await streams.ensure(connection, replace(LASTING.deployment, max_consumers=max_consumers, replicas=nodes))
+        await streams.ensure(
+            connection, replace(LASTING.deployment, max_consumers=max_consumers, replicas=nodes)
+        )
         yield connection
 
 
-@pytest.mark.parametrize(("nodes", "partitions", "max_consumers"), [(1, 20_000, 2_000), (3, 5_000, 500)])
-async def test_partitions_come_and_go(tmp_path: Path, nodes: int, partitions: int, max_consumers: int) -> None:
+@pytest.mark.parametrize(
+    ("nodes", "partitions", "max_consumers"), [(1, 20_000, 2_000), (3, 5_000, 500)]
+)
+async def test_partitions_come_and_go(
+    tmp_path: Path, nodes: int, partitions: int, max_consumers: int
+) -> None:
     queue = replace(LASTING, replicas=nodes)
     jobs = [spec(app_version_id=f"{number}") for number in range(partitions)]
     most = 0
@@ -57,7 +67,9 @@ async def test_partitions_come_and_go(tmp_path: Path, nodes: int, partitions: in
         async with (
             Projector(log, read_model) as projector,
             Janitor(log, read_model, queue),
-            running_agent(log, tmp_path / "work", runners=scripted({"*": ("passed",)}), slots=8, queue=queue),
+            running_agent(
+                log, tmp_path / "work", runners=scripted({"*": ("passed",)}), slots=8, queue=queue
+            ),
         ):
             for start in range(0, partitions, WAVE):
                 answers = await log.submit_many(jobs[start : start + WAVE], OnDuplicate.REJECT)

@@ -1,4 +1,6 @@
-"""Purges all the time, below clients that submit, race and cancel: no accepted job is lost, and no slot has two."""
+"""Purges all the time, below clients that submit, race and cancel: no accepted job is lost, and no
+slot has two.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ DAY = timedelta(days=1)
 async def race(log: EventLog, test: str) -> str:
     """Three clients want the slot: one gets it, the others hear of that one's job. Gives its id."""
     wanted = [spec(test=test) for _ in range(3)]
-    answers: list[Accepted] = await asyncio.gather(*(patiently(lambda one=one: log.submit(one)) for one in wanted))
+    answers: list[Accepted] = await asyncio.gather(
+        *(patiently(lambda one=one: log.submit(one)) for one in wanted)
+    )
     (winner,) = {answer.job_id for answer in answers}
     assert [answer.job_id for answer in answers if not answer.attached] == [winner]
     return winner
@@ -46,11 +50,19 @@ async def client(log: EventLog, test: str) -> str:
     for _ in range(ROUNDS):
         job_id = await race(log, test)
         await patiently(lambda job_id=job_id: log.cancel(spec(test=test).slot, job_id, by="me"))
-        await asyncio.sleep(rng.uniform(0.0, 1.5))  # now before, now in the middle of, now after a purge
+        await asyncio.sleep(
+            rng.uniform(0.0, 1.5)
+        )  # now before, now in the middle of, now after a purge
     return await race(log, test)
 
 
-async def rage(connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, break_it: NatsServer | None) -> int:
+async def rage(
+    connection: Connection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    break_it: NatsServer | None,
+) -> int:
     """Gives the number of events that were purged."""
     monkeypatch.setattr(retentions, "PACE_S", 0.0)
     log, purged = EventLog(connection), 0
@@ -70,7 +82,9 @@ async def rage(connection: Connection, tmp_path: Path, monkeypatch: pytest.Monke
             await asyncio.sleep(0.05)
         assert break_it is None, "nothing was purged in time to break anything"
         for number, job_id in enumerate(await clients):
-            job, version = await patiently(lambda number=number: log.read(spec(test=f"{number}").slot))
+            job, version = await patiently(
+                lambda number=number: log.read(spec(test=f"{number}").slot)
+            )
             assert job is not None
             assert (job.job_id, job.status) == (job_id, Status.QUEUED)
             history = await log.history(spec(test=f"{number}").slot)
@@ -89,12 +103,18 @@ async def rage(connection: Connection, tmp_path: Path, monkeypatch: pytest.Monke
     return purged
 
 
-async def test_purges_below_racing_clients_lose_no_job(connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_purges_below_racing_clients_lose_no_job(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert await rage(connection, tmp_path, monkeypatch, break_it=None) > SLOTS
 
 
-async def test_purges_on_a_cluster_whose_leader_dies_lose_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_purges_on_a_cluster_whose_leader_dies_lose_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with cluster(tmp_path / "cluster") as nodes:
         await nodes.ready()
         async with connect(nodes.url, name="retention", timeout_s=15.0) as connection:
-            assert await rage(connection, tmp_path, monkeypatch, break_it=await nodes.leader()) > SLOTS
+            assert (
+                await rage(connection, tmp_path, monkeypatch, break_it=await nodes.leader()) > SLOTS
+            )

@@ -34,7 +34,9 @@ async def test_a_server_that_is_killed_20_times_loses_nothing_and_runs_nothing_t
 
     async def kill(_: EventLog) -> None:
         server.kill()
-        await asyncio.sleep(rng.choice((0.0, 0.0, 0.5, 1.5, 3.0)))  # for longer than a lease now and then
+        await asyncio.sleep(
+            rng.choice((0.0, 0.0, 0.5, 1.5, 3.0))
+        )  # for longer than a lease now and then
         await server.start()
 
     storm = Storm(server.url, tmp_path, seed=seed)
@@ -56,7 +58,12 @@ async def test_agents_that_are_killed_and_frozen_all_the_time_lose_nothing_and_r
     """Real processes under real agents; whoever is killed is started again."""
     rng = random.Random(1)
     jobs = [
-        spec(test=f"{number}/{'hang-then-pass' if number % 10 == 0 else 'pass'}.spec.js", execution_timeout_s=4.0, infra_retries=10) for number in range(150)
+        spec(
+            test=f"{number}/{'hang-then-pass' if number % 10 == 0 else 'pass'}.spec.js",
+            execution_timeout_s=4.0,
+            infra_retries=10,
+        )
+        for number in range(150)
     ]
     await agree(log.connection, SOON.deployment)
     await Queue(log.connection, SOON).ensure(Lane(jobs[0].partition, 5))
@@ -67,7 +74,10 @@ async def test_agents_that_are_killed_and_frozen_all_the_time_lose_nothing_and_r
         enough = asyncio.Event()
         torment = asyncio.create_task(_torment(agents, rng, enough))
         for job in jobs:
-            assert (await ended(log, job.slot, within_s=300)).verdict in (Verdict.PASSED, Verdict.FLAKY)
+            assert (await ended(log, job.slot, within_s=300)).verdict in (
+                Verdict.PASSED,
+                Verdict.FLAKY,
+            )
             await legal_history(log, job.slot)
         enough.set()
         await torment
@@ -92,10 +102,16 @@ async def _torment(agents: Crew, rng: random.Random, enough: asyncio.Event) -> N
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_a_cluster_that_loses_a_node_again_and_again_loses_no_job(tmp_path: Path, seed: int) -> None:
-    """The leader of the log every other time. A takeover lasts longer than most visibility timeouts of these tests, so this one is longer."""
+async def test_a_cluster_that_loses_a_node_again_and_again_loses_no_job(
+    tmp_path: Path, seed: int
+) -> None:
+    """The leader of the log every other time. A takeover lasts longer than most visibility timeouts
+    of these tests, so this one is longer.
+    """
     rng = random.Random(seed)
-    patient = QueueSettings(visibility_timeout_s=12.0, retry_base_s=0.02, retry_cap_s=0.05, max_deliver=100, replicas=3)
+    patient = QueueSettings(
+        visibility_timeout_s=12.0, retry_base_s=0.02, retry_cap_s=0.05, max_deliver=100, replicas=3
+    )
     async with cluster(tmp_path / "cluster") as nodes:
         await nodes.ready()
 
@@ -119,18 +135,31 @@ async def _has_a_leader(nodes: object) -> bool:
 
 
 async def test_suites_on_a_cluster_are_whole_though_its_leader_dies(tmp_path: Path) -> None:
-    """Suites that want overlapping tests, while the leader of the log is killed: each is there as a whole, and no slot has two jobs."""
+    """Suites that want overlapping tests, while the leader of the log is killed: each is there as a
+    whole, and no slot has two jobs.
+    """
     async with cluster(tmp_path / "cluster") as nodes:
         await nodes.ready()
         async with connect(nodes.url, name="suites", timeout_s=15.0) as connection:
             log = EventLog(connection)
             wanted = {
-                f"suite-{number}": [spec(test=f"tests/{(number * 7 + step) % 150}.spec.js", suite_ids=(f"suite-{number}",)) for step in range(40)]
+                f"suite-{number}": [
+                    spec(
+                        test=f"tests/{(number * 7 + step) % 150}.spec.js",
+                        suite_ids=(f"suite-{number}",),
+                    )
+                    for step in range(40)
+                ]
                 for number in range(30)
             }
 
             async def submit(suite_id: str, specs: list[JobSpec]) -> list[Accepted]:
-                asked = Submission(suite_id=suite_id, id=suite_id, specs=specs, modes=[OnDuplicate.ATTACH] * len(specs))
+                asked = Submission(
+                    suite_id=suite_id,
+                    id=suite_id,
+                    specs=specs,
+                    modes=[OnDuplicate.ATTACH] * len(specs),
+                )
                 return await submit_suite(log, asked, timeout_s=60.0)
 
             submitting = [asyncio.create_task(submit(*one)) for one in wanted.items()]
@@ -141,11 +170,15 @@ async def test_suites_on_a_cluster_are_whole_though_its_leader_dies(tmp_path: Pa
             by_test: dict[str, set[str]] = {}
             for (suite_id, specs), given in zip(wanted.items(), answers, strict=True):
                 events = await patiently(lambda suite_id=suite_id: opened(log, suite_id))  # type: ignore[misc]  # the leader may change once more
-                assert [[member.job_id for member in event.jobs] for event in events] == [[answer.job_id for answer in given]]
+                assert [[member.job_id for member in event.jobs] for event in events] == [
+                    [answer.job_id for answer in given]
+                ]
                 for one, answer in zip(specs, given, strict=True):
                     by_test.setdefault(one.test, set()).add(answer.job_id)
                     history = await patiently(lambda slot=one.slot: log.history(slot))  # type: ignore[misc]
-                    assert [event.event.job_id for event in history if event.event] == [answer.job_id]
+                    assert [event.event.job_id for event in history if event.event] == [
+                        answer.job_id
+                    ]
             assert {len(ids) for ids in by_test.values()} == {1}
 
 

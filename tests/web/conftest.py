@@ -1,4 +1,6 @@
-"""One Chromium for all tests of a worker, one day of data to look at, and an empty stack for whoever changes something."""
+"""One Chromium for all tests of a worker, one day of data to look at, and an empty stack for
+whoever changes something.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
         keeping = asyncio.create_task(scene.keep_agents())
         yield scene
         keeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError, NatsUnavailable):  # this loop stands still while other tests run, and the server may hang up
+        with contextlib.suppress(
+            asyncio.CancelledError, NatsUnavailable
+        ):  # this loop stands still while other tests run, and the server may hang up
             await keeping
 
 

@@ -1,4 +1,6 @@
-"""A day in the life of a queue, written to the log as clients and agents would have: suites of several branches, retries, dead letters, work in progress."""
+"""A day in the life of a queue, written to the log as clients and agents would have: suites of
+several branches, retries, dead letters, work in progress.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,10 @@ MESSAGES = {
     "tests/search.spec.ts": "element 'search-result-0' was not visible within 10000 ms",
     "tests/offline.spec.ts": "element 'banner-offline' was not visible within 10000 ms",
 }
-DEVICES = {"emulator": ("mac-mini-1", "Pixel 8, Android 15"), "device": ("mac-mini-2", "Galaxy S23, Android 14")}
+DEVICES = {
+    "emulator": ("mac-mini-1", "Pixel 8, Android 15"),
+    "device": ("mac-mini-2", "Galaxy S23, Android 14"),
+}
 SLOTS = {"emulator": 3, "device": 2}
 INSTALL_S = 21.0
 LOG = """booting com.example.shop {version} on {device}
@@ -82,23 +87,46 @@ class Scene:
         targets: Sequence[str] = ("emulator", "device"),
         org_id: str = "shop",
     ) -> None:
-        """Jobs of all tests on all targets, run by the agents as far as time has come. `verdicts`: test, or `target:test` -> words, one per attempt."""
-        specs = [self._spec(name, at, version, target, test, org_id) for target in targets for test in TESTS]
+        """Jobs of all tests on all targets, run by the agents as far as time has come. `verdicts`:
+        test, or `target:test` -> words, one per attempt.
+        """
+        specs = [
+            self._spec(name, at, version, target, test, org_id)
+            for target in targets
+            for test in TESTS
+        ]
         commit = f"{self.rng.getrandbits(160):040x}"
         self.stack.clock.at = at
-        tags = {"branch": branch, "commit": commit, "pipeline": "nightly" if name.startswith("nightly") else "pull request" if branch != "main" else "push"}
+        tags = {
+            "branch": branch,
+            "commit": commit,
+            "pipeline": "nightly"
+            if name.startswith("nightly")
+            else "pull request"
+            if branch != "main"
+            else "push",
+        }
         await submit_suite(
             self.stack.log,
             Submission(
-                suite_id=name, id=str(uuid.UUID(int=self.rng.getrandbits(128))), specs=specs, modes=[OnDuplicate.ATTACH] * len(specs), by="api:ci", tags=tags
+                suite_id=name,
+                id=str(uuid.UUID(int=self.rng.getrandbits(128))),
+                specs=specs,
+                modes=[OnDuplicate.ATTACH] * len(specs),
+                by="api:ci",
+                tags=tags,
             ),
         )
         self.suites.append(name)
         for target in targets:
             if target in DEVICES:
-                await self._run([spec for spec in specs if spec.target == target], at, verdicts or {})
+                await self._run(
+                    [spec for spec in specs if spec.target == target], at, verdicts or {}
+                )
 
-    def _spec(self, suite: str, at: datetime, version: str, target: str, test: str, org_id: str) -> JobSpec:
+    def _spec(
+        self, suite: str, at: datetime, version: str, target: str, test: str, org_id: str
+    ) -> JobSpec:
         job_id = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
         self.jobs[f"{suite}/{target}/{test}"] = job_id
         return JobSpec(
@@ -115,13 +143,17 @@ class Scene:
             tags={"branch": suite.rpartition("-")[0]},
         )
 
-    async def _run(self, specs: Sequence[JobSpec], at: datetime, verdicts: Mapping[str, Sequence[str]]) -> None:
+    async def _run(
+        self, specs: Sequence[JobSpec], at: datetime, verdicts: Mapping[str, Sequence[str]]
+    ) -> None:
         """Every slot of the target's agent takes the next job."""
         name, device = DEVICES[specs[0].target]
         free = [at + timedelta(seconds=2 + number) for number in range(SLOTS[specs[0].target])]
         cold = set(range(len(free)))
         for spec in specs:
-            words = verdicts.get(f"{spec.target}:{spec.test}") or verdicts.get(spec.test) or ("passed",)
+            words = (
+                verdicts.get(f"{spec.target}:{spec.test}") or verdicts.get(spec.test) or ("passed",)
+            )
             job, earliest = await self.stack.log.load(spec.slot), at
             for word in words:
                 place = free.index(min(free))
@@ -130,33 +162,62 @@ class Scene:
                     break
                 warm = place not in cold
                 cold.discard(place)
-                job, free[place] = await self._attempt(spec, job, began, word, name, device, warm=warm)
+                job, free[place] = await self._attempt(
+                    spec, job, began, word, name, device, warm=warm
+                )
                 earliest = free[place] + timedelta(seconds=1.2)
 
-    async def _attempt(self, spec: JobSpec, job: Job, began: datetime, word: str, agent: str, device: str, *, warm: bool) -> tuple[Job | None, datetime]:
+    async def _attempt(
+        self,
+        spec: JobSpec,
+        job: Job,
+        began: datetime,
+        word: str,
+        agent: str,
+        device: str,
+        *,
+        warm: bool,
+    ) -> tuple[Job | None, datetime]:
         self.stack.clock.at = began
-        event, seq = await self.stack.log.execute(spec.slot, Start(job.ticket, agent, device=device, warm=warm), job)
+        event, seq = await self.stack.log.execute(
+            spec.slot, Start(job.ticket, agent, device=device, warm=warm), job
+        )
         job = state_of(event, seq)
-        took = (0.0 if warm else INSTALL_S) + (9 + sum(map(ord, spec.test)) % 23) * self.rng.uniform(0.9, 1.2) * (1.6 if word == "failed" else 1)
+        took = (0.0 if warm else INSTALL_S) + (
+            9 + sum(map(ord, spec.test)) % 23
+        ) * self.rng.uniform(0.9, 1.2) * (1.6 if word == "failed" else 1)
         self.warm[agent] = f"{spec.org_id}/{spec.app_version_id}/{spec.target}"
         ends = began + timedelta(seconds=took)
         if ends > self.now:
             self.running.setdefault(agent, []).append(spec.job_id)
             text = self._log(spec, word, device, warm).rpartition("\n  ")[0]
-            await self.stack.connection.request(log_subject(spec.job_id, job.attempt), text.encode() + b"\n")
+            await self.stack.connection.request(
+                log_subject(spec.job_id, job.attempt), text.encode() + b"\n"
+            )
             return None, ends
         text = self._log(spec, word, device, warm).encode()
         if word == "failed":
             await self.stack.connection.request(log_subject(spec.job_id, job.attempt), text)
         outcome = await self._with_files(spec, job.attempt, self._outcome(spec, word, took), text)
         self.stack.clock.at = ends
-        event, seq = await self.stack.log.execute(spec.slot, EndAttempt(agent, job.attempt, outcome, retry_in_s=1.0), job)
+        event, seq = await self.stack.log.execute(
+            spec.slot, EndAttempt(agent, job.attempt, outcome, retry_in_s=1.0), job
+        )
         return state_of(event, seq), ends
 
     def _outcome(self, spec: JobSpec, word: str, took: float) -> Outcome:
         if word == "infra_error":
-            return Outcome(verdict=Verdict.INFRA_ERROR, reason="device_lost", message="adb: device 'R5CW20XYZ' not found", duration_s=took)
-        error = TestError(message=MESSAGES.get(spec.test, "expected the screen to be shown"), file=spec.test, line=27)
+            return Outcome(
+                verdict=Verdict.INFRA_ERROR,
+                reason="device_lost",
+                message="adb: device 'R5CW20XYZ' not found",
+                duration_s=took,
+            )
+        error = TestError(
+            message=MESSAGES.get(spec.test, "expected the screen to be shown"),
+            file=spec.test,
+            line=27,
+        )
         titles = TESTS[spec.test]
         tests = []
         for number, title in enumerate(titles):
@@ -167,9 +228,24 @@ class Scene:
             elif last and word == "flaky":
                 tries = (Try(status="failed", duration_s=took / 3, error=error), *tries)
             outcome = word if last else "passed"
-            tests.append(TestResult(id=f"{spec.test}:{number}", title=title, file=spec.test, line=9 * number + 9, outcome=outcome, tries=tries))
+            tests.append(
+                TestResult(
+                    id=f"{spec.test}:{number}",
+                    title=title,
+                    file=spec.test,
+                    line=9 * number + 9,
+                    outcome=outcome,
+                    tries=tries,
+                )
+            )
         reason = {"failed": "tests_failed", "flaky": "tests_flaky"}.get(word, "tests_passed")
-        return Outcome(verdict=Verdict(word), reason=reason, exit_code=int(word == "failed"), duration_s=took, tests=tuple(tests))
+        return Outcome(
+            verdict=Verdict(word),
+            reason=reason,
+            exit_code=int(word == "failed"),
+            duration_s=took,
+            tests=tuple(tests),
+        )
 
     def _log(self, spec: JobSpec, word: str, device: str, warm: bool) -> str:
         titles = TESTS[spec.test]
@@ -179,11 +255,29 @@ class Scene:
             for number, title in enumerate(titles, 1)
         ]
         if bad:
-            lines += ["", *(f"    {line}" for line in MESSAGES.get(spec.test, "the device is gone").splitlines())]
-        install = "app is installed already" if warm else f"installing shop-{spec.app_version_id}.apk (38 MB)"
-        return LOG.format(version=spec.app_version_id, device=device, install=install, count=len(titles), lines="\n".join(lines))
+            lines += [
+                "",
+                *(
+                    f"    {line}"
+                    for line in MESSAGES.get(spec.test, "the device is gone").splitlines()
+                ),
+            ]
+        install = (
+            "app is installed already"
+            if warm
+            else f"installing shop-{spec.app_version_id}.apk (38 MB)"
+        )
+        return LOG.format(
+            version=spec.app_version_id,
+            device=device,
+            install=install,
+            count=len(titles),
+            lines="\n".join(lines),
+        )
 
-    async def _with_files(self, spec: JobSpec, attempt: int, outcome: Outcome, text: bytes) -> Outcome:
+    async def _with_files(
+        self, spec: JobSpec, attempt: int, outcome: Outcome, text: bytes
+    ) -> Outcome:
         files = [("output.log", "text/plain", text)]
         if outcome.verdict is Verdict.FAILED:
             files.append(("test-results/test-failed-1.png", "image/png", self.screen or picture()))
@@ -191,7 +285,9 @@ class Scene:
             return outcome
         kept = []
         for name, kind, data in files:
-            info = await ArtifactStore(self.stack.connection).put(object_name(spec.job_id, attempt, name), io.BytesIO(data))
+            info = await ArtifactStore(self.stack.connection).put(
+                object_name(spec.job_id, attempt, name), io.BytesIO(data)
+            )
             kept.append(Artifact(name=name, content_type=kind, size=info.size, sha256=info.sha256))
         return replace(outcome, artifacts=tuple(kept))
 
@@ -199,7 +295,15 @@ class Scene:
         at = self.now - timedelta(minutes=34)
         until = (self.now + timedelta(hours=2)).replace(minute=0, second=0, microsecond=0)
         await control_log.append(
-            self.stack.connection, Paused(kind=Kind.TARGET, name=target, at=at, by="api:ana", reason="the plan's minutes are used up", until=until)
+            self.stack.connection,
+            Paused(
+                kind=Kind.TARGET,
+                name=target,
+                at=at,
+                by="api:ana",
+                reason="the plan's minutes are used up",
+                until=until,
+            ),
         )
 
     # -- what is not in the log --------------------------------------------------------------------------------------
@@ -212,7 +316,11 @@ class Scene:
                 host=name,
                 pid=100,
                 version="1.0.0",
-                targets=(TargetSlots(target=target, slots=SLOTS[target], running=len(self.running.get(name, []))),),
+                targets=(
+                    TargetSlots(
+                        target=target, slots=SLOTS[target], running=len(self.running.get(name, []))
+                    ),
+                ),
                 slots=SLOTS[target],
                 since=self.now - timedelta(hours=26, minutes=number),
                 running=tuple(self.running.get(name, [])),
@@ -229,27 +337,62 @@ class Scene:
             await asyncio.sleep(agent_registry.RENEW_EVERY_S)
 
 
-async def play(stack: Stack, now: datetime, *, screen: bytes = b"", nights: int = 0, first: int = 0) -> Scene:
+async def play(
+    stack: Stack, now: datetime, *, screen: bytes = b"", nights: int = 0, first: int = 0
+) -> Scene:
     """The day up to `now`, from its `first` suite on, and so many nights before it."""
     scene = Scene(stack, now, screen=screen)
     for night in range(nights, 0, -1):
-        bad = {"tests/cart.spec.ts": ("failed", "failed")} if night % 5 == 3 else {"emulator:tests/cart.spec.ts": ("flaky",)} if night % 4 == 1 else {}
+        bad = (
+            {"tests/cart.spec.ts": ("failed", "failed")}
+            if night % 5 == 3
+            else {"emulator:tests/cart.spec.ts": ("flaky",)}
+            if night % 4 == 1
+            else {}
+        )
         at = now.replace(hour=1, minute=0, second=0) - timedelta(days=night + 1)
         await scene.suite(
-            f"nightly-{200 - night}", at, branch="main", version=f"2.13.{20 - night}", verdicts={"device:tests/search.spec.ts": ("flaky",), **bad}
+            f"nightly-{200 - night}",
+            at,
+            branch="main",
+            version=f"2.13.{20 - night}",
+            verdicts={"device:tests/search.spec.ts": ("flaky",), **bad},
         )
     branches = ("main", "cart-total", "main", "new-search", "main", "login-sso")
-    flaky, infra = {"tests/search.spec.ts": ("flaky",)}, {"device:tests/profile.spec.ts": ("infra_error", "infra_error")}
+    flaky, infra = (
+        {"tests/search.spec.ts": ("flaky",)},
+        {"device:tests/profile.spec.ts": ("infra_error", "infra_error")},
+    )
     for number in range(first, 12):
         branch = branches[number % len(branches)]
-        bad = {"tests/cart.spec.ts": ("failed", "failed")} if branch == "cart-total" or number == 10 else {}
+        bad = (
+            {"tests/cart.spec.ts": ("failed", "failed")}
+            if branch == "cart-total" or number == 10
+            else {}
+        )
         retried = {"device:tests/login.spec.ts": ("failed", "passed")} if number % 3 == 1 else {}
-        verdicts = {**(flaky if number % 2 else {}), **(infra if number in (3, 7) else {}), **bad, **retried}
+        verdicts = {
+            **(flaky if number % 2 else {}),
+            **(infra if number in (3, 7) else {}),
+            **bad,
+            **retried,
+        }
         hours = 21.7 - number * 1.9 + (0.6 if number % 2 else 0)
-        await scene.suite(f"{branch}-{3120 + number}", now - timedelta(hours=hours), branch=branch, version=f"2.14.{number}", verdicts=verdicts)
+        await scene.suite(
+            f"{branch}-{3120 + number}",
+            now - timedelta(hours=hours),
+            branch=branch,
+            version=f"2.14.{number}",
+            verdicts=verdicts,
+        )
     offline = {"tests/offline.spec.ts": ("failed", "failed"), "tests/search.spec.ts": ("flaky",)}
     await scene.suite(
-        "main-3132", now - timedelta(seconds=66), branch="main", version="2.14.12", verdicts=offline, targets=("emulator", "device", "browserstack")
+        "main-3132",
+        now - timedelta(seconds=66),
+        branch="main",
+        version="2.14.12",
+        verdicts=offline,
+        targets=("emulator", "device", "browserstack"),
     )
     await scene.pause("browserstack")
     stack.clock.at = None
@@ -260,7 +403,14 @@ def picture(width: int = 90, height: int = 160) -> bytes:
     """A plain PNG."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress((b"\0" + b"\x30\x60\xa0" * width) * height)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress((b"\0" + b"\x30\x60\xa0" * width) * height))
+        + chunk(b"IEND", b"")
+    )

@@ -1,4 +1,6 @@
-"""`make screenshots`: every page of the dashboard with a day's data, light and dark, for the documentation."""
+"""`make screenshots`: every page of the dashboard with a day's data, light and dark, for the
+documentation.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +50,19 @@ async def shoot(browser: Browser, scene: Scene, directory: Path) -> None:
     await _shoot(browser, scene, directory, "light", "-phone", PHONE, {"overview": "/"})
 
 
-async def _shoot(browser: Browser, scene: Scene, directory: Path, scheme: str, suffix: str, size: tuple[int, int], wanted: dict[str, str]) -> None:
+async def _shoot(
+    browser: Browser,
+    scene: Scene,
+    directory: Path,
+    scheme: str,
+    suffix: str,
+    size: tuple[int, int],
+    wanted: dict[str, str],
+) -> None:
     viewport = {"width": size[0], "height": size[1]}
-    context = await browser.new_context(color_scheme=scheme, viewport=viewport, timezone_id="Europe/Berlin", reduced_motion="reduce")
+    context = await browser.new_context(
+        color_scheme=scheme, viewport=viewport, timezone_id="Europe/Berlin", reduced_motion="reduce"
+    )
     for name, path in wanted.items():
         page = await context.new_page()
         if suffix != "-phone":
@@ -59,7 +71,9 @@ async def _shoot(browser: Browser, scene: Scene, directory: Path, scheme: str, s
         await page.wait_for_selector("body[data-live=on]")
         if name == "job":
             await until(page, "document.querySelector('[data-state]').textContent === 'complete'")
-        await page.screenshot(path=directory / f"{name}{suffix}.png", full_page="--whole" in sys.argv)
+        await page.screenshot(
+            path=directory / f"{name}{suffix}.png", full_page="--whole" in sys.argv
+        )
         await page.close()
     await context.close()
 
@@ -82,7 +96,10 @@ async def main(directory: Path) -> None:
     logging.disable(logging.WARNING)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
-        async with chromium() as browser, stack_in(Path(place), visibility_timeout_s=600.0) as stack:
+        async with (
+            chromium() as browser,
+            stack_in(Path(place), visibility_timeout_s=600.0) as stack,
+        ):
             scene = await play(stack, utc_now(), screen=await screen(browser), nights=12)
             keeping = asyncio.create_task(scene.keep_agents())
             try:
@@ -95,4 +112,6 @@ async def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(IMAGES if len(sys.argv) < 2 or sys.argv[1].startswith("-") else Path(sys.argv[1])))
+    asyncio.run(
+        main(IMAGES if len(sys.argv) < 2 or sys.argv[1].startswith("-") else Path(sys.argv[1]))
+    )

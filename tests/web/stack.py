@@ -1,4 +1,6 @@
-"""NATS, the API with its janitor, and browsers: what the tests of the dashboard and its screenshots stand on."""
+"""NATS, the API with its janitor, and browsers: what the tests of the dashboard and its screenshots
+stand on.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,14 @@ from qgjet.store.event_log import EventLog
 from qgjet.support.clock import utc_now
 from qgjet_projections.serving.server import serve
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "chromium")
+CHROMIUM = next(
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    "chromium",
+)
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]
 
 
@@ -81,20 +90,42 @@ class Stack:
     # -- what clients do ---------------------------------------------------------------------------------------------
 
     def client(self, token: str = "") -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=patience(20), headers={"Authorization": f"Bearer {token}"} if token else {})
+        return httpx.AsyncClient(
+            base_url=self.url,
+            timeout=patience(20),
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+        )
 
-    async def submit(self, test: str = "tests/login.spec.ts", *, token: str = "", **fields: Any) -> str:
+    async def submit(
+        self, test: str = "tests/login.spec.ts", *, token: str = "", **fields: Any
+    ) -> str:
         """Id of a job that the API can show."""
-        body = {"org_id": "acme", "app_version_id": "1.0.0", "target": "emulator", "test_path": test, **fields}
+        body = {
+            "org_id": "acme",
+            "app_version_id": "1.0.0",
+            "target": "emulator",
+            "test_path": test,
+            **fields,
+        }
         async with self.client(token) as client:
             answer = await client.post("/submit", json=body)
             assert answer.status_code in (200, 202), answer.text
-            await client.get(f"/status/{answer.json()['job_id']}", params={"min_seq": answer.json()["seq"]})
+            await client.get(
+                f"/status/{answer.json()['job_id']}", params={"min_seq": answer.json()["seq"]}
+            )
             return str(answer.json()["job_id"])
 
-    async def suite(self, suite_id: str, tests: Sequence[str], *, token: str = "", **fields: Any) -> list[str]:
+    async def suite(
+        self, suite_id: str, tests: Sequence[str], *, token: str = "", **fields: Any
+    ) -> list[str]:
         """Ids of its jobs."""
-        body = {"org_id": "acme", "app_version_id": "1.0.0", "targets": ["emulator"], "tests": list(tests), **fields}
+        body = {
+            "org_id": "acme",
+            "app_version_id": "1.0.0",
+            "targets": ["emulator"],
+            "tests": list(tests),
+            **fields,
+        }
         async with self.client(token) as client:
             answer = await client.post("/suites", json={"suite_id": suite_id, **body})
             assert answer.status_code in (200, 202), answer.text
@@ -120,7 +151,13 @@ class Stack:
     async def ended(self, *job_ids: str) -> None:
         async def ask() -> bool:
             async with self.client() as client:
-                return all([(await client.get(f"/jobs/{one}")).json()["status"] not in ("queued", "running") for one in job_ids])
+                return all(
+                    [
+                        (await client.get(f"/jobs/{one}")).json()["status"]
+                        not in ("queued", "running")
+                        for one in job_ids
+                    ]
+                )
 
         await eventually(ask, within_s=20)
 
@@ -140,7 +177,12 @@ class Stack:
         return text
 
     def revoke(self, text: str) -> None:
-        token_file.change(self._tokens, lambda known: {name: token for name, token in known.items() if name != text.split("_")[1]})
+        token_file.change(
+            self._tokens,
+            lambda known: {
+                name: token for name, token in known.items() if name != text.split("_")[1]
+            },
+        )
 
     @property
     def _tokens(self) -> Path:
@@ -148,11 +190,25 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def stack_in(directory: Path, *, visibility_timeout_s: float = 30.0, **api: Any) -> AsyncIterator[Stack]:
-    own = {"port": 0, "database": str(directory / "read.sqlite"), "tokens_file": str(directory / "tokens.json"), **api}
-    async with nats_server(directory / "nats") as server, connect(server.url, name="test") as connection:
+async def stack_in(
+    directory: Path, *, visibility_timeout_s: float = 30.0, **api: Any
+) -> AsyncIterator[Stack]:
+    own = {
+        "port": 0,
+        "database": str(directory / "read.sqlite"),
+        "tokens_file": str(directory / "tokens.json"),
+        **api,
+    }
+    async with (
+        nats_server(directory / "nats") as server,
+        connect(server.url, name="test") as connection,
+    ):
         await streams.ensure(connection)
-        settings = Settings(nats_url=server.url, api=ApiSettings(**own), queue=QueueSettings(visibility_timeout_s=visibility_timeout_s))
+        settings = Settings(
+            nats_url=server.url,
+            api=ApiSettings(**own),
+            queue=QueueSettings(visibility_timeout_s=visibility_timeout_s),
+        )
         stack = Stack(server, connection, directory, settings)
         await stack.start()
         try:

@@ -1,4 +1,6 @@
-"""Style sheet and scripts: their names change with their content, so a browser may keep them for ever."""
+"""Style sheet and scripts: their names change with their content, so a browser may keep them for
+ever.
+"""
 
 from __future__ import annotations
 
@@ -50,18 +52,30 @@ def test_a_name_changes_with_its_content(static: Path) -> None:
     assert {name for name in before if before[name] != after[name]} == {"app.css"}
 
 
-def test_an_asset_is_kept_for_ever_and_anything_else_is_not_found(static: Path, client: TestClient[Litestar]) -> None:
+def test_an_asset_is_kept_for_ever_and_anything_else_is_not_found(
+    static: Path, client: TestClient[Litestar]
+) -> None:
     for name, media_type in (("app.css", "text/css"), ("vendor/htmx.js", "text/javascript")):
         answer = client.get(assets.url_of(name))
         assert (answer.status_code, answer.text) == (200, f"/* {name} */")
         assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
         assert answer.headers["content-type"].startswith(media_type)
     url = assets.url_of("app.css")
-    for other in ("app.css", url.rsplit("/", 1)[1].replace("app.", "app.0"), "secret.txt", "..%2Foutside.js", "%2e%2e%2foutside.js", "..", "%00"):
+    for other in (
+        "app.css",
+        url.rsplit("/", 1)[1].replace("app.", "app.0"),
+        "secret.txt",
+        "..%2Foutside.js",
+        "%2e%2e%2foutside.js",
+        "..",
+        "%00",
+    ):
         assert client.get(f"/ui/assets/{other}").status_code == 404, other
 
 
-def test_what_an_update_puts_in_its_place_does_not_go_out_under_the_old_name(static: Path, client: TestClient[Litestar]) -> None:
+def test_what_an_update_puts_in_its_place_does_not_go_out_under_the_old_name(
+    static: Path, client: TestClient[Litestar]
+) -> None:
     """A browser would keep it for a year."""
     url = assets.url_of("app.css")
     (static / "app.css").write_text("new")
@@ -74,14 +88,26 @@ def test_no_path_leads_out_of_the_directory() -> None:
     with TestClient(Litestar([assets.asset])) as client:
 
         @given(
-            st.lists(st.sampled_from(["..", "/", "%2e", "%2f", "%5c", "outside.js", "vendor", "app.css", "\\", "%00"]), max_size=6).map("".join) | hostile_text
+            st.lists(
+                st.sampled_from(
+                    ["..", "/", "%2e", "%2f", "%5c", "outside.js", "vendor", "app.css", "\\", "%00"]
+                ),
+                max_size=6,
+            ).map("".join)
+            | hostile_text
         )
         def look(name: str) -> None:
             if name in known:
                 return
             path = name.encode("utf-8", "replace").decode()
             answer = client.get(
-                "/ui/assets/" + "".join(char if char in "./%\\" or (char.isalnum() and char.isascii()) else f"%{ord(char) % 256:02x}" for char in path)
+                "/ui/assets/"
+                + "".join(
+                    char
+                    if char in "./%\\" or (char.isalnum() and char.isascii())
+                    else f"%{ord(char) % 256:02x}"
+                    for char in path
+                )
             )
             assert answer.status_code in (404, 405)
             assert "not served" not in answer.text
@@ -89,7 +115,9 @@ def test_no_path_leads_out_of_the_directory() -> None:
         look()
 
 
-def test_without_the_scripts_of_others_a_page_has_none_and_the_log_says_once_how_to_get_them(static: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_the_scripts_of_others_a_page_has_none_and_the_log_says_once_how_to_get_them(
+    static: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (static / "vendor" / "idiomorph.js").unlink()
     with caplog.at_level(logging.WARNING):
         assert (assets.scripts(), assets.scripts()) == ([], [])
@@ -104,4 +132,8 @@ def test_it_comes_packed_to_those_who_can_unpack(client: TestClient[Litestar]) -
     url = assets.url_of("app.css")
     for accepts, comes in (("gzip", "gzip"), ("identity", None)):
         answer = client.get(url, headers={"Accept-Encoding": accepts})
-        assert (answer.text, answer.headers.get("content-encoding"), answer.headers["vary"]) == ("/* app.css */", comes, "Accept-Encoding")
+        assert (answer.text, answer.headers.get("content-encoding"), answer.headers["vary"]) == (
+            "/* app.css */",
+            comes,
+            "Accept-Encoding",
+        )

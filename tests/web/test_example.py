@@ -18,14 +18,20 @@ from web.visits import Visits, is_marked, live, mark, until
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(150)]
 
 
-async def test_a_build_with_a_bug_is_followed_from_the_first_job_to_its_picture(stack: Stack, visit: Visits) -> None:
+async def test_a_build_with_a_bug_is_followed_from_the_first_job_to_its_picture(
+    stack: Stack, visit: Visits
+) -> None:
     tests = ["tests/cart.spec.ts", "tests/login.spec.ts"]
     jobs = await stack.suite("ci-7", tests, org_id="shop", app_version_id="2.0.0", max_retries=0)
     page = await live(await visit(f"{stack.url}/ui/suites/ci-7"))
     await mark(page)
-    environment = {name: value for name, value in os.environ.items() if not is_ours(name)} | {"QGJET_NATS_URL": stack.server.url}
+    environment = {name: value for name, value in os.environ.items() if not is_ours(name)} | {
+        "QGJET_NATS_URL": stack.server.url
+    }
     command = [str(Path(sys.executable).with_name("qgjet")), "agent", "--target", "emulator"]
-    agent = await asyncio.create_subprocess_exec(*command, cwd=SHOP, env=environment, stderr=asyncio.subprocess.DEVNULL)
+    agent = await asyncio.create_subprocess_exec(
+        *command, cwd=SHOP, env=environment, stderr=asyncio.subprocess.DEVNULL
+    )
     try:
         await page.locator("h1 + .badge", has_text="running").wait_for(timeout=patience(60_000))
         await page.locator("h1 + .badge", has_text="failed").wait_for(timeout=patience(90_000))

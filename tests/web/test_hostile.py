@@ -1,4 +1,6 @@
-"""What tests, agents and clients say is text, whatever they say, and much of it does not stop a page."""
+"""What tests, agents and clients say is text, whatever they say, and much of it does not stop a
+page.
+"""
 
 from __future__ import annotations
 
@@ -31,26 +33,58 @@ LONG = "x" * 1_000_000
 async def hostile(stack: Stack) -> str:
     """A suite of one job whose every word is an attack; gives the job's id."""
     (job_id,) = await stack.suite(
-        '<s>{{7*7}}"ci', [TEST], org_id=ORG, app_version_id=VERSION, targets=[TARGET], tags={"branch": MARKUP[:60], "commit": "<a>"}, max_retries=0
+        '<s>{{7*7}}"ci',
+        [TEST],
+        org_id=ORG,
+        app_version_id=VERSION,
+        targets=[TARGET],
+        tags={"branch": MARKUP[:60], "commit": "<a>"},
+        max_retries=0,
     )
     slot, log = Slot(ORG, VERSION, TARGET, TEST), stack.log
     job = await log.load(slot)
     assert job is not None
     event, seq = await log.execute(slot, Start(job.ticket, "<script>agent", device=EVIL), job)
     job = state_of(event, seq)
-    await stack.connection.request(log_subject(job_id, 1), f"{EVIL}\n\x1b[31mred\x00\x07\n".encode() + b"\xff\xfe\n")
+    await stack.connection.request(
+        log_subject(job_id, 1), f"{EVIL}\n\x1b[31mred\x00\x07\n".encode() + b"\xff\xfe\n"
+    )
     for _ in range(2):
         await stack.connection.request(log_subject(job_id, 1), b"y" * 900_000)
     await stack.connection.request(log_subject(job_id, 1), b"\nthe end\n")
     name = "test-results/<img src=x onerror=hit()>.png"
-    info = await ArtifactStore(stack.connection).put(object_name(job_id, 1, name), io.BytesIO(b"no picture"))
-    files = (Artifact(name=name, content_type="text/html", size=info.size, sha256=info.sha256, note=EVIL),)
+    info = await ArtifactStore(stack.connection).put(
+        object_name(job_id, 1, name), io.BytesIO(b"no picture")
+    )
+    files = (
+        Artifact(
+            name=name, content_type="text/html", size=info.size, sha256=info.sha256, note=EVIL
+        ),
+    )
     error = TestError(message=EVIL + LONG[:60_000], file=EVIL, line=7)
-    tests = (TestResult(id="1", title=EVIL, file=EVIL, outcome="failed", tries=(Try(status="failed", error=error),)),)
-    outcome = Outcome(verdict=Verdict.FAILED, reason=EVIL, message=EVIL, tests=tests, artifacts=files)
+    tests = (
+        TestResult(
+            id="1",
+            title=EVIL,
+            file=EVIL,
+            outcome="failed",
+            tries=(Try(status="failed", error=error),),
+        ),
+    )
+    outcome = Outcome(
+        verdict=Verdict.FAILED, reason=EVIL, message=EVIL, tests=tests, artifacts=files
+    )
     await log.execute(slot, EndAttempt("<script>agent", 1, outcome, 0.0), job)
     info = AgentInfo(
-        instance="<i>1", name=EVIL, host="h", pid=1, version="1", targets=(TargetSlots(target=EVIL, slots=1),), slots=1, since=utc_now(), warm=(EVIL,)
+        instance="<i>1",
+        name=EVIL,
+        host="h",
+        pid=1,
+        version="1",
+        targets=(TargetSlots(target=EVIL, slots=1),),
+        slots=1,
+        since=utc_now(),
+        warm=(EVIL,),
     )
     await agent_registry.announce(stack.connection, info)
     await stack.submit("tests/<b>waits.spec.ts", org_id=ORG, target=TARGET)
@@ -60,7 +94,10 @@ async def hostile(stack: Stack) -> str:
 
 async def harmless(page: Page) -> None:
     assert await page.evaluate("window.hit") is None
-    assert await page.locator("main script, main b, main u, main s, main img:not([loading])").count() == 0
+    assert (
+        await page.locator("main script, main b, main u, main s, main img:not([loading])").count()
+        == 0
+    )
     assert "49" not in (await page.locator("h1").inner_text())
 
 
@@ -98,13 +135,20 @@ async def test_words_of_others_are_text_on_every_page(stack: Stack, visit: Visit
     for width in (375, 1440):
         await page.set_viewport_size({"width": width, "height": 800})
         await page.goto(f"{stack.url}/ui/jobs/{job_id}")
-        assert await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        assert (
+            await page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            <= 0
+        )
     await page.get_by_text("Run again", exact=True).click()
     await page.get_by_role("button", name="Run it again").click()
     assert await page.locator("#said").inner_text() == "This is the new job."
 
 
-async def test_long_lines_of_a_log_are_shown_and_the_page_still_answers(stack: Stack, visit: Visits) -> None:
+async def test_long_lines_of_a_log_are_shown_and_the_page_still_answers(
+    stack: Stack, visit: Visits
+) -> None:
     job_id = await hostile(stack)
     page = await live(await visit(f"{stack.url}/ui/jobs/{job_id}"))
     await until(page, "document.querySelector('pre.log').textContent.includes('the end')")
@@ -135,5 +179,10 @@ async def test_a_log_of_many_lines_keeps_the_last_of_them(stack: Stack, visit: V
     await until(page, "document.querySelector('pre.log').textContent.endsWith('line 49999\\n')")
     shown = str(await page.locator("pre.log").evaluate("pre => pre.textContent")).splitlines()
     assert len(shown) <= 20_001
-    assert await page.evaluate("(pre => pre.scrollHeight - pre.scrollTop - pre.clientHeight)(document.querySelector('pre.log'))") < 40
+    assert (
+        await page.evaluate(
+            "(pre => pre.scrollHeight - pre.scrollTop - pre.clientHeight)(document.querySelector('pre.log'))"
+        )
+        < 40
+    )
     await eventually(lambda: page.evaluate("document.readyState === 'complete'"))

@@ -1,4 +1,6 @@
-"""What attempts leave behind is looked at where it is: pictures and videos in the page of their job."""
+"""What attempts leave behind is looked at where it is: pictures and videos in the page of their
+job.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,13 @@ class LeavingSession:
         await self._session.release()
 
 
-def leaving(files: Mapping[str, bytes], *outcomes: str, gate: asyncio.Event | None = None) -> dict[str, Runner]:
-    return {target: Leaving(runner, files) for target, runner in scripted({"*": outcomes}, gate=gate).items()}
+def leaving(
+    files: Mapping[str, bytes], *outcomes: str, gate: asyncio.Event | None = None
+) -> dict[str, Runner]:
+    return {
+        target: Leaving(runner, files)
+        for target, runner in scripted({"*": outcomes}, gate=gate).items()
+    }
 
 
 async def plays(page: Page) -> None:
@@ -76,20 +83,33 @@ async def plays(page: Page) -> None:
 
 
 @pytest.mark.parametrize("kind", ["webm", "mp4"])
-async def test_a_video_plays_in_the_page_of_its_job(stack: Stack, visit: Visits, browser: Browser, kind: str) -> None:
+async def test_a_video_plays_in_the_page_of_its_job(
+    stack: Stack, visit: Visits, browser: Browser, kind: str
+) -> None:
     recorded = await video(browser, kind)
     name = f"test-results/cart total/video.{kind}"
-    files = {name: spread(recorded) if kind == "mp4" else recorded, "test-results/test-failed-1.png": picture()}
+    files = {
+        name: spread(recorded) if kind == "mp4" else recorded,
+        "test-results/test-failed-1.png": picture(),
+    }
     job_id = await stack.submit(max_retries=0)
     async with running_agent(stack.log, stack.directory / "work", runners=leaving(files, "failed")):
         await stack.ended(job_id)
     page = await live(await visit(f"{stack.url}/ui/jobs/{job_id}"))
     answers: list[Response] = []
-    page.on("response", lambda answer: answers.append(answer) if answer.url.endswith(kind) else None)
-    assert await page.locator(".media figcaption").all_inner_texts() == ["test-results/test-failed-1.png", name]
+    page.on(
+        "response", lambda answer: answers.append(answer) if answer.url.endswith(kind) else None
+    )
+    assert await page.locator(".media figcaption").all_inner_texts() == [
+        "test-results/test-failed-1.png",
+        name,
+    ]
     await plays(page)
     assert {answer.status for answer in answers} == {206}
-    starts = {int((await answer.request.all_headers())["range"].removeprefix("bytes=").partition("-")[0]) for answer in answers}
+    starts = {
+        int((await answer.request.all_headers())["range"].removeprefix("bytes=").partition("-")[0])
+        for answer in answers
+    }
     assert (max(starts) > SPREAD // 2) == (kind == "mp4"), starts  # what lies between was not read
     assert await page.evaluate("window.shifted") < 0.01, await page.evaluate("window.shifters")
     assert await findings(page) == []
@@ -105,7 +125,9 @@ async def test_a_video_plays_in_the_page_of_its_job(stack: Stack, visit: Visits,
     await plays(page)
 
 
-async def test_a_video_stays_where_it_was_stopped_while_the_page_moves(stack: Stack, visit: Visits, browser: Browser) -> None:
+async def test_a_video_stays_where_it_was_stopped_while_the_page_moves(
+    stack: Stack, visit: Visits, browser: Browser
+) -> None:
     job_id = await stack.submit(max_retries=1)
     runners = leaving({"test-results/video.webm": await video(browser, "webm")}, "failed", "hang")
     async with running_agent(stack.log, stack.directory / "work", runners=runners):

@@ -1,4 +1,6 @@
-"""Every page with a day's data: it renders, anybody can read it, it is small, and it complains about nothing."""
+"""Every page with a day's data: it renders, anybody can read it, it is small, and it complains
+about nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,20 @@ from web.visits import ACTIVE, Visits, column, findings, live, until
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 MOST_BYTES = 150_000
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-PAGES = ("overview", "suites", "suite", "running suite", "jobs", "job", "running job", "tests", "test", "dead", "login", "missing")
+PAGES = (
+    "overview",
+    "suites",
+    "suite",
+    "running suite",
+    "jobs",
+    "job",
+    "running job",
+    "tests",
+    "test",
+    "dead",
+    "login",
+    "missing",
+)
 
 
 def path_of(scene: Scene, name: str) -> str:
@@ -38,7 +53,9 @@ def path_of(scene: Scene, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", PAGES)
-async def test_a_page_is_small_and_still_and_readable_for_everybody(scene: Scene, visit: Visits, name: str) -> None:
+async def test_a_page_is_small_and_still_and_readable_for_everybody(
+    scene: Scene, visit: Visits, name: str
+) -> None:
     visit.expected = ["404 GET"] if name == "missing" else []
     page = await (await visit.context()).new_page()
     answers: list[Response] = []
@@ -46,9 +63,15 @@ async def test_a_page_is_small_and_still_and_readable_for_everybody(scene: Scene
     moves = name not in ("login", "missing")
     await page.goto(scene.stack.url + path_of(scene, name))
     await page.wait_for_selector(ACTIVE if moves else "h1")
-    weights = {answer.url: len(await answer.body()) for answer in answers if answer.request.resource_type in ("document", "script", "stylesheet", "other")}
+    weights = {
+        answer.url: len(await answer.body())
+        for answer in answers
+        if answer.request.resource_type in ("document", "script", "stylesheet", "other")
+    }
     assert 0 < sum(weights.values()) <= MOST_BYTES, weights
-    if await page.evaluate("window.shifted") >= 0.01:  # a busy machine may paint half of a page: what a page does by itself it does each time
+    if (
+        await page.evaluate("window.shifted") >= 0.01
+    ):  # a busy machine may paint half of a page: what a page does by itself it does each time
         await page.reload()
         await page.wait_for_selector(ACTIVE if moves else "h1")
     assert await page.evaluate("window.shifted") < 0.01, await page.evaluate("window.shifters")
@@ -58,7 +81,12 @@ async def test_a_page_is_small_and_still_and_readable_for_everybody(scene: Scene
     for width, scheme in product((1440, 375), SCHEMES):
         await page.emulate_media(color_scheme=scheme)
         await page.set_viewport_size({"width": width, "height": 812})
-        assert await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, (width, scheme)
+        assert (
+            await page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            <= 0
+        ), (width, scheme)
         assert await findings(page) == [], (width, scheme)
 
 
@@ -79,22 +107,41 @@ async def test_pages_work_without_scripts(scene: Scene, visit: Visits) -> None:
 
 async def test_the_overview_tells_what_runs_what_waits_and_why(scene: Scene, visit: Visits) -> None:
     page = await live(await visit(scene.stack.url))
-    figures = dict(zip(await page.locator(".figures dt").all_inner_texts(), await page.locator(".figures dd").all_inner_texts(), strict=True))
+    figures = dict(
+        zip(
+            await page.locator(".figures dt").all_inner_texts(),
+            await page.locator(".figures dd").all_inner_texts(),
+            strict=True,
+        )
+    )
     running = sum(map(len, scene.running.values()))
     assert figures["Running"] == str(running)
     assert figures["Dead letters"] == "1"
-    assert await page.locator("section[aria-labelledby=h-targets] td[data-label=Target]").all_inner_texts() == ["browserstack", "device", "emulator"]
+    assert await page.locator(
+        "section[aria-labelledby=h-targets] td[data-label=Target]"
+    ).all_inner_texts() == ["browserstack", "device", "emulator"]
     assert (await column(page, "Waits for"))[0] == "paused"
     assert await page.get_by_text("Target browserstack is paused").is_visible()
-    assert [text.splitlines()[0] for text in await column(page, "Agent")] == ["mac-mini-1", "mac-mini-2"]
+    assert [text.splitlines()[0] for text in await column(page, "Agent")] == [
+        "mac-mini-1",
+        "mac-mini-2",
+    ]
     assert f"{len(scene.running['mac-mini-1'])} of 3" in (await column(page, "Slots"))[0]
     assert await page.locator("svg.chart rect").count() > 10
 
 
-async def test_the_overview_tells_how_it_went_on_each_target_for_each_org(scene: Scene, visit: Visits) -> None:
+async def test_the_overview_tells_how_it_went_on_each_target_for_each_org(
+    scene: Scene, visit: Visits
+) -> None:
     page = await visit(scene.stack.url)
     rows = page.locator("section[aria-labelledby=h-places] tbody tr")
-    shown = {(await row.locator("td").nth(0).inner_text(), await row.locator("td").nth(1).inner_text()): row for row in await rows.all()}
+    shown = {
+        (
+            await row.locator("td").nth(0).inner_text(),
+            await row.locator("td").nth(1).inner_text(),
+        ): row
+        for row in await rows.all()
+    }
     answer = (await (await page.request.get(f"{scene.stack.url}/stats/hours")).json())["hours"]
     ended = [int(await row.locator("td").nth(2).inner_text()) for row in shown.values()]
     assert sum(ended) == sum(sum(one["verdicts"].values()) for one in answer) > 0
@@ -107,22 +154,33 @@ async def test_a_test_tells_how_it_went_for_each_version(scene: Scene, visit: Vi
     rows = page.locator("section[aria-labelledby=h-versions] tbody tr")
     await rows.first.wait_for()
     versions = {await row.locator("td").first.inner_text() for row in await rows.all()}
-    assert versions == {await cell.inner_text() for cell in await page.locator("section[aria-labelledby=h-runs] td[data-label=Version]").all()}
+    assert versions == {
+        await cell.inner_text()
+        for cell in await page.locator(
+            "section[aria-labelledby=h-runs] td[data-label=Version]"
+        ).all()
+    }
     await rows.first.locator("a").click()
     assert "app_version_id=" in page.url
 
 
-async def test_a_suite_tells_failures_first_then_who_ran_what_and_what_is_new(scene: Scene, visit: Visits) -> None:
+async def test_a_suite_tells_failures_first_then_who_ran_what_and_what_is_new(
+    scene: Scene, visit: Visits
+) -> None:
     page = await visit(f"{scene.stack.url}/ui/suites/main-3130")
     attention = page.locator("section[aria-labelledby=h-bad]")
     assert await attention.locator("article").count() == 2
     assert "tests/cart.spec.ts:27" in await attention.inner_text()
     assert 'Expected: "$ 31.80"' in await attention.inner_text()
     flaky = await page.locator("section[aria-labelledby=h-flaky] li").all_inner_texts()
-    assert [text.splitlines()[-1] for text in flaky if "2 attempts" in text] == ["refuses a wrong password: expected the screen to be shown"]
+    assert [text.splitlines()[-1] for text in flaky if "2 attempts" in text] == [
+        "refuses a wrong password: expected the screen to be shown"
+    ]
     assert await page.locator("svg.timeline rect.bar").count() == 23
     assert await page.locator("section[aria-labelledby=h-before] li").count() == 3
-    assert re.search(r"Installs avoided\s+\d+ of 23 attempts", await page.locator("dl.facts").inner_text())
+    assert re.search(
+        r"Installs avoided\s+\d+ of 23 attempts", await page.locator("dl.facts").inner_text()
+    )
     states = await column(page, "State")
     assert states[:3] == ["failed", "failed", "flaky"]
     assert set(states[3:]) == {"passed"}
@@ -130,7 +188,13 @@ async def test_a_suite_tells_failures_first_then_who_ran_what_and_what_is_new(sc
 
 async def test_a_job_tells_its_story_and_shows_what_it_left(scene: Scene, visit: Visits) -> None:
     page = await visit(scene.stack.url + path_of(scene, "job"))
-    assert [one.split()[0] for one in await page.locator("ol.story strong").all_inner_texts()] == ["submitted", "started", "attempt", "started", "finished"]
+    assert [one.split()[0] for one in await page.locator("ol.story strong").all_inner_texts()] == [
+        "submitted",
+        "started",
+        "attempt",
+        "started",
+        "finished",
+    ]
     assert await page.locator("article.attempt").count() == 2
     picture = page.locator(".media img").first
     await picture.scroll_into_view_if_needed()
@@ -141,19 +205,27 @@ async def test_a_job_tells_its_story_and_shows_what_it_left(scene: Scene, visit:
     assert b"Running 3 tests" in (await (await download.value).path()).read_bytes()
 
 
-async def test_the_log_of_an_attempt_is_whole_and_can_be_searched(scene: Scene, visit: Visits) -> None:
+async def test_the_log_of_an_attempt_is_whole_and_can_be_searched(
+    scene: Scene, visit: Visits
+) -> None:
     page = await visit(scene.stack.url + path_of(scene, "job"))
     await until(page, "document.querySelector('[data-state]').textContent === 'complete'")
     whole = await page.locator("pre.log").inner_text()
     assert "Running 3 tests" in whole
     await page.get_by_label("Search").fill("SHOWS THE")
-    assert (await page.locator("pre.log").inner_text()).strip().endswith("shows the total (" + whole.rpartition("shows the total (")[2].split("\n")[0])
+    assert (
+        (await page.locator("pre.log").inner_text())
+        .strip()
+        .endswith("shows the total (" + whole.rpartition("shows the total (")[2].split("\n")[0])
+    )
     assert await page.locator("pre.log mark").all_inner_texts() == ["shows the"]
     await page.get_by_label("Search").fill("")
     assert await page.locator("pre.log").inner_text() == whole
 
 
-async def test_times_are_those_of_the_reader_with_the_exact_one_beside(scene: Scene, visit: Visits) -> None:
+async def test_times_are_those_of_the_reader_with_the_exact_one_beside(
+    scene: Scene, visit: Visits
+) -> None:
     page: Page = await visit(scene.stack.url + path_of(scene, "job"))
     shown = page.locator("dl.facts time").first
     at = datetime.fromisoformat(await shown.get_attribute("datetime") or "")
@@ -161,11 +233,15 @@ async def test_times_are_those_of_the_reader_with_the_exact_one_beside(scene: Sc
     assert abs((there - at).total_seconds()) < 1
     for name in ("job", "overview", "suites", "jobs"):
         await page.goto(scene.stack.url + path_of(scene, name))
-        hovers = await page.evaluate("[...document.querySelectorAll('time')].map(time => [time.dateTime, time.title])")
+        hovers = await page.evaluate(
+            "[...document.querySelectorAll('time')].map(time => [time.dateTime, time.title])"
+        )
         assert hovers
         for exact, hover in hovers:
             there = datetime.fromisoformat(exact).astimezone(timezone(timedelta(hours=5.5)))
-            assert re.fullmatch(rf"{there:%F %T} \(Asia/(Kolkata|Calcutta)\), {re.escape(exact)}", hover), name
+            assert re.fullmatch(
+                rf"{there:%F %T} \(Asia/(Kolkata|Calcutta)\), {re.escape(exact)}", hover
+            ), name
     plain = await visit(scene.stack.url + path_of(scene, "job"), scripts=False)
     assert (await plain.locator("dl.facts time").first.inner_text()).endswith(" UTC")
 
@@ -175,19 +251,24 @@ async def test_a_drawing_has_the_readers_time_too(scene: Scene, visit: Visits) -
     tick = page.locator("svg.timeline text[data-at]")
     at = datetime.fromisoformat(await tick.get_attribute("data-at") or "")
     shown = await page.evaluate(
-        "at => { const d = new Date(at); return [d.getHours(), d.getMinutes(), d.getSeconds()].map(n => String(n).padStart(2, '0')).join(':') }", at.isoformat()
+        "at => { const d = new Date(at); return [d.getHours(), d.getMinutes(), d.getSeconds()].map(n => String(n).padStart(2, '0')).join(':') }",
+        at.isoformat(),
     )
     assert await tick.text_content() == shown
     assert shown != at.strftime("%H:%M:%S")
 
 
 @pytest.mark.parametrize("path", ["/ui", "/ui/"])
-async def test_what_is_left_of_an_address_is_the_overview(scene: Scene, visit: Visits, path: str) -> None:
+async def test_what_is_left_of_an_address_is_the_overview(
+    scene: Scene, visit: Visits, path: str
+) -> None:
     page = await visit(scene.stack.url + path)
     assert await page.locator("h1").inner_text() == "Overview"
 
 
 async def test_a_job_takes_little_of_a_phone(scene: Scene, visit: Visits) -> None:
     page = await visit(f"{scene.stack.url}/ui/jobs", width=375)
-    heights = await page.evaluate("[...document.querySelectorAll('main tbody tr')].map(row => row.offsetHeight)")
+    heights = await page.evaluate(
+        "[...document.querySelectorAll('main tbody tr')].map(row => row.offsetHeight)"
+    )
     assert max(heights) < 190, heights

@@ -1,4 +1,6 @@
-"""Pages with all that they can hold are still small: no more than 150 kB with style and scripts, before anything is packed."""
+"""Pages with all that they can hold are still small: no more than 150 kB with style and scripts,
+before anything is packed.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,16 @@ from web.visits import Visits, column, findings, live
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 MOST_BYTES = 150_000
 JOBS, AGENTS = 1_000, 20
-VERDICTS = (Verdict.PASSED,) * 88 + (Verdict.FAILED,) * 6 + (Verdict.FLAKY,) * 4 + (Verdict.INFRA_ERROR,) * 2
-MESSAGE = "expect(locator).toHaveText('$ 31.80')\n\n" + 'Expected: "$ 31.80"\nReceived: "$ 15.90"\n  at cart > shows the total\n' * 12
+VERDICTS = (
+    (Verdict.PASSED,) * 88
+    + (Verdict.FAILED,) * 6
+    + (Verdict.FLAKY,) * 4
+    + (Verdict.INFRA_ERROR,) * 2
+)
+MESSAGE = (
+    "expect(locator).toHaveText('$ 31.80')\n\n"
+    + 'Expected: "$ 31.80"\nReceived: "$ 15.90"\n  at cart > shows the total\n' * 12
+)
 PAGES = (
     "/",
     "/ui/suites",
@@ -47,17 +57,33 @@ async def run(stack: Stack, suite_id: str, jobs: int, random: Random) -> None:
     began = utc_now() - timedelta(hours=1)
     specs = [spec(suite_id, number, began, random) for number in range(jobs)]
     ask = Submission(
-        suite_id=suite_id, id=str(uuid.UUID(int=random.getrandbits(128))), specs=specs, modes=[OnDuplicate.ATTACH] * jobs, by="api:ci", tags={"branch": "main"}
+        suite_id=suite_id,
+        id=str(uuid.UUID(int=random.getrandbits(128))),
+        specs=specs,
+        modes=[OnDuplicate.ATTACH] * jobs,
+        by="api:ci",
+        tags={"branch": "main"},
     )
     await submit_suite(stack.log, ask)
     for number, one in enumerate(specs):
-        agent, at = f"mac-mini-{number % AGENTS:02d}", began + timedelta(seconds=number // AGENTS * 40 + random.random() * 9)
+        agent, at = (
+            f"mac-mini-{number % AGENTS:02d}",
+            began + timedelta(seconds=number // AGENTS * 40 + random.random() * 9),
+        )
         job = await stack.log.load(one.slot)
         assert job is not None
         stack.clock.at = at
-        event, seq = await stack.log.execute(one.slot, Start(job.ticket, agent, device="Pixel 8, Android 15", warm=number >= AGENTS), job)
+        event, seq = await stack.log.execute(
+            one.slot,
+            Start(job.ticket, agent, device="Pixel 8, Android 15", warm=number >= AGENTS),
+            job,
+        )
         stack.clock.at = at + timedelta(seconds=28)
-        await stack.log.execute(one.slot, EndAttempt(agent, 1, outcome(one, random.choice(VERDICTS))), state_of(event, seq))
+        await stack.log.execute(
+            one.slot,
+            EndAttempt(agent, 1, outcome(one, random.choice(VERDICTS))),
+            state_of(event, seq),
+        )
     stack.clock.at = None
 
 
@@ -79,7 +105,16 @@ def spec(suite_id: str, number: int, at: datetime, random: Random) -> JobSpec:
 
 def outcome(one: JobSpec, verdict: Verdict) -> Outcome:
     tries = (Try(status="failed", error=TestError(message=MESSAGE, file=one.test, line=27)),)
-    tests = tuple(TestResult(id=str(number), title=f"shows the total {number}", file=one.test, outcome="failed", tries=tries) for number in range(3))
+    tests = tuple(
+        TestResult(
+            id=str(number),
+            title=f"shows the total {number}",
+            file=one.test,
+            outcome="failed",
+            tries=tries,
+        )
+        for number in range(3)
+    )
     bad = verdict is Verdict.FAILED
     return Outcome(
         verdict=verdict,
@@ -106,7 +141,15 @@ async def full(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]
             await agent_registry.announce(
                 stack.connection,
                 AgentInfo(
-                    instance=name, name=name, host=name, pid=1, version="1.0.0", targets=slots, slots=8, since=utc_now(), warm=("shop/2.14.0-rc.1/emulator",)
+                    instance=name,
+                    name=name,
+                    host=name,
+                    pid=1,
+                    version="1.0.0",
+                    targets=slots,
+                    slots=8,
+                    since=utc_now(),
+                    warm=("shop/2.14.0-rc.1/emulator",),
                 ),
             )
         await stack.caught_up()
@@ -118,7 +161,8 @@ async def test_a_full_page_is_small(full: Stack, path: str) -> None:
     async with full.client() as client:
         page = (await client.get(path)).raise_for_status()
         parts = {
-            url: len((await client.get(url)).raise_for_status().content) for url in sorted(set(re.findall(r'(?:src|href)="(/ui/assets/[^"]+)"', page.text)))
+            url: len((await client.get(url)).raise_for_status().content)
+            for url in sorted(set(re.findall(r'(?:src|href)="(/ui/assets/[^"]+)"', page.text)))
         }
     assert len(parts) >= 5
     weight = len(page.content) + sum(parts.values())
@@ -126,7 +170,9 @@ async def test_a_full_page_is_small(full: Stack, path: str) -> None:
     assert weight <= MOST_BYTES, f"{len(page.content)} of the page, {parts}"
 
 
-async def test_a_suite_of_a_thousand_jobs_tells_what_went_wrong_and_who_ran_what(full: Stack, visit: Visits) -> None:
+async def test_a_suite_of_a_thousand_jobs_tells_what_went_wrong_and_who_ran_what(
+    full: Stack, visit: Visits
+) -> None:
     page = await live(await visit(f"{full.url}/ui/suites/big-1"))
     async with full.client() as client:
         verdicts = (await client.get("/suites/big-1", params={"limit": 1})).json()["verdicts"]
@@ -146,11 +192,18 @@ async def test_a_suite_of_a_thousand_jobs_tells_what_went_wrong_and_who_ran_what
         await live(page)
     assert len(states) == JOBS
     assert states == sorted(states, key=["failed", "infra error", "flaky", "passed"].index)
-    lines = "".join([await path.get_attribute("d") or "" for path in await page.locator("svg.timeline path").all()]).count("h")
+    lines = "".join(
+        [
+            await path.get_attribute("d") or ""
+            for path in await page.locator("svg.timeline path").all()
+        ]
+    ).count("h")
     assert lines + await page.locator("svg.timeline rect.bar").count() == JOBS
 
 
-async def test_an_agent_of_the_timeline_leads_to_what_it_ran_and_when(full: Stack, visit: Visits) -> None:
+async def test_an_agent_of_the_timeline_leads_to_what_it_ran_and_when(
+    full: Stack, visit: Visits
+) -> None:
     page = await live(await visit(f"{full.url}/ui/suites/big-1"))
     agent = page.locator("svg.timeline a", has_text="mac-mini-03")
     await agent.focus()
@@ -158,7 +211,10 @@ async def test_an_agent_of_the_timeline_leads_to_what_it_ran_and_when(full: Stac
     await page.get_by_role("heading", name="What mac-mini-03 ran").wait_for()
     await live(page)
     assert "agent=mac-mini-03" in page.url
-    began = [await one.get_attribute("datetime") or "" for one in await page.locator("td[data-label=Began] time").all()]
+    began = [
+        await one.get_attribute("datetime") or ""
+        for one in await page.locator("td[data-label=Began] time").all()
+    ]
     assert began == sorted(began)
     assert len(began) == ROWS
     assert await page.locator("svg.timeline .agent").all_text_contents() == ["mac-mini-03"]
@@ -169,9 +225,16 @@ async def test_an_agent_of_the_timeline_leads_to_what_it_ran_and_when(full: Stac
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_a_full_suite_can_be_read_by_everybody(full: Stack, visit: Visits, scheme: Literal["light", "dark"]) -> None:
+async def test_a_full_suite_can_be_read_by_everybody(
+    full: Stack, visit: Visits, scheme: Literal["light", "dark"]
+) -> None:
     page = await live(await visit(f"{full.url}/ui/suites/big-1"))
     await page.emulate_media(color_scheme=scheme)
     assert await findings(page) == []
     await page.set_viewport_size({"width": 375, "height": 812})
-    assert await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    assert (
+        await page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        <= 0
+    )

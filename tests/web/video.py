@@ -29,7 +29,9 @@ RECORD = """async type => {
 
 
 async def video(browser: Browser, kind: str) -> bytes:
-    """Two seconds, less where the recorder is slow to begin, `webm` or `mp4`: red, and blue from about the middle on."""
+    """Two seconds, less where the recorder is slow to begin, `webm` or `mp4`: red, and blue from
+    about the middle on.
+    """
     page = await browser.new_page()
     try:
         return base64.b64decode(await page.evaluate(RECORD, f"video/{kind}"))
@@ -38,7 +40,9 @@ async def video(browser: Browser, kind: str) -> bytes:
 
 
 def spread(mp4: bytes) -> bytes:
-    """The same video, with `SPREAD` bytes that say nothing between its header and its pictures: whoever wants these soon asks for a part of the file."""
+    """The same video, with `SPREAD` bytes that say nothing between its header and its pictures:
+    whoever wants these soon asks for a part of the file.
+    """
     at = 0
     while mp4[at + 4 : at + 8] != b"moof":
         at += int(struct.unpack(">I", mp4[at : at + 4])[0])

@@ -39,9 +39,21 @@ class Visits:
         self.expected: list[str] = []
         """Parts of complaints that belong to what is tested."""
 
-    async def context(self, *, width: int = 1440, height: int = 820, scheme: Any = "light", scripts: bool = True, **options: Any) -> BrowserContext:
+    async def context(
+        self,
+        *,
+        width: int = 1440,
+        height: int = 820,
+        scheme: Any = "light",
+        scripts: bool = True,
+        **options: Any,
+    ) -> BrowserContext:
         context = await self._browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, java_script_enabled=scripts, timezone_id="Asia/Kolkata", **options
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            java_script_enabled=scripts,
+            timezone_id="Asia/Kolkata",
+            **options,
         )
         context.set_default_timeout(patience(15_000))
         if scripts:
@@ -59,12 +71,16 @@ class Visits:
         return page
 
     def _said(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:  # that is an answer below
+        if (
+            message.type in ("error", "warning") and "Failed to load resource" not in message.text
+        ):  # that is an answer below
             self.complaints.append(f"console: {message.text}")
 
     def _answered(self, response: Response) -> None:
         if response.status >= 400:
-            self.complaints.append(f"answer: {response.status} {response.request.method} {response.url}")
+            self.complaints.append(
+                f"answer: {response.status} {response.request.method} {response.url}"
+            )
 
     async def close(self) -> None:
         for context in self._contexts:
@@ -76,7 +92,9 @@ class Visits:
 
 
 async def live(page: Page) -> Page:
-    """Once it follows what happens; from then on shifts count. A busy machine may paint a page before all of it has come."""
+    """Once it follows what happens; from then on shifts count. A busy machine may paint a page
+    before all of it has come.
+    """
     await page.wait_for_selector(ACTIVE)
     await page.evaluate("window.shifted = 0; window.shifters = []")
     return page
@@ -128,9 +146,14 @@ async def said(page: Page) -> str:
 
 async def column(page: Page, label: str) -> list[str]:
     """Texts of a table's column."""
-    return [text.strip() for text in await page.locator(f"main td[data-label='{label}']").all_inner_texts()]
+    return [
+        text.strip()
+        for text in await page.locator(f"main td[data-label='{label}']").all_inner_texts()
+    ]
 
 
 async def until(page: Page, expression: str) -> None:
-    """Until it is true there. Playwright's own way evaluates strings inside the page, which its policy forbids."""
+    """Until it is true there. Playwright's own way evaluates strings inside the page, which its
+    policy forbids.
+    """
     await eventually(lambda: page.evaluate(expression), within_s=15, what=expression)

@@ -28,22 +28,49 @@ log = logging.getLogger(__name__)
 def agent(
     targets: ServedTargets = None,
     app_version_id: Annotated[
-        str | None, typer.Option("--app-version-id", metavar="TEXT", help="Serve this app version only. [default: all, which is every one]")
+        str | None,
+        typer.Option(
+            "--app-version-id",
+            metavar="TEXT",
+            help="Serve this app version only. [default: all, which is every one]",
+        ),
     ] = None,
     slots: Annotated[
-        int | None, typer.Option("--slots", metavar="N", min=0, help="Jobs side by side, over all targets. [default: what the targets allow together]")
+        int | None,
+        typer.Option(
+            "--slots",
+            metavar="N",
+            min=0,
+            help="Jobs side by side, over all targets. [default: what the targets allow together]",
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", metavar="N", min=1, help="Jobs of one app version and target in a row, before a look for others. [default: 3]")
+        int | None,
+        typer.Option(
+            "--batch",
+            metavar="N",
+            min=1,
+            help="Jobs of one app version and target in a row, before a look for others. [default: 3]",
+        ),
     ] = None,
     execution_timeout: Annotated[
-        str | None, typer.Option("--execution-timeout", metavar="DURATION", help="Limit of one attempt, for jobs that bring none. [default: 10m]")
+        str | None,
+        typer.Option(
+            "--execution-timeout",
+            metavar="DURATION",
+            help="Limit of one attempt, for jobs that bring none. [default: 10m]",
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="For people. [default: the host's name]")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="TEXT", help="For people. [default: the host's name]"),
+    ] = None,
     nats: NatsServer = None,
     config_file: flags.Config = None,
 ) -> None:
-    """Execute jobs. The first Ctrl-C or SIGTERM finishes what runs and takes nothing new; the second stops what runs and gives it back."""
+    """Execute jobs. The first Ctrl-C or SIGTERM finishes what runs and takes nothing new; the
+    second stops what runs and gives it back.
+    """
     flags = {
         "nats_url": nats,
         "agent.targets": targets or None,
@@ -63,7 +90,12 @@ async def _serve(settings: Settings) -> int:
     async with _connected(settings) as connection, work_dir(settings) as directory:
         settings = replace(settings, queue=await queue_in_force(connection, settings))
         one = make_agent(settings, EventLog(connection), directory)
-        log.info("agent %s serves %s on %s", one.instance, ", ".join(map(_described, chosen)), connection.url)
+        log.info(
+            "agent %s serves %s on %s",
+            one.instance,
+            ", ".join(map(_described, chosen)),
+            connection.url,
+        )
         for target in chosen:
             if target.runner == "appwright":
                 log.info("%s: %s", target.name, retries_of(target))
@@ -76,11 +108,18 @@ async def _serve(settings: Settings) -> int:
 @contextlib.asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[Connection]:
     try:
-        connection = await open_connection(settings.nats_url or DEFAULT_NATS_URL, name="qgjet-agent", login=settings.nats, timeout_s=CONNECT_TIMEOUT_S)
+        connection = await open_connection(
+            settings.nats_url or DEFAULT_NATS_URL,
+            name="qgjet-agent",
+            login=settings.nats,
+            timeout_s=CONNECT_TIMEOUT_S,
+        )
     except PermissionDenied:
         raise  # there is one, and the error contains what to do
     except NatsUnavailable as error:
-        raise CannotReach(f"{error}. Start one with `qgjet up`, or correct its address: --nats, QGJET_NATS_URL, or nats_url in qgjet.toml.") from error
+        raise CannotReach(
+            f"{error}. Start one with `qgjet up`, or correct its address: --nats, QGJET_NATS_URL, or nats_url in qgjet.toml."
+        ) from error
     try:
         yield connection
     finally:
@@ -90,7 +129,12 @@ async def _connected(settings: Settings) -> AsyncIterator[Connection]:
 def drain(one: Agent) -> None:
     """Finish what runs, and say so: it may take a while."""
     running = len(one.info().running)
-    log.info("draining: %s", f"{running} running, once more stops them and gives them back to the queue" if running else "nothing is running")
+    log.info(
+        "draining: %s",
+        f"{running} running, once more stops them and gives them back to the queue"
+        if running
+        else "nothing is running",
+    )
     one.drain()
 
 
@@ -104,7 +148,9 @@ def _described(target: TargetSettings) -> str:
 
 
 def retries_of(target: TargetSettings) -> str:
-    """Who tries a failed test again. The retries of both multiply, so `qgjet agent` and `doctor` say which are in force."""
+    """Who tries a failed test again. The retries of both multiply, so `qgjet agent` and `doctor`
+    say which are in force.
+    """
     if target.runner != "appwright" or not target.test_retries:
         return "failed tests are retried by the queue"
     return f"failed tests are retried up to {counted(target.test_retries, 'time')} inside AppWright, and then by the queue"

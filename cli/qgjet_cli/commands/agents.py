@@ -18,7 +18,14 @@ COLUMNS = ("agent", "name", "state", "busy", "targets", "versions", "age", "vers
 
 def agents(json: flags.Json = False, api: flags.Api = None, config: flags.Config = None) -> None:
     """List the agents that are alive. With --json: a list of them."""
-    ask(lambda client: client.agents(), _show, what="listing agents", json=json, api=api, config=config)
+    ask(
+        lambda client: client.agents(),
+        _show,
+        what="listing agents",
+        json=json,
+        api=api,
+        config=config,
+    )
 
 
 def _show(found: list[dict[str, Any]]) -> None:
@@ -37,7 +44,9 @@ def _row(agent: dict[str, Any], now: datetime) -> tuple[str, ...]:
         f"{len(agent['running'])} of {agent['slots']}",
         ", ".join(f"{one['target']} ({one['slots']})" for one in agent["targets"]),
         agent["app_version_id"],
-        console.duration(max((now - msgspec.convert(agent["since"], datetime)).total_seconds(), 0.0)),
+        console.duration(
+            max((now - msgspec.convert(agent["since"], datetime)).total_seconds(), 0.0)
+        ),
         agent["version"],
         ", ".join(agent["warm"]),
     )
@@ -50,12 +59,34 @@ def _state(agent: dict[str, Any]) -> str:
 
 
 def drain(
-    agent: Annotated[str, typer.Argument(metavar="AGENT", help="Its id, or its name where only one has it: see `qgjet agents`.", show_default=False)],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For people; kept in the event log.", show_default=False)] = "",
+    agent: Annotated[
+        str,
+        typer.Argument(
+            metavar="AGENT",
+            help="Its id, or its name where only one has it: see `qgjet agents`.",
+            show_default=False,
+        ),
+    ],
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason",
+            metavar="TEXT",
+            help="For people; kept in the event log.",
+            show_default=False,
+        ),
+    ] = "",
     json: flags.Json = False,
     api: flags.Api = None,
     config: flags.Config = None,
 ) -> None:
     """Ask an agent to finish what it runs, to take nothing new, and to end."""
     told = f"Agent {agent} → asked to drain"
-    ask(lambda client: client.drain(agent, reason), lambda _: console.line(told), what="draining an agent", json=json, api=api, config=config)
+    ask(
+        lambda client: client.drain(agent, reason),
+        lambda _: console.line(told),
+        what="draining an agent",
+        json=json,
+        api=api,
+        config=config,
+    )

@@ -23,9 +23,19 @@ COLUMNS = ("attempt", "name", "type", "size", "note")
 
 def artifacts(
     job: Annotated[str, typer.Argument(metavar="JOB_ID", help="The job.", show_default=False)],
-    attempt: Annotated[int | None, typer.Option("--attempt", metavar="N", min=1, help="Of this attempt only, counted from 1.")] = None,
+    attempt: Annotated[
+        int | None,
+        typer.Option("--attempt", metavar="N", min=1, help="Of this attempt only, counted from 1."),
+    ] = None,
     download: Annotated[
-        Path | None, typer.Option("--download", metavar="DIR", help="Fetch them into DIR/<job>/<attempt>/.", show_default=False, file_okay=False)
+        Path | None,
+        typer.Option(
+            "--download",
+            metavar="DIR",
+            help="Fetch them into DIR/<job>/<attempt>/.",
+            show_default=False,
+            file_okay=False,
+        ),
     ] = None,
     json: flags.Json = False,
     api: flags.Api = None,
@@ -36,11 +46,19 @@ def artifacts(
     directory = downloads.prepare(download)
 
     async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="finding a job's artifacts", notice=console.note) as client:
-            found = [one for one in await client.artifacts(job) if attempt in (None, one["attempt"])]
+        async with open_api(
+            settings, what="finding a job's artifacts", notice=console.note
+        ) as client:
+            found = [
+                one for one in await client.artifacts(job) if attempt in (None, one["attempt"])
+            ]
             failed = 0
             if directory is not None:
-                wanted = [Wanted(job, one["attempt"], msgspec.convert(one, Artifact)) for one in found if one["sha256"]]
+                wanted = [
+                    Wanted(job, one["attempt"], msgspec.convert(one, Artifact))
+                    for one in found
+                    if one["sha256"]
+                ]
                 failed = await downloads.fetch(client, wanted, directory)
                 console.note(f"{console.counted(len(wanted) - failed, 'file')} in {directory}")
         if json:
@@ -54,7 +72,19 @@ def artifacts(
 
 def _show(found: list[dict[str, Any]]) -> None:
     if found:
-        console.table(COLUMNS, [(str(one["attempt"]), one["name"], one["content_type"], _size(one["size"]), one.get("note", "")) for one in found])
+        console.table(
+            COLUMNS,
+            [
+                (
+                    str(one["attempt"]),
+                    one["name"],
+                    one["content_type"],
+                    _size(one["size"]),
+                    one.get("note", ""),
+                )
+                for one in found
+            ],
+        )
     else:
         console.note("No artifacts.")
 

@@ -21,25 +21,45 @@ if TYPE_CHECKING:
 
 def cancel(
     job_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="SUITE_ID|JOB_ID", help="What to cancel: jobs, or the live jobs of suites.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="SUITE_ID|JOB_ID",
+            help="What to cancel: jobs, or the live jobs of suites.",
+            show_default=False,
+        ),
     ] = None,
-    suite: Annotated[str | None, typer.Option("--suite", metavar="SUITE_ID", help="The same as SUITE_ID.")] = None,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For people; kept with the job.", show_default=False)] = "",
+    suite: Annotated[
+        str | None, typer.Option("--suite", metavar="SUITE_ID", help="The same as SUITE_ID.")
+    ] = None,
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason", metavar="TEXT", help="For people; kept with the job.", show_default=False
+        ),
+    ] = "",
     json: flags.Json = False,
     api: flags.Api = None,
     config: flags.Config = None,
 ) -> None:
-    """Cancel jobs and suites. A queued job ends at once, a running one when its agent has stopped it. Cancelling twice is harmless.
+    """Cancel jobs and suites. A queued job ends at once, a running one when its agent has stopped
+    it. Cancelling twice is harmless.
 
-    Exit code 2 when a job is unknown or has ended in another way; the others are cancelled nevertheless.
+    Exit code 2 when a job is unknown or has ended in another way; the others are cancelled
+    nevertheless.
     """
     if bool(job_ids) == bool(suite):
         raise InvalidInput("job_id", "give jobs, or --suite")
     settings = settings_of(config, None, api)
 
     async def body(_: Interrupts) -> Exit:
-        async with open_api(settings, what="cancelling a job by its id", notice=console.note) as client:
-            answers = [await client.cancel_suite(suite, reason)] if suite else await _cancel_each(client, list(dict.fromkeys(job_ids or [])), reason)
+        async with open_api(
+            settings, what="cancelling a job by its id", notice=console.note
+        ) as client:
+            answers = (
+                [await client.cancel_suite(suite, reason)]
+                if suite
+                else await _cancel_each(client, list(dict.fromkeys(job_ids or [])), reason)
+            )
         if json:
             console.json(answers)
         else:
@@ -59,7 +79,15 @@ async def _cancel_each(client: ApiClient, job_ids: list[str], reason: str) -> li
             raise
         except NotAccepted as refused:
             console.fail(refused)
-            answers.append({"job_id": job_id, "status": None, "cancel_requested": False, "seq": None, "error": str(refused)})
+            answers.append(
+                {
+                    "job_id": job_id,
+                    "status": None,
+                    "cancel_requested": False,
+                    "seq": None,
+                    "error": str(refused),
+                }
+            )
     return answers
 
 
@@ -81,4 +109,6 @@ def _told(answer: dict[str, Any]) -> str:
         return f"Suite {answer['suite_id']}: {answer['cancelled']} cancelled, {answer['cancelling']} asked to stop{kept}"
     if answer.get("error"):
         return f"Job {answer['job_id']} → not cancelled"
-    return f"Job {answer['job_id']} → {answer['status']}" + (" · asked to stop" if answer["status"] == "running" else "")
+    return f"Job {answer['job_id']} → {answer['status']}" + (
+        " · asked to stop" if answer["status"] == "running" else ""
+    )

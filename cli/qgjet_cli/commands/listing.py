@@ -22,14 +22,32 @@ from qgjet_cli.runtime.foreground import Interrupts
 
 
 def list_jobs(
-    org_id: Annotated[str | None, typer.Option("--org-id", metavar="TEXT", help="Of this organisation only.")] = None,
-    app_version_id: Annotated[str | None, typer.Option("--app-version-id", metavar="TEXT", help="Of this app version only.")] = None,
-    target: Annotated[str | None, typer.Option("--target", metavar="TEXT", help="For this target only.")] = None,
-    test: Annotated[str | None, typer.Option("--test", metavar="PATH", help="Of this test only.")] = None,
+    org_id: Annotated[
+        str | None, typer.Option("--org-id", metavar="TEXT", help="Of this organisation only.")
+    ] = None,
+    app_version_id: Annotated[
+        str | None,
+        typer.Option("--app-version-id", metavar="TEXT", help="Of this app version only."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="TEXT", help="For this target only.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option("--test", metavar="PATH", help="Of this test only.")
+    ] = None,
     status: Annotated[Status | None, typer.Option("--status", help="In this status only.")] = None,
-    verdict: Annotated[Verdict | None, typer.Option("--verdict", help="With this verdict only.")] = None,
-    suite_id: Annotated[str | None, typer.Option("--suite-id", metavar="TEXT", help="Of this suite only.")] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="With this tag only; repeatable.", show_default=False)] = None,
+    verdict: Annotated[
+        Verdict | None, typer.Option("--verdict", help="With this verdict only.")
+    ] = None,
+    suite_id: Annotated[
+        str | None, typer.Option("--suite-id", metavar="TEXT", help="Of this suite only.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tag", metavar="KEY=VALUE", help="With this tag only; repeatable.", show_default=False
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
     json: flags.Json = False,
     api: flags.Api = None,
@@ -51,7 +69,9 @@ def list_jobs(
     async def body(_: Interrupts) -> Exit:
         async with open_api(settings, what="listing jobs", notice=console.note) as client:
             jobs, more = await client.jobs(filters, limit)
-        console.listing(jobs, lambda: _show(jobs), nouns="jobs", as_json=json, more_than=limit if more else None)
+        console.listing(
+            jobs, lambda: _show(jobs), nouns="jobs", as_json=json, more_than=limit if more else None
+        )
         return Exit.PASSED
 
     foreground.run(body)
@@ -67,7 +87,17 @@ def _tag_filters(pairs: list[str]) -> list[str] | None:
 
 def _show(jobs: list[dict[str, Any]]) -> None:
     several = len({job["org_id"] for job in jobs}) > 1
-    columns = ("job", "status", "age", "prio", "tries", "target", "version", *(["org"] if several else []), "test")
+    columns = (
+        "job",
+        "status",
+        "age",
+        "prio",
+        "tries",
+        "target",
+        "version",
+        *(["org"] if several else []),
+        "test",
+    )
     now = utc_now()
     console.table(columns, [_row(job, now, several) for job in jobs])
     console.note(f"Priority: {priority_order(jobs[0])}.")
@@ -78,7 +108,9 @@ def _row(job: dict[str, Any], now: datetime, several: bool) -> tuple[str, ...]:
     return (
         job["job_id"],
         (job["verdict"] or job["status"]) + waits,
-        console.duration(max((now - msgspec.convert(job["created_at"], datetime)).total_seconds(), 0.0)),
+        console.duration(
+            max((now - msgspec.convert(job["created_at"], datetime)).total_seconds(), 0.0)
+        ),
         str(job["priority"]),
         str(job["attempt"]),
         job["target"],

@@ -32,21 +32,49 @@ _COLOR = re.compile(r"(\x1b\[[0-9;:]{0,40}m)")
 
 def logs(
     job: Annotated[str, typer.Argument(metavar="JOB_ID", help="The job.", show_default=False)],
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Wait for the start of a queued job, go on until the job has ended.")] = False,
-    attempt: Annotated[int | None, typer.Option("--attempt", metavar="N", min=1, help="Of this attempt, counted from 1. [default: the last one]")] = None,
-    tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Begin with the last N lines. [default: all]")] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "-f",
+            "--follow",
+            help="Wait for the start of a queued job, go on until the job has ended.",
+        ),
+    ] = False,
+    attempt: Annotated[
+        int | None,
+        typer.Option(
+            "--attempt",
+            metavar="N",
+            min=1,
+            help="Of this attempt, counted from 1. [default: the last one]",
+        ),
+    ] = None,
+    tail: Annotated[
+        int | None,
+        typer.Option(
+            "--tail", metavar="N", min=0, help="Begin with the last N lines. [default: all]"
+        ),
+    ] = None,
     api: flags.Api = None,
     config: flags.Config = None,
 ) -> None:
-    """Show the output of a job: the bytes as they are, but nothing that a terminal would obey, except colours. Needs the API."""
+    """Show the output of a job: the bytes as they are, but nothing that a terminal would obey,
+    except colours. Needs the API.
+    """
     settings = settings_of(config, None, api)
 
     async def body(_: Interrupts) -> Exit:
         patience_s = LONG_PATIENCE_S if follow else PATIENCE_S
-        async with open_api(settings, what="finding a job's output", patience_s=patience_s, notice=console.note) as client:
+        async with open_api(
+            settings, what="finding a job's output", patience_s=patience_s, notice=console.note
+        ) as client:
             printer = Printer(tail)
             try:
-                await (_follow(client, printer, job, attempt) if follow else _show(client, printer, job, attempt))
+                await (
+                    _follow(client, printer, job, attempt)
+                    if follow
+                    else _show(client, printer, job, attempt)
+                )
                 printer.close()
             except BrokenPipeError:  # the reader has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,7 +124,9 @@ async def _begins(client: ApiClient, job_id: str, number: int) -> bool:
 
 
 class Printer:
-    """Writes to stdout: to a file or a pipe the bytes as they are, to a terminal only what it may show."""
+    """Writes to stdout: to a file or a pipe the bytes as they are, to a terminal only what it may
+    show.
+    """
 
     def __init__(self, tail: int | None) -> None:
         self._terminal = sys.stdout.isatty()
@@ -152,12 +182,19 @@ def _lines(data: bytes) -> list[bytes]:
 
 
 def harmless(line: bytes) -> bytes:
-    """A line for a terminal: text, tabs and colours as they are, every other control character as a visible escape."""
+    """A line for a terminal: text, tabs and colours as they are, every other control character as a
+    visible escape.
+    """
     text = line.decode("utf-8", "replace")
     end = "\n" if text.endswith("\n") else ""
     body = text.removesuffix("\n").removesuffix("\r")
     parts = _COLOR.split(body)
-    shown = [part if _COLOR.fullmatch(part) else "".join(c if c == "\t" or c.isprintable() else _escaped(c) for c in part) for part in parts]
+    shown = [
+        part
+        if _COLOR.fullmatch(part)
+        else "".join(c if c == "\t" or c.isprintable() else _escaped(c) for c in part)
+        for part in parts
+    ]
     return ("".join(shown) + end).encode()
 
 

@@ -29,7 +29,9 @@ def ask(
     config: Path | None,
     exit_of: Callable[[T], Exit] = lambda _: Exit.PASSED,
 ) -> None:
-    """Print the answer as one JSON document, or as `show` does. `what`: what the API is needed for, should there be only NATS."""
+    """Print the answer as one JSON document, or as `show` does. `what`: what the API is needed for,
+    should there be only NATS.
+    """
     settings = settings_of(config, None, api)
 
     async def body(_: Interrupts) -> Exit:

@@ -21,17 +21,26 @@ if TYPE_CHECKING:
 
 
 def rerun(
-    ids: Annotated[list[str], typer.Argument(metavar="SUITE_ID|JOB_ID", help="What to run again.", show_default=False)],
+    ids: Annotated[
+        list[str],
+        typer.Argument(metavar="SUITE_ID|JOB_ID", help="What to run again.", show_default=False),
+    ],
     failed: Annotated[
-        bool, typer.Option("--failed", help="Of a suite only the tests that did not pass: failed, timed out, without a verdict, cancelled.")
+        bool,
+        typer.Option(
+            "--failed",
+            help="Of a suite only the tests that did not pass: failed, timed out, without a verdict, cancelled.",
+        ),
     ] = False,
     json: flags.Json = False,
     api: flags.Api = None,
     config: flags.Config = None,
 ) -> None:
-    """Run suites or jobs again. A suite becomes a new suite, which `qgjet wait` can wait for; a job becomes a new job.
+    """Run suites or jobs again. A suite becomes a new suite, which `qgjet wait` can wait for; a job
+    becomes a new job.
 
-    Exit code 2 when one is unknown, still live, or has nothing to run again; the others are submitted nevertheless.
+    Exit code 2 when one is unknown, still live, or has nothing to run again; the others are
+    submitted nevertheless.
     """
     settings = settings_of(config, None, api)
 
@@ -80,6 +89,10 @@ def _tell(answer: dict[str, Any]) -> None:
     for job in answer["jobs"]:
         attached = " | attached to a live job of the same test" if job["attached"] else ""
         test = f" | Test: {job['test']} | Target: {job['target']}" if "test" in job else ""
-        console.line(f"Job submitted! ID: {job['job_id']} | Status: {job['status']}{test}{attached}")
+        console.line(
+            f"Job submitted! ID: {job['job_id']} | Status: {job['status']}{test}{attached}"
+        )
     if answer["suite_id"]:
-        console.note(f"Suite {answer['suite_id']}: {console.counted(len(answer['jobs']), 'job')}; `qgjet wait {answer['suite_id']}` waits for them")
+        console.note(
+            f"Suite {answer['suite_id']}: {console.counted(len(answer['jobs']), 'job')}; `qgjet wait {answer['suite_id']}` waits for them"
+        )

@@ -34,7 +34,9 @@ from qgjet_cli.tracking.progress import summary, view_of
 from qgjet_cli.tracking.watch import unserved, watch
 
 CANCEL_WAIT_S = 15.0
-"""How long to wait for cancelled jobs to end; they end without us too. An agent looks every third of its visibility timeout (30 s)."""
+"""How long to wait for cancelled jobs to end; they end without us too. An agent looks every third
+of its visibility timeout (30 s).
+"""
 EMBEDDED_LEAVE_S = 5.0
 """Agent and server get so long to stop, even in a hurry."""
 LOCAL = "local"
@@ -77,7 +79,10 @@ def run(
     fail_on_flaky: flags.FailOnFlaky = False,
     fail_fast: flags.FailFast = False,
     max_failures: flags.MaxFailures = None,
-    detach_on_interrupt: Annotated[bool, typer.Option("--detach-on-interrupt", help="Leave the jobs running on Ctrl-C and SIGTERM.")] = False,
+    detach_on_interrupt: Annotated[
+        bool,
+        typer.Option("--detach-on-interrupt", help="Leave the jobs running on Ctrl-C and SIGTERM."),
+    ] = False,
     junit: flags.Junit = None,
     ctrf: flags.Ctrf = None,
     report_json: flags.ReportJson = None,
@@ -91,9 +96,11 @@ def run(
 ) -> None:
     """Submit tests, wait for them, show the verdicts.
 
-    Without a server (--nats, --api or the settings) everything is started here and stopped at the end.
+    Without a server (--nats, --api or the settings) everything is started here and stopped at the
+    end.
 
-    Ctrl-C cancels the jobs that this command has submitted, not those it was attached to; a second one leaves at once.
+    Ctrl-C cancels the jobs that this command has submitted, not those it was attached to; a second
+    one leaves at once.
     """
     settings = settings_of(config, nats, api)
     asked = Asked(
@@ -123,7 +130,9 @@ def run(
         max_failures=1 if fail_fast else max_failures or 0,
         fail_on_flaky=fail_on_flaky,
         json=json,
-        outputs=reports.prepare(Outputs(junit=junit, ctrf=ctrf, report_json=report_json, html=html)),
+        outputs=reports.prepare(
+            Outputs(junit=junit, ctrf=ctrf, report_json=report_json, html=html)
+        ),
         artifacts_dir=downloads.prepare(artifacts_dir),
         artifacts=artifacts,
     )
@@ -133,22 +142,38 @@ def run(
 def _plan(settings: Settings, asked: Asked, **others: Any) -> Plan:
     embedded = not settings.nats_url and not settings.api_url
     if embedded and others["detach"]:
-        raise InvalidInput("detach_on_interrupt", "needs a server to leave the jobs to: set QGJET_NATS_URL or QGJET_API_URL, or pass --nats or --api")
+        raise InvalidInput(
+            "detach_on_interrupt",
+            "needs a server to leave the jobs to: set QGJET_NATS_URL or QGJET_API_URL, or pass --nats or --api",
+        )
     if embedded:
         settings, asked = _local(settings, asked)
-    return Plan(settings=settings, batch=batch_of(asked, settings, suite=True), embedded=embedded, **others)
+    return Plan(
+        settings=settings, batch=batch_of(asked, settings, suite=True), embedded=embedded, **others
+    )
 
 
 def _local(settings: Settings, asked: Asked) -> tuple[Settings, Asked]:
-    """For a server of our own: an org and a version if none is given, and only the targets asked for. Raises InvalidInput for one that is not declared."""
+    """For a server of our own: an org and a version if none is given, and only the targets asked
+    for. Raises InvalidInput for one that is not declared.
+    """
     names = targets_of(asked, settings)
-    declared = settings.targets or {name: TargetSettings(name=name, dir=str(Path.cwd())) for name in names}
+    declared = settings.targets or {
+        name: TargetSettings(name=name, dir=str(Path.cwd())) for name in names
+    }
     unknown = [name for name in names if name not in declared]
     if unknown:
-        raise InvalidInput("target", f"{', '.join(unknown)}: no such target; qgjet.toml declares {', '.join(declared)}")
+        raise InvalidInput(
+            "target",
+            f"{', '.join(unknown)}: no such target; qgjet.toml declares {', '.join(declared)}",
+        )
     return (
         replace(settings, targets=declared, agent=replace(settings.agent, targets=tuple(names))),
-        replace(asked, org_id=asked.org_id or settings.org_id or LOCAL, app_version_id=asked.app_version_id or LOCAL),
+        replace(
+            asked,
+            org_id=asked.org_id or settings.org_id or LOCAL,
+            app_version_id=asked.app_version_id or LOCAL,
+        ),
     )
 
 
@@ -159,7 +184,9 @@ Halt = Callable[[], None]
 @contextlib.asynccontextmanager
 async def _reached(plan: Plan, interrupts: Interrupts) -> AsyncIterator[tuple[Client, Halt | None]]:
     if not plan.embedded:
-        async with open_client(plan.settings, patience_s=plan.patience_s, notice=console.note) as client:
+        async with open_client(
+            plan.settings, patience_s=plan.patience_s, notice=console.note
+        ) as client:
             yield client, None
         return
     from qgjet_projections.serving.local_stack import LocalStack
@@ -175,17 +202,25 @@ async def _reached(plan: Plan, interrupts: Interrupts) -> AsyncIterator[tuple[Cl
 async def _run(plan: Plan, interrupts: Interrupts) -> Exit:
     async with _reached(plan, interrupts) as (client, halt):
         began = asyncio.get_running_loop().time()
-        with interrupts.held("finishing the submission"):  # up to the wait, which knows what to cancel
+        with interrupts.held(
+            "finishing the submission"
+        ):  # up to the wait, which knows what to cancel
             placed = await client.submit(plan.batch)
             await _tell(plan, client, placed)
         step = github.Step(plan.settings, junit=str(plan.outputs.junit or ""))
         tracker = JobTracker([tracked(one) for one in placed if one.job_id], plan.batch.suite_id)
         try:
-            code = await _wait(plan, client, tracker, interrupts, began) if tracker.tracks else exits.of_errors(one.error for one in placed)
+            code = (
+                await _wait(plan, client, tracker, interrupts, began)
+                if tracker.tracks
+                else exits.of_errors(one.error for one in placed)
+            )
         except Interrupted:
             code = interrupts.code
             try:
-                await _stop(plan, client, tracker, halt, lambda: _write(plan, step, tracker, placed, code))
+                await _stop(
+                    plan, client, tracker, halt, lambda: _write(plan, step, tracker, placed, code)
+                )
             except asyncio.CancelledError:  # the second signal
                 _finish(plan, step, tracker, placed, code)
                 raise
@@ -196,14 +231,20 @@ async def _run(plan: Plan, interrupts: Interrupts) -> Exit:
         return code
 
 
-def _write(plan: Plan, step: github.Step, tracker: JobTracker, placed: Sequence[SubmitResult], code: Exit) -> None:
-    """Write reports, summary and outputs as far as the verdicts are known: a job without one is an error in them."""
+def _write(
+    plan: Plan, step: github.Step, tracker: JobTracker, placed: Sequence[SubmitResult], code: Exit
+) -> None:
+    """Write reports, summary and outputs as far as the verdicts are known: a job without one is an
+    error in them.
+    """
     report = _report(plan, tracker, placed)
     reports.write(report, plan.outputs, code, plan.settings)
     step.write(report)
 
 
-def _finish(plan: Plan, step: github.Step, tracker: JobTracker, placed: Sequence[SubmitResult], code: Exit) -> Exit:
+def _finish(
+    plan: Plan, step: github.Step, tracker: JobTracker, placed: Sequence[SubmitResult], code: Exit
+) -> Exit:
     """Print the result and write everything. Gives `code`, or the exit code that the verdicts have."""
     results = result.results_of(tracker, placed)
     code = code or result.exit_of(results, fail_on_flaky=plan.fail_on_flaky)
@@ -224,7 +265,10 @@ async def _tell(plan: Plan, client: Client, placed: Sequence[SubmitResult]) -> N
         for one in accepted:
             console.note(f"{told(one)} | Test: {one.request.test} | Target: {one.request.target}")
     attached = sum(one.attached for one in accepted)
-    console.note(f"Suite {plan.batch.suite_id}: {console.counted(len(accepted), 'job')}" + (f", {attached} of them live before" if attached else ""))
+    console.note(
+        f"Suite {plan.batch.suite_id}: {console.counted(len(accepted), 'job')}"
+        + (f", {attached} of them live before" if attached else "")
+    )
     warn_attached(placed)
     tell_refused(placed)
     if not plan.embedded:
@@ -232,7 +276,9 @@ async def _tell(plan: Plan, client: Client, placed: Sequence[SubmitResult]) -> N
             console.warn(warning)
 
 
-async def _wait(plan: Plan, client: Client, tracker: JobTracker, interrupts: Interrupts, began: float) -> Exit:
+async def _wait(
+    plan: Plan, client: Client, tracker: JobTracker, interrupts: Interrupts, began: float
+) -> Exit:
     """PASSED when every job has ended, however it did. Raises Interrupted."""
     elapsed_s = asyncio.get_running_loop().time() - began
     try:
@@ -250,20 +296,31 @@ async def _wait(plan: Plan, client: Client, tracker: JobTracker, interrupts: Int
 
 
 def _later(plan: Plan) -> str:
-    return "" if plan.embedded else f" What is live goes on; `qgjet wait --suite {plan.batch.suite_id}` waits for it"
+    return (
+        ""
+        if plan.embedded
+        else f" What is live goes on; `qgjet wait --suite {plan.batch.suite_id}` waits for it"
+    )
 
 
-async def _stop(plan: Plan, client: Client, tracker: JobTracker, halt: Halt | None, write: Callable[[], None]) -> None:
+async def _stop(
+    plan: Plan, client: Client, tracker: JobTracker, halt: Halt | None, write: Callable[[], None]
+) -> None:
     """Cancel what no other run waits for, and give it a moment to end.
 
-    What is known is written meanwhile: a CI system that cancels a step kills it a few seconds later (GitHub Actions: SIGTERM after 7.5 s, SIGKILL after 10 s).
+    What is known is written meanwhile: a CI system that cancels a step kills it a few seconds later
+    (GitHub Actions: SIGTERM after 7.5 s, SIGKILL after 10 s).
     """
     live = tracker.live
     if plan.detach or not live:
         console.note(f"Interrupted: {summary(tracker)}.{_later(plan)}")
         return
     own = sum(not track.attached for track in live)
-    console.note(f"Interrupted: cancelling {console.counted(own, 'job')}. Once more to leave at once." if own else f"Interrupted: {summary(tracker)}.")
+    console.note(
+        f"Interrupted: cancelling {console.counted(own, 'job')}. Once more to leave at once."
+        if own
+        else f"Interrupted: {summary(tracker)}."
+    )
     ending = JobTracker(live)
     try:
         async with asyncio.timeout(CANCEL_WAIT_S):

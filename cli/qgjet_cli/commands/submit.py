@@ -68,7 +68,9 @@ def submit(
         placed = await _submit(settings, batch)
         if json:
             answers = [answer(one) for one in placed]
-            console.json(answers[0] if len(test) == 1 and batch.requests[0].test == test[0] else answers)
+            console.json(
+                answers[0] if len(test) == 1 and batch.requests[0].test == test[0] else answers
+            )
         else:
             _tell(batch, placed)
         return exits.of_errors(one.error for one in placed)
@@ -103,11 +105,19 @@ _OWN = ("max_retries", "infra_retries")
 
 
 def warn_attached(placed: Sequence[SubmitResult]) -> None:
-    """State what counts for attached jobs. Their retries are theirs, and one that runs has no use for another priority."""
+    """State what counts for attached jobs. Their retries are theirs, and one that runs has no use
+    for another priority.
+    """
     attached = [one for one in placed if one.attached]
     if any(getattr(one.request, name) is not None for one in attached for name in _SHARED):
-        console.note(f"{console.counted(len(attached), 'job')} attached: the better priority and the shorter timeouts of both submissions count.")
-    names = [name.replace("_", " ") for name in _OWN if any(getattr(one.request, name) is not None for one in attached)]
+        console.note(
+            f"{console.counted(len(attached), 'job')} attached: the better priority and the shorter timeouts of both submissions count."
+        )
+    names = [
+        name.replace("_", " ")
+        for name in _OWN
+        if any(getattr(one.request, name) is not None for one in attached)
+    ]
     if any(one.request.priority is not None and one.status is Status.RUNNING for one in attached):
         names.append("priority")
     if names:
@@ -128,7 +138,9 @@ def told(placed: SubmitResult) -> str:
 def _tell(batch: Batch, placed: Sequence[SubmitResult]) -> None:
     accepted = [one for one in placed if one.job_id]
     for one in accepted:
-        console.line(told(one) + (f" | Test: {one.request.test}" if len(batch.requests) > 1 else ""))
+        console.line(
+            told(one) + (f" | Test: {one.request.test}" if len(batch.requests) > 1 else "")
+        )
     if batch.suite_id and accepted:
         console.line(f"Suite: {batch.suite_id} | Jobs: {len(accepted)}")
 

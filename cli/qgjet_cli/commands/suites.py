@@ -17,12 +17,29 @@ from qgjet_cli.output import console
 from qgjet_cli.runtime import foreground
 from qgjet_cli.runtime.foreground import Interrupts
 
-COLUMNS = ("suite", "verdict", "jobs", "passed", "flaky", "failed", "no verdict", "live", "age", "took", "branch", "commit")
+COLUMNS = (
+    "suite",
+    "verdict",
+    "jobs",
+    "passed",
+    "flaky",
+    "failed",
+    "no verdict",
+    "live",
+    "age",
+    "took",
+    "branch",
+    "commit",
+)
 
 
 def suites(
-    suite_id: Annotated[str | None, typer.Argument(metavar="SUITE_ID", help="This suite only.", show_default=False)] = None,
-    org_id: Annotated[str | None, typer.Option("--org-id", metavar="TEXT", help="Of this organisation only.")] = None,
+    suite_id: Annotated[
+        str | None, typer.Argument(metavar="SUITE_ID", help="This suite only.", show_default=False)
+    ] = None,
+    org_id: Annotated[
+        str | None, typer.Option("--org-id", metavar="TEXT", help="Of this organisation only.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
     json: flags.Json = False,
     api: flags.Api = None,
@@ -33,8 +50,18 @@ def suites(
 
     async def body(_: Interrupts) -> Exit:
         async with open_api(settings, what="listing suites", notice=console.note) as client:
-            found, more = ([await client.suite_summary(suite_id)], False) if suite_id else await client.suites(org_id, limit)
-        console.listing(found, lambda: _show(found), nouns="suites", as_json=json, more_than=limit if more else None)
+            found, more = (
+                ([await client.suite_summary(suite_id)], False)
+                if suite_id
+                else await client.suites(org_id, limit)
+            )
+        console.listing(
+            found,
+            lambda: _show(found),
+            nouns="suites",
+            as_json=json,
+            more_than=limit if more else None,
+        )
         return Exit.PASSED
 
     foreground.run(body)

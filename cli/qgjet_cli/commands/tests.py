@@ -22,11 +22,21 @@ COLUMNS = ("target", "org", "runs", "passed", "flaky", "time", "test")
 DAYS = ("day", "target", "org", "runs", "passed", "flaky", "time")
 VERSIONS = ("version", "target", "runs", "passed", "flaky", "time")
 
-app = typer.Typer(help="Tests: which fail, which are flaky, which are slow.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Tests: which fail, which are flaky, which are slow.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
-OrgId = Annotated[str | None, typer.Option("--org-id", metavar="TEXT", help="Of this organisation only.")]
-Target = Annotated[str | None, typer.Option("--target", metavar="TEXT", help="On this target only.")]
-Days = Annotated[int, typer.Option("--days", min=1, max=366, help="Over so many days, UTC, today among them.")]
+OrgId = Annotated[
+    str | None, typer.Option("--org-id", metavar="TEXT", help="Of this organisation only.")
+]
+Target = Annotated[
+    str | None, typer.Option("--target", metavar="TEXT", help="On this target only.")
+]
+Days = Annotated[
+    int, typer.Option("--days", min=1, max=366, help="Over so many days, UTC, today among them.")
+]
 
 
 class Order(StrEnum):
@@ -57,7 +67,13 @@ def list_tests(
         async with open_api(settings, what="listing tests", notice=console.note) as client:
             found, more = await client.tests(filters, limit)
         rows = [(one["target"], one["org_id"], *_figures(one), one["test"]) for one in found]
-        console.listing(found, lambda: console.table(COLUMNS, rows), nouns="tests", as_json=json, more_than=limit if more else None)
+        console.listing(
+            found,
+            lambda: console.table(COLUMNS, rows),
+            nouns="tests",
+            as_json=json,
+            more_than=limit if more else None,
+        )
         return Exit.PASSED
 
     foreground.run(body)
@@ -75,13 +91,28 @@ def show(
 ) -> None:
     """Show how one test went, day by day and by app version, on each target."""
     filters = {"test": test, "org_id": org_id, "target": target, "days": days}
-    ask(lambda client: client.test_history(filters), _show, what="reading a test's history", json=json, api=api, config=config)
+    ask(
+        lambda client: client.test_history(filters),
+        _show,
+        what="reading a test's history",
+        json=json,
+        api=api,
+        config=config,
+    )
 
 
 def _show(found: dict[str, Any]) -> None:
-    _table(DAYS, [(one["day"][:10], one["target"], one["org_id"], *_figures(one)) for one in found["days"]], "It has not ended in these days.")
+    _table(
+        DAYS,
+        [(one["day"][:10], one["target"], one["org_id"], *_figures(one)) for one in found["days"]],
+        "It has not ended in these days.",
+    )
     console.line("")
-    _table(VERSIONS, [(one["app_version_id"], one["target"], *_figures(one)) for one in found["versions"]], "It has never ended.")
+    _table(
+        VERSIONS,
+        [(one["app_version_id"], one["target"], *_figures(one)) for one in found["versions"]],
+        "It has never ended.",
+    )
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], otherwise: str) -> None:
@@ -92,4 +123,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], otherwise: str
 
 
 def _figures(one: dict[str, Any]) -> tuple[str, ...]:
-    return (str(one["runs"]), percent(one["pass_rate"]), percent(one["flaky_rate"]), console.duration(one["mean_s"]))
+    return (
+        str(one["runs"]),
+        percent(one["pass_rate"]),
+        percent(one["flaky_rate"]),
+        console.duration(one["mean_s"]),
+    )

@@ -40,8 +40,13 @@ LOOKUP_S = 30.0
 
 
 def wait(
-    job_ids: Annotated[list[str] | None, typer.Argument(metavar="SUITE_ID|JOB_ID", help="A suite, or jobs.", show_default=False)] = None,
-    suite: Annotated[str | None, typer.Option("--suite", metavar="SUITE_ID", help="The same as SUITE_ID.")] = None,
+    job_ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SUITE_ID|JOB_ID", help="A suite, or jobs.", show_default=False),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", metavar="SUITE_ID", help="The same as SUITE_ID.")
+    ] = None,
     timeout: flags.Timeout = None,
     fail_on_flaky: flags.FailOnFlaky = False,
     patience_: flags.Patience = None,
@@ -66,25 +71,38 @@ def wait(
     step = github.Step(settings, junit=str(junit or ""))
 
     async def body(interrupts: Interrupts) -> Exit:
-        async with open_api(settings, what="waiting by id", patience_s=patience(timeout_s, patience_s), notice=console.note) as client:
+        async with open_api(
+            settings,
+            what="waiting by id",
+            patience_s=patience(timeout_s, patience_s),
+            notice=console.note,
+        ) as client:
             tracker = JobTracker([], suite or "", grows=bool(suite))
             try:
                 async with interrupts.limit(timeout_s):
                     await _fill(client, tracker, job_ids or [])
-                    console.note(f"Waiting for {console.counted(len(tracker.tracks), 'job')}: {summary(tracker)}")
+                    console.note(
+                        f"Waiting for {console.counted(len(tracker.tracks), 'job')}: {summary(tracker)}"
+                    )
                     with view_of(tracker) as view:
                         tracker.missing = await _to_the_end(client, tracker, view)
                     await _complete(client, tracker)
                 if tracker.missing:
                     absent = console.counted(tracker.missing, "job")
-                    console.warn(f"{absent} of the suite never arrived: the client ended while it submitted them. Submit the suite again")
-                code = result.exit_of(result.results_of(tracker), fail_on_flaky=fail_on_flaky, missing=tracker.missing)
+                    console.warn(
+                        f"{absent} of the suite never arrived: the client ended while it submitted them. Submit the suite again"
+                    )
+                code = result.exit_of(
+                    result.results_of(tracker), fail_on_flaky=fail_on_flaky, missing=tracker.missing
+                )
             except TimedOut:
                 code = Exit.TIMEOUT
                 console.note(f"--timeout {timeout} is over: {summary(tracker)}")
             except Interrupted:
                 code = interrupts.code
-                reports.write(_report(tracker), outputs, code, settings)  # at once: the second signal, or the end of a CI step, may come in the look-up
+                reports.write(
+                    _report(tracker), outputs, code, settings
+                )  # at once: the second signal, or the end of a CI step, may come in the look-up
                 step.write(_report(tracker))
             except QgjetError as error:
                 if tracker.tracks:  # the last that was known of them
@@ -121,7 +139,9 @@ async def _fill(client: ApiClient, tracker: JobTracker, job_ids: Sequence[str]) 
 
 
 async def _to_the_end(client: ApiClient, tracker: JobTracker, view: View) -> int:
-    """Follow the jobs to their end, and a suite until all its jobs have arrived; gives the number of those that never will."""
+    """Follow the jobs to their end, and a suite until all its jobs have arrived; gives the number
+    of those that never will.
+    """
     while True:
         await watch(client, tracker, view)
         if not tracker.suite_id:
@@ -133,7 +153,9 @@ async def _to_the_end(client: ApiClient, tracker: JobTracker, view: View) -> int
         await _fill(client, tracker, [])
 
 
-async def _job_or_suite(client: ApiClient, tracker: JobTracker, known_as: str) -> list[dict[str, Any]]:
+async def _job_or_suite(
+    client: ApiClient, tracker: JobTracker, known_as: str
+) -> list[dict[str, Any]]:
     try:
         return [await client.job(known_as)]
     except NotAccepted as refused:
@@ -142,7 +164,11 @@ async def _job_or_suite(client: ApiClient, tracker: JobTracker, known_as: str) -
     try:
         found = await client.suite(known_as)
     except NotAccepted as refused:
-        raise InvalidInput("id", f"there is no job and no suite {known_as}") if refused.status == 404 else refused from None
+        raise (
+            InvalidInput("id", f"there is no job and no suite {known_as}")
+            if refused.status == 404
+            else refused
+        ) from None
     tracker.follow_suite(known_as)
     return found
 
@@ -152,12 +178,16 @@ async def _complete(client: ApiClient, tracker: JobTracker) -> None:
     from qgjet.client.http import track_of
 
     for job_id, track in tracker.tracks.items():
-        if track.first_failure is None and (track.verdict not in PASSING or track.verdict is Verdict.FLAKY):
+        if track.first_failure is None and (
+            track.verdict not in PASSING or track.verdict is Verdict.FLAKY
+        ):
             track.first_failure = track_of(await client.job(job_id)).first_failure
 
 
 async def _look_up(client: ApiClient, tracker: JobTracker) -> None:
-    """Bring every job up to date, with all its attempts: those that ended before this command looked are in no event that it has seen."""
+    """Bring every job up to date, with all its attempts: those that ended before this command
+    looked are in no event that it has seen.
+    """
     from qgjet.client.http import track_of
 
     gate = asyncio.Semaphore(LOOKUPS)

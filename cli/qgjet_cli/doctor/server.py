@@ -28,47 +28,105 @@ from qgjet_cli.options.flags import DEFAULT_NATS_URL
 from qgjet_cli.output.console import counted
 
 TIMEOUT_S = 2.0
-_LOOKS = {"agents": f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}", "queue": f"$JS.API.CONSUMER.LIST.{STREAM}"}
+_LOOKS = {
+    "agents": f"$JS.API.DIRECT.GET.KV_{AGENTS_BUCKET}",
+    "queue": f"$JS.API.CONSUMER.LIST.{STREAM}",
+}
 """What not every role may ask for."""
 
 
 async def look_at_server(settings: Settings) -> list[Check]:
     url = settings.nats_url or DEFAULT_NATS_URL
     try:
-        async with connect(url, name="qgjet-doctor", login=settings.nats, timeout_s=TIMEOUT_S) as connection:
+        async with connect(
+            url, name="qgjet-doctor", login=settings.nats, timeout_s=TIMEOUT_S
+        ) as connection:
             version = connection.client.connected_server_version
             user = (await connection.identity()).user
-            found = f"{dotted((version.major, version.minor, version.patch))} at {connection.url}, " + (f"as {user}" if user else "without a user")
+            found = (
+                f"{dotted((version.major, version.minor, version.patch))} at {connection.url}, "
+                + (f"as {user}" if user else "without a user")
+            )
             return [ok("NATS server", found), *await _look_inside(connection, settings)]
     except InvalidSettings as error:
-        what = "nats_url (QGJET_NATS_URL, --nats)" if error.field == "nats_url" else f"{error.field} (docs/settings.md)"
+        what = (
+            "nats_url (QGJET_NATS_URL, --nats)"
+            if error.field == "nats_url"
+            else f"{error.field} (docs/settings.md)"
+        )
         return [fail("NATS server", str(error), f"correct {what}", server=True)]
     except PermissionDenied as error:
-        return [fail("NATS server", str(error), "correct [nats]: user, password or another secret, ca (docs/security.md)", server=True)]
+        return [
+            fail(
+                "NATS server",
+                str(error),
+                "correct [nats]: user, password or another secret, ca (docs/security.md)",
+                server=True,
+            )
+        ]
     except IncompatibleServer as error:
-        return [fail("NATS server", str(error), f"run nats-server {dotted(SERVER_FLOOR)} with the nats.conf of qgjet", server=True)]
+        return [
+            fail(
+                "NATS server",
+                str(error),
+                f"run nats-server {dotted(SERVER_FLOOR)} with the nats.conf of qgjet",
+                server=True,
+            )
+        ]
     except NatsUnavailable as error:
         if not settings.nats_url:
-            return [warn("NATS server", f"none configured, and none at {url}", "`qgjet up` starts one, `qgjet run` brings its own; else set QGJET_NATS_URL")]
-        return [fail("NATS server", str(error), "start it, or correct nats_url (QGJET_NATS_URL, --nats)", server=True)]
+            return [
+                warn(
+                    "NATS server",
+                    f"none configured, and none at {url}",
+                    "`qgjet up` starts one, `qgjet run` brings its own; else set QGJET_NATS_URL",
+                )
+            ]
+        return [
+            fail(
+                "NATS server",
+                str(error),
+                "start it, or correct nats_url (QGJET_NATS_URL, --nats)",
+                server=True,
+            )
+        ]
 
 
 async def _look_inside(connection: Connection, settings: Settings) -> list[Check]:
     events = await streams.stream_config(connection, STREAM)
     if events is None:
-        return [warn("streams", f"there is no {STREAM} yet", "nothing to do: the first agent, API or submission makes it")]
+        return [
+            warn(
+                "streams",
+                f"there is no {STREAM} yet",
+                "nothing to do: the first agent, API or submission makes it",
+            )
+        ]
     try:
         deployment = streams.deployment_of(events)
     except IncompatibleServer as error:
-        return [fail("streams", str(error), "use another server or account: qgjet cannot share this stream", server=True)]
-    missing = [name for name in streams.OTHER_STREAMS if await streams.stream_config(connection, name) is None]
+        return [
+            fail(
+                "streams",
+                str(error),
+                "use another server or account: qgjet cannot share this stream",
+                server=True,
+            )
+        ]
+    missing = [
+        name
+        for name in streams.OTHER_STREAMS
+        if await streams.stream_config(connection, name) is None
+    ]
     found = [_look_at_streams(deployment, settings, missing)]
     for what, subject in _LOOKS.items():
         if not await connection.may_publish(subject):
             return [
                 *found,
                 warn(
-                    what, f"the NATS user {connection.user!r} may not look at it", "look as operator, janitor or through the API (`qgjet agents`, `qgjet list`)"
+                    what,
+                    f"the NATS user {connection.user!r} may not look at it",
+                    "look as operator, janitor or through the API (`qgjet agents`, `qgjet list`)",
                 ),
             ]
     agents = [] if f"KV_{AGENTS_BUCKET}" in missing else await agent_registry.agents(connection)
@@ -86,10 +144,16 @@ async def _look_inside(connection: Connection, settings: Settings) -> list[Check
 def _look_at_streams(deployment: Deployment, settings: Settings, missing: Sequence[str]) -> Check:
     found = f"priority order {deployment.priority_order}, {counted(deployment.replicas, 'replica')}"
     if missing:
-        return warn("streams", f"missing: {', '.join(missing)}", "nothing to do: the next agent or API that starts makes them")
+        return warn(
+            "streams",
+            f"missing: {', '.join(missing)}",
+            "nothing to do: the next agent or API that starts makes them",
+        )
     if deployment.priority_order != settings.queue.priority_order:
         return fail(
-            "streams", f"{found}; the settings say {settings.queue.priority_order}", f"set queue.priority_order to {deployment.priority_order}: it is fixed"
+            "streams",
+            f"{found}; the settings say {settings.queue.priority_order}",
+            f"set queue.priority_order to {deployment.priority_order}: it is fixed",
         )
     if deployment.replicas != settings.queue.replicas:
         return warn(
@@ -118,10 +182,16 @@ def _look_at_lanes(lanes: Sequence[QueueState], agents: Sequence[AgentInfo]) -> 
     for state in lanes:
         waiting[state.lane.partition.target] += state.pending
     served = {slots.target for agent in agents if not agent.draining for slots in agent.targets}
-    unserved = sorted(target for target, pending in waiting.items() if pending and target not in served)
+    unserved = sorted(
+        target for target, pending in waiting.items() if pending and target not in served
+    )
     found = f"{sum(waiting.values())} waiting, {sum(state.unacknowledged for state in lanes)} with agents, in {counted(len(lanes), 'consumer')}"
     if unserved:
-        return warn("queue", f"{found}; nobody serves {', '.join(unserved)}", " ".join(["qgjet agent", *(f"--target {target}" for target in unserved)]))
+        return warn(
+            "queue",
+            f"{found}; nobody serves {', '.join(unserved)}",
+            " ".join(["qgjet agent", *(f"--target {target}" for target in unserved)]),
+        )
     return ok("queue", found)
 
 
@@ -137,12 +207,19 @@ def _look_at_consumers(state: StreamState) -> list[Check]:
 
 
 async def _look_for_lanes(lanes: Sequence[QueueState], settings: Settings) -> list[Check]:
-    """Queued work that no consumer delivers. Only the API knows all queued work; without it there is nothing to say."""
+    """Queued work that no consumer delivers. Only the API knows all queued work; without it there
+    is nothing to say.
+    """
     answer = await _get(settings, "/partitions")
     if answer is None or answer.status_code != httpx.codes.OK:
         return []
     queued = msgspec.json.decode(answer.content, type=_Partitions).partitions
-    wanted = {Lane(Partition(one.org_id, one.app_version_id, one.target), rank) for one in queued for rank, jobs in one.queued_by_rank.items() if jobs}
+    wanted = {
+        Lane(Partition(one.org_id, one.app_version_id, one.target), rank)
+        for one in queued
+        for rank, jobs in one.queued_by_rank.items()
+        if jobs
+    }
     lost = wanted - {state.lane for state in lanes}
     if not lost:
         return []
@@ -156,16 +233,41 @@ async def _look_for_lanes(lanes: Sequence[QueueState], settings: Settings) -> li
 
 
 def _look_at_agents(agents: Sequence[AgentInfo], settings: Settings) -> list[Check]:
-    alive = ", ".join(f"{agent.name} ({'drains' if agent.draining else f'{len(agent.running)} of {agent.slots} busy'})" for agent in agents)
-    idle = [name for name in settings.targets if not any(slots.target == name for agent in agents for slots in agent.targets)]
+    alive = ", ".join(
+        f"{agent.name} ({'drains' if agent.draining else f'{len(agent.running)} of {agent.slots} busy'})"
+        for agent in agents
+    )
+    idle = [
+        name
+        for name in settings.targets
+        if not any(slots.target == name for agent in agents for slots in agent.targets)
+    ]
     found = [
-        warn("agents", f"{agent.name} is version {agent.version}, this is {__version__}", "update the older one")
+        warn(
+            "agents",
+            f"{agent.name} is version {agent.version}, this is {__version__}",
+            "update the older one",
+        )
         for agent in agents
         if agent.version != __version__
     ]
-    found += [warn("agents", f"{agent.name} takes no jobs: {agent.problem}", "repair its host; it tries again by itself") for agent in agents if agent.problem]
+    found += [
+        warn(
+            "agents",
+            f"{agent.name} takes no jobs: {agent.problem}",
+            "repair its host; it tries again by itself",
+        )
+        for agent in agents
+        if agent.problem
+    ]
     if idle:
-        found.append(warn("agents", f"none for {', '.join(idle)}" + (f"; alive: {alive}" if alive else ""), "qgjet agent --target " + " --target ".join(idle)))
+        found.append(
+            warn(
+                "agents",
+                f"none for {', '.join(idle)}" + (f"; alive: {alive}" if alive else ""),
+                "qgjet agent --target " + " --target ".join(idle),
+            )
+        )
     return found or [ok("agents", alive or "none, and no targets are declared here")]
 
 
@@ -193,7 +295,9 @@ async def look_at_api(settings: Settings) -> list[Check]:
     answer = await _get(settings, "/readyz")
     if answer is None:
         fix = "start it with `qgjet serve`, or correct api_url (QGJET_API_URL, --api)"
-        return [fail("API", f"{without_password(settings.api_url)} does not answer", fix, server=True)]
+        return [
+            fail("API", f"{without_password(settings.api_url)} does not answer", fix, server=True)
+        ]
     if answer.status_code == httpx.codes.OK:
         return [await _look_at_token(settings)]
     found = f"{without_password(settings.api_url)} is not ready ({answer.status_code}): {_reason(answer)}"
@@ -203,10 +307,19 @@ async def look_at_api(settings: Settings) -> list[Check]:
 async def _look_at_token(settings: Settings) -> Check:
     """Whether the ready API lets us in."""
     answer = await _get(settings, "/partitions")
-    if answer is None or answer.status_code not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN, httpx.codes.TOO_MANY_REQUESTS):
+    if answer is None or answer.status_code not in (
+        httpx.codes.UNAUTHORIZED,
+        httpx.codes.FORBIDDEN,
+        httpx.codes.TOO_MANY_REQUESTS,
+    ):
         return ok("API", f"{without_password(settings.api_url)} is ready")
     fix = "set QGJET_API_TOKEN, or api_token_file; `qgjet token create` makes one beside the server"
-    return fail("API", f"{without_password(settings.api_url)} is ready, but: {_reason(answer)}", fix, server=True)
+    return fail(
+        "API",
+        f"{without_password(settings.api_url)} is ready, but: {_reason(answer)}",
+        fix,
+        server=True,
+    )
 
 
 async def _get(settings: Settings, path: str) -> httpx.Response | None:
@@ -214,7 +327,9 @@ async def _get(settings: Settings, path: str) -> httpx.Response | None:
         return None
     try:
         token = files.api_token(settings)
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, auth=Bearer(token) if token else None) as client:
+        async with httpx.AsyncClient(
+            timeout=TIMEOUT_S, trust_env=False, auth=Bearer(token) if token else None
+        ) as client:
             return await client.get(settings.api_url.rstrip("/") + path)
     except (httpx.HTTPError, httpx.InvalidURL, InvalidSettings):
         return None

@@ -1,6 +1,8 @@
-"""What a CI system says about the run: commit, branch and the like, as tags. Pure: the environment is passed in.
+"""What a CI system says about the run: commit, branch and the like, as tags. Pure: the environment
+is passed in.
 
-Only documented variables are read. What a system does not say is left out, never guessed; a variable that is there but empty says nothing.
+Only documented variables are read. What a system does not say is left out, never guessed; a
+variable that is there but empty says nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +15,21 @@ import msgspec
 
 from qgjet.domain.submission import MAX_TAG_VALUE, MAX_TAGS
 
-KEYS = ("commit", "branch", "pull_request", "run_url", "run_id", "run_attempt", "repository", "job", "actor", "ci")
-"""All tags that are set here, what is missed least last: that is left out first where a job has too many."""
+KEYS = (
+    "commit",
+    "branch",
+    "pull_request",
+    "run_url",
+    "run_id",
+    "run_attempt",
+    "repository",
+    "job",
+    "actor",
+    "ci",
+)
+"""All tags that are set here, what is missed least last: that is left out first where a job has too
+many.
+"""
 
 Environment = Mapping[str, str]
 _COMMIT = re.compile(r"[0-9a-f]{7,64}", re.I)
@@ -28,10 +43,13 @@ def is_github(environ: Environment) -> bool:
 def tags(environ: Environment, event: bytes = b"") -> dict[str, str]:
     """What is known of the run, fit to be tags; empty outside of the CI systems known here.
 
-    `event` is the document that GitHub Actions leaves at GITHUB_EVENT_PATH: only there is the head commit of a pull request, GITHUB_SHA being a merge of it
-    into its base. One that cannot be read counts as none.
+    `event` is the document that GitHub Actions leaves at GITHUB_EVENT_PATH: only there is the head
+    commit of a pull request, GITHUB_SHA being a merge of it into its base. One that cannot be read
+    counts as none.
     """
-    found = next((dict(read(environ, event)) for is_there, read in _SYSTEMS if is_there(environ)), {})
+    found = next(
+        (dict(read(environ, event)) for is_there, read in _SYSTEMS if is_there(environ)), {}
+    )
     fit = {key: _fit(found.get(key, "")) for key in KEYS}
     if len(found.get("run_url", "")) > MAX_TAG_VALUE:  # half of an address leads nowhere
         del fit["run_url"]
@@ -39,7 +57,9 @@ def tags(environ: Environment, event: bytes = b"") -> dict[str, str]:
 
 
 def joined(own: Mapping[str, str], of_ci: Mapping[str, str]) -> dict[str, str]:
-    """A submitter's own tags, and of the others as many as there is room for; of one key the submitter's counts."""
+    """A submitter's own tags, and of the others as many as there is room for; of one key the
+    submitter's counts.
+    """
     others = [(key, value) for key, value in of_ci.items() if key not in own]
     return {**own, **dict(others[: max(MAX_TAGS - len(own), 0)])}
 
@@ -58,7 +78,14 @@ def _github(environ: Environment, event: bytes) -> Found:
     found = _PULL.match(environ.get("GITHUB_REF", ""))
     yield "ci", "github"
     yield "commit", pull_request.head.sha or environ.get("GITHUB_SHA", "")
-    yield "branch", environ.get("GITHUB_HEAD_REF") or _if(environ.get("GITHUB_REF_TYPE") == "branch" and not found, environ.get("GITHUB_REF_NAME", ""))
+    yield (
+        "branch",
+        environ.get("GITHUB_HEAD_REF")
+        or _if(
+            environ.get("GITHUB_REF_TYPE") == "branch" and not found,
+            environ.get("GITHUB_REF_NAME", ""),
+        ),
+    )
     yield "pull_request", found[1] if found else str(pull_request.number or "")
     run = environ.get("GITHUB_RUN_ID", "")
     address = f"{environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{environ.get('GITHUB_REPOSITORY', '')}/actions/runs/{run}"
@@ -95,8 +122,21 @@ def _gitlab(environ: Environment, _: bytes) -> Found:
     merge, external = "CI_MERGE_REQUEST_", "CI_EXTERNAL_PULL_REQUEST_"
     yield "ci", "gitlab"
     # of a merged-results pipeline CI_COMMIT_SHA is the merge, as on GitHub
-    yield "commit", _first(environ, merge + "SOURCE_BRANCH_SHA", external + "SOURCE_BRANCH_SHA", "CI_COMMIT_SHA")
-    yield "branch", _first(environ, merge + "SOURCE_BRANCH_NAME", external + "SOURCE_BRANCH_NAME", "CI_COMMIT_BRANCH")
+    yield (
+        "commit",
+        _first(
+            environ, merge + "SOURCE_BRANCH_SHA", external + "SOURCE_BRANCH_SHA", "CI_COMMIT_SHA"
+        ),
+    )
+    yield (
+        "branch",
+        _first(
+            environ,
+            merge + "SOURCE_BRANCH_NAME",
+            external + "SOURCE_BRANCH_NAME",
+            "CI_COMMIT_BRANCH",
+        ),
+    )
     yield "pull_request", _first(environ, merge + "IID", external + "IID")
     yield "run_url", environ.get("CI_PIPELINE_URL", "")
     yield "run_id", environ.get("CI_PIPELINE_ID", "")
@@ -107,7 +147,8 @@ def _gitlab(environ: Environment, _: bytes) -> Found:
 
 def _jenkins(environ: Environment, _: bytes) -> Found:
     branch = _first(environ, "CHANGE_BRANCH", "ghprbSourceBranch") or _if(
-        not environ.get("TAG_NAME") and not environ.get("CHANGE_ID"), _first(environ, "BRANCH_NAME", "GIT_BRANCH").removeprefix("origin/")
+        not environ.get("TAG_NAME") and not environ.get("CHANGE_ID"),
+        _first(environ, "BRANCH_NAME", "GIT_BRANCH").removeprefix("origin/"),
     )
     yield "ci", "jenkins"
     yield "commit", _first(environ, "ghprbActualCommit", "GIT_COMMIT")
@@ -121,9 +162,14 @@ def _jenkins(environ: Environment, _: bytes) -> Found:
 
 
 def _buildkite(environ: Environment, _: bytes) -> Found:
-    commit, pull_request, retries = (environ.get(f"BUILDKITE_{name}", "") for name in ("COMMIT", "PULL_REQUEST", "RETRY_COUNT"))
+    commit, pull_request, retries = (
+        environ.get(f"BUILDKITE_{name}", "") for name in ("COMMIT", "PULL_REQUEST", "RETRY_COUNT")
+    )
     yield "ci", "buildkite"
-    yield "commit", _if(bool(_COMMIT.fullmatch(commit)), commit)  # `HEAD` until the agent has checked out
+    yield (
+        "commit",
+        _if(bool(_COMMIT.fullmatch(commit)), commit),
+    )  # `HEAD` until the agent has checked out
     yield "branch", _if(not environ.get("BUILDKITE_TAG"), environ.get("BUILDKITE_BRANCH", ""))
     yield "pull_request", _if(pull_request != "false", pull_request)
     yield "run_url", environ.get("BUILDKITE_BUILD_URL", "")
@@ -135,19 +181,34 @@ def _buildkite(environ: Environment, _: bytes) -> Found:
 
 
 def _circleci(environ: Environment, _: bytes) -> Found:
-    branch, pull_request = environ.get("CIRCLE_BRANCH", ""), environ.get("CIRCLE_PULL_REQUEST", "").rpartition("/")[2]
+    branch, pull_request = (
+        environ.get("CIRCLE_BRANCH", ""),
+        environ.get("CIRCLE_PULL_REQUEST", "").rpartition("/")[2],
+    )
     yield "ci", "circleci"
     yield "commit", environ.get("CIRCLE_SHA1", "")
-    yield "branch", _if(not re.fullmatch(r"pull/\d+(/\w+)?", branch), branch)  # so it is called for a fork
+    yield (
+        "branch",
+        _if(not re.fullmatch(r"pull/\d+(/\w+)?", branch), branch),
+    )  # so it is called for a fork
     yield "pull_request", environ.get("CIRCLE_PR_NUMBER") or pull_request
     yield "run_url", environ.get("CIRCLE_BUILD_URL", "")
     yield "run_id", environ.get("CIRCLE_WORKFLOW_ID", "")
     yield "actor", _first(environ, "CIRCLE_PR_USERNAME", "CIRCLE_USERNAME")
-    yield "repository", "/".join(part for name in ("USERNAME", "REPONAME") if (part := environ.get(f"CIRCLE_PROJECT_{name}", "")))
+    yield (
+        "repository",
+        "/".join(
+            part
+            for name in ("USERNAME", "REPONAME")
+            if (part := environ.get(f"CIRCLE_PROJECT_{name}", ""))
+        ),
+    )
     yield "job", environ.get("CIRCLE_JOB", "")
 
 
-_SYSTEMS: tuple[tuple[Callable[[Environment], bool], Callable[[Environment, bytes], Found]], ...] = (
+_SYSTEMS: tuple[
+    tuple[Callable[[Environment], bool], Callable[[Environment, bytes], Found]], ...
+] = (
     (is_github, _github),
     (lambda environ: environ.get("GITLAB_CI") == "true", _gitlab),
     (lambda environ: environ.get("BUILDKITE") == "true", _buildkite),

@@ -46,39 +46,71 @@ class Asked(Struct, frozen=True, kw_only=True):
 
 
 def settings_of(path: Path | None, nats: str | None, api: str | None) -> Settings:
-    """Settings with the flags that every command has. `--api` alone means: through the API, whatever else is set."""
+    """Settings with the flags that every command has. `--api` alone means: through the API,
+    whatever else is set.
+    """
     return files.load(path, {"nats_url": "" if api and not nats else nats, "api_url": api})
 
 
 def batch_of(asked: Asked, settings: Settings, *, suite: bool) -> Batch:
-    """What to submit: each test on each target. Raises InvalidInput with the flag at fault, NoTests when nothing matches."""
-    jobs = [(test, target) for target in targets_of(asked, settings) for test in _tests_of(asked, settings, target)]
+    """What to submit: each test on each target. Raises InvalidInput with the flag at fault, NoTests
+    when nothing matches.
+    """
+    jobs = [
+        (test, target)
+        for target in targets_of(asked, settings)
+        for test in _tests_of(asked, settings, target)
+    ]
     suite_id = _suite_id(asked, new=suite or len(jobs) > 1)
     tags = _all_tags(asked)
-    requests = tuple(_request(asked, settings, test, target, suite_id=suite_id, tags=tags) for test, target in jobs)
+    requests = tuple(
+        _request(asked, settings, test, target, suite_id=suite_id, tags=tags)
+        for test, target in jobs
+    )
     for request in requests:  # all of them, before the first is sent
-        make_spec(request, job_id="", now=utc_now(), deployment=Deployment(), defaults=BUILT_IN, submitted_by="")
-    return Batch(requests=requests, suite_id=suite_id, key=_key(asked.idempotency_key), partial=asked.partial)
+        make_spec(
+            request,
+            job_id="",
+            now=utc_now(),
+            deployment=Deployment(),
+            defaults=BUILT_IN,
+            submitted_by="",
+        )
+    return Batch(
+        requests=requests, suite_id=suite_id, key=_key(asked.idempotency_key), partial=asked.partial
+    )
 
 
 def targets_of(asked: Asked, settings: Settings) -> list[str]:
-    """Those asked for, else the settings' own, else the only one that is declared. Raises InvalidInput."""
+    """Those asked for, else the settings' own, else the only one that is declared. Raises
+    InvalidInput.
+    """
     only = list(settings.targets) if len(settings.targets) == 1 else []
     targets = list(dict.fromkeys(asked.targets)) or [settings.target or next(iter(only), "")]
-    return [_needed("target", target, "QGJET_TARGET, or target in qgjet.toml") for target in targets]
+    return [
+        _needed("target", target, "QGJET_TARGET, or target in qgjet.toml") for target in targets
+    ]
 
 
 def project_of(settings: Settings, target: str) -> Path:
-    """Where the test paths of a target begin: the directory that its settings name, where that is here."""
+    """Where the test paths of a target begin: the directory that its settings name, where that is
+    here.
+    """
     declared = settings.targets.get(target)
     return Path(declared.dir) if declared and Path(declared.dir).is_dir() else Path.cwd()
 
 
 def _tests_of(asked: Asked, settings: Settings, target: str) -> list[str]:
-    """The tests for one target. A file has to be there where the settings say that it is run from here."""
+    """The tests for one target. A file has to be there where the settings say that it is run from
+    here.
+    """
     declared = settings.targets.get(target)
     root = project_of(settings, target)
-    runs_files = declared is not None and Path(declared.dir).is_dir() and (declared.runner == "appwright" or "{test}" in declared.command)
+    runs_files = (
+        declared is not None
+        and Path(declared.dir).is_dir()
+        and (declared.runner == "appwright" or "{test}" in declared.command)
+    )
     return expand(asked.tests, root, must_exist=runs_files)
 
 
@@ -88,14 +120,24 @@ def _suite_id(asked: Asked, *, new: bool) -> str:
     if not new:
         return ""
     # under a key the suite is the same one again
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{asked.org_id} {asked.idempotency_key}") if asked.idempotency_key else uuid.uuid4())
+    return str(
+        uuid.uuid5(uuid.NAMESPACE_OID, f"{asked.org_id} {asked.idempotency_key}")
+        if asked.idempotency_key
+        else uuid.uuid4()
+    )
 
 
-def _request(asked: Asked, settings: Settings, test: str, target: str, *, suite_id: str, tags: dict[str, str]) -> SubmitRequest:
+def _request(
+    asked: Asked, settings: Settings, test: str, target: str, *, suite_id: str, tags: dict[str, str]
+) -> SubmitRequest:
     job = settings.job
     return SubmitRequest(
-        org_id=_needed("org_id", asked.org_id or settings.org_id, "QGJET_ORG_ID, or org_id in qgjet.toml"),
-        app_version_id=_needed("app_version_id", asked.app_version_id or "", "QGJET_APP_VERSION_ID"),
+        org_id=_needed(
+            "org_id", asked.org_id or settings.org_id, "QGJET_ORG_ID, or org_id in qgjet.toml"
+        ),
+        app_version_id=_needed(
+            "app_version_id", asked.app_version_id or "", "QGJET_APP_VERSION_ID"
+        ),
         target=target,
         test=test,
         priority=_chosen(asked.priority, job.priority, BUILT_IN.priority),
@@ -116,14 +158,22 @@ def _needed(field: str, text: str, else_from: str) -> str:
 
 
 def _chosen(flag: int | None, setting: int, built_in: int) -> int | None:
-    """None, which leaves the choice to the server, unless there is a flag, or a setting of one's own."""
+    """None, which leaves the choice to the server, unless there is a flag, or a setting of one's
+    own.
+    """
     return flag if flag is not None else None if setting == built_in else setting
 
 
 def _all_tags(asked: Asked) -> dict[str, str]:
-    """Those asked for and what the CI says of the run. Under a key the latter would make another request of a command that is run again, so there are none."""
+    """Those asked for and what the CI says of the run. Under a key the latter would make another
+    request of a command that is run again, so there are none.
+    """
     own = tags_of(asked.tags)
-    return ci.joined(own, ci.tags(os.environ, _event(os.environ))) if asked.ci_tags and not asked.idempotency_key else own
+    return (
+        ci.joined(own, ci.tags(os.environ, _event(os.environ)))
+        if asked.ci_tags and not asked.idempotency_key
+        else own
+    )
 
 
 def _event(environ: Mapping[str, str]) -> bytes:

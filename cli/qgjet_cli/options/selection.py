@@ -1,7 +1,9 @@
-"""Which tests: `--test` takes paths and patterns, expanded here, because a CI's shell may not do it.
+"""Which tests: `--test` takes paths and patterns, expanded here, because a CI's shell may not do
+it.
 
-A pattern may hold `*`, `?`, `[…]`, `**` (directories at any depth) and `{a,b}`; one with `!` in front of it excludes tests. Names that begin with a dot and
-directories named node_modules match only a pattern that names them; `**` does not follow symbolic links.
+A pattern may hold `*`, `?`, `[…]`, `**` (directories at any depth) and `{a,b}`; one with `!` in
+front of it excludes tests. Names that begin with a dot and directories named node_modules match
+only a pattern that names them; `**` does not follow symbolic links.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ _MODULES = "node_modules"
 
 
 def expand(asked: Sequence[str], root: Path, *, must_exist: bool = False) -> list[str]:
-    """The test paths that `asked` stands for, relative to `root`, with `/`: each once, in the order asked, sorted within a pattern.
+    """The test paths that `asked` stands for, relative to `root`, with `/`: each once, in the order
+    asked, sorted within a pattern.
 
-    A plain path is taken as it is written, whether it is here or not, unless it `must_exist`. What a `!pattern` matches is left out, wherever it stands.
+    A plain path is taken as it is written, whether it is here or not, unless it `must_exist`. What
+    a `!pattern` matches is left out, wherever it stands.
 
     Raises:
         NoTests: A pattern matches no file, a path that must exist does not, or everything was excluded.
@@ -37,13 +41,20 @@ def expand(asked: Sequence[str], root: Path, *, must_exist: bool = False) -> lis
     wanted = [text for text in asked if not _is_exclusion(text, root)]
     excluded = [text[1:] for text in asked if _is_exclusion(text, root)]
     if excluded and not wanted:
-        raise InvalidInput("test", f"!{excluded[0]} leaves tests out; name those to run, too, such as 'tests/**/*.spec.[jt]s'")
+        raise InvalidInput(
+            "test",
+            f"!{excluded[0]} leaves tests out; name those to run, too, such as 'tests/**/*.spec.[jt]s'",
+        )
     found: dict[str, None] = {}
     for text in wanted:
-        found |= dict.fromkeys(_matches(text, root) if is_pattern(text, root) else [_plain(text, root)])
+        found |= dict.fromkeys(
+            _matches(text, root) if is_pattern(text, root) else [_plain(text, root)]
+        )
     left = [test for test in found if not any(_is_match(test, pattern) for pattern in excluded)]
     if not left and found:
-        raise NoTests(f"every test that was asked for is excluded by {', '.join(f'!{pattern}' for pattern in excluded)}")
+        raise NoTests(
+            f"every test that was asked for is excluded by {', '.join(f'!{pattern}' for pattern in excluded)}"
+        )
     missing = [test for test in left if must_exist and lacks_file(test, root)]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -62,13 +73,18 @@ def _is_exclusion(text: str, root: Path) -> bool:
 
 def _plain(text: str, root: Path) -> str:
     if text and os.path.isdir(root / text):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-        raise InvalidInput("test", f"{text!r} is a directory; write a pattern such as {text.rstrip('/') + '/**/*.spec.[jt]s'!r}")
+        raise InvalidInput(
+            "test",
+            f"{text!r} is a directory; write a pattern such as {text.rstrip('/') + '/**/*.spec.[jt]s'!r}",
+        )
     return text
 
 
 def _matches(pattern: str, root: Path) -> list[str]:
     with _limited(pattern):
-        found = _glob().glob(_checked(pattern), root_dir=root, flags=_flags() | _glob().NODIR, limit=MAX_ALTERNATIVES)
+        found = _glob().glob(
+            _checked(pattern), root_dir=root, flags=_flags() | _glob().NODIR, limit=MAX_ALTERNATIVES
+        )
     files = [path for path in found if _MODULES in pattern or _MODULES not in path.split("/")]
     if not files:
         raise NoTests(f"no file matches {pattern!r} in {root}")
@@ -77,7 +93,14 @@ def _matches(pattern: str, root: Path) -> list[str]:
 
 def _is_match(test: str, pattern: str) -> bool:
     with _limited(pattern):
-        return bool(_glob().globmatch(test.removeprefix("./"), _checked(pattern), flags=_flags() | _glob().DOTGLOB, limit=MAX_ALTERNATIVES))
+        return bool(
+            _glob().globmatch(
+                test.removeprefix("./"),
+                _checked(pattern),
+                flags=_flags() | _glob().DOTGLOB,
+                limit=MAX_ALTERNATIVES,
+            )
+        )
 
 
 def _checked(pattern: str) -> str:
@@ -98,9 +121,14 @@ def _flags() -> int:
 
 @contextlib.contextmanager
 def _limited(pattern: str) -> Iterator[None]:
-    from wcmatch._wcparse import PatternLimitException  # raised by `glob`, and exported nowhere else
+    from wcmatch._wcparse import (
+        PatternLimitException,  # raised by `glob`, and exported nowhere else
+    )
 
     try:
         yield
     except PatternLimitException:
-        raise InvalidInput("test", f"the braces of {pattern[:60]!r} stand for more than {MAX_ALTERNATIVES} patterns") from None
+        raise InvalidInput(
+            "test",
+            f"the braces of {pattern[:60]!r} stand for more than {MAX_ALTERNATIVES} patterns",
+        ) from None

@@ -1,7 +1,7 @@
 """Files of attempts, brought into a directory: `<directory>/<job>/<attempt>/<name>`.
 
-Names come from elsewhere and never lead out of the directory. What lies under a final name is whole: its content has the SHA-256 that the attempt's result
-tells.
+Names come from elsewhere and never lead out of the directory. What lies under a final name is
+whole: its content has the SHA-256 that the attempt's result tells.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Damaged(QgjetError):
 
 
 def prepare(directory: Path | None) -> Path | None:
-    """Make the directory, so that one that cannot be used is known before anything runs. Raises InvalidInput."""
+    """Make the directory, so that one that cannot be used is known before anything runs. Raises
+    InvalidInput.
+    """
     if directory is not None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -55,20 +57,40 @@ def wanted_of(attempts: Iterable[tuple[str, AttemptRecord]], keep: Keep) -> list
     """The stored files of (job id, attempt) pairs."""
     if keep is Keep.NEVER:
         return []
-    chosen = [(job_id, one) for job_id, one in attempts if keep is Keep.ALWAYS or one.verdict not in _PASSED]
-    return [Wanted(job_id, attempt.attempt, one) for job_id, attempt in chosen for one in attempt.artifacts if one.sha256]
+    chosen = [
+        (job_id, one)
+        for job_id, one in attempts
+        if keep is Keep.ALWAYS or one.verdict not in _PASSED
+    ]
+    return [
+        Wanted(job_id, attempt.attempt, one)
+        for job_id, attempt in chosen
+        for one in attempt.artifacts
+        if one.sha256
+    ]
 
 
-async def of_tracker(client: Client, tracker: JobTracker, directory: Path | None, keep: Keep) -> None:
+async def of_tracker(
+    client: Client, tracker: JobTracker, directory: Path | None, keep: Keep
+) -> None:
     """Fetch for `run` and `wait`, which have their verdict: what fails is a warning."""
-    wanted = wanted_of(((job_id, one) for job_id, track in tracker.tracks.items() for one in track.attempts), keep) if directory else []
+    wanted = (
+        wanted_of(
+            ((job_id, one) for job_id, track in tracker.tracks.items() for one in track.attempts),
+            keep,
+        )
+        if directory
+        else []
+    )
     if directory is None or not wanted:
         return
     failed = await fetch(client, wanted, directory)
     console.note(f"Artifacts: {console.counted(len(wanted) - failed, 'file')} in {directory}")
 
 
-async def of_tracker_from(settings: Settings, client: Client, tracker: JobTracker, directory: Path | None, keep: Keep) -> None:
+async def of_tracker_from(
+    settings: Settings, client: Client, tracker: JobTracker, directory: Path | None, keep: Keep
+) -> None:
     """The same, straight from NATS where there is an address."""
     if directory is not None and settings.nats_url:
         with contextlib.suppress(CannotReach, NatsUnavailable):
@@ -90,7 +112,9 @@ async def fetch(client: Client, wanted: Sequence[Wanted], directory: Path) -> in
                 await _fetch(client, file, directory)
             except (QgjetError, OSError) as error:
                 failed += 1
-                console.warn(f"{file.artifact.name} of attempt {file.attempt} of job {file.job_id} could not be fetched: {error}")
+                console.warn(
+                    f"{file.artifact.name} of attempt {file.attempt} of job {file.job_id} could not be fetched: {error}"
+                )
 
     async with asyncio.TaskGroup() as group:
         for file in wanted:
@@ -99,7 +123,9 @@ async def fetch(client: Client, wanted: Sequence[Wanted], directory: Path) -> in
 
 
 def place_of(file: Wanted, directory: Path) -> Path:
-    """Where a file belongs. Raises Damaged for a name that could lead elsewhere, also through a link that is there already."""
+    """Where a file belongs. Raises Damaged for a name that could lead elsewhere, also through a
+    link that is there already.
+    """
     base = directory.resolve()
     place = base / directory_name(file.job_id) / str(int(file.attempt)) / file.artifact.name
     if not is_safe(file.artifact.name) or not place.resolve().is_relative_to(base):
@@ -116,7 +142,9 @@ async def _fetch(client: Client, file: Wanted, directory: Path) -> None:
         except (CannotReach, NatsUnavailable) as error:
             if tried == TRIES:
                 raise
-            pause_s = max(PAUSE_S * tried, getattr(error, "pause_s", 0.0))  # as the server asks, where it does
+            pause_s = max(
+                PAUSE_S * tried, getattr(error, "pause_s", 0.0)
+            )  # as the server asks, where it does
         await asyncio.sleep(pause_s)
     return None
 
@@ -126,12 +154,16 @@ async def _write(client: Client, file: Wanted, place: Path) -> None:
     digest = hashlib.sha256()
     try:
         with part.open("xb") as target:
-            async with contextlib.aclosing(client.artifact(file.job_id, file.attempt, file.artifact.name)) as pieces:
+            async with contextlib.aclosing(
+                client.artifact(file.job_id, file.attempt, file.artifact.name)
+            ) as pieces:
                 async for piece in pieces:
                     digest.update(piece)
                     target.write(piece)
         if digest.hexdigest() != file.artifact.sha256:
-            raise Damaged("what came does not have the SHA-256 that the result of the attempt tells")
+            raise Damaged(
+                "what came does not have the SHA-256 that the result of the attempt tells"
+            )
         part.replace(place)
     finally:
         part.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
-"""What GitHub Actions is told at the end of `run` and `wait`: the log, annotations, the job summary, the step's outputs.
+"""What GitHub Actions is told at the end of `run` and `wait`: the log, annotations, the job
+summary, the step's outputs.
 
-Names and messages come from tests, and the runner obeys lines that look like its commands. So text of others is cut into lines without control characters and
-stands either between a pair of `stop-commands`, or escaped inside a command of ours. Rendering is pure; `Step` writes.
+Names and messages come from tests, and the runner obeys lines that look like its commands. So text
+of others is cut into lines without control characters and stands either between a pair of
+`stop-commands`, or escaped inside a command of ours. Rendering is pure; `Step` writes.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ _BAD = frozenset({"failed", "timed_out", "interrupted"})
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 Place = Callable[[str, str], str]
-"""Target and a file as its project calls it -> the file as the repository calls it; empty: it is not there."""
+"""Target and a file as its project calls it -> the file as the repository calls it; empty: it is
+not there.
+"""
 
 
 class Annotation(Struct, frozen=True, kw_only=True):
@@ -68,7 +72,9 @@ class Step:
     What cannot be written is a warning: the exit code has the verdict.
     """
 
-    def __init__(self, settings: Settings, *, junit: str = "", environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, junit: str = "", environ: Mapping[str, str] | None = None
+    ) -> None:
         self._settings = settings
         self._environ = os.environ if environ is None else environ
         self._junit = junit
@@ -79,15 +85,29 @@ class Step:
     def finish(self, report: SuiteReport) -> None:
         """Print groups and annotations to the step's log, and write its files."""
         if ci.is_github(self._environ):
-            console.raw([*groups(report, token=self._token), *map(command, annotations_of(report, _places(self._settings, self._environ)))])
+            console.raw(
+                [
+                    *groups(report, token=self._token),
+                    *map(command, annotations_of(report, _places(self._settings, self._environ))),
+                ]
+            )
             self.write(report)
 
     def write(self, report: SuiteReport) -> None:
         """Write the job summary and the outputs. A later call replaces what an earlier one wrote."""
         if ci.is_github(self._environ):
-            junit = str(Path(self._junit).absolute()) if self._junit and Path(self._junit).is_file() else ""
-            self._replace("GITHUB_STEP_SUMMARY", lambda there: summary(report, limit=SUMMARY_BYTES - there))
-            self._replace("GITHUB_OUTPUT", lambda _: outputs(report, junit=junit, delimiter=f"qgjet_{self._token}"))
+            junit = (
+                str(Path(self._junit).absolute())
+                if self._junit and Path(self._junit).is_file()
+                else ""
+            )
+            self._replace(
+                "GITHUB_STEP_SUMMARY", lambda there: summary(report, limit=SUMMARY_BYTES - there)
+            )
+            self._replace(
+                "GITHUB_OUTPUT",
+                lambda _: outputs(report, junit=junit, delimiter=f"qgjet_{self._token}"),
+            )
 
     def _replace(self, variable: str, text: Callable[[int], str]) -> None:
         path = self._environ.get(variable, "")
@@ -113,10 +133,20 @@ def _places(settings: Settings, environ: Mapping[str, str]) -> Place:
         project = project_of(settings, target).resolve()
         if workspace not in (project, *project.parents):
             return ""
-        within = [directory for directory in (project, *project.parents) if workspace in (directory, *directory.parents)]
+        within = [
+            directory
+            for directory in (project, *project.parents)
+            if workspace in (directory, *directory.parents)
+        ]
         root = next((directory for directory in within if (directory / ".git").is_dir()), workspace)
         path = posixpath.normpath(posixpath.join(project.relative_to(root).as_posix(), file))
-        return "" if path.startswith(("/", "../")) or path in ("..", ".") or "node_modules" in path.split("/") else path
+        return (
+            ""
+            if path.startswith(("/", "../"))
+            or path in ("..", ".")
+            or "node_modules" in path.split("/")
+            else path
+        )
 
     return place
 
@@ -141,9 +171,19 @@ def flaky(jobs: Sequence[JobReport]) -> list[JobReport]:
 def faults(job: JobReport) -> list[Fault]:
     """Of a job that did not pass at once; at least one."""
     found = _of_flaky(job) if job.verdict is Verdict.FLAKY else _of_bad(job)
-    early = next((attempt for attempt in job.attempts if attempt.verdict not in PASSING), None) if job.verdict is Verdict.FLAKY and not job.message else None
+    early = (
+        next((attempt for attempt in job.attempts if attempt.verdict not in PASSING), None)
+        if job.verdict is Verdict.FLAKY and not job.message
+        else None
+    )
     reason, message = (early.reason, early.message) if early else (job.reason, job.message)
-    return found or [Fault(test="", message=": ".join(part for part in (reason, message) if part), places=((job.test, 0),))]
+    return found or [
+        Fault(
+            test="",
+            message=": ".join(part for part in (reason, message) if part),
+            places=((job.test, 0),),
+        )
+    ]
 
 
 def _of_flaky(job: JobReport) -> list[Fault]:
@@ -153,7 +193,9 @@ def _of_flaky(job: JobReport) -> list[Fault]:
 
 
 def _of_bad(job: JobReport) -> list[Fault]:
-    """The tests that failed in the last attempt, and those that failed before and did not pass in it."""
+    """The tests that failed in the last attempt, and those that failed before and did not pass in
+    it.
+    """
     found = _of_tests(job.last, _BAD) if job.last else []
     if job.verdict in (Verdict.FAILED, Verdict.TIMED_OUT):
         for one in not_passed_again(job.attempts):
@@ -167,9 +209,14 @@ def _of_tests(attempt: AttemptRecord, outcomes: frozenset[str]) -> list[Fault]:
 
 
 def _fault(test: TestResult) -> Fault:
-    error = next((one.error for one in reversed(test.tries) if one.error), TestError(message=test.outcome.replace("_", " ")))
+    error = next(
+        (one.error for one in reversed(test.tries) if one.error),
+        TestError(message=test.outcome.replace("_", " ")),
+    )
     places = [(error.file, error.line), (test.file, test.line)]
-    return Fault(test=test.title, message=error.message, places=tuple(place for place in places if place[0]))
+    return Fault(
+        test=test.title, message=error.message, places=tuple(place for place in places if place[0])
+    )
 
 
 def state(job: JobReport) -> str:
@@ -180,7 +227,11 @@ def state(job: JobReport) -> str:
 def counted(report: SuiteReport) -> str:
     """`2 failed, 1 flaky, 15 passed`, and what has no verdict."""
     found = report.counts
-    parts = [f"{found[verdict]} {verdict.replace('_', ' ')}" for verdict in WORST_FIRST if verdict in found]
+    parts = [
+        f"{found[verdict]} {verdict.replace('_', ' ')}"
+        for verdict in WORST_FIRST
+        if verdict in found
+    ]
     without = sum(job.verdict is None for job in report.jobs) + report.to_come + report.missing
     return ", ".join(parts + ([f"{without} without a result"] if without else [])) or "no jobs"
 
@@ -189,7 +240,11 @@ def lines_of(text: str) -> list[str]:
     """Lines without control characters, each and all of them bounded."""
     lines = _ANSI.sub("", text[: MAX_LINES * MAX_LINE]).expandtabs(4).splitlines()
     shown = [_cut(console.printable(line.rstrip()), MAX_LINE) for line in lines[:MAX_LINES]]
-    return [*shown, "… (more is left out)"] if len(lines) > MAX_LINES or len(text) > MAX_LINES * MAX_LINE else shown
+    return (
+        [*shown, "… (more is left out)"]
+        if len(lines) > MAX_LINES or len(text) > MAX_LINES * MAX_LINE
+        else shown
+    )
 
 
 def _one_line(text: str, limit: int = MAX_TITLE) -> str:
@@ -204,19 +259,33 @@ def _cut(text: str, limit: int) -> str:
 
 
 def groups(report: SuiteReport, *, token: str) -> list[str]:
-    """One foldable part of the log for each job that did not pass. `token` must be new and unguessable."""
+    """One foldable part of the log for each job that did not pass. `token` must be new and
+    unguessable.
+    """
     jobs = not_passed(report.jobs)
     shown = [line for job in jobs[:MAX_GROUPS] for line in _group(job, token)]
-    return shown + ([f"{console.counted(len(jobs) - MAX_GROUPS, 'more job')} did not pass"] if len(jobs) > MAX_GROUPS else [])
+    return shown + (
+        [f"{console.counted(len(jobs) - MAX_GROUPS, 'more job')} did not pass"]
+        if len(jobs) > MAX_GROUPS
+        else []
+    )
 
 
 def _group(job: JobReport, token: str) -> list[str]:
     title = " · ".join(_one_line(part) for part in (job.test, job.target, state(job)))
-    return [f"::group::{escape(title)}", f"::stop-commands::{token}", *_text(job), f"::{token}::", "::endgroup::"]
+    return [
+        f"::group::{escape(title)}",
+        f"::stop-commands::{token}",
+        *_text(job),
+        f"::{token}::",
+        "::endgroup::",
+    ]
 
 
 def _text(job: JobReport) -> Iterator[str]:
-    """What there is to read about a job, bounded: one that says much is not to crowd out the others."""
+    """What there is to read about a job, bounded: one that says much is not to crowd out the
+    others.
+    """
     left = MAX_TEXT
     for line in _lines(job):
         left -= len(line) + 1
@@ -230,7 +299,10 @@ def _lines(job: JobReport) -> Iterator[str]:
     for fault in faults(job):
         if fault.test:
             yield _one_line(fault.test)
-            yield from (f"  at {_one_line(file)}{f':{line}' if line else ''}" for file, line in fault.places[:1])
+            yield from (
+                f"  at {_one_line(file)}{f':{line}' if line else ''}"
+                for file, line in fault.places[:1]
+            )
         yield from (f"  {line}" for line in lines_of(fault.message))
     for attempt in job.attempts:
         yield _one_line(_attempt(attempt), MAX_LINE)
@@ -238,7 +310,14 @@ def _lines(job: JobReport) -> Iterator[str]:
 
 def _attempt(attempt: AttemptRecord) -> str:
     verdict = (attempt.verdict or attempt.ended_by or "running").replace("_", " ")
-    parts = (f"attempt {attempt.attempt}", verdict, attempt.reason, attempt.agent, attempt.device, console.duration(attempt.duration_s))
+    parts = (
+        f"attempt {attempt.attempt}",
+        verdict,
+        attempt.reason,
+        attempt.agent,
+        attempt.device,
+        console.duration(attempt.duration_s),
+    )
     return " · ".join(part for part in parts if part)
 
 
@@ -246,18 +325,28 @@ def _attempt(attempt: AttemptRecord) -> str:
 
 
 def annotations_of(report: SuiteReport, place: Place) -> list[Annotation]:
-    """At most ten errors, what failed first, and ten warnings for flaky jobs; then one notice if that was not all."""
+    """At most ten errors, what failed first, and ten warnings for flaky jobs; then one notice if
+    that was not all.
+    """
     errors = [(job, fault) for job in not_passed(report.jobs) for fault in faults(job)]
     warnings = [(job, fault) for job in flaky(report.jobs) for fault in faults(job)]
     shown = [_annotation("error", job, fault, place) for job, fault in errors[:MAX_ANNOTATIONS]]
-    shown += [_annotation("warning", job, fault, place) for job, fault in warnings[:MAX_ANNOTATIONS]]
+    shown += [
+        _annotation("warning", job, fault, place) for job, fault in warnings[:MAX_ANNOTATIONS]
+    ]
     left = [
         console.counted(len(found) - MAX_ANNOTATIONS, f"more {what}")
         for found, what in ((errors, "failure"), (warnings, "flaky test"))
         if len(found) > MAX_ANNOTATIONS
     ]
     if left:
-        shown.append(Annotation(level="notice", title="qgjet", message=f"{' and '.join(left)}: see the summary of the job"))
+        shown.append(
+            Annotation(
+                level="notice",
+                title="qgjet",
+                message=f"{' and '.join(left)}: see the summary of the job",
+            )
+        )
     return shown
 
 
@@ -276,8 +365,14 @@ def _annotation(level: str, job: JobReport, fault: Fault, place: Place) -> Annot
 
 def command(annotation: Annotation) -> str:
     """The line that the runner reads."""
-    properties = {"file": annotation.file, "line": str(annotation.line) if annotation.file and annotation.line > 0 else "", "title": annotation.title}
-    listed = ",".join(f"{key}={escape_property(value)}" for key, value in properties.items() if value)
+    properties = {
+        "file": annotation.file,
+        "line": str(annotation.line) if annotation.file and annotation.line > 0 else "",
+        "title": annotation.title,
+    }
+    listed = ",".join(
+        f"{key}={escape_property(value)}" for key, value in properties.items() if value
+    )
     return f"::{annotation.level} {listed}::{escape(annotation.message)}"
 
 
@@ -303,11 +398,16 @@ def outputs(report: SuiteReport, *, junit: str, delimiter: str) -> str:
         "flaky": str(counts.get(Verdict.FLAKY, 0)),
         "junit": junit,
     }
-    return "".join(f"{name}<<{delimiter}\n{console.printable(value)}\n{delimiter}\n" for name, value in values.items())
+    return "".join(
+        f"{name}<<{delimiter}\n{console.printable(value)}\n{delimiter}\n"
+        for name, value in values.items()
+    )
 
 
 def summary(report: SuiteReport, *, limit: int = SUMMARY_BYTES) -> str:
-    """Markdown of at most `limit` bytes; what there was no room for is counted. Empty when there is room for nothing."""
+    """Markdown of at most `limit` bytes; what there was no room for is counted. Empty when there is
+    room for nothing.
+    """
     jobs = worst_first(report.jobs)
     bad = [job for job in jobs if job.verdict not in PASSING or job.verdict is Verdict.FLAKY]
     good = [job for job in jobs if job.verdict in PASSING and job.verdict is not Verdict.FLAKY]
@@ -345,7 +445,11 @@ class _Page:
         return True
 
     def rows(self, jobs: Sequence[JobReport], *, most: int, title: str = "") -> None:
-        opening, closing = (f"<details><summary>{title}</summary>\n\n", "\n</details>\n\n") if title else ("", "\n")
+        opening, closing = (
+            (f"<details><summary>{title}</summary>\n\n", "\n</details>\n\n")
+            if title
+            else ("", "\n")
+        )
         room = most - _NOTE - len(closing)
         kept = 0
         if jobs and self.add(opening + _COLUMNS, room):
@@ -371,7 +475,11 @@ class _Page:
 
 def _head(report: SuiteReport) -> str:
     parts = [f"Suite {markdown(_one_line(report.suite_id))}"] if report.suite_id else []
-    parts += [f"{key} {markdown(_one_line(report.tags[key]))}" for key in ("branch", "commit") if report.tags.get(key)]
+    parts += [
+        f"{key} {markdown(_one_line(report.tags[key]))}"
+        for key in ("branch", "commit")
+        if report.tags.get(key)
+    ]
     took = console.duration(sum(job.duration_s for job in report.jobs))
     return f"## qgjet: {state_of(report)}\n\n{' · '.join([*parts, counted(report), f'{took} of tests'])}\n\n"
 
@@ -382,12 +490,22 @@ def state_of(report: SuiteReport) -> str:
 
 def _row(job: JobReport) -> str:
     reason = "" if job.verdict is Verdict.PASSED else job.reason
-    cells = (job.test, job.target, job.app_version_id, state(job), str(len(job.attempts)), console.duration(job.duration_s), reason)
+    cells = (
+        job.test,
+        job.target,
+        job.app_version_id,
+        state(job),
+        str(len(job.attempts)),
+        console.duration(job.duration_s),
+        reason,
+    )
     return "| " + " | ".join(markdown(_one_line(cell)) for cell in cells) + " |\n"
 
 
 def _details(job: JobReport) -> str:
-    """`<pre>` at the start of a line goes on until it is closed, whatever the lines in it look like."""
+    """`<pre>` at the start of a line goes on until it is closed, whatever the lines in it look
+    like.
+    """
     title = html.escape(_one_line(f"{job.test} on {job.target}: {state(job)}"))
     text = "\n".join(html.escape(line) for line in _text(job))
     return f"<details><summary>{title}</summary>\n\n<pre>\n{text}\n</pre>\n\n</details>\n\n"

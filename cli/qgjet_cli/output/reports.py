@@ -34,7 +34,9 @@ class Outputs(Struct, frozen=True, kw_only=True):
 
 
 def prepare(outputs: Outputs) -> Outputs:
-    """Make the directories, so that a report that can never be written is known before anything runs. Raises InvalidInput."""
+    """Make the directories, so that a report that can never be written is known before anything
+    runs. Raises InvalidInput.
+    """
     seen: dict[Path, str] = {}
     for flag, path in outputs.asked:
         _prepare(flag, path)
@@ -56,7 +58,8 @@ def _prepare(flag: str, path: Path) -> None:
 
 
 def write(report: SuiteReport, outputs: Outputs, code: Exit, settings: Settings) -> Exit:
-    """Write what is asked for. Gives `code`; USAGE instead of PASSED when a file could not be written, which never hides a worse code.
+    """Write what is asked for. Gives `code`; USAGE instead of PASSED when a file could not be
+    written, which never hides a worse code.
 
     A reader never sees half of a file, and a file that is there is replaced.
     """
@@ -64,7 +67,9 @@ def write(report: SuiteReport, outputs: Outputs, code: Exit, settings: Settings)
         try:
             _replace(path, _rendered(flag, report, code, settings))
         except OSError as error:
-            console.note(f"Error: --{flag.replace('_', '-')}: {path} cannot be written: {_why(error)}")
+            console.note(
+                f"Error: --{flag.replace('_', '-')}: {path} cannot be written: {_why(error)}"
+            )
             code = code or Exit.USAGE
     return code
 

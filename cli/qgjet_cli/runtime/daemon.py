@@ -1,4 +1,6 @@
-"""Commands that run until they are told to stop: their event loop, their log on stderr, and what signals mean to them."""
+"""Commands that run until they are told to stop: their event loop, their log on stderr, and what
+signals mean to them.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def stopping(on_first: Callable[[], object], on_next: Callable[[], object]) -> I
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where there is one: it moves twice the messages. The collector looks less often: what flows through here is freed by its last reference."""
+    """Run on uvloop where there is one: it moves twice the messages. The collector looks less
+    often: what flows through here is freed by its last reference.
+    """
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -67,7 +71,9 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def _to_the_end(main: Coroutine[Any, Any, T]) -> T:
-    """Run, and end what is left behind: the runner would wait without a limit for a task that has lost its cancellation."""
+    """Run, and end what is left behind: the runner would wait without a limit for a task that has
+    lost its cancellation.
+    """
     try:
         return await main
     finally:
@@ -85,4 +91,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """One line per record, with the time of day."""
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        datefmt="%H:%M:%S",
+    )

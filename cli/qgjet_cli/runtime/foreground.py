@@ -1,4 +1,6 @@
-"""Commands that do one thing and end: their event loop, what signals mean to them, and their time limit."""
+"""Commands that do one thing and end: their event loop, what signals mean to them, and their time
+limit.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from qgjet_cli.runtime import daemon
 
 LEAVE_S = 2.0
 """From the second signal on, connections get so long to close."""
-_QUIET = ("nats", "asyncio", "httpx", "httpcore", "uvicorn", "qgjet.jetstream.connection", "qgjet.store.event_log")
+_QUIET = (
+    "nats",
+    "asyncio",
+    "httpx",
+    "httpcore",
+    "uvicorn",
+    "qgjet.jetstream.connection",
+    "qgjet.store.event_log",
+)
 """What they have to say about broken connections the commands say themselves, once."""
 
 
@@ -33,8 +43,9 @@ class TimedOut(Exception):
 class Interrupts:
     """Signals and time limit of one command.
 
-    Without further ado the first signal cancels the command. Inside `limit` it ends the block, so that the command can put things in order; inside `held`
-    it waits for the next `limit`. The second one cancels the command whatever it does.
+    Without further ado the first signal cancels the command. Inside `limit` it ends the block, so
+    that the command can put things in order; inside `held` it waits for the next `limit`. The
+    second one cancels the command whatever it does.
     """
 
     def __init__(self) -> None:
@@ -84,7 +95,9 @@ class Interrupts:
 
     @contextlib.asynccontextmanager
     async def limit(self, timeout_s: float | None) -> AsyncIterator[None]:
-        """Raises TimedOut when the block takes longer, Interrupted at a signal, at once if there was one before."""
+        """Raises TimedOut when the block takes longer, Interrupted at a signal, at once if there
+        was one before.
+        """
         if self.heard:
             raise Interrupted
         try:

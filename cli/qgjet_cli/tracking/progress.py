@@ -81,7 +81,12 @@ class Bar:
 
     def tick(self) -> None:
         total = len(self._tracker.tracks)
-        self._progress.update(self._task, total=total, completed=total - len(self._tracker.live), description=summary(self._tracker))
+        self._progress.update(
+            self._task,
+            total=total,
+            completed=total - len(self._tracker.live),
+            description=summary(self._tracker),
+        )
 
 
 def summary(tracker: JobTracker) -> str:
@@ -92,7 +97,12 @@ def summary(tracker: JobTracker) -> str:
 def described(change: JobUpdate) -> str:
     """`Job 1234abcd → running · tests/onboarding.spec.js · emulator · attempt 2`"""
     track = change.job
-    parts = [f"Job {track.job_id} → {track.status}", track.slot.test, track.slot.target, _detail(change)]
+    parts = [
+        f"Job {track.job_id} → {track.status}",
+        track.slot.test,
+        track.slot.target,
+        _detail(change),
+    ]
     return " · ".join(part for part in parts if part)
 
 
@@ -106,7 +116,11 @@ def _detail(change: JobUpdate) -> str:
         case AttemptEnded(outcome=outcome):
             return f"attempt {event.attempt} {outcome.verdict}{_because(outcome.reason)}"
         case AttemptLost() | Released():
-            return f"attempt {event.attempt} given back{_because(event.reason)}" if event.attempt else f"given back{_because(event.reason)}"
+            return (
+                f"attempt {event.attempt} given back{_because(event.reason)}"
+                if event.attempt
+                else f"given back{_because(event.reason)}"
+            )
         case Finished(verdict=verdict, outcome=outcome):
             reason, _ = explanation_of(event) or ("", "")
             return f"{verdict}{_because(reason)} in {console.duration(outcome.duration_s)}"
@@ -119,7 +133,9 @@ def _because(reason: str) -> str:
 
 
 class Pulse:
-    """When something should be said although nothing has changed: a CI stops a job that is silent for too long."""
+    """When something should be said although nothing has changed: a CI stops a job that is silent
+    for too long.
+    """
 
     EVERY_S = 60.0
 

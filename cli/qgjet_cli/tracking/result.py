@@ -93,14 +93,20 @@ def results_of(tracker: JobTracker, placed: Sequence[SubmitResult] = ()) -> list
 def exit_of(results: Sequence[JobResult], *, fail_on_flaky: bool, missing: int = 0) -> Exit:
     """`missing` jobs of the suite never arrived: they count as cancelled."""
     verdicts = [result.verdict for result in results]
-    return of_verdicts([*verdicts, Verdict.CANCELLED] if missing else verdicts, fail_on_flaky=fail_on_flaky)
+    return of_verdicts(
+        [*verdicts, Verdict.CANCELLED] if missing else verdicts, fail_on_flaky=fail_on_flaky
+    )
 
 
 def show(results: Sequence[JobResult], code: Exit, *, suite_id: str, json: bool) -> None:
-    """Write the results to stdout. A stdout that cannot be written is reported on stderr and changes nothing else: the exit code is the verdict's."""
+    """Write the results to stdout. A stdout that cannot be written is reported on stderr and
+    changes nothing else: the exit code is the verdict's.
+    """
     try:
         if json:
-            console.json({"suite_id": suite_id or None, "summary": summary(results, code), "jobs": results})
+            console.json(
+                {"suite_id": suite_id or None, "summary": summary(results, code), "jobs": results}
+            )
         elif results:
             console.table(COLUMNS, [_row(result) for result in results])
     except CannotWrite as error:
@@ -112,7 +118,12 @@ def show(results: Sequence[JobResult], code: Exit, *, suite_id: str, json: bool)
 def summary(results: Sequence[JobResult], code: Exit) -> dict[str, Any]:
     verdicts = [result.verdict for result in results]
     counts = {verdict.value: verdicts.count(verdict) for verdict in Verdict}
-    return {"exit_code": int(code), "total": len(results), **counts, "no_result": verdicts.count(None)}
+    return {
+        "exit_code": int(code),
+        "total": len(results),
+        **counts,
+        "no_result": verdicts.count(None),
+    }
 
 
 def _row(result: JobResult) -> tuple[str, ...]:
@@ -129,7 +140,9 @@ def _row(result: JobResult) -> tuple[str, ...]:
 
 
 def _why(result: JobResult) -> str:
-    """The job's own reason and message where earlier attempts decide; otherwise those of the first failure, or of the end when there was none."""
+    """The job's own reason and message where earlier attempts decide; otherwise those of the first
+    failure, or of the end when there was none.
+    """
     first = None if _is_own(result) else result.first_failure
     if result.verdict in (Verdict.PASSED, Verdict.SKIPPED) and first is None:
         return result.message if result.verdict is Verdict.SKIPPED else ""
@@ -139,4 +152,7 @@ def _why(result: JobResult) -> str:
 
 def _is_own(result: JobResult) -> bool:
     """Whether reason and message describe an earlier attempt."""
-    return bool(result.message) and (result.verdict, result.reason) in ((Verdict.FLAKY, FLAKY), (Verdict.FAILED, NOT_PASSED_AGAIN))
+    return bool(result.message) and (result.verdict, result.reason) in (
+        (Verdict.FLAKY, FLAKY),
+        (Verdict.FAILED, NOT_PASSED_AGAIN),
+    )

@@ -13,9 +13,11 @@ from qgjet_cli.tracking.progress import Pulse, View, summary
 
 
 async def watch(client: Client, tracker: JobTracker, view: View, *, max_failures: int = 0) -> None:
-    """Return when no job of the tracker is live; tell each change once. Raises CannotReach when the server stays away.
+    """Return when no job of the tracker is live; tell each change once. Raises CannotReach when the
+    server stays away.
 
-    With `max_failures`, what is live is cancelled once so many jobs have failed; not what the tracker was attached to.
+    With `max_failures`, what is live is cancelled once so many jobs have failed; not what the
+    tracker was attached to.
     """
     pulse = Pulse()
     async with contextlib.aclosing(updates(client, tracker)) as changes:
@@ -28,7 +30,11 @@ async def watch(client: Client, tracker: JobTracker, view: View, *, max_failures
             if max_failures and tracker.failures >= max_failures:
                 view.say(f"{tracker.failures} failed: cancelling the rest")
                 max_failures = 0
-                await client.cancel([track for track in tracker.live if not track.attached], "too many failures", tracker.suite_id)
+                await client.cancel(
+                    [track for track in tracker.live if not track.attached],
+                    "too many failures",
+                    tracker.suite_id,
+                )
             if tracker.live and pulse.due:
                 pulse.beat()
                 view.say(f"waiting: {summary(tracker)}")

@@ -1,4 +1,6 @@
-"""A runner whose tests are shell scripts: exit code 0 is passed, 77 is skipped, anything else is failed."""
+"""A runner whose tests are shell scripts: exit code 0 is passed, 77 is skipped, anything else is
+failed.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,17 @@ from msgspec.structs import replace
 
 from qgjet import Outcome, Verdict
 from qgjet.errors import InvalidSettings
-from qgjet.runners import Attempt, CommandEvidence, CommandLineRunner, PreparedTarget, Runner, TargetSettings, command_outcome, job_environment, run_process
+from qgjet.runners import (
+    Attempt,
+    CommandEvidence,
+    CommandLineRunner,
+    PreparedTarget,
+    Runner,
+    TargetSettings,
+    command_outcome,
+    job_environment,
+    run_process,
+)
 
 SKIPPED = 77
 
@@ -24,7 +36,8 @@ def make_runner(target: TargetSettings) -> Runner:
             env=job_environment(prepared.env, attempt),
             stop_control=attempt.stop_control,  # a cancel, the deadline and a lost lease end the process and all its children
             on_output=attempt.on_output,  # the live log
-            log_path=attempt.directory / "output.log",  # the files of this directory become artifacts
+            log_path=attempt.directory
+            / "output.log",  # the files of this directory become artifacts
         )
         evidence = CommandEvidence(
             exit_code=result.exit_code,
@@ -36,6 +49,15 @@ def make_runner(target: TargetSettings) -> Runner:
         )
         outcome = command_outcome(evidence)
         skipped = result.exit_code == SKIPPED and result.stopped is None
-        return replace(outcome, verdict=Verdict.SKIPPED, reason="skipped", message="the script asked to be skipped") if skipped else outcome
+        return (
+            replace(
+                outcome,
+                verdict=Verdict.SKIPPED,
+                reason="skipped",
+                message="the script asked to be skipped",
+            )
+            if skipped
+            else outcome
+        )
 
     return CommandLineRunner(target, execute)

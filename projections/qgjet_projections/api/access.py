@@ -1,10 +1,13 @@
 """Who asks, and what they may do: tokens, scopes, orgs, rate limits.
 
-Every route says in its `opt` what it needs: `@get("/jobs", opt=READ)`. `admit` guards all routes of the application; one that says nothing is refused to
-everybody. What the caller may see is a matter of the read model: handlers ask `reads`, which is bound to the caller's orgs, and so cannot forget it.
+Every route says in its `opt` what it needs: `@get("/jobs", opt=READ)`. `admit` guards all routes of
+the application; one that says nothing is refused to everybody. What the caller may see is a matter
+of the read model: handlers ask `reads`, which is bound to the caller's orgs, and so cannot forget
+it.
 
-Without authentication (`api.auth = false`, or on loopback before there is any token) everybody may do everything. Then a browser is the danger: any page in it
-may send requests to loopback. So requests of pages that are not ours, and under names that do not mean this machine, are refused.
+Without authentication (`api.auth = false`, or on loopback before there is any token) everybody may
+do everything. Then a browser is the danger: any page in it may send requests to loopback. So
+requests of pages that are not ours, and under names that do not mean this machine, are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +32,13 @@ from qgjet.config.settings import ApiSettings
 from qgjet.errors import InvalidSettings
 from qgjet.support.clock import Clock, utc_now
 from qgjet_projections.api.limits import Buckets, Places
-from qgjet_projections.usecases.errors import CrossOriginRequest, InsufficientScope, OrgForbidden, TooManyRequests, Unauthenticated
+from qgjet_projections.usecases.errors import (
+    CrossOriginRequest,
+    InsufficientScope,
+    OrgForbidden,
+    TooManyRequests,
+    Unauthenticated,
+)
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Monotonic = Callable[[], float]
@@ -57,7 +66,9 @@ STREAM_RETRY_AFTER_S = 5
 class Caller:
     """Who asks. Made by `Access`."""
 
-    def __init__(self, access: Access, token: Token | None, *, known: bool = True, address: str = "") -> None:
+    def __init__(
+        self, access: Access, token: Token | None, *, known: bool = True, address: str = ""
+    ) -> None:
         self._access = access
         self._token = token
         self._address = address
@@ -102,19 +113,34 @@ class Caller:
 
     def check_orgs(self, wanted: Collection[str]) -> None:
         """Raises OrgForbidden when it is not for all of the orgs that it names itself."""
-        foreign = [] if self.orgs is None else [org for org in wanted if org and org not in self.orgs]
+        foreign = (
+            [] if self.orgs is None else [org for org in wanted if org and org not in self.orgs]
+        )
         if foreign:
-            raise OrgForbidden(f"this token is not for org {foreign[0]!r}; it is for {', '.join(sorted(self.orgs or ())) or 'none'}")
+            raise OrgForbidden(
+                f"this token is not for org {foreign[0]!r}; it is for {', '.join(sorted(self.orgs or ())) or 'none'}"
+            )
 
 
 TheCaller = NamedDependency[Caller]
 
 
 class Access:
-    """The tokens that count, and how often each may ask. One per process; each replica counts for itself."""
+    """The tokens that count, and how often each may ask. One per process; each replica counts for
+    itself.
+    """
 
-    def __init__(self, api: ApiSettings, *, required: bool, clock: Clock = utc_now, monotonic: Monotonic = time.monotonic) -> None:
-        """`required`: also before there is any token. Raises InvalidSettings for tokens that cannot be read."""
+    def __init__(
+        self,
+        api: ApiSettings,
+        *,
+        required: bool,
+        clock: Clock = utc_now,
+        monotonic: Monotonic = time.monotonic,
+    ) -> None:
+        """`required`: also before there is any token. Raises InvalidSettings for tokens that cannot
+        be read.
+        """
         self._keyring = TokenStore(Path(api.tokens_file), api.tokens)
         self._on = api.auth
         self._always = required
@@ -137,7 +163,9 @@ class Access:
         return self._keyring.tokens.get(token.id) == token and not token.why_not(self._clock())
 
     def caller(self, connection: Connection, *, public: bool) -> Caller:
-        """Raises Unauthenticated, TooManyRequests, or CrossOriginRequest where nobody is asked for a token."""
+        """Raises Unauthenticated, TooManyRequests, or CrossOriginRequest where nobody is asked for
+        a token.
+        """
         if not self.required:
             why_not = self._foreign_page(connection)
             if why_not and not public:
@@ -148,7 +176,11 @@ class Access:
         except Unauthenticated:
             if public:
                 return Caller(self, None, known=False)
-            self._limit(self._failures, _address(connection), "too many requests without a token that is accepted")
+            self._limit(
+                self._failures,
+                _address(connection),
+                "too many requests without a token that is accepted",
+            )
             raise
         if not public:
             self._limit(self._rates, token.id, f"token {token.id} asks too often")
@@ -161,12 +193,16 @@ class Access:
         try:
             self._accepted(text)
         except Unauthenticated:
-            self._limit(self._failures, _address(connection), "too many tokens that are not accepted")
+            self._limit(
+                self._failures, _address(connection), "too many tokens that are not accepted"
+            )
             raise
 
     def _token(self, connection: Connection) -> Token:
         text = tokens.bearer(connection.headers.get("authorization", ""))
-        if not text and not self._foreign_origin(connection):  # a browser may send a cookie whoever's page asks
+        if not text and not self._foreign_origin(
+            connection
+        ):  # a browser may send a cookie whoever's page asks
             text = connection.cookies.get(COOKIE, "")
         return self._accepted(text)
 
@@ -186,14 +222,22 @@ class Access:
             raise TooManyRequests(detail, retry_after_s=math.ceil(wait_s))
 
     def _foreign_origin(self, connection: Connection) -> str:
-        """Why the page that asks is one of another site, as far as the browser says; empty: it is not."""
+        """Why the page that asks is one of another site, as far as the browser says; empty: it is
+        not.
+        """
         host, origin = connection.headers.get("host", ""), connection.headers.get("origin", "")
-        if origin and origin not in self._allowed_pages and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
+        if (
+            origin
+            and origin not in self._allowed_pages
+            and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower())
+        ):
             return f"pages of {origin} may not use this API: api.cors_origins does not name them"
         return ""
 
     def _foreign_page(self, connection: Connection) -> str:
-        """The same where nobody is asked for a token; there other names of this machine are foreign, too."""
+        """The same where nobody is asked for a token; there other names of this machine are
+        foreign, too.
+        """
         if why_not := self._foreign_origin(connection):
             return why_not
         host = connection.headers.get("host", "")
@@ -220,7 +264,9 @@ async def admit(connection: Connection, handler: BaseRouteHandler) -> None:
     if connection.scope.get("method") == "OPTIONS":  # made by Litestar: the methods that there are
         return
     if NEEDS not in handler.opt:
-        raise InsufficientScope(f"{connection.scope['path']} does not say which scope it needs, so nobody may use it")
+        raise InsufficientScope(
+            f"{connection.scope['path']} does not say which scope it needs, so nobody may use it"
+        )
     needed: Scope | None = handler.opt[NEEDS]
     caller = connection.app.state.access.caller(connection, public=needed is None)
     connection.scope["auth"] = caller
@@ -229,21 +275,35 @@ async def admit(connection: Connection, handler: BaseRouteHandler) -> None:
     if not caller.allows(needed):
         raise InsufficientScope(f"this needs a token with the scope {needed.value}", needed.value)
     if handler.opt.get(EVERY_ORG) and caller.orgs is not None:
-        raise OrgForbidden("this tells about all orgs at once: it needs a token for every org (`--org '*'`)")
+        raise OrgForbidden(
+            "this tells about all orgs at once: it needs a token for every org (`--org '*'`)"
+        )
 
 
 def access_of(api: ApiSettings, *, everywhere: bool) -> Access:
     """The rules for a server that listens on `api.host`, or `everywhere`: nobody knows where.
 
-    Raises InvalidSettings where others could reach a server that asks for no token, or has none to accept.
+    Raises InvalidSettings where others could reach a server that asks for no token, or has none to
+    accept.
     """
     local = not everywhere and is_loopback(api.host)
     access = Access(api, required=not local)
-    where = "nobody knows where this server listens" if everywhere else f"{api.host} is not this machine alone"
+    where = (
+        "nobody knows where this server listens"
+        if everywhere
+        else f"{api.host} is not this machine alone"
+    )
     if not (local or api.auth or everywhere):
-        raise InvalidSettings("api.auth", f"{where}: without tokens (--no-auth) only 127.0.0.1, ::1 or localhost is served")
+        raise InvalidSettings(
+            "api.auth",
+            f"{where}: without tokens (--no-auth) only 127.0.0.1, ::1 or localhost is served",
+        )
     if not local and api.auth and not access.has_tokens:
-        unless = ", or, if only this machine can reach it, set QGJET_API_AUTH=false" if everywhere else ", or listen on 127.0.0.1"
+        unless = (
+            ", or, if only this machine can reach it, set QGJET_API_AUTH=false"
+            if everywhere
+            else ", or listen on 127.0.0.1"
+        )
         raise InvalidSettings(
             "api.tokens_file",
             f"{where}, and there is no token in {api.tokens_file}: make one with `qgjet token create --name me --org '*' --scope operate`{unless}",
@@ -267,7 +327,9 @@ def _host_of(header: str) -> str:
 
 
 def _address(connection: Connection) -> str:
-    """Where failures are counted: the address; of IPv6 its network, because one host has many there."""
+    """Where failures are counted: the address; of IPv6 its network, because one host has many
+    there.
+    """
     host = connection.client.host if connection.client else ""
     try:
         found = ipaddress.ip_address(host)

@@ -1,4 +1,6 @@
-"""What the API answers: the read model's rows, with the words of the seeds and what only the moment of asking can tell."""
+"""What the API answers: the read model's rows, with the words of the seeds and what only the moment
+of asking can tell.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,20 @@ from qgjet.errors import Conflict, DuplicateJob, QgjetError
 from qgjet.reporting.model import worst
 from qgjet.store.agent_registry import AgentInfo
 from qgjet.support.text import shortened
-from qgjet_projections.readmodel.views import DeadLetter, EventView, JobView, PartitionView, Settlement, SuiteView
-from qgjet_projections.usecases.pending import PendingReason, Surroundings, partition_reason, pending_reason
+from qgjet_projections.readmodel.views import (
+    DeadLetter,
+    EventView,
+    JobView,
+    PartitionView,
+    Settlement,
+    SuiteView,
+)
+from qgjet_projections.usecases.pending import (
+    PendingReason,
+    Surroundings,
+    partition_reason,
+    pending_reason,
+)
 from qgjet_projections.usecases.results import Submission
 
 MAX_MESSAGE = 2048
@@ -54,7 +68,9 @@ class StatusAnswer(Struct, frozen=True, kw_only=True):
 class JobAnswer(JobView, frozen=True, kw_only=True):
     legacy_status: str
     pending_reason: PendingReason | None
-    """Why a queued job is not running; None when it may start at any moment, or when nobody can tell because NATS does not answer."""
+    """Why a queued job is not running; None when it may start at any moment, or when nobody can
+    tell because NATS does not answer.
+    """
 
 
 class JobDetail(JobAnswer, frozen=True, kw_only=True):
@@ -156,14 +172,18 @@ class SuiteAnswer(Struct, frozen=True, kw_only=True):
     org_id: str
     status: Status
     verdict: Verdict | None
-    """That of the worst job: failed, timed_out, infra_error, config_error, cancelled, flaky, passed, skipped. None while a job is live."""
+    """That of the worst job: failed, timed_out, infra_error, config_error, cancelled, flaky,
+    passed, skipped. None while a job is live.
+    """
     total: int
     attached: int
     """Jobs among them that were live before: the suite waits for them, and does not cancel them."""
     to_come: int
     """Jobs of a large submission that are not stored yet."""
     missing: int
-    """Jobs that never arrived because their submission ended half-way: the suite is cancelled, unless a job of it came to something worse."""
+    """Jobs that never arrived because their submission ended half-way: the suite is cancelled,
+    unless a job of it came to something worse.
+    """
     tags: dict[str, str]
     live: int
     statuses: dict[str, int]
@@ -247,12 +267,16 @@ class PriorityAnswer(Struct, frozen=True, kw_only=True):
 
 class PartitionAnswer(PartitionView, frozen=True, kw_only=True):
     pending_reason: PendingReason | None
-    """Why no queued job of it can start; None when one may at any moment, when none is queued, or when nobody can tell."""
+    """Why no queued job of it can start; None when one may at any moment, when none is queued, or
+    when nobody can tell.
+    """
 
 
 class PartitionList(Struct, frozen=True, kw_only=True):
     priority_order: str
-    """`low-first`: priority 0 runs first; `high-first`: 9 does. Ranks are after this order: 0 runs first, always."""
+    """`low-first`: priority 0 runs first; `high-first`: 9 does. Ranks are after this order: 0 runs
+    first, always.
+    """
     partitions: list[PartitionAnswer]
 
 
@@ -268,7 +292,11 @@ class Health(Struct, frozen=True, omit_defaults=True):
 
 def job_status_answer(job: JobView) -> JobStatusAnswer:
     return JobStatusAnswer(
-        job_id=job.job_id, status=LEGACY_STATUS[job.status], test_path=job.test, app_version_id=job.app_version_id, created_at=job.created_at
+        job_id=job.job_id,
+        status=LEGACY_STATUS[job.status],
+        test_path=job.test,
+        app_version_id=job.app_version_id,
+        created_at=job.created_at,
     )
 
 
@@ -292,7 +320,11 @@ def status_answer(job: JobView) -> StatusAnswer:
 
 
 def job_answer(job: JobView, around: Surroundings) -> JobAnswer:
-    return JobAnswer(**_job_fields(job), legacy_status=LEGACY_STATUS[job.status], pending_reason=pending_reason(job, around))
+    return JobAnswer(
+        **_job_fields(job),
+        legacy_status=LEGACY_STATUS[job.status],
+        pending_reason=pending_reason(job, around),
+    )
 
 
 def job_detail(job: JobView, attempts: list[AttemptRecord], around: Surroundings) -> JobDetail:
@@ -300,7 +332,12 @@ def job_detail(job: JobView, attempts: list[AttemptRecord], around: Surroundings
 
 
 def dead_answer(letter: DeadLetter) -> DeadAnswer:
-    return DeadAnswer(**_job_fields(letter.job), legacy_status=LEGACY_STATUS[letter.job.status], pending_reason=None, settlement=letter.settlement)
+    return DeadAnswer(
+        **_job_fields(letter.job),
+        legacy_status=LEGACY_STATUS[letter.job.status],
+        pending_reason=None,
+        settlement=letter.settlement,
+    )
 
 
 def dead_detail(letter: DeadLetter, attempts: list[AttemptRecord], output: list[str]) -> DeadDetail:
@@ -309,11 +346,21 @@ def dead_detail(letter: DeadLetter, attempts: list[AttemptRecord], output: list[
 
 def partition_answer(found: PartitionView, around: Surroundings) -> PartitionAnswer:
     partition = Partition(found.org_id, found.app_version_id, found.target)
-    return PartitionAnswer(**_fields(found), pending_reason=partition_reason(partition, around) if found.queued else None)
+    return PartitionAnswer(
+        **_fields(found),
+        pending_reason=partition_reason(partition, around) if found.queued else None,
+    )
 
 
 def event_answer(event: EventView) -> EventAnswer:
-    return EventAnswer(seq=event.seq, at=event.at, type=event.type, job_id=event.job_id, legal=event.legal, event=_json_or_none(event.payload))
+    return EventAnswer(
+        seq=event.seq,
+        at=event.at,
+        type=event.type,
+        job_id=event.job_id,
+        legal=event.legal,
+        event=_json_or_none(event.payload),
+    )
 
 
 def _json_or_none(payload: bytes) -> Any:
@@ -336,8 +383,18 @@ def _suite_fields(suite: SuiteView) -> dict[str, Any]:
     total = fields.pop("jobs")
     verdict = suite_verdict(suite)
     waiting = Status.QUEUED if suite.statuses.get(Status.QUEUED, 0) == total else Status.RUNNING
-    duration_s = None if suite.finished_at is None or verdict is None else max((suite.finished_at - suite.created_at).total_seconds(), 0.0)
-    return {**fields, "total": total, "duration_s": duration_s, "verdict": verdict, "status": waiting if verdict is None else status_of(verdict)}
+    duration_s = (
+        None
+        if suite.finished_at is None or verdict is None
+        else max((suite.finished_at - suite.created_at).total_seconds(), 0.0)
+    )
+    return {
+        **fields,
+        "total": total,
+        "duration_s": duration_s,
+        "verdict": verdict,
+        "status": waiting if verdict is None else status_of(verdict),
+    }
 
 
 def suite_verdict(suite: SuiteView) -> Verdict | None:
@@ -349,16 +406,27 @@ def suite_verdict(suite: SuiteView) -> Verdict | None:
 
 
 def suite_job(spec: JobSpec, answer: Submission | QgjetError) -> SuiteJobAnswer:
-    fields: dict[str, Any] = {"org_id": spec.org_id, "app_version_id": spec.app_version_id, "target": spec.target, "test": spec.test}
+    fields: dict[str, Any] = {
+        "org_id": spec.org_id,
+        "app_version_id": spec.app_version_id,
+        "target": spec.target,
+        "test": spec.test,
+    }
     if isinstance(answer, Submission):
         return SuiteJobAnswer(**fields, **_fields(answer))
     in_the_way = answer.job_id if isinstance(answer, DuplicateJob) else None
-    error = Refusal(status=409 if isinstance(answer, Conflict) else 503, detail=str(answer), job_id=in_the_way)
+    error = Refusal(
+        status=409 if isinstance(answer, Conflict) else 503, detail=str(answer), job_id=in_the_way
+    )
     return SuiteJobAnswer(**fields, job_id=None, status=None, seq=None, error=error)
 
 
 def _job_fields(job: JobView) -> dict[str, Any]:
-    return {**_fields(job), "reason": shortened(job.reason), "message": shortened(job.message, MAX_MESSAGE)}
+    return {
+        **_fields(job),
+        "reason": shortened(job.reason),
+        "message": shortened(job.message, MAX_MESSAGE),
+    }
 
 
 def _fields(struct: Struct) -> dict[str, Any]:

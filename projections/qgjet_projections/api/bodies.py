@@ -26,7 +26,10 @@ class JsonRequest(Request[Any, Any, Any]):
     async def json(self) -> Any:
         media_type = self.content_type[0]
         if media_type not in ("", "application/json") and not media_type.endswith("+json"):
-            raise HTTPException(status_code=415, detail=f"the body must be JSON: send `Content-Type: application/json`, not {media_type}")
+            raise HTTPException(
+                status_code=415,
+                detail=f"the body must be JSON: send `Content-Type: application/json`, not {media_type}",
+            )
         field = self.route_handler.parsed_data_field
         return read(await self.body(), field.annotation if field is not None else Any)
 
@@ -38,7 +41,9 @@ def read(data: bytes, kind: Any) -> Any:
     except msgspec.ValidationError as error:
         raise InvalidBody([_explained(str(error))]) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = "is not valid JSON" if not isinstance(error, UnicodeDecodeError) else "is not UTF-8"
+        reason = (
+            "is not valid JSON" if not isinstance(error, UnicodeDecodeError) else "is not UTF-8"
+        )
         if _SURROGATE.search(data):
             reason += " (does it hold half of a surrogate pair?)"
         raise InvalidBody([FieldError(f"{reason}: {error}", "#")]) from None
@@ -59,4 +64,8 @@ def _explained(message: str) -> FieldError:
 
 def _steps(path: str) -> list[str]:
     """``$.jobs[3].tags[...]`` -> jobs, 3, tags: msgspec does not name the key of a mapping."""
-    return [name or index for name, index in _STEP.findall(path.partition("$")[2].rstrip("`")) if (name or index) != "..."]
+    return [
+        name or index
+        for name, index in _STEP.findall(path.partition("$")[2].rstrip("`"))
+        if (name or index) != "..."
+    ]

@@ -1,7 +1,8 @@
 """Security headers of every response, errors included, and what pages need in addition.
 
-A handler that answers with something else than data for programs sets its own `Content-Security-Policy`, one of those below; everything that it does not set
-it gets from here. A new kind of page is one more policy.
+A handler that answers with something else than data for programs sets its own
+`Content-Security-Policy`, one of those below; everything that it does not set it gets from here. A
+new kind of page is one more policy.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ PAGE = (
 )
 """The dashboard: its own scripts and styles, nothing inline, nothing from elsewhere."""
 FILE = "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-"""What a job left: nobody's trusted page. The sandbox makes it an origin of its own, without scripts."""
+"""What a job left: nobody's trusted page. The sandbox makes it an origin of its own, without
+scripts.
+"""
 
 
 def source_hash(script: str) -> str:

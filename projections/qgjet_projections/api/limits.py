@@ -1,7 +1,9 @@
-"""Token buckets: so many requests at once, so many per second over time. Pure: the time is passed in.
+"""Token buckets: so many requests at once, so many per second over time. Pure: the time is passed
+in.
 
-Litestar's own rate limit counts in fixed windows (twice the limit passes around their border), keeps a list of every request in a store without a bound, and
-runs before anybody knows whose request it is.
+Litestar's own rate limit counts in fixed windows (twice the limit passes around their border),
+keeps a list of every request in a store without a bound, and runs before anybody knows whose
+request it is.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ MAX_KEYS = 10_000
 
 
 class Buckets:
-    """A bucket for each key; the keys that were silent longest are forgotten first, which only ever gives them more room."""
+    """A bucket for each key; the keys that were silent longest are forgotten first, which only ever
+    gives them more room.
+    """
 
     def __init__(self, *, rate: float, burst: int, max_keys: int = MAX_KEYS) -> None:
         self._rate, self._burst, self._max_keys = rate, burst, max_keys
@@ -20,7 +24,9 @@ class Buckets:
         """key -> what was left in its bucket, and when"""
 
     def take(self, key: str, now: float) -> float:
-        """Take one; 0.0, or in how many seconds there will be one to take. A rate of 0 is no limit. `now` is monotonic, in seconds."""
+        """Take one; 0.0, or in how many seconds there will be one to take. A rate of 0 is no limit.
+        `now` is monotonic, in seconds.
+        """
         if not self._rate:
             return 0.0
         left, at = self._left.pop(key, (float(self._burst), now))

@@ -1,4 +1,6 @@
-"""Errors as problem documents (RFC 9457). The only place where an error becomes an HTTP status: `TABLE` has them all."""
+"""Errors as problem documents (RFC 9457). The only place where an error becomes an HTTP status:
+`TABLE` has them all.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,17 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
-from qgjet.errors import ArtifactGone, Conflict, DuplicateJob, IncompatibleServer, InvalidInput, JobNotFound, NatsUnavailable, Overloaded, StoreFull
+from qgjet.errors import (
+    ArtifactGone,
+    Conflict,
+    DuplicateJob,
+    IncompatibleServer,
+    InvalidInput,
+    JobNotFound,
+    NatsUnavailable,
+    Overloaded,
+    StoreFull,
+)
 from qgjet.support.text import shortened
 from qgjet_projections.usecases.errors import (
     AgentNotFound,
@@ -39,7 +51,8 @@ MEDIA_TYPE = "application/problem+json"
 MAX_DETAIL = 2000
 """Characters. A detail may quote what the client sent."""
 RETRY_AFTER_S = 1
-"""A connection is mended within a second of the server's return, a read model catches up in less."""
+"""A connection is mended within a second of the server's return, a read model catches up in less.
+"""
 _RETRY_LATER_S = {"store-full": 30, "overloaded": 5}
 """Somebody has to make room; the server has to store what it has."""
 
@@ -48,7 +61,9 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error, in the shape of RFC 9457."""
 
     type: str
-    """A URN for programs, such as `urn:qgjet:problem:duplicate`; `about:blank` where the status says all."""
+    """A URN for programs, such as `urn:qgjet:problem:duplicate`; `about:blank` where the status
+    says all.
+    """
     title: str
     status: int
     detail: str
@@ -65,7 +80,13 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def problem(
-    request: Request[Any, Any, Any], status: int, detail: str, kind: str = "", *, headers: Mapping[str, str] | None = None, **members: Any
+    request: Request[Any, Any, Any],
+    status: int,
+    detail: str,
+    kind: str = "",
+    *,
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
 ) -> Response[Problem]:
     """The response for one error; `kind` is the last part of the type's URN."""
     document = Problem(
@@ -76,8 +97,14 @@ def problem(
         instance=quote(request.scope["path"], safe="/~!$&'()*+,;=:@", errors="replace"),
         **members,
     )
-    retry = {"Retry-After": str(_RETRY_LATER_S.get(kind, RETRY_AFTER_S))} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
-    return Response(document, status_code=status, media_type=MEDIA_TYPE, headers={**retry, **(headers or {})})
+    retry = (
+        {"Retry-After": str(_RETRY_LATER_S.get(kind, RETRY_AFTER_S))}
+        if status == HTTPStatus.SERVICE_UNAVAILABLE
+        else {}
+    )
+    return Response(
+        document, status_code=status, media_type=MEDIA_TYPE, headers={**retry, **(headers or {})}
+    )
 
 
 class Row(Struct, frozen=True):
@@ -93,19 +120,50 @@ class Row(Struct, frozen=True):
     headers: Callable[[Any], dict[str, str]] = lambda _: {}
 
     def answer(self, request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-        return problem(request, self.status, str(error), self.kind, headers=self.headers(error), **self.members(request, error))
+        return problem(
+            request,
+            self.status,
+            str(error),
+            self.kind,
+            headers=self.headers(error),
+            **self.members(request, error),
+        )
 
 
 def _where(request: Request[Any, Any, Any], error: InvalidInput) -> dict[str, Any]:
     reason = shortened(error.reason, MAX_DETAIL)
-    return {"errors": (FieldError(reason, pointer_of(error.field)) if request.method != "GET" else FieldError(reason, parameter=error.field),)}
+    return {
+        "errors": (
+            FieldError(reason, pointer_of(error.field))
+            if request.method != "GET"
+            else FieldError(reason, parameter=error.field),
+        )
+    }
 
 
 TABLE = (
     Row(InvalidInput, 400, "invalid-request", "The request cannot be accepted", members=_where),
-    Row(InvalidBody, 400, "invalid-request", "The request cannot be accepted", members=lambda _, error: {"errors": error.errors}),
-    Row(Unauthenticated, 401, "unauthenticated", "A token is needed", headers=lambda _: {"WWW-Authenticate": 'Bearer realm="qgjet"'}),
-    Row(InsufficientScope, 403, "scope", "The token does not allow this", members=lambda _, error: {"scope": error.scope}),
+    Row(
+        InvalidBody,
+        400,
+        "invalid-request",
+        "The request cannot be accepted",
+        members=lambda _, error: {"errors": error.errors},
+    ),
+    Row(
+        Unauthenticated,
+        401,
+        "unauthenticated",
+        "A token is needed",
+        headers=lambda _: {"WWW-Authenticate": 'Bearer realm="qgjet"'},
+    ),
+    Row(
+        InsufficientScope,
+        403,
+        "scope",
+        "The token does not allow this",
+        members=lambda _, error: {"scope": error.scope},
+    ),
     Row(OrgForbidden, 403, "org", "The token is for other orgs"),
     Row(CrossOriginRequest, 403, "page", "Pages of other sites may not do this"),
     Row(JobNotFound, 404, "unknown-job", "No such job"),
@@ -113,10 +171,27 @@ TABLE = (
     Row(AgentNotFound, 404, "unknown-agent", "No such agent"),
     Row(ArtifactNotFound, 404, "unknown-artifact", "No such artifact"),
     Row(ArtifactGone, 410, "artifact-gone", "The artifact is not stored"),
-    Row(DuplicateJob, 409, "duplicate", "A live job already holds the slot", members=lambda _, error: {"job_id": error.job_id}),
+    Row(
+        DuplicateJob,
+        409,
+        "duplicate",
+        "A live job already holds the slot",
+        members=lambda _, error: {"job_id": error.job_id},
+    ),
     Row(Conflict, 409, "conflict", "The job's state does not allow this"),
-    Row(IdempotencyMismatch, 422, "idempotency-mismatch", "The idempotency key belongs to another request"),
-    Row(TooManyRequests, 429, "too-many-requests", "Too many requests", headers=lambda error: {"Retry-After": str(error.retry_after_s)}),
+    Row(
+        IdempotencyMismatch,
+        422,
+        "idempotency-mismatch",
+        "The idempotency key belongs to another request",
+    ),
+    Row(
+        TooManyRequests,
+        429,
+        "too-many-requests",
+        "Too many requests",
+        headers=lambda error: {"Retry-After": str(error.retry_after_s)},
+    ),
     Row(ReadModelBehind, 503, "not-caught-up", "The read model is behind"),
     Row(StoreFull, 503, "store-full", "The event store is full"),
     Row(Overloaded, 503, "overloaded", "The event store takes no more at the moment"),
@@ -134,7 +209,11 @@ def row_of(error: BaseException) -> Row | None:
 
 def kind_of_unavailable(error: BaseException) -> str:
     row = row_of(error)
-    return row.kind if row is not None and row.status == HTTPStatus.SERVICE_UNAVAILABLE else "unavailable"
+    return (
+        row.kind
+        if row is not None and row.status == HTTPStatus.SERVICE_UNAVAILABLE
+        else "unavailable"
+    )
 
 
 def nothing_accepted(request: Request[Any, Any, Any], error: SuiteRejected) -> Response[Problem]:
@@ -146,7 +225,14 @@ def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respons
     errors = tuple(_parameter_error(one) for one in error.extra or () if isinstance(one, dict))
     if error.status_code >= 500:
         log.error("%s %s: %s", request.method, request.scope["path"], error.detail)
-    return problem(request, error.status_code, _http_detail(request, error), "invalid-request" if errors else "", headers=error.headers, errors=errors)
+    return problem(
+        request,
+        error.status_code,
+        _http_detail(request, error),
+        "invalid-request" if errors else "",
+        headers=error.headers,
+        errors=errors,
+    )
 
 
 def _http_detail(request: Request[Any, Any, Any], error: HTTPException) -> str:
@@ -183,7 +269,12 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
 
 
 def documented_public(*statuses: int) -> dict[int, ResponseSpec]:
-    return {status: ResponseSpec(Problem, generate_examples=False, description=_MEANINGS[status], media_type=MEDIA_TYPE) for status in statuses}
+    return {
+        status: ResponseSpec(
+            Problem, generate_examples=False, description=_MEANINGS[status], media_type=MEDIA_TYPE
+        )
+        for status in statuses
+    }
 
 
 _MEANINGS = {

@@ -17,13 +17,18 @@ from qgjet_projections.usecases.errors import ReadModelBehind
 
 MIN_SEQ_WAIT_S = 2.0
 APPLIED_SEQ, LAG = "Qgjet-Applied-Seq", "Qgjet-Lag-Seconds"
-"""Headers: the read model holds the log up to this sequence, and held all of it for certain so many seconds ago."""
+"""Headers: the read model holds the log up to this sequence, and held all of it for certain so many
+seconds ago.
+"""
 
 TheService = NamedDependency[Service]
 Reads = NamedDependency[ReadModel]
 MinSeq = Annotated[
     int | None,
-    QueryParameter(ge=0, description="Answer only when the read model has got this far: the `seq` that a submission answered with. Waits 2 s, then 503."),
+    QueryParameter(
+        ge=0,
+        description="Answer only when the read model has got this far: the `seq` that a submission answered with. Waits 2 s, then 503.",
+    ),
 ]
 Limit = Annotated[int, QueryParameter(ge=1, le=500, description="Most items of one page.")]
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
@@ -42,14 +47,20 @@ def give_caller(request: Request[Any, Any, Any]) -> Caller:
 
 
 async def fresh(service: TheService, caller: TheCaller, min_seq: MinSeq = None) -> ReadModel:
-    """What the caller may see of the read model, once it holds the log up to `min_seq`. Raises ReadModelBehind."""
+    """What the caller may see of the read model, once it holds the log up to `min_seq`. Raises
+    ReadModelBehind.
+    """
     if min_seq is not None and not await service.applied(min_seq, MIN_SEQ_WAIT_S):
-        raise ReadModelBehind(f"the read model has applied {service.applied_seq} events, not yet {min_seq}; try again")
+        raise ReadModelBehind(
+            f"the read model has applied {service.applied_seq} events, not yet {min_seq}; try again"
+        )
     return service.read_model.seen_by(caller.orgs)
 
 
 async def mark_lag(message: Message, scope: Scope) -> None:
-    """Mark every answer to a read with how old it may be. Litestar calls it with every message of every response."""
+    """Mark every answer to a read with how old it may be. Litestar calls it with every message of
+    every response.
+    """
     if message["type"] != "http.response.start" or scope.get("method") not in ("GET", "HEAD"):
         return
     caller = scope.get("auth")

@@ -1,6 +1,8 @@
-"""The read model: what the event log adds up to, in one SQLite file, asked with plain synchronous queries.
+"""The read model: what the event log adds up to, in one SQLite file, asked with plain synchronous
+queries.
 
-Every method takes its own connection from a pool, so it may be called from any thread (`asyncio.to_thread`) while the projector writes. One call sees one
+Every method takes its own connection from a pool, so it may be called from any thread
+(`asyncio.to_thread`) while the projector writes. One call sees one
 moment: its statements share a snapshot. Nothing here is an authority; the file can be thrown away and is made anew from the log.
 """
 
@@ -14,7 +16,19 @@ from qgjet_projections.readmodel.queries.queue import QueueReads
 from qgjet_projections.readmodel.queries.reader import MAX_LIMIT
 from qgjet_projections.readmodel.queries.statistics import StatisticsReads
 from qgjet_projections.readmodel.queries.suite import SuiteReads
-from qgjet_projections.readmodel.views import Counts, DeadLetter, DeadQuery, Duration, EventView, JobQuery, JobView, LiveJob, Page, PartitionView, SuiteView
+from qgjet_projections.readmodel.views import (
+    Counts,
+    DeadLetter,
+    DeadQuery,
+    Duration,
+    EventView,
+    JobQuery,
+    JobView,
+    LiveJob,
+    Page,
+    PartitionView,
+    SuiteView,
+)
 
 __all__ = [
     "MAX_LIMIT",
@@ -33,5 +47,9 @@ __all__ = [
 ]
 
 
-class ReadModel(JobReads, EventReads, SuiteReads, QueueReads, StatisticsReads, DeadLetterReads, MaintenanceReads):
-    """Made by `open`; `close` when done. `seen_by` gives what somebody may see of it, of the same connections."""
+class ReadModel(
+    JobReads, EventReads, SuiteReads, QueueReads, StatisticsReads, DeadLetterReads, MaintenanceReads
+):
+    """Made by `open`; `close` when done. `seen_by` gives what somebody may see of it, of the same
+    connections.
+    """

@@ -1,7 +1,9 @@
-"""What a stretch of the log does to the rows of the read model. Pure: rows in, rows out; `writer` does the SQL.
+"""What a stretch of the log does to the rows of the read model. Pure: rows in, rows out; `writer`
+does the SQL.
 
-The rules are those of `domain.job`: an event is checked against the slot's state before it, and a row follows from the event alone, plus the times at which
-things happened. A row is written once per batch, however many events it saw; any division of the log into batches gives the same rows.
+The rules are those of `domain.job`: an event is checked against the slot's state before it, and a
+row follows from the event alone, plus the times at which things happened. A row is written once per
+batch, however many events it saw; any division of the log into batches gives the same rows.
 """
 
 from __future__ import annotations
@@ -122,7 +124,9 @@ _NOTHING = _Before("", None, 0, ())
 
 
 def _state_of(event: Event, seq: int) -> Job:
-    """The state as a row holds it: no rule depends on the test cases that failed, which may be many."""
+    """The state as a row holds it: no rule depends on the test cases that failed, which may be
+    many.
+    """
     job = state_of(event, seq)
     if job.first_failure is None and not job.unresolved and not job.unresolved_omitted:
         return job
@@ -149,7 +153,9 @@ def _job_of(row: Row) -> Job:
 
 
 def slot_key(subject: str) -> str | None:
-    """The part of a job's subject before the event: all that a slot's expected version covers. None for another subject."""
+    """The part of a job's subject before the event: all that a slot's expected version covers. None
+    for another subject.
+    """
     tokens = subject.split(".", 6)
     return ".".join(tokens[:6]) if len(tokens) == 7 and tokens[:2] == ["qg", "job"] else None
 
@@ -172,14 +178,18 @@ class Batch:
     """Add messages in the order of the log, then write what `events`, `rows` and the changes say."""
 
     def __init__(self, standings: dict[str, Standing]) -> None:
-        """`standings` must know the latest job of every slot that the batch is about; it is kept up to date."""
+        """`standings` must know the latest job of every slot that the batch is about; it is kept up
+        to date.
+        """
         self.events: list[tuple[Any, ...]] = []
         self.new_tags: list[tuple[str, str, int]] = []
         self.openings: list[tuple[int, str, str, str, int, int, int, int, str]] = []
         self.attached: list[tuple[str, str, str, int]] = []
         """(suite id, org, job id, before which sequence it was submitted)"""
         self.decisions: list[tuple[str, tuple[Any, ...]]] = []
-        """What becomes of dead letters and pauses, in the order of the log: name of the step, its values."""
+        """What becomes of dead letters and pauses, in the order of the log: name of the step, its
+        values.
+        """
         self.strangers: set[str] = set()
         """Names of events that this version cannot read."""
         self._standings = standings
@@ -219,11 +229,31 @@ class Batch:
             self._keep_stranger(one, None, None)
             return
         at = micros(event.at)
-        legal = one.subject == f"{suite.suite_prefix(event.org_id, event.suite_id)}.{suite.OPENED}" and 0 <= event.to_come <= _INT64 and event.missing >= 0
+        legal = (
+            one.subject == f"{suite.suite_prefix(event.org_id, event.suite_id)}.{suite.OPENED}"
+            and 0 <= event.to_come <= _INT64
+            and event.missing >= 0
+        )
         if legal:
             tags = _json.encode(event.tags).decode()
-            self.openings.append((one.seq, event.suite_id, event.org_id, event.submission, at, one.stored_at, event.to_come, event.missing, tags))
-            self.attached += [(event.suite_id, event.org_id, member.job_id, one.seq) for member in event.jobs if member.attached]
+            self.openings.append(
+                (
+                    one.seq,
+                    event.suite_id,
+                    event.org_id,
+                    event.submission,
+                    at,
+                    one.stored_at,
+                    event.to_come,
+                    event.missing,
+                    tags,
+                )
+            )
+            self.attached += [
+                (event.suite_id, event.org_id, member.job_id, one.seq)
+                for member in event.jobs
+                if member.attached
+            ]
         self.events.append((one.seq, at, suite.OPENED, 0, event.org_id, int(legal), one.data))
 
     def _decide(self, one: Recorded) -> None:
@@ -233,7 +263,13 @@ class Batch:
             self._keep_stranger(one, None, None)
             return
         at = micros(event.at)
-        org_id = event.org_id if isinstance(event, Discarded) else event.name if event.kind is control.Kind.ORG else ""
+        org_id = (
+            event.org_id
+            if isinstance(event, Discarded)
+            else event.name
+            if event.kind is control.Kind.ORG
+            else ""
+        )
         legal = control.is_about(event, one.subject)
         self.events.append((one.seq, at, event_type(event), 0, org_id, int(legal), one.data))
         if not legal:
@@ -241,11 +277,26 @@ class Batch:
         match event:
             case Paused():
                 until = None if event.until is None else micros(event.until)
-                self.decisions.append(("pause", (event.kind, event.name, at, until, event.reason, event.by, one.seq)))
+                self.decisions.append(
+                    ("pause", (event.kind, event.name, at, until, event.reason, event.by, one.seq))
+                )
             case Resumed():
                 self.decisions.append(("resume", (event.kind, event.name)))
             case Discarded():
-                self.decisions.append(("settle", ("discarded", at, event.by, event.reason, event.name, one.seq, event.org_id)))
+                self.decisions.append(
+                    (
+                        "settle",
+                        (
+                            "discarded",
+                            at,
+                            event.by,
+                            event.reason,
+                            event.name,
+                            one.seq,
+                            event.org_id,
+                        ),
+                    )
+                )
 
     def _keep_stranger(self, one: Recorded, standing: Standing | None, slot: Slot | None) -> None:
         """Nothing is known about it but its subject."""
@@ -255,7 +306,15 @@ class Batch:
         self._touch_version(standing, one)
         self._keep(one, name, None, standing, slot, legal=False)
 
-    def _keep(self, one: Recorded, name: str, at: int | None, standing: Standing | None, slot: Slot | None, legal: bool) -> None:
+    def _keep(
+        self,
+        one: Recorded,
+        name: str,
+        at: int | None,
+        standing: Standing | None,
+        slot: Slot | None,
+        legal: bool,
+    ) -> None:
         """The history of a slot belongs to the job that it is about at the time."""
         submitted_seq = 0 if standing is None else standing.row.submitted_seq
         org_id = "" if slot is None else slot.org_id
@@ -268,7 +327,9 @@ class Batch:
             standing.row.seq, standing.row.changed_at = one.seq, one.stored_at
             standing.job = msgspec.structs.replace(standing.job, version=one.seq)
 
-    def _open(self, key: str, slot: Slot, previous: Standing | None, event: Submitted, one: Recorded) -> Standing:
+    def _open(
+        self, key: str, slot: Slot, previous: Standing | None, event: Submitted, one: Recorded
+    ) -> Standing:
         seq, at = one.seq, micros(event.at)
         if previous is not None and previous.job.live:
             self._end_replaced(previous, event, one)
@@ -277,14 +338,30 @@ class Batch:
         self._changed[seq], self._before[seq], self._suite_ids[seq] = row, _NOTHING, event.suite_ids
         self.new_tags += [(tag, value, seq) for tag, value in event.spec.tags.items()]
         if event.spec.rerun_of:
-            self.decisions.append(("settle", ("redriven", at, event.by, event.job_id, event.spec.rerun_of, seq, slot.org_id)))
+            self.decisions.append(
+                (
+                    "settle",
+                    ("redriven", at, event.by, event.job_id, event.spec.rerun_of, seq, slot.org_id),
+                )
+            )
         return opened
 
     def _end_replaced(self, standing: Standing, event: Submitted, one: Recorded) -> None:
         self._remember(standing)
         row = standing.row
-        row.status, row.verdict, row.finished_at, row.retry_at = Status.CANCELLED.value, Verdict.CANCELLED.value, micros(event.at), None
-        row.reason, row.message, row.replaced_by, row.seq, row.changed_at = "replaced", "", event.job_id, one.seq, one.stored_at
+        row.status, row.verdict, row.finished_at, row.retry_at = (
+            Status.CANCELLED.value,
+            Verdict.CANCELLED.value,
+            micros(event.at),
+            None,
+        )
+        row.reason, row.message, row.replaced_by, row.seq, row.changed_at = (
+            "replaced",
+            "",
+            event.job_id,
+            one.seq,
+            one.stored_at,
+        )
 
     def _move(self, standing: Standing, event: Event, one: Recorded) -> None:
         self._remember(standing)
@@ -313,7 +390,9 @@ class Batch:
         """What another submission brings that joins the job. What the job has stays."""
         known = msgspec.json.decode(row.tags, type=dict[str, str])
         if tags.keys() - known.keys():
-            self.new_tags += [(tag, value, row.submitted_seq) for tag, value in tags.items() if tag not in known]
+            self.new_tags += [
+                (tag, value, row.submitted_seq) for tag, value in tags.items() if tag not in known
+            ]
             row.tags = _json.encode(tags | known).decode()
         if queue_timeout_s is not None:
             row.queue_timeout_s = min(queue_timeout_s, row.queue_timeout_s or queue_timeout_s)
@@ -322,7 +401,9 @@ class Batch:
         row = standing.row
         if row.submitted_seq not in self._changed:
             self._changed[row.submitted_seq] = row
-            self._before[row.submitted_seq] = _Before(row.status, row.verdict, row.attempt, standing.job.suite_ids)
+            self._before[row.submitted_seq] = _Before(
+                row.status, row.verdict, row.attempt, standing.job.suite_ids
+            )
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The new and the changed rows of `jobs`."""
@@ -332,7 +413,11 @@ class Batch:
         """Rows of `suite_jobs` that come, and rows that go."""
         come, go = [], []
         for seq, suite_ids in self._suite_ids.items():
-            before, after, org_id = set(self._before[seq].suite_ids), set(suite_ids), self._changed[seq].org_id
+            before, after, org_id = (
+                set(self._before[seq].suite_ids),
+                set(suite_ids),
+                self._changed[seq].org_id,
+            )
             come += [(suite_id, org_id, seq) for suite_id in after - before]
             go += [(suite_id, org_id, seq) for suite_id in before - after]
         return come, go
@@ -343,14 +428,20 @@ class Batch:
         for seq, row in self._changed.items():
             before = self._before[seq]
             if before is not _NOTHING:
-                _count(changes, (row.target, before.status, before.verdict or ""), -1, -before.attempt)
+                _count(
+                    changes, (row.target, before.status, before.verdict or ""), -1, -before.attempt
+                )
             _count(changes, (row.target, row.status, row.verdict or ""), 1, row.attempt)
-        return [(*key, jobs, attempts) for key, (jobs, attempts) in changes.items() if jobs or attempts]
+        return [
+            (*key, jobs, attempts) for key, (jobs, attempts) in changes.items() if jobs or attempts
+        ]
 
     def finished(self) -> list[Ended]:
         """The jobs that have ended in this batch."""
         return [
-            Ended(row.finished_at, row.org_id, row.target, row.test, row.verdict or "", row.duration_s)
+            Ended(
+                row.finished_at, row.org_id, row.target, row.test, row.verdict or "", row.duration_s
+            )
             for seq, row in self._changed.items()
             if row.finished_at is not None and self._before[seq].status not in TERMINAL
         ]
@@ -367,8 +458,11 @@ class Ended(Struct, frozen=True):
     duration_s: float | None
 
 
-def statistics_of(ended: Iterable[Ended], sign: int) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """Additions to `hours`, and to what is known of tests by day, in the order of TEST_SUMS; added up by their keys.
+def statistics_of(
+    ended: Iterable[Ended], sign: int
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Additions to `hours`, and to what is known of tests by day, in the order of TEST_SUMS; added
+    up by their keys.
 
     `sign` is -1 for jobs that are pruned. Whole milliseconds add up in any order.
     """
@@ -378,16 +472,25 @@ def statistics_of(ended: Iterable[Ended], sign: int) -> tuple[list[tuple[Any, ..
         at = max(one.finished_at, 0)
         hour = (at // HOUR, one.org_id, one.target, one.verdict)
         hours[hour] = hours.get(hour, 0) + sign
-        sums = days.setdefault((one.test, one.target, one.org_id, at // DAY), dict.fromkeys(TEST_SUMS, 0))
+        sums = days.setdefault(
+            (one.test, one.target, one.org_id, at // DAY), dict.fromkeys(TEST_SUMS, 0)
+        )
         sums["jobs"] += sign
         sums[one.verdict] += sign
         if one.duration_s is not None:
             sums["timed"] += sign
             sums["duration_ms"] += sign * round(min(max(one.duration_s, 0.0), _LONGEST_S) * 1000)
-    return [(*key, jobs) for key, jobs in hours.items()], [(*key, *sums.values()) for key, sums in days.items()]
+    return [(*key, jobs) for key, jobs in hours.items()], [
+        (*key, *sums.values()) for key, sums in days.items()
+    ]
 
 
-def _count(changes: dict[tuple[str, str, str], list[int]], key: tuple[str, str, str], jobs: int, attempts: int) -> None:
+def _count(
+    changes: dict[tuple[str, str, str], list[int]],
+    key: tuple[str, str, str],
+    jobs: int,
+    attempts: int,
+) -> None:
     entry = changes.setdefault(key, [0, 0])
     entry[0] += jobs
     entry[1] += attempts
@@ -443,7 +546,11 @@ def _carry(row: Row, job: Job) -> None:
     """What every event says."""
     row.status, row.verdict = job.status.value, None if job.verdict is None else job.verdict.value
     row.ticket, row.seq, row.attempt = job.ticket, job.version, job.attempt
-    row.retries_left, row.infra_retries_left, row.failures = job.retries_left, job.infra_retries_left, job.failures
+    row.retries_left, row.infra_retries_left, row.failures = (
+        job.retries_left,
+        job.infra_retries_left,
+        job.failures,
+    )
     row.cancel_requested = int(job.cancel_requested)
     row.retry_at = None if job.retry_at is None else micros(job.retry_at)
 
@@ -456,7 +563,11 @@ def _explain(row: Row, event: Event, at: int, was_running: bool) -> None:
     match event:
         case Started():
             row.agent, row.started_at = event.agent, at
-        case AttemptEnded(outcome=outcome) | Finished(outcome=outcome) | Cancelled(outcome=Outcome() as outcome):
+        case (
+            AttemptEnded(outcome=outcome)
+            | Finished(outcome=outcome)
+            | Cancelled(outcome=Outcome() as outcome)
+        ):
             if was_running and row.started_at is not None:
                 row.duration_s = outcome.duration_s or max(at - row.started_at, 0) / 1e6
         case Requeued():
@@ -470,11 +581,20 @@ def _respecify(row: Row, spec: JobSpec) -> None:
 
 
 def _countable(event: Event) -> bool:
-    """Whether SQLite can hold the numbers of a legal event. The rules bind those of a step, except `failures`; no writer of ours makes larger ones."""
+    """Whether SQLite can hold the numbers of a legal event. The rules bind those of a step, except
+    `failures`; no writer of ours makes larger ones.
+    """
     if not isinstance(event, Submitted | Requeued):
         return event.failures <= _INT64
     spec = event.spec
-    numbers = (event.retries_left, event.infra_retries_left, spec.priority, spec.rank, spec.max_retries, spec.infra_retries)
+    numbers = (
+        event.retries_left,
+        event.infra_retries_left,
+        spec.priority,
+        spec.rank,
+        spec.max_retries,
+        spec.infra_retries,
+    )
     return min(numbers) >= -_INT64 and max(numbers) <= _INT64
 
 

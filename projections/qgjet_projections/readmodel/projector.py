@@ -1,8 +1,10 @@
 """The projector: follows the event log and keeps the read model equal to it.
 
-It starts after what the file has applied, once it is sure that the file belongs to this log: a stream that was made anew, rolled back or restored from a
-backup is noticed by its time of creation, its end, or the message at the applied sequence, and the read model starts from nothing. Batches are applied as they
-arrive, in one thread of their own; losing the server only makes it wait. A crash ends it, keeps the file as it was after the last batch, and is in `failure`.
+It starts after what the file has applied, once it is sure that the file belongs to this log: a
+stream that was made anew, rolled back or restored from a backup is noticed by its time of creation,
+its end, or the message at the applied sequence, and the read model starts from nothing. Batches are
+applied as they arrive, in one thread of their own; losing the server only makes it wait. A crash
+ends it, keeps the file as it was after the last batch, and is in `failure`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ LOOK_S = 1.0
 """How often the end of the log is looked up, for `lag` and to notice that it is another log."""
 CROWD = 8
 PACE_S = 0.01
-"""A batch of this many events shows that more are coming: waiting for them costs nobody much, and a transaction costs as much as ten events."""
+"""A batch of this many events shows that more are coming: waiting for them costs nobody much, and a
+transaction costs as much as ten events.
+"""
 CLOCK_SLACK = timedelta(hours=1)
 """By how much the clocks of NATS servers may differ, of which each may have stored events."""
 PRUNE_LOOKS = 5_000
@@ -51,10 +55,21 @@ class Lag(Struct, frozen=True, kw_only=True):
 
 
 class Projector:
-    """`async with Projector(log, read_model) as projector`: works in the background until the end of the block."""
+    """`async with Projector(log, read_model) as projector`: works in the background until the end
+    of the block.
+    """
 
-    def __init__(self, log: EventLog, read_model: ReadModel, *, retention_s: float = DEFAULT_EVENT_RETENTION_S, complaints: LogLimiter | None = None) -> None:
-        """`retention_s`: what ended longer ago may have been purged from the log; 0: nothing. `complaints`: of whoever makes one projector after another."""
+    def __init__(
+        self,
+        log: EventLog,
+        read_model: ReadModel,
+        *,
+        retention_s: float = DEFAULT_EVENT_RETENTION_S,
+        complaints: LogLimiter | None = None,
+    ) -> None:
+        """`retention_s`: what ended longer ago may have been purged from the log; 0: nothing.
+        `complaints`: of whoever makes one projector after another.
+        """
         self._complaints = complaints or LogLimiter(logging.getLogger(__name__))
         self.failure: BaseException | None = None
         """Why it stopped; None while it works."""
@@ -80,7 +95,9 @@ class Projector:
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
-            await end(self._task, within_s=2 * STOP_TIMEOUT_S, again_s=STOP_TIMEOUT_S)  # its reader deletes its consumer
+            await end(
+                self._task, within_s=2 * STOP_TIMEOUT_S, again_s=STOP_TIMEOUT_S
+            )  # its reader deletes its consumer
         await asyncio.to_thread(self._thread.shutdown)
         self._writer.close()
 
@@ -98,11 +115,15 @@ class Projector:
 
     @property
     def lag_s(self) -> float | None:
-        """Seconds since the read model last held all of the log for certain, also while NATS is silent; None: it never did. For any thread."""
+        """Seconds since the read model last held all of the log for certain, also while NATS is
+        silent; None: it never did. For any thread.
+        """
         return None if self._current_at is None else monotonic() - self._current_at
 
     async def wait_for(self, seq: int, timeout_s: float) -> bool:
-        """Wait until the log is applied up to `seq`; False when that does not happen in time, or the projector has stopped."""
+        """Wait until the log is applied up to `seq`; False when that does not happen in time, or
+        the projector has stopped.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 while self.applied_seq < seq and self._working:
@@ -112,7 +133,8 @@ class Projector:
         return self.applied_seq >= seq
 
     async def subscribe(self) -> AsyncIterator[int]:
-        """The applied sequence now, and again whenever it has moved: what was missed in between is in the last one. Ends with the projector.
+        """The applied sequence now, and again whenever it has moved: what was missed in between is
+        in the last one. Ends with the projector.
 
         It goes back to 0 when the log was replaced.
         """
@@ -126,20 +148,29 @@ class Projector:
                 await moved.wait()
 
     async def prune(self, before: datetime) -> int:
-        """Delete what finished or was written before and is not in the log any more; gives the number of jobs. A second call is harmless.
+        """Delete what finished or was written before and is not in the log any more; gives the
+        number of jobs. A second call is harmless.
 
-        The log decides, not the clock: so the read model is always what a rebuild would give, whoever purges, and when. Where nobody purges all that is old
-        would be asked for each time: after PRUNE_LOOKS questions in vain it stops, and the next call goes on there.
+        The log decides, not the clock: so the read model is always what a rebuild would give,
+        whoever purges, and when. Where nobody purges all that is old would be asked for each time:
+        after PRUNE_LOOKS questions in vain it stops, and the next call goes on there.
         """
         position = self._position
         first_seq = (await self._log.state()).first_seq
         deleted = looks = 0
         while looks < PRUNE_LOOKS:
-            jobs, others, next_seq = await self._in_thread(partial(self._writer.old, before, self._pruned_to))
+            jobs, others, next_seq = await self._in_thread(
+                partial(self._writer.old, before, self._pruned_to)
+            )
             gone = await self._gone([*jobs, *others], first_seq)
             if gone:
-                forgotten = [seq for seq in jobs if seq in gone], [seq for seq in others if seq in gone]
-                await self._in_thread(partial(self._writer.forget, *forgotten, position.stream_created))
+                forgotten = (
+                    [seq for seq in jobs if seq in gone],
+                    [seq for seq in others if seq in gone],
+                )
+                await self._in_thread(
+                    partial(self._writer.forget, *forgotten, position.stream_created)
+                )
                 deleted += len(forgotten[0])
             looks += len(jobs) + len(others) - len(gone)
             self._pruned_to = next_seq or 0
@@ -168,10 +199,15 @@ class Projector:
                 await self._follow(reconnects)
         except Exception as error:
             self.failure = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-            self._complaints.warn(f"the projector stopped at {self.applied_seq}: {self.failure}", exc_info=not isinstance(self.failure, PermissionDenied))
+            self._complaints.warn(
+                f"the projector stopped at {self.applied_seq}: {self.failure}",
+                exc_info=not isinstance(self.failure, PermissionDenied),
+            )
 
     async def _align(self) -> None:
-        """Make sure that the read model is the beginning of this log: keep it if it is, else empty it."""
+        """Make sure that the read model is the beginning of this log: keep it if it is, else empty
+        it.
+        """
         self._position = position = await self._in_thread(self._writer.position)
         state, last = await self._look_at(position)
         reason = mismatch(position, state, last) or self._outdated(position, state)
@@ -185,7 +221,9 @@ class Projector:
     def _outdated(self, position: Position, state: StreamState) -> str | None:
         if not self._retention_s:
             return None
-        return outdated(position, state, state.now - timedelta(seconds=self._retention_s) + CLOCK_SLACK)
+        return outdated(
+            position, state, state.now - timedelta(seconds=self._retention_s) + CLOCK_SLACK
+        )
 
     async def _look_at(self, position: Position) -> tuple[StreamState, Recorded | None]:
         """The log's state and its message at `position`; waits for the server as long as it takes."""
@@ -200,14 +238,18 @@ class Projector:
     async def _follow(self, reconnects: int) -> None:
         """Apply the log until it may be another one: after every reconnect, among others."""
         async with asyncio.TaskGroup() as group:
-            tasks = group.create_task(self._apply_batches(reconnects)), group.create_task(self._watch())
+            tasks = (
+                group.create_task(self._apply_batches(reconnects)),
+                group.create_task(self._watch()),
+            )
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
 
     async def _apply_batches(self, reconnects: int) -> None:
         read = self.applied_seq
-        # suites and control events too: a submission may be answered with the sequence of any message, and `lag` counts them all
+        # suites and control events too: a submission may be answered with the sequence of any
+        # message, and `lag` counts them all
         async with self._log.tail(read + 1, (ALL_EVENTS,), batch=BATCH) as batches:
             async for batch in batches:
                 if batch[0].seq <= read or self._log.connection.reconnects != reconnects:
@@ -221,13 +263,21 @@ class Projector:
     async def _apply(self, batch: list[Recorded]) -> bool:
         """False: another process has emptied the file since."""
         follows = self._position
-        self._position, strangers = await self._in_thread(partial(self._writer.apply, batch, follows))
+        self._position, strangers = await self._in_thread(
+            partial(self._writer.apply, batch, follows)
+        )
         for name in sorted(strangers - self._strangers):
-            log.warning("events of type %r are not known to this version: they stand in the history and change nothing", name)
+            log.warning(
+                "events of type %r are not known to this version: they stand in the history and change nothing",
+                name,
+            )
         self._strangers |= strangers
         self._progress_at = monotonic()
         self._tell()
-        return self._position.stream_created == follows.stream_created and self.applied_seq >= batch[-1].seq
+        return (
+            self._position.stream_created == follows.stream_created
+            and self.applied_seq >= batch[-1].seq
+        )
 
     async def _watch(self) -> None:
         """Look at the log's end now and then. Ends when it is not the log that is being applied."""
@@ -248,7 +298,9 @@ class Projector:
 
     async def _skip_purged(self, position: Position, state: StreamState) -> None:
         if await self._log.next_of(ALL_EVENTS, position.applied_seq + 1) is None:
-            self._position = await self._in_thread(partial(self._writer.skip_to, state.last_seq, position))
+            self._position = await self._in_thread(
+                partial(self._writer.skip_to, state.last_seq, position)
+            )
             self._tell()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -260,7 +312,9 @@ class Projector:
 
 
 def mismatch(position: Position, state: StreamState, last: Recorded | None) -> str | None:
-    """Why a read model at `position` is not the beginning of the log; None when it is. `last`: the log's message there, if it was looked up."""
+    """Why a read model at `position` is not the beginning of the log; None when it is. `last`: the
+    log's message there, if it was looked up.
+    """
     applied = position.applied_seq
     if position.stream_created != state.created:
         return f"it belongs to the log made at {position.stream_created}, this one was made at {state.created}"
@@ -274,7 +328,13 @@ def mismatch(position: Position, state: StreamState, last: Recorded | None) -> s
 
 
 def outdated(position: Position, state: StreamState, horizon: datetime) -> str | None:
-    """Why events that follow `position` may have been purged before they were applied; None when they cannot have been."""
-    if position.applied_at is not None and position.applied_at < horizon and state.last_seq > position.applied_seq:
+    """Why events that follow `position` may have been purged before they were applied; None when
+    they cannot have been.
+    """
+    if (
+        position.applied_at is not None
+        and position.applied_at < horizon
+        and state.last_seq > position.applied_seq
+    ):
         return f"the last applied event is of {position.applied_at:%Y-%m-%d}: later ones may have been purged since"
     return None

@@ -1,9 +1,11 @@
 """The SQLite file of the read model: its tables, how it is opened, and when it is thrown away.
 
-The log is the authority, so the file is never migrated: a file of another version, or a damaged one, makes room for an empty one, which the projector fills.
+The log is the authority, so the file is never migrated: a file of another version, or a damaged
+one, makes room for an empty one, which the projector fills.
 
-Times are integers, microseconds since 1970 in UTC: exactly what an event's `at` holds, in any time zone it was written in, ordered and subtracted without
-parsing. For people: `datetime(created_at / 1e6, 'unixepoch')`.
+Times are integers, microseconds since 1970 in UTC: exactly what an event's `at` holds, in any time
+zone it was written in, ordered and subtracted without parsing. For people: `datetime(created_at /
+1e6, 'unixepoch')`.
 """
 
 from __future__ import annotations
@@ -227,7 +229,20 @@ CREATE TABLE IF NOT EXISTS test_days (
     PRIMARY KEY (test, target, org_id, day)
 ) WITHOUT ROWID;
 """
-CONTENT = ("events", "jobs", "openings", "suite_jobs", "suites", "job_tags", "dead_letters", "pauses", "tallies", "hours", "tests", "test_days")
+CONTENT = (
+    "events",
+    "jobs",
+    "openings",
+    "suite_jobs",
+    "suites",
+    "job_tags",
+    "dead_letters",
+    "pauses",
+    "tallies",
+    "hours",
+    "tests",
+    "test_days",
+)
 """The tables that are made from the log; `position` says from how much of it."""
 
 BUSY_TIMEOUT_S = 10.0
@@ -241,7 +256,9 @@ def micros(at: datetime) -> int:
 
 
 def instant(at: int) -> datetime:
-    """The time of a column. One before year 1 or after 9999 in UTC (a time zone can make it so) becomes the nearest there is."""
+    """The time of a column. One before year 1 or after 9999 in UTC (a time zone can make it so)
+    becomes the nearest there is.
+    """
     try:
         return _EPOCH + at * _MICROSECOND
     except OverflowError:
@@ -251,8 +268,15 @@ def instant(at: int) -> datetime:
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that leaves transactions to its user and may move between threads."""
     # mode=rw: a file that was deleted must not come back empty, without tables and open to others
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    # a power cut may cost the last transactions, never consistency: the position is among them, and the log has the events
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    # a power cut may cost the last transactions, never consistency: the position is among them, and
+    # the log has the events
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -32768")
     return connection
@@ -261,19 +285,30 @@ def connect(path: Path) -> sqlite3.Connection:
 def prepare(path: Path) -> None:
     """Make `path` a read model of this version, empty unless it is one already.
 
-    A file of ours of another version is deleted; a damaged one is put aside as `<name>.damaged`. Raises SchemaMismatch for a database of somebody else.
+    A file of ours of another version is deleted; a damaged one is put aside as `<name>.damaged`.
+    Raises SchemaMismatch for a database of somebody else.
     """
     private_files.make_directory(path.parent)
     try:
         fits = _fits(path)
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):  # locked, no permission, disk full: nothing that throwing it away would mend
+        if isinstance(
+            error, sqlite3.OperationalError
+        ):  # locked, no permission, disk full: nothing that throwing it away would mend
             raise
-        log.warning("the read model %s is damaged (%s): it is made anew from the log, the old file is kept as %s.damaged", path, error, path.name)
+        log.warning(
+            "the read model %s is damaged (%s): it is made anew from the log, the old file is kept as %s.damaged",
+            path,
+            error,
+            path.name,
+        )
         _remove(path, keep_as=path.with_name(path.name + ".damaged"))
     else:
         if not fits:
-            log.warning("the read model %s was written by another version: it is made anew from the log", path)
+            log.warning(
+                "the read model %s was written by another version: it is made anew from the log",
+                path,
+            )
             _remove(path)
     path.touch(mode=0o600)
     for suffix in ("", *_JOURNALS, ".damaged"):  # SQLite gives new journals the mode of the file
@@ -292,17 +327,23 @@ def _fits(path: Path) -> bool:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if application_id != APPLICATION_ID:
             if tables:
-                raise SchemaMismatch(f"{path} is a database, but not a read model of qgjet: set api.database to another path")
+                raise SchemaMismatch(
+                    f"{path} is a database, but not a read model of qgjet: set api.database to another path"
+                )
             return True
         if version == VERSION:
-            problems = [text for (text,) in connection.execute("PRAGMA quick_check(3)") if text != "ok"]
+            problems = [
+                text for (text,) in connection.execute("PRAGMA quick_check(3)") if text != "ok"
+            ]
             if problems:
                 raise sqlite3.DatabaseError("; ".join(problems))
     return bool(version == VERSION)
 
 
 def remove_journals(path: Path) -> None:
-    """Remove what is left of a file that is gone: SQLite would apply it to the next one of that name."""
+    """Remove what is left of a file that is gone: SQLite would apply it to the next one of that
+    name.
+    """
     for suffix in _JOURNALS:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
@@ -316,5 +357,9 @@ def _remove(path: Path, *, keep_as: Path | None = None) -> None:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer, nor it for them
-    connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {TABLES} COMMIT;")
+    connection.execute(
+        "PRAGMA journal_mode = WAL"
+    )  # readers do not wait for the writer, nor it for them
+    connection.executescript(
+        f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {TABLES} COMMIT;"
+    )

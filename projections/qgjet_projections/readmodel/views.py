@@ -76,7 +76,9 @@ class JobView(Struct, frozen=True, kw_only=True):
     agent: str
     """The agent that runs it, or ran its last attempt."""
     reason: str
-    """Why it is where it is: code of the last outcome, release, loss or cancel; `flaky` and `not_passed_again` after a retry; `replaced`."""
+    """Why it is where it is: code of the last outcome, release, loss or cancel; `flaky` and
+    `not_passed_again` after a retry; `replaced`.
+    """
     message: str
     cancel_requested: bool
     submitted_by: str
@@ -120,7 +122,9 @@ class SuiteView(Struct, frozen=True, kw_only=True):
     org_id: str
     jobs: int
     attached: int
-    """Jobs among them that were live before the suite asked for them: it waits for them, and does not cancel them."""
+    """Jobs among them that were live before the suite asked for them: it waits for them, and does
+    not cancel them.
+    """
     to_come: int
     """Jobs of a large submission that are not stored yet."""
     missing: int
@@ -158,7 +162,9 @@ class WaitingView(Struct, frozen=True, kw_only=True):
 
 class Rates(NamedTuple):
     runs: int
-    """Jobs that said something about the app: all but infra_error, config_error, cancelled and skipped."""
+    """Jobs that said something about the app: all but infra_error, config_error, cancelled and
+    skipped.
+    """
     passed: float | None
     """Share of the runs that passed, flaky ones too; None without runs."""
     flaky: float | None

@@ -1,7 +1,8 @@
 """The writing side of the read model: one transaction per batch, rows and position together.
 
-Several processes may write one file: a transaction starts from the position it finds, so what somebody else has applied is skipped, never applied twice.
-Whatever ends a transaction early (a crash, SIGKILL, a full disk) leaves the file at the position before it.
+Several processes may write one file: a transaction starts from the position it finds, so what
+somebody else has applied is skipped, never applied twice. Whatever ends a transaction early (a
+crash, SIGKILL, a full disk) leaves the file at the position before it.
 """
 
 from __future__ import annotations
@@ -22,26 +23,61 @@ from msgspec.structs import fields
 
 from qgjet.store.event_log import Recorded
 from qgjet_projections.readmodel import schema
-from qgjet_projections.readmodel.apply import TEST_SUMS, Batch, Ended, Row, Standing, slot_key, standing_of, statistics_of
+from qgjet_projections.readmodel.apply import (
+    TEST_SUMS,
+    Batch,
+    Ended,
+    Row,
+    Standing,
+    slot_key,
+    standing_of,
+    statistics_of,
+)
 from qgjet_projections.readmodel.schema import instant, micros
 
 KNOWN_SLOTS = 5_000
-"""Slots whose latest job is kept in memory between batches, some 1.5 kB each: those under way, mostly. Others are loaded with one statement per batch."""
+"""Slots whose latest job is kept in memory between batches, some 1.5 kB each: those under way,
+mostly. Others are loaded with one statement per batch.
+"""
 CHECKPOINT_PAGES = 8_000
-"""Size of the write-ahead log at which SQLite copies it into the file: 32 MB; the default of 4 MB halves the rate of catching up."""
+"""Size of the write-ahead log at which SQLite copies it into the file: 32 MB; the default of 4 MB
+halves the rate of catching up.
+"""
 _KEYS_PER_STATEMENT = (1, 64, 4_096)
-"""Statements are padded to one of these, so that few have to be prepared. Few and large: each one gives the interpreter lock away and has to wait for it."""
+"""Statements are padded to one of these, so that few have to be prepared. Few and large: each one
+gives the interpreter lock away and has to wait for it.
+"""
 
 _COLUMNS = tuple(field.name for field in fields(Row))
-_FIXED = frozenset({"submitted_seq", "job_id", "slot", "org_id", "app_version_id", "target", "test", "accepted_at", "created_at", "replaces", "rerun_of"})
+_FIXED = frozenset(
+    {
+        "submitted_seq",
+        "job_id",
+        "slot",
+        "org_id",
+        "app_version_id",
+        "target",
+        "test",
+        "accepted_at",
+        "created_at",
+        "replaces",
+        "rerun_of",
+    }
+)
 _INTO_JOBS = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES"
-_OR_UPDATE = "ON CONFLICT (submitted_seq) DO UPDATE SET " + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS if column not in _FIXED)
+_OR_UPDATE = "ON CONFLICT (submitted_seq) DO UPDATE SET " + ", ".join(
+    f"{column} = excluded.{column}" for column in _COLUMNS if column not in _FIXED
+)
 _ROWS_PER_STATEMENT = (128, 16, 1)
-"""Many rows in one step: SQLite gives the interpreter lock away at each, and then has to wait until the event loop lets go of it."""
+"""Many rows in one step: SQLite gives the interpreter lock away at each, and then has to wait until
+the event loop lets go of it.
+"""
 _TALLY = """
 INSERT INTO tallies VALUES (?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, attempts = attempts + excluded.attempts"""
-_HOURS = "INSERT INTO hours VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
+_HOURS = (
+    "INSERT INTO hours VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
+)
 _SUMS = ", ".join(TEST_SUMS)
 _ADDED = f"CREATE TEMP TABLE added (test, target, org_id, day, {_SUMS})"
 _ADD_UP = (
@@ -136,17 +172,29 @@ class Writer:
         self._connection.close()
 
     def position(self) -> Position:
-        row = self._connection.execute("SELECT applied_seq, stream_created, fingerprint, applied_at FROM position").fetchone()
-        return Position(applied_seq=row[0], stream_created=row[1], fingerprint=row[2], applied_at=None if row[3] is None else instant(row[3]))
+        row = self._connection.execute(
+            "SELECT applied_seq, stream_created, fingerprint, applied_at FROM position"
+        ).fetchone()
+        return Position(
+            applied_seq=row[0],
+            stream_created=row[1],
+            fingerprint=row[2],
+            applied_at=None if row[3] is None else instant(row[3]),
+        )
 
     def apply(self, messages: Sequence[Recorded], follows: Position) -> tuple[Position, set[str]]:
-        """Apply messages that come next after `follows`; gives the new position, and the names of events that could not be read.
+        """Apply messages that come next after `follows`; gives the new position, and the names of
+        events that could not be read.
 
-        Nothing is written when another process has applied them already, or has emptied the file: the position says so.
+        Nothing is written when another process has applied them already, or has emptied the file:
+        the position says so.
         """
         with self._transaction():
             found = self.position()
-            if found.stream_created != follows.stream_created or found.applied_seq < follows.applied_seq:
+            if (
+                found.stream_created != follows.stream_created
+                or found.applied_seq < follows.applied_seq
+            ):
                 return found, set()
             fresh = [one for one in messages if one.seq > found.applied_seq]
             if not fresh:
@@ -163,21 +211,31 @@ class Writer:
         """Nothing is left in the log up to `seq`: it was purged."""
         with self._transaction():
             if self.position() == follows:
-                self._connection.execute("UPDATE position SET applied_seq = ?, fingerprint = x''", (seq,))
+                self._connection.execute(
+                    "UPDATE position SET applied_seq = ?, fingerprint = x''", (seq,)
+                )
         return self.position()
 
     def reset(self, stream_created: str) -> Position:
-        """Empty the read model, for the log made at `stream_created`. Readers see it full until it is empty."""
+        """Empty the read model, for the log made at `stream_created`. Readers see it full until it
+        is empty.
+        """
         with self._transaction():
             for table in schema.CONTENT:
                 self._connection.execute(f"DELETE FROM {table}")
-            self._connection.execute("UPDATE position SET applied_seq = 0, stream_created = ?, fingerprint = x'', applied_at = NULL", (stream_created,))
+            self._connection.execute(
+                "UPDATE position SET applied_seq = 0, stream_created = ?, fingerprint = x'', applied_at = NULL",
+                (stream_created,),
+            )
         self._standings.clear()
         return self.position()
 
-    def old(self, before: datetime, after_seq: int, limit: int = 1000) -> tuple[list[int], list[int], int | None]:
-        """What may be gone from the log, among the next `limit` events that begin a job or belong to none: jobs that finished before, by the sequence of
-        their submission, and other events written before. Third, where to go on; None at the end.
+    def old(
+        self, before: datetime, after_seq: int, limit: int = 1000
+    ) -> tuple[list[int], list[int], int | None]:
+        """What may be gone from the log, among the next `limit` events that begin a job or belong
+        to none: jobs that finished before, by the sequence of their submission, and other events
+        written before. Third, where to go on; None at the end.
         """
         horizon = micros(before)
         window = self._connection.execute(_WINDOW, {"after": after_seq, "limit": limit}).fetchall()
@@ -186,18 +244,29 @@ class Writer:
         return jobs, others, window[-1][0] if len(window) == limit else None
 
     def forget(self, jobs: Sequence[int], others: Sequence[int], stream_created: str) -> None:
-        """Delete jobs, with all that belongs to them, and events that belong to none. Nothing when the file belongs to another log by now."""
+        """Delete jobs, with all that belongs to them, and events that belong to none. Nothing when
+        the file belongs to another log by now.
+        """
         with self._transaction() as connection:
             if self.position().stream_created == stream_created:
                 suites = self._delete([(seq,) for seq in jobs])
-                connection.executemany("DELETE FROM events WHERE seq = ? AND submitted_seq = 0", [(seq,) for seq in others])
+                connection.executemany(
+                    "DELETE FROM events WHERE seq = ? AND submitted_seq = 0",
+                    [(seq,) for seq in others],
+                )
                 for seq in others:
-                    suites.update(connection.execute("DELETE FROM openings WHERE seq = ? RETURNING suite_id, org_id", (seq,)))
+                    suites.update(
+                        connection.execute(
+                            "DELETE FROM openings WHERE seq = ? RETURNING suite_id, org_id", (seq,)
+                        )
+                    )
                 self._date(suites, shrunk=True)
 
     def _delete(self, old: list[tuple[int]]) -> set[tuple[str, str]]:
         """Gives the suites that they were in."""
-        self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS pruned (submitted_seq INTEGER PRIMARY KEY)")
+        self._connection.execute(
+            "CREATE TEMP TABLE IF NOT EXISTS pruned (submitted_seq INTEGER PRIMARY KEY)"
+        )
         self._connection.execute("DELETE FROM pruned")
         self._connection.executemany("INSERT INTO pruned VALUES (?)", old)
         ended = [Ended(*found) for found in self._connection.execute(_ENDED)]
@@ -248,7 +317,9 @@ class Writer:
         size = next(size for size in _KEYS_PER_STATEMENT if size >= len(keys))
         latest = f"SELECT max(submitted_seq) FROM jobs WHERE slot IN ({', '.join('?' * size)}) GROUP BY slot"
         padded = keys + [""] * (size - len(keys))  # no slot's key is empty
-        for values in self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE submitted_seq IN ({latest})", padded):
+        for values in self._connection.execute(
+            f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE submitted_seq IN ({latest})", padded
+        ):
             row = Row(*values)
             self._standings[row.slot] = standing_of(row)
 
@@ -258,14 +329,24 @@ class Writer:
         self._insert(_INTO_JOBS, len(_COLUMNS), list(batch.rows()), _OR_UPDATE)
         come, go = batch.suite_changes()
         if come:
-            connection.executemany("INSERT INTO suite_jobs VALUES (?, ?, ?, 0) ON CONFLICT DO UPDATE SET attached = 0", come)
+            connection.executemany(
+                "INSERT INTO suite_jobs VALUES (?, ?, ?, 0) ON CONFLICT DO UPDATE SET attached = 0",
+                come,
+            )
         if go:
-            connection.executemany("DELETE FROM suite_jobs WHERE (suite_id, org_id, submitted_seq) = (?, ?, ?)", go)
+            connection.executemany(
+                "DELETE FROM suite_jobs WHERE (suite_id, org_id, submitted_seq) = (?, ?, ?)", go
+            )
         if batch.openings:
-            connection.executemany("INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", batch.openings)
+            connection.executemany(
+                "INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", batch.openings
+            )
         if batch.attached:
             connection.executemany(_ATTACH, batch.attached)
-        self._date({one[:2] for one in (*come, *go)} | {one[1:3] for one in batch.openings}, shrunk=bool(go))
+        self._date(
+            {one[:2] for one in (*come, *go)} | {one[1:3] for one in batch.openings},
+            shrunk=bool(go),
+        )
         if batch.new_tags:
             connection.executemany("INSERT INTO job_tags VALUES (?, ?, ?)", batch.new_tags)
         for step, values in batch.decisions:
@@ -284,14 +365,21 @@ class Writer:
             for statement in _ADD_UP:
                 self._connection.execute(statement)
 
-    def _insert(self, head: str, width: int, rows: Sequence[tuple[Any, ...]], tail: str = "") -> None:
+    def _insert(
+        self, head: str, width: int, rows: Sequence[tuple[Any, ...]], tail: str = ""
+    ) -> None:
         start = 0
         for size in _ROWS_PER_STATEMENT:
             statement = _values(head, width, size, tail)
             while len(rows) - start >= size:
-                self._connection.execute(statement, list(chain.from_iterable(rows[start : start + size])))
+                self._connection.execute(
+                    statement, list(chain.from_iterable(rows[start : start + size]))
+                )
                 start += size
 
     def _move_to(self, last: Recorded) -> Position:
-        self._connection.execute("UPDATE position SET applied_seq = ?, fingerprint = ?, applied_at = ?", (last.seq, fingerprint(last), last.stored_at))
+        self._connection.execute(
+            "UPDATE position SET applied_seq = ?, fingerprint = ?, applied_at = ?",
+            (last.seq, fingerprint(last), last.stored_at),
+        )
         return self.position()

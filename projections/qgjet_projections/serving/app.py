@@ -24,7 +24,19 @@ from qgjet_projections.api.bodies import MAX_BODY_BYTES, JsonRequest
 from qgjet_projections.api.headers import protect
 from qgjet_projections.api.problems import HANDLERS
 from qgjet_projections.api.reads import APPLIED_SEQ, LAG, PROVIDERS, mark_lag
-from qgjet_projections.api.routes import artifacts, dead, events, health, jobs, logs, queue, statistics, submissions, suite_reports, suites
+from qgjet_projections.api.routes import (
+    artifacts,
+    dead,
+    events,
+    health,
+    jobs,
+    logs,
+    queue,
+    statistics,
+    submissions,
+    suite_reports,
+    suites,
+)
 from qgjet_projections.api.routes.docs import openapi_config
 from qgjet_projections.service import Service, open_service
 from qgjet_projections.web.page import template_config
@@ -81,16 +93,24 @@ OTHERS: dict[str, ControllerRouterHandler] = {
 ROUTES = [*API.values(), *OTHERS.values()]
 
 
-def operation_id(handler: HTTPRouteHandler, method: Method, _: list[str | PathParameterDefinition]) -> str:
+def operation_id(
+    handler: HTTPRouteHandler, method: Method, _: list[str | PathParameterDefinition]
+) -> str:
     """Of a handler by one of its methods. A HEAD has the name of its GET behind it."""
-    name = next(name for name, one in (API | OTHERS).items() if isinstance(one, HTTPRouteHandler) and one.fn is handler.fn)
+    name = next(
+        name
+        for name, one in (API | OTHERS).items()
+        if isinstance(one, HTTPRouteHandler) and one.fn is handler.fn
+    )
     return name if method != "HEAD" else f"head{name[0].upper()}{name[1:]}"
 
 
 def create_app(settings: Settings) -> Litestar:
-    """An application that opens its service when it starts and closes it when it ends, for any ASGI server.
+    """An application that opens its service when it starts and closes it when it ends, for any ASGI
+    server.
 
-    Nobody knows where that listens: raises InvalidSettings unless there is a token, or `api.auth` is off.
+    Nobody knows where that listens: raises InvalidSettings unless there is a token, or `api.auth`
+    is off.
     """
     access = access_of(settings.api, everywhere=True)
 
@@ -103,7 +123,9 @@ def create_app(settings: Settings) -> Litestar:
     return app_over(opened, access, settings.api)
 
 
-def app_over(opened: Callable[[], AbstractAsyncContextManager[Service]], access: Access, api: ApiSettings) -> Litestar:
+def app_over(
+    opened: Callable[[], AbstractAsyncContextManager[Service]], access: Access, api: ApiSettings
+) -> Litestar:
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with opened() as service:
@@ -140,8 +162,23 @@ def _cors(api: ApiSettings) -> CORSConfig | None:
     return CORSConfig(
         allow_origins=list(api.cors_origins),
         allow_methods=["GET", "HEAD", "POST"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Range"],
-        expose_headers=["Content-Disposition", "ETag", "Idempotency-Replayed", "Location", APPLIED_SEQ, LAG, "Retry-After"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-None-Match",
+            "Last-Event-ID",
+            "Range",
+        ],
+        expose_headers=[
+            "Content-Disposition",
+            "ETag",
+            "Idempotency-Replayed",
+            "Location",
+            APPLIED_SEQ,
+            LAG,
+            "Retry-After",
+        ],
         max_age=600,
     )
 
@@ -150,7 +187,8 @@ def _cors(api: ApiSettings) -> CORSConfig | None:
 def _closing_on_signals(service: Service) -> Iterator[None]:
     """Tell the streams that the process is about to end.
 
-    An ASGI server says so only after the last response is complete, which a stream never is by itself; so the signal is heard on its way to the server.
+    An ASGI server says so only after the last response is complete, which a stream never is by
+    itself; so the signal is heard on its way to the server.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

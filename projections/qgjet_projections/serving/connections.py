@@ -1,7 +1,8 @@
-"""Bounds on connections: uvicorn's HTTP protocol with deadlines for requests, and with limits for all connections and for those of one address.
+"""Bounds on connections: uvicorn's HTTP protocol with deadlines for requests, and with limits for
+all connections and for those of one address.
 
-uvicorn waits for ever for the rest of a request header or body. For servers that qgjet does not start: `uvicorn --http
-qgjet_projections.serving.connections:BoundedProtocol`.
+uvicorn waits for ever for the rest of a request header or body. For servers that qgjet does not
+start: `uvicorn --http qgjet_projections.serving.connections:BoundedProtocol`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_S = 10.0
-"""From the start of a connection, or the end of the answer before, to the end of a request header."""
+"""From the start of a connection, or the end of the answer before, to the end of a request header.
+"""
 BODY_S = 60.0
 """From the end of a request header to the end of its body, 1 MiB at most."""
 MAX_CONNECTIONS = 4096
@@ -26,7 +28,9 @@ _FULL = (
 
 
 def max_connections() -> int:
-    """Three quarters of the files that this process may open: the rest is for the read model and for NATS."""
+    """Three quarters of the files that this process may open: the rest is for the read model and
+    for NATS.
+    """
     if sys.platform == "win32":
         return MAX_CONNECTIONS
     import resource
@@ -37,7 +41,9 @@ def max_connections() -> int:
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection. At a limit, the connection that has waited longest for a request makes room for a new one."""
+    """One connection. At a limit, the connection that has waited longest for a request makes room
+    for a new one.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,7 +79,9 @@ class BoundedProtocol(H11Protocol):
     # -- deadlines ---------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Set the deadline of the stage that the connection is in. More data of the same stage does not move it."""
+        """Set the deadline of the stage that the connection is in. More data of the same stage does
+        not move it.
+        """
         stage = (None, True) if self.idle else (self.cycle, self.cycle.more_body)
         if stage == self._stage:
             return
@@ -103,7 +111,11 @@ class BoundedProtocol(H11Protocol):
         return self._within(most // 2, self._host) and self._within(most)
 
     def _within(self, most: int, host: str | None = None) -> bool:
-        connections = [one for one in self.connections if isinstance(one, BoundedProtocol) and host in (None, one._host)]
+        connections = [
+            one
+            for one in self.connections
+            if isinstance(one, BoundedProtocol) and host in (None, one._host)
+        ]
         if len(connections) <= most:
             return True
         idle = [one for one in connections if one is not self and one.idle]

@@ -1,8 +1,10 @@
-"""Everything on this machine: a NATS server, the API and an agent for all declared targets. For `qgjet up`, and for `qgjet run` without a server.
+"""Everything on this machine: a NATS server, the API and an agent for all declared targets. For
+`qgjet up`, and for `qgjet run` without a server.
 
-API and agent are tasks of this process, not processes of their own: there is one thing to signal and one thing that can die, nothing has to be supervised,
-and the load is small, because tests run in processes of their own anyway. Whatever happens to this process, the jobs end with it (their guardians see to
-that) and so does the NATS server.
+API and agent are tasks of this process, not processes of their own: there is one thing to signal
+and one thing that can die, nothing has to be supervised, and the load is small, because tests run
+in processes of their own anyway. Whatever happens to this process, the jobs end with it (their
+guardians see to that) and so does the NATS server.
 """
 
 from __future__ import annotations
@@ -36,25 +38,44 @@ WATCH_S = 0.2
 AGENT_ENDS_S = 30.0
 """How long what runs may take to end when the stack is closed. Then it is killed."""
 
-_KEEPER = "import os, signal, sys; sys.stdin.buffer.read(); os.kill(int(sys.argv[1]), signal.SIGKILL)"
+_KEEPER = (
+    "import os, signal, sys; sys.stdin.buffer.read(); os.kill(int(sys.argv[1]), signal.SIGKILL)"
+)
 
 
 class LocalStack:
-    """`async with LocalStack(settings) as stack`: `stack.nats_url` and `stack.api_url` answer inside the block, and nothing is left after it.
+    """`async with LocalStack(settings) as stack`: `stack.nats_url` and `stack.api_url` answer
+    inside the block, and nothing is left after it.
 
-    Without a `data_dir` everything lives in a temporary directory and is gone with it. Ports are free ones unless they are named. A part that ends by
-    itself ends the block: it is cancelled, and the part's error is raised in its place. Leaving the block halts the agent: what still runs is stopped.
+    Without a `data_dir` everything lives in a temporary directory and is gone with it. Ports are
+    free ones unless they are named. A part that ends by itself ends the block: it is cancelled, and
+    the part's error is raised in its place. Leaving the block halts the agent: what still runs is
+    stopped.
 
-    Raises InvalidSettings (no targets, a port or directory in use), NatsUnavailable when the server does not start.
+    Raises InvalidSettings (no targets, a port or directory in use), NatsUnavailable when the server
+    does not start.
     """
 
-    def __init__(self, settings: Settings, *, data_dir: Path | None = None, nats_port: int = ANY_NATS_PORT, api_port: int = 0, with_agent: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        data_dir: Path | None = None,
+        nats_port: int = ANY_NATS_PORT,
+        api_port: int = 0,
+        with_agent: bool = True,
+    ) -> None:
         if with_agent:
             chosen_targets(settings)
         self.settings = settings
         """Inside the block with the addresses of this stack."""
         self.agent: Agent | None = None
-        self._data_dir, self._nats_port, self._api_port, self._with_agent = data_dir, nats_port, api_port, with_agent
+        self._data_dir, self._nats_port, self._api_port, self._with_agent = (
+            data_dir,
+            nats_port,
+            api_port,
+            with_agent,
+        )
         self._parts = contextlib.AsyncExitStack()
         self._owner: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -85,11 +106,18 @@ class LocalStack:
             raise
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self._close(error)
 
     async def _close(self, error: BaseException | None) -> None:
-        """Close the parts. In place of the cancellation that a part's end caused, and only of that one, raises the part's error."""
+        """Close the parts. In place of the cancellation that a part's end caused, and only of that
+        one, raises the part's error.
+        """
         self._closing = True
         try:
             await self._parts.aclose()
@@ -97,7 +125,11 @@ class LocalStack:
             error = cancelled
         if not isinstance(error, asyncio.CancelledError):
             return
-        if self._failure is not None and self._owner is not None and self._owner.uncancel() <= self._cancelling:
+        if (
+            self._failure is not None
+            and self._owner is not None
+            and self._owner.uncancel() <= self._cancelling
+        ):
             raise self._failure from None
         raise error
 
@@ -107,14 +139,25 @@ class LocalStack:
         enter = self._parts.enter_async_context
         directory = self._parts.enter_context(_data_directory(self._data_dir))
         server = await enter(self._server(directory))
-        one = replace(self.settings.queue, replicas=1)  # a single server, whatever the cluster of these settings has
-        api = replace(self.settings.api, host="127.0.0.1", port=self._api_port, database=str(directory / "read-model.sqlite"))
+        one = replace(
+            self.settings.queue, replicas=1
+        )  # a single server, whatever the cluster of these settings has
+        api = replace(
+            self.settings.api,
+            host="127.0.0.1",
+            port=self._api_port,
+            database=str(directory / "read-model.sqlite"),
+        )
         if self._data_dir is None:  # for one run: gone before anybody could have a token for it
             api = replace(api, auth=False)
         # the login of these settings is for another server
-        self.settings = replace(self.settings, nats_url=server.url, nats=NatsSettings(), queue=one, api=api)
+        self.settings = replace(
+            self.settings, nats_url=server.url, nats=NatsSettings(), queue=one, api=api
+        )
         connection = await enter(connect(server.url, name="qgjet-local"))
-        await streams.ensure(connection, self.settings.deployment)  # the API, next, puts these settings in force
+        await streams.ensure(
+            connection, self.settings.deployment
+        )  # the API, next, puts these settings in force
         self.settings = replace(self.settings, api_url=await enter(self._api()))
         if self._with_agent:
             await enter(self._serving(EventLog(connection)))
@@ -186,12 +229,16 @@ async def _ended(server: NatsServer) -> None:
     while server.process is not None and server.process.poll() is None:  # noqa: ASYNC110 - a Popen tells nobody
         await asyncio.sleep(WATCH_S)
     if server.process is not None:
-        raise NatsUnavailable(f"the embedded NATS server ended with code {server.process.returncode}; its log is {server.log_file}")
+        raise NatsUnavailable(
+            f"the embedded NATS server ended with code {server.process.returncode}; its log is {server.log_file}"
+        )
 
 
 @contextlib.contextmanager
 def _kept(server: NatsServer) -> Iterator[None]:
-    """Where the kernel does not end the server with its owner (it does on Linux), a process of our own does: its stdin ends when we do."""
+    """Where the kernel does not end the server with its owner (it does on Linux), a process of our
+    own does: its stdin ends when we do.
+    """
     if sys.platform == "linux" or server.process is None:
         yield
         return
@@ -218,7 +265,12 @@ def _data_directory(asked: Path | None) -> Iterator[Path]:
         raise InvalidSettings("data_dir", f"{path} cannot be used: {error.strerror}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when we are gone, however
+            fcntl.flock(
+                lock, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # the kernel lets go of it when we are gone, however
         except BlockingIOError:
-            raise InvalidSettings("data_dir", f"{path} is in use by another qgjet; stop that one, or name another directory") from None
+            raise InvalidSettings(
+                "data_dir",
+                f"{path} is in use by another qgjet; stop that one, or name another directory",
+            ) from None
         yield path

@@ -27,26 +27,34 @@ GRACE_S = 5.0
 
 
 async def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
-    """Serve the API until cancelled; then finish what is under way, close, and raise CancelledError.
+    """Serve the API until cancelled; then finish what is under way, close, and raise
+    CancelledError.
 
-    `ready` is called once with the URL (port 0: the one the kernel chose). Signals are the caller's business. Raises InvalidSettings when the address
-    cannot be listened on, or others could reach it without a token; IncompatibleServer when the NATS server must not be used. A missing NATS server is waited
-    for while the API answers 503.
+    `ready` is called once with the URL (port 0: the one the kernel chose). Signals are the caller's
+    business. Raises InvalidSettings when the address cannot be listened on, or others could reach
+    it without a token; IncompatibleServer when the NATS server must not be used. A missing NATS
+    server is waited for while the API answers 503.
     """
     access = access_of(settings.api, everywhere=False)
     listener = _listen(settings.api)
     if not access.required:
-        log.info("Open to everybody on this machine: no token is asked for%s", " until `qgjet token create` has made one" if settings.api.auth else "")
+        log.info(
+            "Open to everybody on this machine: no token is asked for%s",
+            " until `qgjet token create` has made one" if settings.api.auth else "",
+        )
     try:
         async with open_service(settings) as service:
-            await _run(_server(service, access, lambda: ready(_url(settings.api, listener))), listener)
+            await _run(
+                _server(service, access, lambda: ready(_url(settings.api, listener))), listener
+            )
     finally:
         listener.close()
 
 
 def _listen(api: ApiSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
-    # with the protocol named: asyncio sets TCP_NODELAY only then, and without it every answer waits 40 ms for an acknowledgement
+    # with the protocol named: asyncio sets TCP_NODELAY only then, and without it every answer waits
+    # 40 ms for an acknowledgement
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # on Windows it would share the port with others
@@ -55,7 +63,10 @@ def _listen(api: ApiSettings) -> socket.socket:
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()
-        raise InvalidSettings("api.port", f"cannot listen on {api.host}:{api.port}: {getattr(error, 'strerror', None) or error}") from error
+        raise InvalidSettings(
+            "api.port",
+            f"cannot listen on {api.host}:{api.port}: {getattr(error, 'strerror', None) or error}",
+        ) from error
     return listener
 
 
@@ -90,7 +101,9 @@ async def _run(server: _Server, listener: socket.socket) -> None:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, *, started: Callable[[], None], closing: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, started: Callable[[], None], closing: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._started = started
         self._closing = closing
@@ -102,7 +115,9 @@ class _Server(uvicorn.Server):
         self._stopping.set()
 
     async def main_loop(self) -> None:
-        """uvicorn's looks ten times a second whether it has to stop; this one is told, and only keeps the time for the Date header."""
+        """uvicorn's looks ten times a second whether it has to stop; this one is told, and only
+        keeps the time for the Date header.
+        """
         tenths = 0
         while not await self.on_tick(tenths):
             tenths += 10

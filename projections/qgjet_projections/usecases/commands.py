@@ -1,4 +1,6 @@
-"""What the API does to the log: submit, cancel, rerun. Each is an append on a version, so replicas and other writers cannot get in each other's way."""
+"""What the API does to the log: submit, cancel, rerun. Each is an append on a version, so replicas
+and other writers cannot get in each other's way.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,16 @@ from msgspec.structs import replace
 
 from qgjet.domain.decide import OnDuplicate
 from qgjet.domain.events import PASSING, JobSpec, Slot, Status, Verdict
-from qgjet.domain.submission import SubmitRequest, SuiteJob, SuiteRequest, check_suite_id, hash_of, idempotent_id, jobs_of, make_spec
+from qgjet.domain.submission import (
+    SubmitRequest,
+    SuiteJob,
+    SuiteRequest,
+    check_suite_id,
+    hash_of,
+    idempotent_id,
+    jobs_of,
+    make_spec,
+)
 from qgjet.domain.suite import shared_tags
 from qgjet.errors import Conflict, InvalidInput, JobNotFound, NatsUnavailable, QgjetError
 from qgjet.store import suite_log
@@ -25,27 +36,43 @@ from qgjet_projections.readmodel.views import JobQuery, JobView, SuiteView
 from qgjet_projections.service import Service
 from qgjet_projections.usecases.caller import Caller
 from qgjet_projections.usecases.capacity import check_partitions
-from qgjet_projections.usecases.errors import FieldError, IdempotencyMismatch, InvalidBody, ReadModelBehind, SuiteNotFound, pointer_of
+from qgjet_projections.usecases.errors import (
+    FieldError,
+    IdempotencyMismatch,
+    InvalidBody,
+    ReadModelBehind,
+    SuiteNotFound,
+    pointer_of,
+)
 from qgjet_projections.usecases.results import CancelAnswer, Submission, submission
 
 CATCH_UP_S = 2.0
 CANCEL_WINDOW = 64
 _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-"""Requests with one idempotency key take turns, so that the second finds what the first has left."""
+"""Requests with one idempotency key take turns, so that the second finds what the first has left.
+"""
 
 
 async def catch_up(service: Service) -> None:
-    """Wait until the read model holds what the log holds now. Raises NatsUnavailable (ReadModelBehind) when that takes too long, or nobody can tell."""
+    """Wait until the read model holds what the log holds now. Raises NatsUnavailable
+    (ReadModelBehind) when that takes too long, or nobody can tell.
+    """
     state = await service.log.state()
     if not state.leads:
-        raise NatsUnavailable("the NATS server that this API reaches is cut off from the others of its cluster: what they know is not known here")
+        raise NatsUnavailable(
+            "the NATS server that this API reaches is cut off from the others of its cluster: what they know is not known here"
+        )
     last = state.last_seq
     if not await service.applied(last, CATCH_UP_S):
-        raise ReadModelBehind(f"the read model has applied {service.applied_seq} of {last} events; try again")
+        raise ReadModelBehind(
+            f"the read model has applied {service.applied_seq} of {last} events; try again"
+        )
 
 
 async def known_job(service: Service, reads: ReadModel, job_id: str) -> JobView:
-    """The job, even one that was submitted a moment ago. Raises JobNotFound when `reads` shows none for certain: another org's takes the same steps."""
+    """The job, even one that was submitted a moment ago. Raises JobNotFound when `reads` shows none
+    for certain: another org's takes the same steps.
+    """
     job = reads.job(job_id)
     if job is None:
         await catch_up(service)
@@ -55,7 +82,9 @@ async def known_job(service: Service, reads: ReadModel, job_id: str) -> JobView:
     return job
 
 
-async def known_suite(service: Service, reads: ReadModel, suite_id: str, org_id: str | None) -> SuiteView:
+async def known_suite(
+    service: Service, reads: ReadModel, suite_id: str, org_id: str | None
+) -> SuiteView:
     """Like `known_job`. Raises SuiteNotFound."""
     suite = reads.suite(suite_id, org_id)
     if suite is None:
@@ -69,8 +98,11 @@ async def known_suite(service: Service, reads: ReadModel, suite_id: str, org_id:
 # -- submit --------------------------------------------------------------------------------------------------------------
 
 
-async def submit(service: Service, caller: Caller, request: SubmitRequest, key: str | None) -> tuple[Submission, bool]:
-    """Submit one job; the second value says that `key` had been used for this request before, and the answer is the first one's.
+async def submit(
+    service: Service, caller: Caller, request: SubmitRequest, key: str | None
+) -> tuple[Submission, bool]:
+    """Submit one job; the second value says that `key` had been used for this request before, and
+    the answer is the first one's.
 
     Raises OrgForbidden when the caller is not for the job's org.
     """
@@ -92,7 +124,9 @@ def _turn(name: str | None) -> AbstractAsyncContextManager[object]:
 
 
 async def _earlier_answers(service: Service, specs: Sequence[JobSpec]) -> list[Submission | None]:
-    """The answers that the same requests got before. Raises IdempotencyMismatch when their key was used for another one."""
+    """The answers that the same requests got before. Raises IdempotencyMismatch when their key was
+    used for another one.
+    """
     await catch_up(service)
     return [_earlier_answer(service, spec) for spec in specs]
 
@@ -102,11 +136,20 @@ def _earlier_answer(service: Service, spec: JobSpec) -> Submission | None:
     if job is None:
         return None
     if job.request_hash != spec.request_hash:
-        raise IdempotencyMismatch(f"this Idempotency-Key belongs to another request, which made job {job.job_id}")
-    return Submission(job_id=job.job_id, status=Status.QUEUED, seq=job.submitted_seq, replaced=job.replaces or None)
+        raise IdempotencyMismatch(
+            f"this Idempotency-Key belongs to another request, which made job {job.job_id}"
+        )
+    return Submission(
+        job_id=job.job_id,
+        status=Status.QUEUED,
+        seq=job.submitted_seq,
+        replaced=job.replaces or None,
+    )
 
 
-async def _claim_key(service: Service, org_id: str, key_id: str, request_hash: str, by: str) -> None:
+async def _claim_key(
+    service: Service, org_id: str, key_id: str, request_hash: str, by: str
+) -> None:
     """Raises IdempotencyMismatch."""
     try:
         await suite_log.claim_key(service.log, org_id, key_id, request_hash, by=by)
@@ -118,7 +161,9 @@ async def _submit(service: Service, spec: JobSpec, on_duplicate: OnDuplicate) ->
     return submission(await service.log.submit(spec, on_duplicate))
 
 
-def _spec(service: Service, caller: Caller, request: SubmitRequest, job_id: str, request_hash: str) -> JobSpec:
+def _spec(
+    service: Service, caller: Caller, request: SubmitRequest, job_id: str, request_hash: str
+) -> JobSpec:
     return make_spec(
         request,
         job_id=job_id,
@@ -133,11 +178,15 @@ def _spec(service: Service, caller: Caller, request: SubmitRequest, job_id: str,
 # -- suites --------------------------------------------------------------------------------------------------------------
 
 
-async def submit_suite(service: Service, caller: Caller, suite: SuiteRequest, key: str | None) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
-    """Submit the jobs of a suite: its id, and for each job what became of it. Nothing is written unless all of them are valid.
+async def submit_suite(
+    service: Service, caller: Caller, suite: SuiteRequest, key: str | None
+) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
+    """Submit the jobs of a suite: its id, and for each job what became of it. Nothing is written
+    unless all of them are valid.
 
-    Of an atomic one all are accepted, or every one has an error. Those that take longest by experience come first in the queue.
-    Raises OrgForbidden when the caller is not for the org of each of them.
+    Of an atomic one all are accepted, or every one has an error. Those that take longest by
+    experience come first in the queue. Raises OrgForbidden when the caller is not for the org of
+    each of them.
     """
     made_up = idempotent_id(suite.org_id, f"suite {key}") if key else str(uuid.uuid4())
     suite_id = check_suite_id(suite.suite_id or made_up)
@@ -146,40 +195,61 @@ async def submit_suite(service: Service, caller: Caller, suite: SuiteRequest, ke
     specs = _specs(service, caller, jobs, key, hash_of(suite) if key else "")
     async with _turn(made_up if key else None):
         earlier = await _earlier_answers(service, specs) if key else [None] * len(specs)
-        check_partitions(service, [spec for spec, answer in zip(specs, earlier, strict=True) if answer is None])
+        check_partitions(
+            service, [spec for spec, answer in zip(specs, earlier, strict=True) if answer is None]
+        )
         if key:
             await _claim_key(service, specs[0].org_id, made_up, hash_of(suite), caller.by)
         wanted = suite_log.Submission(
             suite_id=suite_id,
-            id=idempotent_id(specs[0].org_id, f"submission {suite_id} {suite.submission}") if suite.submission else made_up,
+            id=idempotent_id(specs[0].org_id, f"submission {suite_id} {suite.submission}")
+            if suite.submission
+            else made_up,
             specs=specs,
             modes=[job.request.on_duplicate for job in jobs],
             by=caller.by,
-            request_hash=hash_of(suite) if key and not suite.submission else "",  # that of each of several requests stands in its jobs
+            request_hash=hash_of(suite)
+            if key and not suite.submission
+            else "",  # that of each of several requests stands in its jobs
             tags=shared_tags([spec.tags for spec in specs]),
             to_come=suite.to_come,
         )
-        answers = await (_submit_together(service, wanted) if suite.atomic else _submit_rest(service, wanted, earlier))
+        answers = await (
+            _submit_together(service, wanted)
+            if suite.atomic
+            else _submit_rest(service, wanted, earlier)
+        )
     return suite_id, list(zip(specs, answers, strict=True))
 
 
-async def _submit_together(service: Service, wanted: suite_log.Submission) -> list[Submission | QgjetError]:
+async def _submit_together(
+    service: Service, wanted: suite_log.Submission
+) -> list[Submission | QgjetError]:
     order = await asyncio.to_thread(_longest_first, service, wanted.specs)
-    sorted_ = replace(wanted, specs=[wanted.specs[n] for n in order], modes=[wanted.modes[n] for n in order])
+    sorted_ = replace(
+        wanted, specs=[wanted.specs[n] for n in order], modes=[wanted.modes[n] for n in order]
+    )
     try:
         accepted = await suite_log.submit_suite(service.log, sorted_)
     except suite_log.IdempotencyKeyReused as error:
         raise IdempotencyMismatch(str(error)) from error
     except suite_log.SubmissionRejected as refused:
-        errors: dict[int, QgjetError] = {order[place]: error for place, error in refused.errors.items()}
+        errors: dict[int, QgjetError] = {
+            order[place]: error for place, error in refused.errors.items()
+        }
         return [errors.get(number, refused) for number in range(len(order))]
     answers = {number: submission(one) for number, one in zip(order, accepted, strict=True)}
     return [answers[number] for number in range(len(order))]
 
 
 def _longest_first(service: Service, specs: Sequence[JobSpec]) -> list[int]:
-    """Positions by the median of the last runs; what was never run counts as the longest: nobody knows, and starting late costs most."""
-    known = {pair: service.read_model.durations(*pair) for pair in {(spec.org_id, spec.target) for spec in specs}}
+    """Positions by the median of the last runs; what was never run counts as the longest: nobody
+    knows, and starting late costs most.
+    """
+    known = {
+        pair: service.read_model.durations(*pair)
+        for pair in {(spec.org_id, spec.target) for spec in specs}
+    }
 
     def takes_s(number: int) -> float:
         spec = specs[number]
@@ -189,26 +259,43 @@ def _longest_first(service: Service, specs: Sequence[JobSpec]) -> list[int]:
     return sorted(range(len(specs)), key=takes_s, reverse=True)
 
 
-async def _submit_rest(service: Service, wanted: suite_log.Submission, earlier: Sequence[Submission | None]) -> list[Submission | QgjetError]:
+async def _submit_rest(
+    service: Service, wanted: suite_log.Submission, earlier: Sequence[Submission | None]
+) -> list[Submission | QgjetError]:
     """Submit what has no answer yet."""
-    answers: dict[int, Submission | QgjetError] = {number: answer for number, answer in enumerate(earlier) if answer is not None}
+    answers: dict[int, Submission | QgjetError] = {
+        number: answer for number, answer in enumerate(earlier) if answer is not None
+    }
     specs = wanted.specs
     await suite_log.announce(service.log, wanted, _following(wanted, specs))
     for mode in OnDuplicate:
-        todo = [number for number, one in enumerate(wanted.modes) if one is mode and number not in answers]
+        todo = [
+            number
+            for number, one in enumerate(wanted.modes)
+            if one is mode and number not in answers
+        ]
         results = await service.log.submit_many([specs[number] for number in todo], mode)
-        answers |= {n: result if isinstance(result, QgjetError) else submission(result) for n, result in zip(todo, results, strict=True)}
-    lost = [specs[number] for number, answer in answers.items() if isinstance(answer, NatsUnavailable)]
+        answers |= {
+            n: result if isinstance(result, QgjetError) else submission(result)
+            for n, result in zip(todo, results, strict=True)
+        }
+    lost = [
+        specs[number] for number, answer in answers.items() if isinstance(answer, NatsUnavailable)
+    ]
     await suite_log.announce(service.log, wanted, _following(wanted, lost))
     return [answers[number] for number in range(len(specs))]
 
 
 def _following(wanted: suite_log.Submission, specs: Iterable[JobSpec]) -> Counter[str]:
     """Org -> jobs to come: `specs`, and those of later requests."""
-    return Counter(spec.org_id for spec in specs) + Counter({spec.org_id: wanted.to_come for spec in wanted.specs})
+    return Counter(spec.org_id for spec in specs) + Counter(
+        {spec.org_id: wanted.to_come for spec in wanted.specs}
+    )
 
 
-def _specs(service: Service, caller: Caller, jobs: Sequence[SuiteJob], key: str | None, request_hash: str) -> list[JobSpec]:
+def _specs(
+    service: Service, caller: Caller, jobs: Sequence[SuiteJob], key: str | None, request_hash: str
+) -> list[JobSpec]:
     """Raises InvalidBody with everything that is wrong, each fault once."""
     specs: list[JobSpec] = []
     faults: dict[FieldError, None] = {}
@@ -223,8 +310,11 @@ def _specs(service: Service, caller: Caller, jobs: Sequence[SuiteJob], key: str 
     return specs
 
 
-async def cancel_suite(service: Service, caller: Caller, suite: SuiteView, reason: str) -> list[CancelAnswer]:
-    """Cancel the suite's active jobs, as far as no other suite waits for them; one answer for each that was still active.
+async def cancel_suite(
+    service: Service, caller: Caller, suite: SuiteView, reason: str
+) -> list[CancelAnswer]:
+    """Cancel the suite's active jobs, as far as no other suite waits for them; one answer for each
+    that was still active.
 
     After an error a second call does the rest.
     """
@@ -235,7 +325,9 @@ async def cancel_suite(service: Service, caller: Caller, suite: SuiteView, reaso
     async def cancel_one(job: JobView) -> CancelAnswer | QgjetError | None:
         async with gate:
             try:
-                return await cancel_live(service.log, _slot(job), job.job_id, caller.by, reason, suite.suite_id)
+                return await cancel_live(
+                    service.log, _slot(job), job.job_id, caller.by, reason, suite.suite_id
+                )
             except QgjetError as error:
                 return error
 
@@ -255,14 +347,19 @@ def _live_jobs(service: Service, suite: SuiteView) -> Iterable[JobView]:
 
 def _jobs_of_suite(service: Service, suite: SuiteView, **wanted: Any) -> Iterator[JobView]:
     """Last submitted first."""
-    return service.read_model.all_jobs(JobQuery(suite_id=suite.suite_id, org_id=suite.org_id, **wanted))
+    return service.read_model.all_jobs(
+        JobQuery(suite_id=suite.suite_id, org_id=suite.org_id, **wanted)
+    )
 
 
 # -- cancel and rerun ----------------------------------------------------------------------------------------------------
 
 
-async def cancel(service: Service, caller: Caller, job_id: str, reason: str, suite_id: str = "") -> CancelAnswer:
-    """Cancel a job, or leave it to the others that wait for it if `suite_id` is given. A second call changes nothing.
+async def cancel(
+    service: Service, caller: Caller, job_id: str, reason: str, suite_id: str = ""
+) -> CancelAnswer:
+    """Cancel a job, or leave it to the others that wait for it if `suite_id` is given. A second
+    call changes nothing.
 
     Raises Conflict when it has ended in another way.
     """
@@ -278,16 +375,24 @@ async def cancel(service: Service, caller: Caller, job_id: str, reason: str, sui
     return CancelAnswer(job_id=job_id, status=job.status, cancel_requested=True, seq=job.seq)
 
 
-async def cancel_live(log: EventLog, slot: Slot, job_id: str, by: str, reason: str, suite_id: str = "") -> CancelAnswer | None:
+async def cancel_live(
+    log: EventLog, slot: Slot, job_id: str, by: str, reason: str, suite_id: str = ""
+) -> CancelAnswer | None:
     """None when the job is live no more."""
     job = await log.cancel(slot, job_id, by=by, reason=reason, suite_id=suite_id)
     if job is None:
         return None
-    return CancelAnswer(job_id=job_id, status=job.status, cancel_requested=job.cancel_requested, seq=job.version)
+    return CancelAnswer(
+        job_id=job_id, status=job.status, cancel_requested=job.cancel_requested, seq=job.version
+    )
 
 
-async def rerun(service: Service, caller: Caller, job_id: str, *, priority: int | None, suite_id: str) -> Submission:
-    """Submit the job's work again under a new id. Raises DuplicateJob while its slot is held by a live job."""
+async def rerun(
+    service: Service, caller: Caller, job_id: str, *, priority: int | None, suite_id: str
+) -> Submission:
+    """Submit the job's work again under a new id. Raises DuplicateJob while its slot is held by a
+    live job.
+    """
     reads = service.read_model.seen_by(caller.orgs)
     await known_job(service, reads, job_id)
     old = reads.spec(job_id)
@@ -313,23 +418,44 @@ async def rerun(service: Service, caller: Caller, job_id: str, *, priority: int 
 async def rerun_suite(
     service: Service, caller: Caller, suite: SuiteView, *, only_failed: bool, suite_id: str
 ) -> tuple[str, list[tuple[JobSpec, Submission | QgjetError]]]:
-    """Submit a suite's jobs again, as a new suite; `only_failed`: those that are not green. Raises Conflict while it is live, or with nothing to do."""
+    """Submit a suite's jobs again, as a new suite; `only_failed`: those that are not green. Raises
+    Conflict while it is live, or with nothing to do.
+    """
     await catch_up(service)
     suite = await known_suite(service, service.read_model, suite.suite_id, suite.org_id)
     if suite.live or suite.to_come:
-        raise Conflict(f"suite {suite.suite_id} has {suite.live + suite.to_come} live jobs: wait for it, or cancel it first")
+        raise Conflict(
+            f"suite {suite.suite_id} has {suite.live + suite.to_come} live jobs: wait for it, or cancel it first"
+        )
     new_id = check_suite_id(suite_id or str(uuid.uuid4()))
-    specs = await asyncio.to_thread(_specs_again, service, caller, suite, only_failed=only_failed, suite_id=new_id)
+    specs = await asyncio.to_thread(
+        _specs_again, service, caller, suite, only_failed=only_failed, suite_id=new_id
+    )
     if not specs:
-        raise Conflict(f"every job of suite {suite.suite_id} has passed: there is nothing to run again")
+        raise Conflict(
+            f"every job of suite {suite.suite_id} has passed: there is nothing to run again"
+        )
     tags = suite.tags | {"rerun_of": suite.suite_id}
-    wanted = suite_log.Submission(suite_id=new_id, id=str(uuid.uuid4()), specs=specs, modes=[OnDuplicate.ATTACH] * len(specs), by=caller.by, tags=tags)
+    wanted = suite_log.Submission(
+        suite_id=new_id,
+        id=str(uuid.uuid4()),
+        specs=specs,
+        modes=[OnDuplicate.ATTACH] * len(specs),
+        by=caller.by,
+        tags=tags,
+    )
     return new_id, list(zip(specs, await _submit_together(service, wanted), strict=True))
 
 
-def _specs_again(service: Service, caller: Caller, suite: SuiteView, *, only_failed: bool, suite_id: str) -> list[JobSpec]:
+def _specs_again(
+    service: Service, caller: Caller, suite: SuiteView, *, only_failed: bool, suite_id: str
+) -> list[JobSpec]:
     """In the order in which they were submitted."""
-    chosen = [job for job in _jobs_of_suite(service, suite) if job.verdict not in PASSING or not only_failed]
+    chosen = [
+        job
+        for job in _jobs_of_suite(service, suite)
+        if job.verdict not in PASSING or not only_failed
+    ]
     return [_spec_again(service, caller, job, suite_id) for job in reversed(chosen)]
 
 

@@ -1,4 +1,6 @@
-"""What the use cases refuse, besides the errors of `qgjet.errors`. `api/problems.py` has the HTTP status of each."""
+"""What the use cases refuse, besides the errors of `qgjet.errors`. `api/problems.py` has the HTTP
+status of each.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ class ReadModelBehind(NatsUnavailable):
 class SuiteRejected(QgjetError):
     """Not one job of a suite was accepted."""
 
-    def __init__(self, message: str, jobs: Sequence[Any], *, first: QgjetError, refused: bool) -> None:
+    def __init__(
+        self, message: str, jobs: Sequence[Any], *, first: QgjetError, refused: bool
+    ) -> None:
         super().__init__(message)
         self.jobs = tuple(jobs)
         self.first = first
@@ -86,9 +90,15 @@ class SuiteRejected(QgjetError):
 
 
 def pointer_of(field: str) -> str:
-    """JSON pointer of a dotted field, as a URI fragment. Raw keys with dots are given as tuples to `pointer`."""
+    """JSON pointer of a dotted field, as a URI fragment. Raw keys with dots are given as tuples to
+    `pointer`.
+    """
     return pointer(field.split("."))
 
 
 def pointer(path: Sequence[str]) -> str:
-    return "#" + "".join("/" + quote(key.replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@", errors="replace") for key in path)
+    return "#" + "".join(
+        "/"
+        + quote(key.replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@", errors="replace")
+        for key in path
+    )

@@ -35,7 +35,9 @@ class Surroundings(Struct, frozen=True, kw_only=True):
 
 
 def pending_reason(job: JobView, around: Surroundings) -> PendingReason | None:
-    """None for a job that is not queued, that may start at any moment, or when the agents are not known."""
+    """None for a job that is not queued, that may start at any moment, or when the agents are not
+    known.
+    """
     if job.status is not Status.QUEUED:
         return None
     partition = Partition(job.org_id, job.app_version_id, job.target)
@@ -47,7 +49,9 @@ def pending_reason(job: JobView, around: Surroundings) -> PendingReason | None:
 
 
 def partition_reason(partition: Partition, around: Surroundings) -> PendingReason | None:
-    """Why no queued job of the partition can start now; None when one may at any moment, or when the agents are not known."""
+    """Why no queued job of the partition can start now; None when one may at any moment, or when
+    the agents are not known.
+    """
     if around.pauses.of(partition, around.now) is not None:
         return PendingReason.PAUSED
     if around.agents is None:
@@ -55,14 +59,22 @@ def partition_reason(partition: Partition, around: Surroundings) -> PendingReaso
     able = [agent for agent in around.agents if _serves(agent, partition)]
     if not able:
         return PendingReason.NO_AGENT
-    return None if any(_has_room(agent, partition.target) for agent in able) else PendingReason.NO_SLOT
+    return (
+        None if any(_has_room(agent, partition.target) for agent in able) else PendingReason.NO_SLOT
+    )
 
 
 def _serves(agent: AgentInfo, partition: Partition) -> bool:
     serves_version = agent.app_version_id in ("", "all", partition.app_version_id)
-    return not agent.draining and serves_version and any(served.target == partition.target for served in agent.targets)
+    return (
+        not agent.draining
+        and serves_version
+        and any(served.target == partition.target for served in agent.targets)
+    )
 
 
 def _has_room(agent: AgentInfo, target: str) -> bool:
-    free = any(served.target == target and served.running < served.slots for served in agent.targets)
+    free = any(
+        served.target == target and served.running < served.slots for served in agent.targets
+    )
     return free and len(agent.running) < agent.slots

@@ -27,7 +27,11 @@ _WHAT_TO_DO = {
 
 
 def as_page(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    handler = next(handler for kind, handler in HANDLERS.items() if isinstance(kind, type) and isinstance(error, kind))
+    handler = next(
+        handler
+        for kind, handler in HANDLERS.items()
+        if isinstance(kind, type) and isinstance(error, kind)
+    )
     answer = handler(request, error)
     problem: Problem = answer.content
     shown = page(
@@ -52,15 +56,21 @@ def _detail(error: Exception, problem: Problem) -> str:
 
 
 def sign_in(request: Request[Any, Any, Any], error: Unauthenticated) -> Response[Any]:
-    """Whoever asks for a page without a token is asked for one. An event source would follow a redirect and find no events there: it is refused."""
+    """Whoever asks for a page without a token is asked for one. An event source would follow a
+    redirect and find no events there: it is refused.
+    """
     if MEDIA_TYPE in request.headers.get("accept", ""):
         return Response(str(error), status_code=401, media_type=MediaType.TEXT)
     here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     login = f"/ui/login{query({'next': here if request.method == 'GET' else '/'})}"
-    # by its header, for here the request is a plain one. A page that asks for itself again would follow a redirect, and show it inside itself
+    # by its header, for here the request is a plain one. A page that asks for itself again would
+    # follow a redirect, and show it inside itself
     if request.headers.get("hx-request") == "true":
         return ClientRedirect(login)
     return Redirect(login, status_code=303)
 
 
-PAGE_HANDLERS: ExceptionHandlersMap = {**{kind: as_page for kind in HANDLERS}, Unauthenticated: sign_in}
+PAGE_HANDLERS: ExceptionHandlersMap = {
+    **{kind: as_page for kind in HANDLERS},
+    Unauthenticated: sign_in,
+}

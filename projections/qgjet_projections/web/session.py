@@ -29,20 +29,47 @@ Form = Annotated[Login, Body(media_type=RequestEncodingType.URL_ENCODED)]
 
 @get("/ui/login", opt=PUBLIC, include_in_schema=False, sync_to_thread=False)
 def login(request: AnyRequest, service: TheService) -> Response[bytes]:
-    return page(request, service, "login.html", next=own_path(request.query_params.get("next", "/")), wrong="")
+    return page(
+        request,
+        service,
+        "login.html",
+        next=own_path(request.query_params.get("next", "/")),
+        wrong="",
+    )
 
 
 @post("/ui/login", opt=PUBLIC, include_in_schema=False, status_code=303, sync_to_thread=False)
 def sign_in(request: AnyRequest, service: TheService, data: Form) -> Response[bytes] | Redirect:
-    """The cookie is the token itself, where no script can read it; it goes to nobody but us, and not with what other sites ask for."""
+    """The cookie is the token itself, where no script can read it; it goes to nobody but us, and
+    not with what other sites ask for.
+    """
     try:
         request.app.state.access.check_sign_in(request, data.token.strip())
     except Unauthenticated as error:
-        return page(request, service, "login.html", status_code=401, next=own_path(data.next), wrong=str(error))
-    cookie = Cookie(key=COOKIE, value=data.token.strip(), path="/", max_age=LASTS_S, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+        return page(
+            request,
+            service,
+            "login.html",
+            status_code=401,
+            next=own_path(data.next),
+            wrong=str(error),
+        )
+    cookie = Cookie(
+        key=COOKIE,
+        value=data.token.strip(),
+        path="/",
+        max_age=LASTS_S,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
     return Redirect(own_path(data.next), status_code=303, cookies=[cookie])
 
 
 @post("/ui/logout", opt=PUBLIC, include_in_schema=False, status_code=303, sync_to_thread=False)
 def sign_out(request: AnyRequest) -> Redirect:
-    return Redirect("/ui/login", status_code=303, cookies=[Cookie(key=COOKIE, path="/", max_age=0, httponly=True, samesite="strict")])
+    return Redirect(
+        "/ui/login",
+        status_code=303,
+        cookies=[Cookie(key=COOKIE, path="/", max_age=0, httponly=True, samesite="strict")],
+    )

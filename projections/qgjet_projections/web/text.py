@@ -23,7 +23,16 @@ TONES = {
     "skipped": "none",
 }
 """Verdict, status or end of an attempt -> class of its colours."""
-VERDICTS = ("failed", "timed_out", "infra_error", "config_error", "flaky", "passed", "skipped", "cancelled")
+VERDICTS = (
+    "failed",
+    "timed_out",
+    "infra_error",
+    "config_error",
+    "flaky",
+    "passed",
+    "skipped",
+    "cancelled",
+)
 """Worst first, as charts stack them from the top."""
 
 
@@ -69,7 +78,11 @@ def size(count: int) -> str:
     while amount >= 999.5 and len(units) > 1:
         amount /= 1000
         units.pop(0)
-    return f"{amount:.0f} {units[0]}" if units[0] == "B" or amount >= 9.95 else f"{amount:.1f} {units[0]}"
+    return (
+        f"{amount:.0f} {units[0]}"
+        if units[0] == "B" or amount >= 9.95
+        else f"{amount:.1f} {units[0]}"
+    )
 
 
 def shortened(said: str, most: int) -> str:

@@ -1,6 +1,7 @@
 """Files of attempts: the list, and downloads that a browser may show without harm.
 
-What a job leaves is nobody's trusted page: only pictures, videos, text and JSON are shown in the browser, in a sandbox; everything else is saved.
+What a job leaves is nobody's trusted page: only pictures, videos, text and JSON are shown in the
+browser, in a sandbox; everything else is saved.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from qgjet_projections.service import Service
 from qgjet_projections.usecases import commands
 from qgjet_projections.usecases.errors import ArtifactNotFound
 
-SHOWN = re.compile(r"image/(png|jpeg|gif|webp)|(video|audio)/[a-z0-9.+-]+|text/plain|application/json", re.ASCII)
+SHOWN = re.compile(
+    r"image/(png|jpeg|gif|webp)|(video|audio)/[a-z0-9.+-]+|text/plain|application/json", re.ASCII
+)
 """Types without anything active in them. No SVG, HTML, XML or PDF."""
 _TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]*/[a-z0-9][a-z0-9.+-]*", re.ASCII)
 _UNKNOWN_TYPE = "application/octet-stream"
@@ -44,11 +47,23 @@ class Span(NamedTuple):
     end: int
 
 
-@get("/jobs/{job_id:str}/artifacts", summary="Files that the attempts left behind", responses=documented(400, 404, 503), opt=READ, tags=["jobs"])
+@get(
+    "/jobs/{job_id:str}/artifacts",
+    summary="Files that the attempts left behind",
+    responses=documented(400, 404, 503),
+    opt=READ,
+    tags=["jobs"],
+)
 async def artifacts(service: TheService, reads: Reads, job_id: FromPath[str]) -> ArtifactList:
     await commands.known_job(service, reads, job_id)
     attempts = await asyncio.to_thread(reads.attempts, job_id)
-    return ArtifactList(artifacts=[_answer(job_id, attempt.attempt, one) for attempt in attempts for one in attempt.artifacts])
+    return ArtifactList(
+        artifacts=[
+            _answer(job_id, attempt.attempt, one)
+            for attempt in attempts
+            for one in attempt.artifacts
+        ]
+    )
 
 
 def _answer(job_id: str, attempt: int, one: Artifact) -> ArtifactAnswer:
@@ -71,15 +86,27 @@ def _answer(job_id: str, attempt: int, one: Artifact) -> ArtifactAnswer:
     description="Whole, or a part with `Range` (206). The `ETag` is the SHA-256 of the content. 410 when it is not stored any more, or was left out.",
     media_type=_UNKNOWN_TYPE,
     responses={
-        200: ResponseSpec(bytes, generate_examples=False, description="The file", media_type=_UNKNOWN_TYPE),
-        206: ResponseSpec(bytes, generate_examples=False, description="The part that was asked for", media_type=_UNKNOWN_TYPE),
+        200: ResponseSpec(
+            bytes, generate_examples=False, description="The file", media_type=_UNKNOWN_TYPE
+        ),
+        206: ResponseSpec(
+            bytes,
+            generate_examples=False,
+            description="The part that was asked for",
+            media_type=_UNKNOWN_TYPE,
+        ),
         **documented(400, 404, 410, 416, 503),
     },
     opt=READ,
     tags=["jobs"],
 )
 async def artifact(
-    request: Request[Any, Any, Any], service: TheService, reads: Reads, job_id: FromPath[str], attempt: FromPath[int], name: FromPath[str]
+    request: Request[Any, Any, Any],
+    service: TheService,
+    reads: Reads,
+    job_id: FromPath[str],
+    attempt: FromPath[int],
+    name: FromPath[str],
 ) -> Stream:
     await commands.known_job(service, reads, job_id)
     one = await _known(reads, job_id, attempt, name.removeprefix("/"))
@@ -96,7 +123,9 @@ async def artifact(
     if request.method == "HEAD":
         return Stream(_nothing(), status_code=status, headers=sent)
     pieces = ArtifactStore(service.log.connection).get(info, start, end)
-    first = await anext(pieces, b"")  # before the headers are sent, so that a missing server is a 503 and a missing object a 410
+    first = await anext(
+        pieces, b""
+    )  # before the headers are sent, so that a missing server is a 503 and a missing object a 410
     return Stream(chain(first, pieces), status_code=status, headers=sent)
 
 
@@ -106,7 +135,13 @@ async def _nothing() -> AsyncGenerator[bytes, None]:
 
 
 async def _known(reads: ReadModel, job_id: str, attempt: int, name: str) -> Artifact:
-    found = [one for view in await asyncio.to_thread(reads.attempts, job_id) if view.attempt == attempt for one in view.artifacts if one.name == name]
+    found = [
+        one
+        for view in await asyncio.to_thread(reads.attempts, job_id)
+        if view.attempt == attempt
+        for one in view.artifacts
+        if one.name == name
+    ]
     if not found:
         raise ArtifactNotFound(f"attempt {attempt} of job {job_id} left no artifact {name}")
     if not found[0].sha256:
@@ -132,30 +167,45 @@ def _headers(one: Artifact) -> dict[str, str]:
         "Content-Type": media_type(one),
         "ETag": f'"{one.sha256}"',
         "Accept-Ranges": "bytes",
-        "Content-Disposition": disposition("inline" if shown else "attachment", one.name.rsplit("/", 1)[-1]),
+        "Content-Disposition": disposition(
+            "inline" if shown else "attachment", one.name.rsplit("/", 1)[-1]
+        ),
         headers.CSP: headers.FILE,
         "Cache-Control": "private, max-age=3600",
     }
 
 
 def disposition(kind: str, name: str) -> str:
-    """Content-Disposition of RFC 6266: a name for old clients, and after it the real one where it differs."""
+    """Content-Disposition of RFC 6266: a name for old clients, and after it the real one where it
+    differs.
+    """
     plain = re.sub(r"[^ !#-\[\]-~]|%", "_", name)
     text = f'{kind}; filename="{plain}"'
-    return text if plain == name else f"{text}; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+    return (
+        text
+        if plain == name
+        else f"{text}; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+    )
 
 
 def _matches(header: str, etag: str) -> bool:
     """If-None-Match, by the weak comparison that RFC 9110 asks for there."""
-    return header.strip() == "*" or etag in [one.strip().removeprefix("W/") for one in header.split(",")]
+    return header.strip() == "*" or etag in [
+        one.strip().removeprefix("W/") for one in header.split(",")
+    ]
 
 
 def _span(request: Request[Any, Any, Any], size: int, etag: str) -> Span | None:
-    """The part that is asked for; None for the whole, also where Range is not understood, lists several parts, or is about another content.
+    """The part that is asked for; None for the whole, also where Range is not understood, lists
+    several parts, or is about another content.
 
     Raises HTTPException 416 for a part that is not there.
     """
-    match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", request.headers.get("range", "").replace(" ", ""), re.ASCII)
+    match = re.fullmatch(
+        r"bytes=([0-9]{0,18})-([0-9]{0,18})",
+        request.headers.get("range", "").replace(" ", ""),
+        re.ASCII,
+    )
     if match is None or not (match[1] or match[2]) or request.headers.get("if-range", etag) != etag:
         return None
     if match[1] and match[2] and int(match[1]) > int(match[2]):
@@ -163,5 +213,9 @@ def _span(request: Request[Any, Any, Any], size: int, etag: str) -> Span | None:
     start = int(match[1]) if match[1] else max(size - int(match[2]), 0)
     end = min(int(match[2]) + 1, size) if match[1] and match[2] else size
     if start >= end:
-        raise HTTPException(status_code=416, detail=f"the file has {size} bytes", headers={"Content-Range": f"bytes */{size}"})
+        raise HTTPException(
+            status_code=416,
+            detail=f"the file has {size} bytes",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
     return Span(start, end)

@@ -1,7 +1,9 @@
-"""The page at /docs: a plain reference that needs nothing but this server, and Swagger UI in its place when the browser can load it from its CDN.
+"""The page at /docs: a plain reference that needs nothing but this server, and Swagger UI in its
+place when the browser can load it from its CDN.
 
-Litestar's own pages are blank without the CDN; here it is a progressive improvement, so /docs works in a closed network too. The browser takes from the CDN
-only files with the hashes below, and runs no other script.
+Litestar's own pages are blank without the CDN; here it is a progressive improvement, so /docs works
+in a closed network too. The browser takes from the CDN only files with the hashes below, and runs
+no other script.
 """
 
 from __future__ import annotations
@@ -99,21 +101,45 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
     parts = [
         f"<details><summary><b class=m>{method.upper()}</b> <code>{escape(path)}</code> {escape(operation.get('summary', ''))}</summary>",
         f"<p>{escape(operation.get('description', ''))}</p>",
-        "".join(f"<p>Body: <code>{escape(kind)}</code> {_type(content.get('schema', {}))}</p>" for kind, content in body.items()),
-        _table("Parameter", ((f"{p['name']} ({p['in']})", _type(p.get("schema", {})), p.get("description", "")) for p in operation.get("parameters", []))),
-        _table("Status", ((status, _contents(answer), answer.get("description", "")) for status, answer in operation["responses"].items())),
+        "".join(
+            f"<p>Body: <code>{escape(kind)}</code> {_type(content.get('schema', {}))}</p>"
+            for kind, content in body.items()
+        ),
+        _table(
+            "Parameter",
+            (
+                (f"{p['name']} ({p['in']})", _type(p.get("schema", {})), p.get("description", ""))
+                for p in operation.get("parameters", [])
+            ),
+        ),
+        _table(
+            "Status",
+            (
+                (status, _contents(answer), answer.get("description", ""))
+                for status, answer in operation["responses"].items()
+            ),
+        ),
         "</details>",
     ]
     return "".join(parts)
 
 
 def _table(heading: str, rows: Iterable[tuple[str, str, str]]) -> str:
-    lines = [f"<tr><td><code>{escape(name)}</code></td><td>{kind}</td><td>{escape(text)}</td></tr>" for name, kind, text in rows]
-    return f"<table><tr><th>{heading}</th><th></th><th></th></tr>{''.join(lines)}</table>" if lines else ""
+    lines = [
+        f"<tr><td><code>{escape(name)}</code></td><td>{kind}</td><td>{escape(text)}</td></tr>"
+        for name, kind, text in rows
+    ]
+    return (
+        f"<table><tr><th>{heading}</th><th></th><th></th></tr>{''.join(lines)}</table>"
+        if lines
+        else ""
+    )
 
 
 def _contents(answer: Mapping[str, Any]) -> str:
-    return " ".join(_type(content.get("schema", {})) for content in answer.get("content", {}).values())
+    return " ".join(
+        _type(content.get("schema", {})) for content in answer.get("content", {}).values()
+    )
 
 
 def _type(schema: Mapping[str, Any]) -> str:
@@ -135,8 +161,13 @@ def _type(schema: Mapping[str, Any]) -> str:
 def _schemas(schema: Mapping[str, Any]) -> Iterable[str]:
     for name, one in sorted(schema.get("components", {}).get("schemas", {}).items()):
         required = set(one.get("required", []))
-        rows = [(key + (" *" if key in required else ""), _type(part), part.get("description", "")) for key, part in one.get("properties", {}).items()]
-        table = _table("Field (* always there, or required)", rows) if rows else f"<p>{_type(one)}</p>"
+        rows = [
+            (key + (" *" if key in required else ""), _type(part), part.get("description", ""))
+            for key, part in one.get("properties", {}).items()
+        ]
+        table = (
+            _table("Field (* always there, or required)", rows) if rows else f"<p>{_type(one)}</p>"
+        )
         yield f'<details id="{escape(name)}"><summary><code>{escape(name)}</code></summary>{table}</details>'
 
 
@@ -146,8 +177,20 @@ def openapi_config(operation_id: OperationIDCreator) -> OpenAPIConfig:
         title="qgjet",
         version=__version__,
         description="Queue for AppWright test jobs. Errors are problem documents (RFC 9457).",
-        openapi_router=Router("/docs", route_handlers=[], include_in_schema=False, opt=PUBLIC, response_headers={CSP: POLICY}),
-        components=Components(security_schemes={"bearerAuth": SecurityScheme(type="http", scheme="bearer", description="`qgjet token create` makes one.")}),
+        openapi_router=Router(
+            "/docs",
+            route_handlers=[],
+            include_in_schema=False,
+            opt=PUBLIC,
+            response_headers={CSP: POLICY},
+        ),
+        components=Components(
+            security_schemes={
+                "bearerAuth": SecurityScheme(
+                    type="http", scheme="bearer", description="`qgjet token create` makes one."
+                )
+            }
+        ),
         security=[{"bearerAuth": []}],
         tags=[
             Tag("jobs", "Submit, look up, cancel, run again."),
@@ -157,5 +200,9 @@ def openapi_config(operation_id: OperationIDCreator) -> OpenAPIConfig:
             Tag("compatibility", "Paths that other programs call, such as `qgjob` 1.4.0."),
             Tag("health", "For probes and Prometheus."),
         ],
-        render_plugins=[ReferencePage(path="/"), JsonRenderPlugin(path="/openapi.json"), YamlRenderPlugin(path=["/openapi.yaml", "/openapi.yml"])],
+        render_plugins=[
+            ReferencePage(path="/"),
+            JsonRenderPlugin(path="/openapi.json"),
+            YamlRenderPlugin(path=["/openapi.yaml", "/openapi.yml"]),
+        ],
     )

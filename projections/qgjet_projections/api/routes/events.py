@@ -1,7 +1,9 @@
-"""The event log over HTTP: pages of JSON, or server-sent events that resume exactly where they broke off.
+"""The event log over HTTP: pages of JSON, or server-sent events that resume exactly where they
+broke off.
 
-A stream holds a position and nothing else. When the read model has moved on it reads the next page from SQLite, so a slow client costs no memory: it reads
-late. `id` is the stream sequence, `event` the type, `data` the event as it stands in the log.
+A stream holds a position and nothing else. When the read model has moved on it reads the next page
+from SQLite, so a slow client costs no memory: it reads late. `id` is the stream sequence, `event`
+the type, `data` the event as it stands in the log.
 """
 
 from __future__ import annotations
@@ -31,8 +33,18 @@ PAGE = 200
 MEDIA_TYPE = "text/event-stream"
 
 After = Annotated[int | None, QueryParameter(ge=0, description="Events after this sequence only.")]
-LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID", description="Sent by browsers that reconnect; goes before `after`.")]
-STREAM_SPEC = ResponseSpec(str, generate_examples=False, description="Server-sent events: `id` is the stream sequence, `event` the type", media_type=MEDIA_TYPE)
+LastEventId = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Last-Event-ID", description="Sent by browsers that reconnect; goes before `after`."
+    ),
+]
+STREAM_SPEC = ResponseSpec(
+    str,
+    generate_examples=False,
+    description="Server-sent events: `id` is the stream sequence, `event` the type",
+    media_type=MEDIA_TYPE,
+)
 
 
 class Filter(Struct, frozen=True, kw_only=True):
@@ -42,7 +54,13 @@ class Filter(Struct, frozen=True, kw_only=True):
 
     def page(self, reads: ReadModel, after: int, limit: int) -> tuple[list[EventView], bool]:
         """Events, bounded in number and bytes, and whether more may follow."""
-        return reads.event_page(after_seq=after, job_id=self.job_id, org_id=self.org_id, suite_id=self.suite_id, limit=limit)
+        return reads.event_page(
+            after_seq=after,
+            job_id=self.job_id,
+            org_id=self.org_id,
+            suite_id=self.suite_id,
+            limit=limit,
+        )
 
 
 @get(
@@ -72,7 +90,10 @@ async def events(
     "/jobs/{job_id:str}/events",
     summary="Events of a job, oldest first",
     description="JSON, in pages; with `Accept: text/event-stream` server-sent events that go on with what happens next.",
-    responses={200: ResponseSpec(EventPage, generate_examples=False, description="Events"), **documented(400, 404, 503)},
+    responses={
+        200: ResponseSpec(EventPage, generate_examples=False, description="Events"),
+        **documented(400, 404, 503),
+    },
     opt=READ,
     tags=["events"],
 )
@@ -92,14 +113,27 @@ async def job_events(
     if MEDIA_TYPE in request.headers.get("accept", ""):
         return _stream(service, caller, wanted, start)
     found, more = await asyncio.to_thread(wanted.page, reads, start, limit)
-    return Response(EventPage(events=[event_answer(one) for one in found], next_after=found[-1].seq if more else None))
+    return Response(
+        EventPage(
+            events=[event_answer(one) for one in found], next_after=found[-1].seq if more else None
+        )
+    )
 
 
 def start_of(last_event_id: str | None, after: int | None, otherwise: int) -> int:
-    """The sequence after which a stream begins: a browser that comes back says the last one that it has seen."""
+    """The sequence after which a stream begins: a browser that comes back says the last one that it
+    has seen.
+    """
     if last_event_id:
         if not (last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 19):
-            raise ValidationException(extra=[{"key": "Last-Event-ID", "message": "must be the id of an event: its stream sequence"}])
+            raise ValidationException(
+                extra=[
+                    {
+                        "key": "Last-Event-ID",
+                        "message": "must be the id of an event: its stream sequence",
+                    }
+                ]
+            )
         return int(last_event_id)
     return otherwise if after is None else after
 
@@ -111,14 +145,22 @@ def _stream(service: Service, caller: Caller, wanted: Filter, after: int) -> Str
     return Stream(follow(service, caller, wanted, after), media_type=MEDIA_TYPE, headers=headers)
 
 
-async def follow(service: Service, caller: Caller, wanted: Filter, after: int) -> AsyncIterator[bytes]:
-    """Server-sent events after a sequence, for ever: ends when the process closes, or the token does. A comment every 15 s keeps the connection alive."""
+async def follow(
+    service: Service, caller: Caller, wanted: Filter, after: int
+) -> AsyncIterator[bytes]:
+    """Server-sent events after a sequence, for ever: ends when the process closes, or the token
+    does. A comment every 15 s keeps the connection alive.
+    """
     yield b"retry: 1000\n\n"
     time = asyncio.get_running_loop().time
     sent_at, reads = time(), service.read_model.seen_by(caller.orgs)
     while not service.closing.is_set() and caller.lasts():
         applied = service.applied_seq
-        found, more = await service.read_for_stream(wanted.page, reads, after, PAGE) if applied > after else ([], False)
+        found, more = (
+            await service.read_for_stream(wanted.page, reads, after, PAGE)
+            if applied > after
+            else ([], False)
+        )
         if found:
             yield b"".join(map(encoded, found))
             after, sent_at = found[-1].seq, time()
@@ -132,4 +174,8 @@ async def follow(service: Service, caller: Caller, wanted: Filter, after: int) -
 
 def encoded(event: EventView) -> bytes:
     data = b"\n".join(b"data: " + line for line in event.payload.splitlines() or [b""])
-    return b"id: %d\nevent: %s\n%s\n\n" % (event.seq, "".join(event.type.split()).encode("utf-8", "replace"), data)
+    return b"id: %d\nevent: %s\n%s\n\n" % (
+        event.seq,
+        "".join(event.type.split()).encode("utf-8", "replace"),
+        data,
+    )

@@ -15,7 +15,17 @@ from qgjet.domain.control import Pauses
 from qgjet.domain.events import Status, Verdict
 from qgjet.support.text import ShortText
 from qgjet_projections.api.access import READ, SUBMIT, TheCaller
-from qgjet_projections.api.answers import JobAnswer, JobDetail, JobPage, JobStatusAnswer, StatusAnswer, job_answer, job_detail, job_status_answer, status_answer
+from qgjet_projections.api.answers import (
+    JobAnswer,
+    JobDetail,
+    JobPage,
+    JobStatusAnswer,
+    StatusAnswer,
+    job_answer,
+    job_detail,
+    job_status_answer,
+    status_answer,
+)
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, Limit, OrgId, Reads, TheService
 from qgjet_projections.readmodel.views import JobQuery, JobView
@@ -24,7 +34,9 @@ from qgjet_projections.usecases import commands
 from qgjet_projections.usecases.pending import Surroundings
 from qgjet_projections.usecases.results import CancelAnswer, Submission
 
-Tags = Annotated[list[str] | None, QueryParameter(name="tag", description="`key:value`; several must all hold.")]
+Tags = Annotated[
+    list[str] | None, QueryParameter(name="tag", description="`key:value`; several must all hold.")
+]
 
 
 class CancelRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,7 +52,13 @@ class RerunRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The suite of the new job. Empty: none, so that a suite that has its result keeps it."""
 
 
-@get("/status/{job_id:str}", summary="Status of a job", responses=documented(400, 404, 503), opt=READ, tags=["compatibility"])
+@get(
+    "/status/{job_id:str}",
+    summary="Status of a job",
+    responses=documented(400, 404, 503),
+    opt=READ,
+    tags=["compatibility"],
+)
 async def status(service: TheService, reads: Reads, job_id: FromPath[str]) -> StatusAnswer:
     return status_answer(await commands.known_job(service, reads, job_id))
 
@@ -56,7 +74,13 @@ async def job_status(service: TheService, reads: Reads, job_id: FromPath[str]) -
     return job_status_answer(await commands.known_job(service, reads, job_id))
 
 
-@get("/jobs", summary="List jobs, last submitted first", responses=documented(400, 503), opt=READ, tags=["jobs"])
+@get(
+    "/jobs",
+    summary="List jobs, last submitted first",
+    responses=documented(400, 503),
+    opt=READ,
+    tags=["jobs"],
+)
 async def jobs(
     service: TheService,
     reads: Reads,
@@ -96,7 +120,11 @@ async def surroundings(service: Service, *, asked: bool = True) -> Surroundings:
     """`asked`: whether somebody will look at agents and pauses at all."""
     if not asked:
         return Surroundings(now=service.clock(), agents=None, pauses=Pauses())
-    return Surroundings(now=service.clock(), agents=await service.agents_if_known(), pauses=await asyncio.to_thread(service.pauses))
+    return Surroundings(
+        now=service.clock(),
+        agents=await service.agents_if_known(),
+        pauses=await asyncio.to_thread(service.pauses),
+    )
 
 
 def tags_of(given: list[str]) -> dict[str, str]:
@@ -106,7 +134,13 @@ def tags_of(given: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-@get("/jobs/{job_id:str}", summary="A job with its attempts and their tests", responses=documented(400, 404, 503), opt=READ, tags=["jobs"])
+@get(
+    "/jobs/{job_id:str}",
+    summary="A job with its attempts and their tests",
+    responses=documented(400, 404, 503),
+    opt=READ,
+    tags=["jobs"],
+)
 async def job(service: TheService, reads: Reads, job_id: FromPath[str]) -> JobDetail:
     found = await commands.known_job(service, reads, job_id)
     around = await surroundings(service, asked=found.status is Status.QUEUED)
@@ -119,16 +153,28 @@ async def job(service: TheService, reads: Reads, job_id: FromPath[str]) -> JobDe
     summary="Cancel a job",
     description="200: it is cancelled, or goes on for another suite than the given one (`cancel_requested` is false then). 202: it runs, and its agent "
     "was asked to stop it. A second call changes nothing.",
-    responses={200: ResponseSpec(CancelAnswer, generate_examples=False, description="Cancelled"), **documented(400, 404, 409, 413, 415, 503)},
+    responses={
+        200: ResponseSpec(CancelAnswer, generate_examples=False, description="Cancelled"),
+        **documented(400, 404, 409, 413, 415, 503),
+    },
     opt=SUBMIT,
     tags=["jobs"],
 )
 async def cancel(
-    service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str], data: JSONBody[CancelRequest | None] = None
+    service: TheService,
+    caller: TheCaller,
+    reads: Reads,
+    job_id: FromPath[str],
+    data: JSONBody[CancelRequest | None] = None,
 ) -> Response[CancelAnswer]:
     asked = data or CancelRequest()
     answer = await commands.cancel(service, caller, job_id, asked.reason, asked.suite_id)
-    return Response(answer, status_code=202 if answer.cancel_requested and answer.status is not Status.CANCELLED else 200)
+    return Response(
+        answer,
+        status_code=202
+        if answer.cancel_requested and answer.status is not Status.CANCELLED
+        else 200,
+    )
 
 
 @post(
@@ -141,8 +187,14 @@ async def cancel(
     tags=["jobs"],
 )
 async def rerun(
-    service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str], data: JSONBody[RerunRequest | None] = None
+    service: TheService,
+    caller: TheCaller,
+    reads: Reads,
+    job_id: FromPath[str],
+    data: JSONBody[RerunRequest | None] = None,
 ) -> Response[Submission]:
     asked = data or RerunRequest()
-    answer = await commands.rerun(service, caller, job_id, priority=asked.priority, suite_id=asked.suite_id)
+    answer = await commands.rerun(
+        service, caller, job_id, priority=asked.priority, suite_id=asked.suite_id
+    )
     return Response(answer, status_code=202, headers={"Location": f"/jobs/{answer.job_id}"})

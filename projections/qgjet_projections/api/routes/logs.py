@@ -1,7 +1,9 @@
-"""The output of attempts: live out of the stream `QG_LOGS`, whole out of the artifact `output.log` once the attempt has ended.
+"""The output of attempts: live out of the stream `QG_LOGS`, whole out of the artifact `output.log`
+once the attempt has ended.
 
-Plain text, or server-sent events: a line each, whose id says where the next one begins. A line that an event cannot hold as it is (no UTF-8, a carriage
-return, no end) is an event `bytes` with its base64. `live` comes after what was there already, `end` when the attempt is over.
+Plain text, or server-sent events: a line each, whose id says where the next one begins. A line that
+an event cannot hold as it is (no UTF-8, a carriage return, no end) is an event `bytes` with its
+base64. `live` comes after what was there already, `end` when the attempt is over.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ WHOLE = "output.log"
 
 
 class Position(NamedTuple):
-    """Where a line begins: a sequence of the stream, and how many bytes of that message are before it."""
+    """Where a line begins: a sequence of the stream, and how many bytes of that message are before
+    it.
+    """
 
     seq: int = 0
     offset: int = 0
@@ -58,7 +62,9 @@ class Position(NamedTuple):
     ),
     media_type="text/plain",
     responses={
-        200: ResponseSpec(str, generate_examples=False, description="The output, as text", media_type="text/plain"),
+        200: ResponseSpec(
+            str, generate_examples=False, description="The output, as text", media_type="text/plain"
+        ),
         **documented(400, 404, 503),
     },
     opt=READ,
@@ -70,8 +76,12 @@ async def log(
     caller: TheCaller,
     reads: Reads,
     job_id: FromPath[str],
-    attempt: Annotated[int | None, QueryParameter(ge=1, description="Counted from 1; none: the last one.")] = None,
-    follow: Annotated[bool, QueryParameter(description="Keep the answer open until the attempt has ended.")] = False,
+    attempt: Annotated[
+        int | None, QueryParameter(ge=1, description="Counted from 1; none: the last one.")
+    ] = None,
+    follow: Annotated[
+        bool, QueryParameter(description="Keep the answer open until the attempt has ended.")
+    ] = False,
     last_event_id: LastEventId = None,
 ) -> Stream:
     found = await commands.known_job(service, reads, job_id)
@@ -82,15 +92,31 @@ async def log(
     headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
     if streams:
         position = _position(last_event_id)
-        return Stream(_events(service, caller, job_id, wanted, position), headers={**headers, "Content-Type": MEDIA_TYPE})
-    pieces = await _whole(service, job_id, await asyncio.to_thread(reads.attempts, job_id), wanted) or lines(service, caller, job_id, wanted, follow=follow)
-    first = b"" if follow else await anext(pieces, b"")  # before the headers are sent, so that a missing server is a 503
-    return Stream(chain(first, pieces), headers={**headers, "Content-Type": "text/plain; charset=utf-8"})
+        return Stream(
+            _events(service, caller, job_id, wanted, position),
+            headers={**headers, "Content-Type": MEDIA_TYPE},
+        )
+    pieces = await _whole(
+        service, job_id, await asyncio.to_thread(reads.attempts, job_id), wanted
+    ) or lines(service, caller, job_id, wanted, follow=follow)
+    first = (
+        b"" if follow else await anext(pieces, b"")
+    )  # before the headers are sent, so that a missing server is a 503
+    return Stream(
+        chain(first, pieces), headers={**headers, "Content-Type": "text/plain; charset=utf-8"}
+    )
 
 
-async def _whole(service: Service, job_id: str, attempts: list[AttemptRecord], attempt: int) -> AsyncIterator[bytes] | None:
+async def _whole(
+    service: Service, job_id: str, attempts: list[AttemptRecord], attempt: int
+) -> AsyncIterator[bytes] | None:
     """The artifact with the whole log; None when there is none, any more or yet."""
-    if not any(one.name == WHOLE and one.sha256 for record in attempts if record.attempt == attempt for one in record.artifacts):
+    if not any(
+        one.name == WHOLE and one.sha256
+        for record in attempts
+        if record.attempt == attempt
+        for one in record.artifacts
+    ):
         return None
     store = ArtifactStore(service.log.connection)
     info = await store.stat(object_name(job_id, attempt, WHOLE))
@@ -103,11 +129,20 @@ async def _whole(service: Service, job_id: str, attempts: list[AttemptRecord], a
         return None
 
 
-async def lines(service: Service, caller: Caller, job_id: str, attempt: int, *, follow: bool) -> AsyncGenerator[bytes, None]:
-    """The live output of one attempt in pieces, as the agent sent them; with `follow` until the attempt, the process or the token has ended."""
+async def lines(
+    service: Service, caller: Caller, job_id: str, attempt: int, *, follow: bool
+) -> AsyncGenerator[bytes, None]:
+    """The live output of one attempt in pieces, as the agent sent them; with `follow` until the
+    attempt, the process or the token has ended.
+    """
     after = 0
     while attempt:
-        over = not follow or service.closing.is_set() or not caller.lasts() or _has_ended(service, job_id, attempt)
+        over = (
+            not follow
+            or service.closing.is_set()
+            or not caller.lasts()
+            or _has_ended(service, job_id, attempt)
+        )
         found = await read(service.log.connection, log_subject(job_id, attempt), after)
         while found:
             yield b"".join(text for _, text in found)
@@ -118,8 +153,12 @@ async def lines(service: Service, caller: Caller, job_id: str, attempt: int, *, 
         await asyncio.sleep(LOOK_S)
 
 
-async def _events(service: Service, caller: Caller, job_id: str, attempt: int, position: Position) -> AsyncGenerator[bytes, None]:
-    """The live output as server-sent events from a position on, until the attempt, the process or the token has ended."""
+async def _events(
+    service: Service, caller: Caller, job_id: str, attempt: int, position: Position
+) -> AsyncGenerator[bytes, None]:
+    """The live output as server-sent events from a position on, until the attempt, the process or
+    the token has ended.
+    """
     yield b"retry: 1000\n\n"
     time = asyncio.get_running_loop().time
     sent_at, splitter, caught_up = time(), Splitter(position), False
@@ -127,7 +166,9 @@ async def _events(service: Service, caller: Caller, job_id: str, attempt: int, p
         over = _has_ended(service, job_id, attempt)
         found = await _read_if_there(service, log_subject(job_id, attempt), splitter.after)
         if found:
-            if events := b"".join(encoded(*line) for seq, text in found for line in splitter.feed(seq, text)):
+            if events := b"".join(
+                encoded(*line) for seq, text in found for line in splitter.feed(seq, text)
+            ):
                 yield events
                 sent_at = time()
             continue
@@ -135,7 +176,10 @@ async def _events(service: Service, caller: Caller, job_id: str, attempt: int, p
             caught_up = True
             yield b"event: live\ndata: %d\n\n" % attempt
         if found is not None and over:
-            yield b"".join(encoded(*line) for line in splitter.rest()) + b"event: end\ndata: %d\n\n" % attempt
+            yield (
+                b"".join(encoded(*line) for line in splitter.rest())
+                + b"event: end\ndata: %d\n\n" % attempt
+            )
             return
         if time() - sent_at >= KEEP_ALIVE_S:
             yield b": still here\n\n"
@@ -164,7 +208,9 @@ class Splitter:
             if end == 0 and len(data) - done <= LONGEST_LINE:
                 break
             end = min(end or len(data), done + LONGEST_LINE)
-            if before + end >= 0:  # the end of a piece may lie in the message before: then there is no place to resume at, but the next line's is
+            if (
+                before + end >= 0
+            ):  # the end of a piece may lie in the message before: then there is no place to resume at, but the next line's is
                 self._end = Position(seq, before + end)
             found.append((self._end, data[done:end]))
             done = end
@@ -197,7 +243,14 @@ def _position(last_event_id: str | None) -> Position:
         return Position()
     match = re.fullmatch(r"([0-9]{1,18})\.([0-9]{1,9})", last_event_id, re.ASCII)
     if match is None:
-        raise ValidationException(extra=[{"key": "Last-Event-ID", "message": "must be the id of an event: sequence and offset"}])
+        raise ValidationException(
+            extra=[
+                {
+                    "key": "Last-Event-ID",
+                    "message": "must be the id of an event: sequence and offset",
+                }
+            ]
+        )
     return Position(int(match[1]), int(match[2]))
 
 
@@ -216,8 +269,12 @@ def _has_ended(service: Service, job_id: str, attempt: int) -> bool:
     return job.attempt == attempt and job.status is not Status.RUNNING
 
 
-async def _read_if_there(service: Service, subject: str, after: int) -> list[tuple[int, bytes]] | None:
-    """None while NATS does not answer. An answer that has begun could tell it only by breaking off, and whoever follows would ask again at once."""
+async def _read_if_there(
+    service: Service, subject: str, after: int
+) -> list[tuple[int, bytes]] | None:
+    """None while NATS does not answer. An answer that has begun could tell it only by breaking off,
+    and whoever follows would ask again at once.
+    """
     try:
         return await read(service.log.connection, subject, after)
     except NatsUnavailable:
@@ -225,4 +282,9 @@ async def _read_if_there(service: Service, subject: str, after: int) -> list[tup
 
 
 async def read(connection: Connection, subject: str, after: int) -> list[tuple[int, bytes]]:
-    return [(one.seq, one.data) for one in await messages(connection, LOGS, subject, after, batch=BATCH, max_bytes=BATCH_BYTES)]
+    return [
+        (one.seq, one.data)
+        for one in await messages(
+            connection, LOGS, subject, after, batch=BATCH, max_bytes=BATCH_BYTES
+        )
+    ]

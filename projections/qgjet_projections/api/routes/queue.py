@@ -44,13 +44,27 @@ class PriorityRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """0-9"""
 
 
-@get("/queue/pauses", summary="Targets and orgs that are paused", responses=documented(400, 503), opt=READ, tags=["queue"])
+@get(
+    "/queue/pauses",
+    summary="Targets and orgs that are paused",
+    responses=documented(400, 503),
+    opt=READ,
+    tags=["queue"],
+)
 async def pauses(service: TheService, reads: Reads) -> PauseList:
     """Of targets, which concern everybody, and of the caller's orgs."""
     found = Pauses(await asyncio.to_thread(reads.pauses))
     return PauseList(
         pauses=[
-            PauseAnswer(kind=one.kind, name=one.name, paused=True, at=one.at, until=one.until, by=one.by, reason=one.reason)
+            PauseAnswer(
+                kind=one.kind,
+                name=one.name,
+                paused=True,
+                at=one.at,
+                until=one.until,
+                by=one.by,
+                reason=one.reason,
+            )
             for one in found.in_force(service.clock())
         ]
     )
@@ -65,10 +79,21 @@ async def pauses(service: TheService, reads: Reads) -> PauseList:
     opt=OPERATE,
     tags=["queue"],
 )
-async def pause(service: TheService, caller: TheCaller, data: JSONBody[PauseRequest]) -> PauseAnswer:
+async def pause(
+    service: TheService, caller: TheCaller, data: JSONBody[PauseRequest]
+) -> PauseAnswer:
     scope, until = decisions.scope_of(data.target, data.org_id), _until(service, data)
     seq = await decisions.pause(service, caller, scope, until=until, reason=data.reason)
-    return PauseAnswer(kind=scope.kind, name=scope.name, paused=True, at=service.clock(), until=until, by=caller.by, reason=data.reason, seq=seq)
+    return PauseAnswer(
+        kind=scope.kind,
+        name=scope.name,
+        paused=True,
+        at=service.clock(),
+        until=until,
+        by=caller.by,
+        reason=data.reason,
+        seq=seq,
+    )
 
 
 def _until(service: Service, asked: PauseRequest) -> datetime | None:
@@ -90,10 +115,21 @@ def _until(service: Service, asked: PauseRequest) -> datetime | None:
     opt=OPERATE,
     tags=["queue"],
 )
-async def resume(service: TheService, caller: TheCaller, data: JSONBody[ResumeRequest]) -> PauseAnswer:
+async def resume(
+    service: TheService, caller: TheCaller, data: JSONBody[ResumeRequest]
+) -> PauseAnswer:
     scope = decisions.scope_of(data.target, data.org_id)
     seq = await decisions.resume(service, caller, scope, reason=data.reason)
-    return PauseAnswer(kind=scope.kind, name=scope.name, paused=False, at=service.clock(), until=None, by=caller.by, reason=data.reason, seq=seq)
+    return PauseAnswer(
+        kind=scope.kind,
+        name=scope.name,
+        paused=False,
+        at=service.clock(),
+        until=None,
+        by=caller.by,
+        reason=data.reason,
+        seq=seq,
+    )
 
 
 @post(
@@ -105,8 +141,16 @@ async def resume(service: TheService, caller: TheCaller, data: JSONBody[ResumeRe
     opt=OPERATE,
     tags=["queue"],
 )
-async def drain(service: TheService, caller: TheCaller, agent: FromPath[str], data: JSONBody[CancelRequest | None] = None) -> DrainAnswer:
-    return DrainAnswer(agent=agent, seq=await decisions.drain(service, caller, agent, reason=data.reason if data else ""))
+async def drain(
+    service: TheService,
+    caller: TheCaller,
+    agent: FromPath[str],
+    data: JSONBody[CancelRequest | None] = None,
+) -> DrainAnswer:
+    return DrainAnswer(
+        agent=agent,
+        seq=await decisions.drain(service, caller, agent, reason=data.reason if data else ""),
+    )
 
 
 @post(
@@ -118,6 +162,12 @@ async def drain(service: TheService, caller: TheCaller, agent: FromPath[str], da
     opt=OPERATE,
     tags=["jobs"],
 )
-async def priority(service: TheService, caller: TheCaller, reads: Reads, job_id: FromPath[str], data: JSONBody[PriorityRequest]) -> PriorityAnswer:
+async def priority(
+    service: TheService,
+    caller: TheCaller,
+    reads: Reads,
+    job_id: FromPath[str],
+    data: JSONBody[PriorityRequest],
+) -> PriorityAnswer:
     before, seq = await decisions.reprioritize(service, caller, job_id, data.priority)
     return PriorityAnswer(job_id=job_id, priority=data.priority, before=before.priority, seq=seq)

@@ -16,10 +16,22 @@ from qgjet_projections.api.access import READ
 from qgjet_projections.api.problems import documented
 from qgjet_projections.api.reads import Cursor, OrgId, Reads, TheService
 from qgjet_projections.readmodel import MAX_LIMIT
-from qgjet_projections.readmodel.views import HourView, JobQuery, JobView, Order, TestDay, TestQuery, TestView, rates_of
+from qgjet_projections.readmodel.views import (
+    HourView,
+    JobQuery,
+    JobView,
+    Order,
+    TestDay,
+    TestQuery,
+    TestView,
+    rates_of,
+)
 
 Hours = Annotated[int, QueryParameter(ge=1, le=24 * 90, description="How far back.")]
-Days = Annotated[int, QueryParameter(ge=1, le=366, description="How far back: whole days, UTC, today among them.")]
+Days = Annotated[
+    int,
+    QueryParameter(ge=1, le=366, description="How far back: whole days, UTC, today among them."),
+]
 Most = Annotated[int, QueryParameter(ge=1, le=1000, description="At most so many.")]
 
 
@@ -52,13 +64,33 @@ class TestHistory(Struct, frozen=True, kw_only=True):
     """Of its latest 500 jobs, the one that was submitted last first."""
 
 
-@get("/stats/hours", summary="Jobs that ended, by the hour and verdict", responses=documented(400, 503), opt=READ, tags=["statistics"])
-async def hours(service: TheService, reads: Reads, org_id: OrgId = None, target: FromQuery[str | None] = None, hours: Hours = 24) -> HourList:
+@get(
+    "/stats/hours",
+    summary="Jobs that ended, by the hour and verdict",
+    responses=documented(400, 503),
+    opt=READ,
+    tags=["statistics"],
+)
+async def hours(
+    service: TheService,
+    reads: Reads,
+    org_id: OrgId = None,
+    target: FromQuery[str | None] = None,
+    hours: Hours = 24,
+) -> HourList:
     since = service.clock() - timedelta(hours=hours - 1)
-    return HourList(hours=await asyncio.to_thread(lambda: reads.hours(since, org_id=org_id, target=target)))
+    return HourList(
+        hours=await asyncio.to_thread(lambda: reads.hours(since, org_id=org_id, target=target))
+    )
 
 
-@get("/tests", summary="How tests went over the last days", responses=documented(400, 503), opt=READ, tags=["statistics"])
+@get(
+    "/tests",
+    summary="How tests went over the last days",
+    responses=documented(400, 503),
+    opt=READ,
+    tags=["statistics"],
+)
 async def list_tests(
     service: TheService,
     reads: Reads,
@@ -69,18 +101,40 @@ async def list_tests(
     cursor: Cursor = None,
     limit: Most = 100,
 ) -> TestPage:
-    query = TestQuery(org_id=org_id, target=target, since=since_day(service.clock(), days), order=order, cursor=cursor, limit=limit)
+    query = TestQuery(
+        org_id=org_id,
+        target=target,
+        since=since_day(service.clock(), days),
+        order=order,
+        cursor=cursor,
+        limit=limit,
+    )
     page = await asyncio.to_thread(reads.tests, query)
     return TestPage(tests=page.items, next_cursor=page.next_cursor)
 
 
-@get("/tests/history", summary="A test, day by day and by app version, on each target", responses=documented(400, 503), opt=READ, tags=["statistics"])
+@get(
+    "/tests/history",
+    summary="A test, day by day and by app version, on each target",
+    responses=documented(400, 503),
+    opt=READ,
+    tags=["statistics"],
+)
 async def history_of_test(
-    service: TheService, reads: Reads, test: FromQuery[str], org_id: OrgId = None, target: FromQuery[str | None] = None, days: Days = 30
+    service: TheService,
+    reads: Reads,
+    test: FromQuery[str],
+    org_id: OrgId = None,
+    target: FromQuery[str | None] = None,
+    days: Days = 30,
 ) -> TestHistory:
-    query = TestQuery(org_id=org_id, target=target, test=test, since=since_day(service.clock(), days))
+    query = TestQuery(
+        org_id=org_id, target=target, test=test, since=since_day(service.clock(), days)
+    )
     days_of = await asyncio.to_thread(reads.test_days, query)
-    latest = await asyncio.to_thread(reads.jobs, JobQuery(org_id=org_id, target=target, test=test, limit=MAX_LIMIT))
+    latest = await asyncio.to_thread(
+        reads.jobs, JobQuery(org_id=org_id, target=target, test=test, limit=MAX_LIMIT)
+    )
     return TestHistory(test=test, days=days_of, versions=versions_of(latest.items))
 
 

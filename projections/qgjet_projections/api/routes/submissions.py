@@ -37,7 +37,11 @@ IdempotencyKey = Annotated[
     ),
 ]
 SubmitBody = Annotated[
-    SubmitRequest, Body(title="One job", description="`test_path` is another name of `test`. Fields left out get the deployment's defaults.")
+    SubmitRequest,
+    Body(
+        title="One job",
+        description="`test_path` is another name of `test`. Fields left out get the deployment's defaults.",
+    ),
 ]
 SuiteBody = Annotated[
     SuiteRequest,
@@ -65,16 +69,29 @@ _SUBMIT_ANSWERS = {
     opt=SUBMIT,
     tags=["jobs"],
 )
-async def submit(service: TheService, caller: TheCaller, data: SubmitBody, idempotency_key: IdempotencyKey = None) -> Response[Submission]:
+async def submit(
+    service: TheService, caller: TheCaller, data: SubmitBody, idempotency_key: IdempotencyKey = None
+) -> Response[Submission]:
     return await _submit(service, caller, data, idempotency_key)
 
 
-@post("/submit", status_code=202, summary="Submit a job: as `POST /v1/jobs`", responses=_SUBMIT_ANSWERS, opt=SUBMIT, tags=["compatibility"])
-async def submit_unversioned(service: TheService, caller: TheCaller, data: SubmitBody, idempotency_key: IdempotencyKey = None) -> Response[Submission]:
+@post(
+    "/submit",
+    status_code=202,
+    summary="Submit a job: as `POST /v1/jobs`",
+    responses=_SUBMIT_ANSWERS,
+    opt=SUBMIT,
+    tags=["compatibility"],
+)
+async def submit_unversioned(
+    service: TheService, caller: TheCaller, data: SubmitBody, idempotency_key: IdempotencyKey = None
+) -> Response[Submission]:
     return await _submit(service, caller, data, idempotency_key)
 
 
-async def _submit(service: Service, caller: Caller, data: SubmitRequest, idempotency_key: str | None) -> Response[Submission]:
+async def _submit(
+    service: Service, caller: Caller, data: SubmitRequest, idempotency_key: str | None
+) -> Response[Submission]:
     answer, replayed = await commands.submit(service, caller, data, _key(idempotency_key))
     headers = {"Location": f"/jobs/{answer.job_id}", **(REPLAYED if replayed else {})}
     return Response(answer, status_code=200 if answer.attached else 202, headers=headers)
@@ -90,13 +107,19 @@ async def _submit(service: Service, caller: Caller, data: SubmitRequest, idempot
     opt=SUBMIT,
     tags=["suites"],
 )
-async def submit_suite(service: TheService, caller: TheCaller, data: SuiteBody, idempotency_key: IdempotencyKey = None) -> Response[SuiteSubmission]:
-    return _suite_submission(*await commands.submit_suite(service, caller, data, _key(idempotency_key)))
+async def submit_suite(
+    service: TheService, caller: TheCaller, data: SuiteBody, idempotency_key: IdempotencyKey = None
+) -> Response[SuiteSubmission]:
+    return _suite_submission(
+        *await commands.submit_suite(service, caller, data, _key(idempotency_key))
+    )
 
 
 class SuiteRerun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     failed: bool = True
-    """Only the jobs that did not pass: failed, timed out, without a verdict, cancelled. False: all of them."""
+    """Only the jobs that did not pass: failed, timed out, without a verdict, cancelled. False: all
+    of them.
+    """
     suite_id: str = ""
     """Of the new suite; empty: made for it."""
 
@@ -112,18 +135,31 @@ class SuiteRerun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tags=["suites"],
 )
 async def rerun_suite(
-    service: TheService, caller: TheCaller, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None, data: JSONBody[SuiteRerun | None] = None
+    service: TheService,
+    caller: TheCaller,
+    reads: Reads,
+    suite_id: FromPath[str],
+    org_id: OrgId = None,
+    data: JSONBody[SuiteRerun | None] = None,
 ) -> Response[SuiteSubmission]:
     asked = data or SuiteRerun()
     suite = await commands.known_suite(service, reads, suite_id, org_id)
-    return _suite_submission(*await commands.rerun_suite(service, caller, suite, only_failed=asked.failed, suite_id=asked.suite_id))
+    return _suite_submission(
+        *await commands.rerun_suite(
+            service, caller, suite, only_failed=asked.failed, suite_id=asked.suite_id
+        )
+    )
 
 
-def _suite_submission(suite_id: str, results: Sequence[tuple[JobSpec, Submission | QgjetError]]) -> Response[SuiteSubmission]:
+def _suite_submission(
+    suite_id: str, results: Sequence[tuple[JobSpec, Submission | QgjetError]]
+) -> Response[SuiteSubmission]:
     jobs = [suite_job(spec, answer) for spec, answer in results]
     refused = [job for job in jobs if job.error is not None]
     if len(refused) == len(jobs):
-        raise _nothing_accepted(jobs, [answer for _, answer in results if isinstance(answer, QgjetError)])
+        raise _nothing_accepted(
+            jobs, [answer for _, answer in results if isinstance(answer, QgjetError)]
+        )
     answer = SuiteSubmission(
         suite_id=suite_id,
         seq=max(job.seq or 0 for job in jobs),
@@ -132,12 +168,19 @@ def _suite_submission(suite_id: str, results: Sequence[tuple[JobSpec, Submission
         refused=len(refused),
         jobs=jobs,
     )
-    return Response(answer, status_code=202, headers={"Location": f"/suites/{quote(suite_id, safe='')}"})
+    return Response(
+        answer, status_code=202, headers={"Location": f"/suites/{quote(suite_id, safe='')}"}
+    )
 
 
 def _nothing_accepted(jobs: list[SuiteJobAnswer], errors: list[QgjetError]) -> SuiteRejected:
     refused = all(job.error and job.error.status == 409 for job in jobs)
-    return SuiteRejected(f"none of {len(jobs)} jobs was accepted; the first: {errors[0]}", jobs, first=errors[0], refused=refused)
+    return SuiteRejected(
+        f"none of {len(jobs)} jobs was accepted; the first: {errors[0]}",
+        jobs,
+        first=errors[0],
+        refused=refused,
+    )
 
 
 def _key(header: str | None) -> str | None:
@@ -146,5 +189,7 @@ def _key(header: str | None) -> str | None:
         return None
     key = header[1:-1] if len(header) >= 2 and header[0] == header[-1] == '"' else header
     if not 1 <= len(key) <= MAX_KEY:
-        raise ValidationException(extra=[{"key": "Idempotency-Key", "message": f"must have 1 to {MAX_KEY} characters"}])
+        raise ValidationException(
+            extra=[{"key": "Idempotency-Key", "message": f"must have 1 to {MAX_KEY} characters"}]
+        )
     return key

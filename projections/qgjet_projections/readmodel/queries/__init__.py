@@ -1,1 +1,3 @@
-"""Questions to the read model, one module for each thing. Plain and synchronous; each reads one snapshot."""
+"""Questions to the read model, one module for each thing. Plain and synchronous; each reads one
+snapshot.
+"""

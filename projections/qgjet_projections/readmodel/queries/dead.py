@@ -7,7 +7,14 @@ from typing import Any
 
 from qgjet.support.text import shortened
 from qgjet_projections.readmodel.apply import Row
-from qgjet_projections.readmodel.queries.reader import COLUMNS, MAX_LIMIT, Reader, check_limit, page_of, read_cursor
+from qgjet_projections.readmodel.queries.reader import (
+    COLUMNS,
+    MAX_LIMIT,
+    Reader,
+    check_limit,
+    page_of,
+    read_cursor,
+)
 from qgjet_projections.readmodel.schema import instant, micros
 from qgjet_projections.readmodel.views import DeadLetter, DeadQuery, Page, Settlement, job_view
 
@@ -17,21 +24,34 @@ _DEAD_COLUMNS = 4
 
 class DeadLetterReads(Reader):
     def dead_letters(self, query: DeadQuery) -> Page[DeadLetter]:
-        """Last submitted first. Raises InvalidInput for a cursor that is none, or a limit out of bounds."""
+        """Last submitted first. Raises InvalidInput for a cursor that is none, or a limit out of
+        bounds.
+        """
         check_limit(query.limit, MAX_LIMIT)
         (before_seq,) = read_cursor(query.cursor, [2**63 - 1])
         source, values = self._dead(query)
         sql = f"SELECT {_OF_DEAD}, {COLUMNS} {source} AND dead_letters.submitted_seq < :before_seq ORDER BY dead_letters.submitted_seq DESC LIMIT :limit"
         with self._snapshot() as connection:
-            found = connection.execute(sql, {**values, "before_seq": before_seq, "limit": query.limit + 1}).fetchall()
-        return page_of([_dead_letter(one) for one in found], [[one[_DEAD_COLUMNS]] for one in found], query.limit)
+            found = connection.execute(
+                sql, {**values, "before_seq": before_seq, "limit": query.limit + 1}
+            ).fetchall()
+        return page_of(
+            [_dead_letter(one) for one in found],
+            [[one[_DEAD_COLUMNS]] for one in found],
+            query.limit,
+        )
 
     def oldest_dead(self, query: DeadQuery, limit: int) -> tuple[list[str], int]:
-        """The ids of those that were submitted first, and how many there are in all. The query's cursor and limit are not looked at."""
+        """The ids of those that were submitted first, and how many there are in all. The query's
+        cursor and limit are not looked at.
+        """
         source, values = self._dead(query)
         with self._snapshot() as connection:
             (count,) = connection.execute(f"SELECT count(*) {source}", values).fetchone()
-            found = connection.execute(f"SELECT job_id {source} ORDER BY dead_letters.submitted_seq LIMIT :limit", {**values, "limit": limit}).fetchall()
+            found = connection.execute(
+                f"SELECT job_id {source} ORDER BY dead_letters.submitted_seq LIMIT :limit",
+                {**values, "limit": limit},
+            ).fetchall()
         return [job_id for (job_id,) in found], count
 
     def dead_count(self) -> int:
@@ -61,7 +81,10 @@ class DeadLetterReads(Reader):
         if query.finished_before is not None:
             conditions.append("jobs.finished_at < :finished_before")
             values["finished_before"] = micros(query.finished_before)
-        return f"FROM dead_letters CROSS JOIN jobs USING (submitted_seq) WHERE {' AND '.join(conditions)}", values
+        return (
+            f"FROM dead_letters CROSS JOIN jobs USING (submitted_seq) WHERE {' AND '.join(conditions)}",
+            values,
+        )
 
 
 def _dead_letter(found: Sequence[Any]) -> DeadLetter:

@@ -1,6 +1,8 @@
-"""What maintenance asks for: jobs that are due for something, and partition queues in use. Each question reads what it answers with, not all active jobs.
+"""What maintenance asks for: jobs that are due for something, and partition queues in use. Each
+question reads what it answers with, not all active jobs.
 
-Times are those at which the server stored an event, so an answer does not depend on the clock of a client or an agent.
+Times are those at which the server stored an event, so an answer does not depend on the clock of a
+client or an agent.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ MAX_DUE = 1_000
 
 class MaintenanceReads(Reader):
     def activity(self) -> Activity:
-        """Which partition queues are in use, at one moment: a job that an agent gives back meanwhile is in one of both lists."""
+        """Which partition queues are in use, at one moment: a job that an agent gives back
+        meanwhile is in one of both lists.
+        """
         queued = """
             SELECT org_id, app_version_id, target, rank FROM jobs INDEXED BY jobs_by_queue WHERE status = 'queued'
             GROUP BY 1, 2, 3, 4 ORDER BY min(changed_at)"""
@@ -29,18 +33,29 @@ class MaintenanceReads(Reader):
             (applied_seq,) = connection.execute("SELECT applied_seq FROM position").fetchone()
             return Activity(
                 applied_seq=applied_seq,
-                queued=[Lane(Partition(*tokens), rank) for *tokens, rank in connection.execute(queued)],
+                queued=[
+                    Lane(Partition(*tokens), rank) for *tokens, rank in connection.execute(queued)
+                ],
                 running=[_live_job(Row(*found)) for found in connection.execute(running)],
             )
 
     def queued_in(self, lane: Lane, before: datetime) -> list[LiveJob]:
-        """Queued jobs of a partition queue that nothing has happened to since `before`, and whose retry was due then."""
+        """Queued jobs of a partition queue that nothing has happened to since `before`, and whose
+        retry was due then.
+        """
         sql = f"""
             SELECT {COLUMNS} FROM jobs INDEXED BY jobs_by_queue
             WHERE status = 'queued' AND (org_id, app_version_id, target, rank) = (:org_id, :app_version_id, :target, :rank) AND changed_at < :before
             AND coalesce(retry_at, 0) < :before ORDER BY changed_at LIMIT {MAX_DUE}"""
         partition = lane.partition
-        return self._live(sql, org_id=partition.org_id, app_version_id=partition.app_version_id, target=partition.target, rank=lane.rank, before=micros(before))
+        return self._live(
+            sql,
+            org_id=partition.org_id,
+            app_version_id=partition.app_version_id,
+            target=partition.target,
+            rank=lane.rank,
+            before=micros(before),
+        )
 
     def waited_too_long(self, now: datetime) -> list[LiveJob]:
         """Jobs that no agent has started within their queue timeout."""
@@ -51,7 +66,9 @@ class MaintenanceReads(Reader):
         return self._live(sql, now=micros(now))
 
     def incomplete_submissions(self, before: datetime) -> list[tuple[str, str, str]]:
-        """(org, suite, submission) of large submissions of which the server has stored nothing since `before`."""
+        """(org, suite, submission) of large submissions of which the server has stored nothing
+        since `before`.
+        """
         sql = """
             SELECT org_id, suite_id, submission FROM openings AS last INDEXED BY openings_unfinished
             WHERE to_come > 0 AND stored_at < ? AND NOT EXISTS (

@@ -22,7 +22,8 @@ MAX_LIMIT = 500
 RENEW_S = 10.0
 COLUMNS = ", ".join(f"jobs.{name}" for name in Row.__struct_fields__)
 BY_STATUS = "jobs INDEXED BY jobs_by_status"
-"""Goes with the condition `status <> 'done'`, which SQLite wants to read before it takes the index."""
+"""Goes with the condition `status <> 'done'`, which SQLite wants to read before it takes the index.
+"""
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -60,7 +61,9 @@ class Reader:
         """The orgs that there seem to be; None: all there are."""
 
     def seen_by(self, orgs: frozenset[str] | None) -> Self:
-        """The same as if there were nothing but `orgs` in it; None: no limit. `counts` knows no orgs, and is for those who may see all."""
+        """The same as if there were nothing but `orgs` in it; None: no limit. `counts` knows no
+        orgs, and is for those who may see all.
+        """
         if orgs is None:
             return self
         view = type(self)(self.path)
@@ -71,8 +74,8 @@ class Reader:
     def open(cls, path: Path) -> Self:
         """The read model in `path`, made when it is missing.
 
-        A file of another schema version, or one that is damaged, is thrown away: the projector fills the new one from the log. Raises SchemaMismatch for
-        a database that is not ours.
+        A file of another schema version, or one that is damaged, is thrown away: the projector
+        fills the new one from the log. Raises SchemaMismatch for a database that is not ours.
         """
         schema.prepare(path)
         model = cls(path)
@@ -85,9 +88,11 @@ class Reader:
         return self._pool.file is not None and _identity(self.path) != self._pool.file
 
     def renew(self) -> None:
-        """Put an empty read model where the file was deleted or replaced. No writer may have it open. Raises NatsUnavailable while reads do not end.
+        """Put an empty read model where the file was deleted or replaced. No writer may have it
+        open. Raises NatsUnavailable while reads do not end.
 
-        First every connection to the old file closes: SQLite deletes the journal of that name with the last one.
+        First every connection to the old file closes: SQLite deletes the journal of that name with
+        the last one.
         """
         pool = self._pool
         with pool.changed:
@@ -96,7 +101,9 @@ class Reader:
             ended = pool.changed.wait_for(lambda: not pool.in_use, timeout=RENEW_S)
         try:
             if not ended:
-                raise NatsUnavailable(f"the read model {self.path} was deleted, and reads of it have not ended")
+                raise NatsUnavailable(
+                    f"the read model {self.path} was deleted, and reads of it have not ended"
+                )
             schema.remove_journals(self.path)
             schema.prepare(self.path)
             pool.file = _identity(self.path)
@@ -104,7 +111,9 @@ class Reader:
             pool.renewing = False
 
     def close(self) -> None:
-        """Close all connections; those in use close when they are given back. A second call is harmless."""
+        """Close all connections; those in use close when they are given back. A second call is
+        harmless.
+        """
         with self._pool.changed:
             self._pool.closed = True
             self._pool.close_idle()
@@ -136,7 +145,9 @@ class Reader:
         except sqlite3.Error as error:
             self._give_back(None)
             if self.is_gone:
-                raise NatsUnavailable(f"the read model {self.path} was deleted and is being rebuilt; try again") from error
+                raise NatsUnavailable(
+                    f"the read model {self.path} was deleted and is being rebuilt; try again"
+                ) from error
             raise
         return connection
 
@@ -157,14 +168,22 @@ class Reader:
             return int(connection.execute("SELECT applied_seq FROM position").fetchone()[0])
 
     def _asked(self, org_id: str | None) -> list[str | None]:
-        """The orgs to look at, one query each: each then has its index, and comes in order. [None]: all of them at once."""
+        """The orgs to look at, one query each: each then has its index, and comes in order. [None]:
+        all of them at once.
+        """
         if self._orgs is None:
             return [org_id]
         return [org for org in sorted(self._orgs) if org_id in (None, org)]
 
     def _seen(self, table: str) -> str:
-        """The condition that a row of a table is of an org that is seen, with the value `:orgs`. No index is used for it."""
-        return "TRUE" if self._orgs is None else f"+{table}.org_id IN (SELECT value FROM json_each(:orgs))"
+        """The condition that a row of a table is of an org that is seen, with the value `:orgs`. No
+        index is used for it.
+        """
+        return (
+            "TRUE"
+            if self._orgs is None
+            else f"+{table}.org_id IN (SELECT value FROM json_each(:orgs))"
+        )
 
     @property
     def _orgs_json(self) -> str | None:
@@ -186,10 +205,14 @@ def read_cursor(cursor: str | None, start: list[Any]) -> list[Any]:
     if cursor is None:
         return start
     try:
-        key = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=list[int | str])
+        key = msgspec.json.decode(
+            base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=list[int | str]
+        )
     except (msgspec.MsgspecError, ValueError):
         key = []
-    if [type(part) for part in key] != [type(part) for part in start] or not 0 <= int(key[0]) < 2**63:
+    if [type(part) for part in key] != [type(part) for part in start] or not 0 <= int(
+        key[0]
+    ) < 2**63:
         raise InvalidInput("cursor", "is not one that a page ended with")
     return list(key)
 

@@ -18,11 +18,21 @@ FILTERS = ("target", "org_id", "app_version_id", "test", "reason", "verdict")
 
 
 @get("/ui/dead", opt=READ, include_in_schema=False)
-async def dead(request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None) -> Response[bytes]:
+async def dead(
+    request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None
+) -> Response[bytes]:
     values = given(request, *FILTERS, "settled")
     live = query({"after": service.applied_seq})
     found = await asyncio.to_thread(reads.dead_letters, query_of(values, cursor or None))
-    return page(request, service, "dead.html", live=live, letters=found.items, values=values, next_cursor=found.next_cursor)
+    return page(
+        request,
+        service,
+        "dead.html",
+        live=live,
+        letters=found.items,
+        values=values,
+        next_cursor=found.next_cursor,
+    )
 
 
 def query_of(values: dict[str, str], cursor: str | None = None) -> DeadQuery:

@@ -40,11 +40,15 @@ FILTERS = ("org_id", "app_version_id", "target", "test", "status", "verdict", "s
 
 def given(request: AnyRequest, *names: str) -> dict[str, str]:
     """The filters of a page's address; a form sends the empty ones, too."""
-    return {name: value for name in (*names, "cursor") if (value := request.query_params.get(name, ""))}
+    return {
+        name: value for name in (*names, "cursor") if (value := request.query_params.get(name, ""))
+    }
 
 
 def chosen(values: Mapping[str, str], name: str, words: type[Word]) -> Word | None:
-    """Raises InvalidInput for any other word: a filter that is not understood must not become a wider one."""
+    """Raises InvalidInput for any other word: a filter that is not understood must not become a
+    wider one.
+    """
     given = values.get(name)
     if not given:
         return None
@@ -55,7 +59,9 @@ def chosen(values: Mapping[str, str], name: str, words: type[Word]) -> Word | No
 
 
 @get("/ui/jobs", opt=READ, include_in_schema=False)
-async def jobs(request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None) -> Response[bytes]:
+async def jobs(
+    request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None
+) -> Response[bytes]:
     values = given(request, *FILTERS)
     wanted = JobQuery(
         org_id=values.get("org_id"),
@@ -72,7 +78,16 @@ async def jobs(request: AnyRequest, service: TheService, reads: Reads, cursor: C
     live = query({"suite_id": values.get("suite_id"), "after": service.applied_seq})
     found = await asyncio.to_thread(reads.jobs, wanted)
     answers = await job_answers(service, found.items)
-    return page(request, service, "jobs.html", live=live, jobs=answers, values=values, next_cursor=found.next_cursor, statuses=list(Status))
+    return page(
+        request,
+        service,
+        "jobs.html",
+        live=live,
+        jobs=answers,
+        values=values,
+        next_cursor=found.next_cursor,
+        statuses=list(Status),
+    )
 
 
 class File(Struct, frozen=True, kw_only=True):
@@ -122,9 +137,13 @@ async def job(
         request,
         service,
         "job.html",
-        live=query({"job_id": job_id, "agents": "true" if seen else None, "seen": seen, "after": seq}),
+        live=query(
+            {"job_id": job_id, "agents": "true" if seen else None, "seen": seen, "after": seq}
+        ),
         job=answer,
-        pause=around.pauses.of(Partition(found.org_id, found.app_version_id, found.target), around.now),
+        pause=around.pauses.of(
+            Partition(found.org_id, found.app_version_id, found.target), around.now
+        ),
         retry_at=found.retry_at,
         why_it_waits=_WHY.get(answer.pending_reason, "") if answer.pending_reason else "",
         order=order,
@@ -153,7 +172,14 @@ def _files(job_id: str, attempt: AttemptRecord) -> list[File]:
             size=one.size,
             note=one.note,
             url=f"{base}/{'/'.join(map(segment, one.name.split('/')))}" if one.sha256 else "",
-            kind=next((kind for prefix, kind in _MEDIA.items() if one.sha256 and one.content_type.startswith(prefix)), ""),
+            kind=next(
+                (
+                    kind
+                    for prefix, kind in _MEDIA.items()
+                    if one.sha256 and one.content_type.startswith(prefix)
+                ),
+                "",
+            ),
         )
         for one in attempt.artifacts
     ]
@@ -163,10 +189,28 @@ def _story(events: list[EventView]) -> list[Step]:
     steps, before = [], None
     for event in events:
         said = event.said()
-        gap = "" if before is None or event.at is None else f"+{text.duration((event.at - before).total_seconds())}"
+        gap = (
+            ""
+            if before is None or event.at is None
+            else f"+{text.duration((event.at - before).total_seconds())}"
+        )
         outcome = said.get("outcome") or {}
-        word = said.get("verdict") or outcome.get("verdict") or {"started": "running", "submitted": "queued"}.get(event.type, event.type)
-        steps.append(Step(seq=event.seq, name=event.type, at=event.at, gap=gap, tone=text.tone(word), what=_what(event.type, said, outcome), legal=event.legal))
+        word = (
+            said.get("verdict")
+            or outcome.get("verdict")
+            or {"started": "running", "submitted": "queued"}.get(event.type, event.type)
+        )
+        steps.append(
+            Step(
+                seq=event.seq,
+                name=event.type,
+                at=event.at,
+                gap=gap,
+                tone=text.tone(word),
+                what=_what(event.type, said, outcome),
+                legal=event.legal,
+            )
+        )
         before = event.at or before
     return steps
 
@@ -174,12 +218,16 @@ def _story(events: list[EventView]) -> list[Step]:
 def _what(name: str, said: dict[str, Any], outcome: dict[str, Any]) -> str:
     """One line about an event; what it says beyond that is on the page, or in the log."""
     parts = [
-        f"attempt {said['attempt']}" if name in ("started", "attempt_ended", "attempt_lost") and said.get("attempt") else "",
+        f"attempt {said['attempt']}"
+        if name in ("started", "attempt_ended", "attempt_lost") and said.get("attempt")
+        else "",
         f"on {said['agent']}" if name == "started" and said.get("agent") else "",
         str(said.get("device") or "") if name == "started" else "",
         text.words(said.get("verdict") or outcome.get("verdict") or ""),
         text.words(said.get("reason") or outcome.get("reason") or ""),
         str(said.get("message") or outcome.get("message") or "").split("\n")[0][:200],
-        f"by {said['by']}" if said.get("by") and said.get("by") != said.get("agent") and name != "started" else "",
+        f"by {said['by']}"
+        if said.get("by") and said.get("by") != said.get("agent") and name != "started"
+        else "",
     ]
     return shortened(", ".join(part for part in parts if part))

@@ -32,15 +32,25 @@ MOST_PARTITIONS = MOST_PLACES = 40
 
 
 @get("/", opt=READ, include_in_schema=False)
-async def overview(request: AnyRequest, service: TheService, caller: TheCaller, reads: Reads) -> Response[bytes]:
+async def overview(
+    request: AnyRequest, service: TheService, caller: TheCaller, reads: Reads
+) -> Response[bytes]:
     seq = service.applied_seq  # before anything is read: what comes in between moves the page once too often, not once too little
     seen = await agents_seen(service, caller, reads)
     around = await surroundings(service)
     context = await asyncio.to_thread(_context, service, caller, reads, around)
-    return page(request, service, "overview.html", live=query({"agents": "true", "seen": seen, "after": seq}), **context)
+    return page(
+        request,
+        service,
+        "overview.html",
+        live=query({"agents": "true", "seen": seen, "after": seq}),
+        **context,
+    )
 
 
-def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroundings) -> dict[str, Any]:
+def _context(
+    service: Service, caller: Caller, reads: ReadModel, around: Surroundings
+) -> dict[str, Any]:
     partitions = reads.partitions()
     first = since(around.now, hours=HOURS)
     places = reads.hours_by_place(first)
@@ -49,27 +59,42 @@ def _context(service: Service, caller: Caller, reads: ReadModel, around: Surroun
     pauses = around.pauses.in_force(around.now)
     agents = _agents(around.agents, caller, reads)
     paused = {pause.name for pause in pauses if pause.kind == "target"}
-    targets = {one.target for one in partitions} | {target for target, _ in places} | {one.target for agent in agents or [] for one in agent.targets}
+    targets = (
+        {one.target for one in partitions}
+        | {target for target, _ in places}
+        | {one.target for agent in agents or [] for one in agent.targets}
+    )
     lanes = [partition_answer(one, around) for one in _longest(partitions)]
     order = service.deployment.priority_order
     return {
-        "pauses": [pause for pause in pauses if pause.kind == "target" or caller.orgs is None or pause.name in caller.orgs],
+        "pauses": [
+            pause
+            for pause in pauses
+            if pause.kind == "target" or caller.orgs is None or pause.name in caller.orgs
+        ],
         "paused_targets": paused,
         "may_pause": sorted(targets - paused) if caller.orgs is None else [],
         "running": sum(one.running for one in partitions),
         "queued": sum(one.queued for one in partitions),
-        "oldest": min((one.oldest_queued_at for one in partitions if one.oldest_queued_at), default=None),
+        "oldest": min(
+            (one.oldest_queued_at for one in partitions if one.oldest_queued_at), default=None
+        ),
         "ended": verdicts.total(),
         "pass_rate": rates_of(verdicts).passed,
         "dead": reads.dead_count(),
         "lag": service.lag,
         "targets": lanes,
-        "served_by_none": sorted({one.target for one in lanes if one.pending_reason is PendingReason.NO_AGENT}),
+        "served_by_none": sorted(
+            {one.target for one in lanes if one.pending_reason is PendingReason.NO_AGENT}
+        ),
         "priority_of": lambda rank: rank if order == "low-first" else 9 - rank,
         "chart": charts.hours(by_hour, first, HOURS),
         "rates": charts.pass_rates(by_hour, first, HOURS),
         "legend": charts.LEGEND,
-        "places": [_place(target, org_id, places[target, org_id], first) for target, org_id in _busiest(places)],
+        "places": [
+            _place(target, org_id, places[target, org_id], first)
+            for target, org_id in _busiest(places)
+        ],
         "more_places": max(len(places) - MOST_PLACES, 0),
         "orgs": sorted({one.org_id for one in partitions} | {org_id for _, org_id in places}),
         "agents": agents,
@@ -92,12 +117,22 @@ def _place(target: str, org_id: str, found: list[HourView], first: datetime) -> 
     by_hour = _added([found])
     verdicts = sum(by_hour.values(), Counter[str]())
     chart = charts.small_hours(by_hour, first, HOURS, f"{target} for {org_id}")
-    return Place(target=target, org_id=org_id, ended=verdicts.total(), pass_rate=rates_of(verdicts).passed, chart=chart)
+    return Place(
+        target=target,
+        org_id=org_id,
+        ended=verdicts.total(),
+        pass_rate=rates_of(verdicts).passed,
+        chart=chart,
+    )
 
 
 def _busiest(places: dict[tuple[str, str], list[HourView]]) -> list[tuple[str, str]]:
     """Where most jobs have ended, in an order that stays."""
-    return sorted(sorted(places, key=lambda place: -sum(sum(one.verdicts.values()) for one in places[place]))[:MOST_PLACES])
+    return sorted(
+        sorted(places, key=lambda place: -sum(sum(one.verdicts.values()) for one in places[place]))[
+            :MOST_PLACES
+        ]
+    )
 
 
 def _added(places: Iterable[list[HourView]]) -> dict[datetime, Counter[str]]:
@@ -109,7 +144,9 @@ def _added(places: Iterable[list[HourView]]) -> dict[datetime, Counter[str]]:
 
 
 def _longest(partitions: list[PartitionView]) -> list[PartitionView]:
-    """Those in which most waits, in an order in which no row changes its place while the queue moves."""
+    """Those in which most waits, in an order in which no row changes its place while the queue
+    moves.
+    """
     found = sorted(partitions, key=lambda one: (-one.queued, -one.running))[:MOST_PARTITIONS]
     return sorted(found, key=lambda one: (one.target, one.org_id, one.app_version_id))
 

@@ -32,7 +32,9 @@ PAGE = 30
 MOST_JOBS = 5_000
 ROWS = 35
 MOST_BAD, MOST_LINES, MOST_LINKS = 12, 12, 30
-"""Jobs that are shown with their failures; flaky ones, and changes; attempts in the timeline that lead to their job. More would make a page heavy."""
+"""Jobs that are shown with their failures; flaky ones, and changes; attempts in the timeline that
+lead to their job. More would make a page heavy.
+"""
 MOST_FAILURES = 3
 """Tests of one job that are shown with their message."""
 MOST_WHY = 160
@@ -43,12 +45,22 @@ LISTS = ("jobs", "bad", "flaky")
 
 
 @get("/ui/suites", opt=READ, include_in_schema=False)
-async def suites(request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None) -> Response[bytes]:
+async def suites(
+    request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None
+) -> Response[bytes]:
     values = given(request, "org_id")
     live = query({"after": service.applied_seq})
     found = await asyncio.to_thread(reads.suites, values.get("org_id"), PAGE, cursor or None)
     shown = [(suite_answer(one), charts.share(one.verdicts, one.statuses)) for one in found.items]
-    return page(request, service, "suites.html", live=live, suites=shown, values=values, next_cursor=found.next_cursor)
+    return page(
+        request,
+        service,
+        "suites.html",
+        live=live,
+        suites=shown,
+        values=values,
+        next_cursor=found.next_cursor,
+    )
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -71,7 +83,13 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 @get("/ui/suites/{suite_id:str}", opt=READ, include_in_schema=False)
-async def suite(request: AnyRequest, service: TheService, reads: Reads, suite_id: FromPath[str], org_id: OrgId = None) -> Response[bytes]:
+async def suite(
+    request: AnyRequest,
+    service: TheService,
+    reads: Reads,
+    suite_id: FromPath[str],
+    org_id: OrgId = None,
+) -> Response[bytes]:
     seq = service.applied_seq
     values = given(request, "org_id", "agent")
     found = await commands.known_suite(service, reads, suite_id, org_id or None)
@@ -79,22 +97,44 @@ async def suite(request: AnyRequest, service: TheService, reads: Reads, suite_id
     shown = {job.job_id: job for name in LISTS for job in context[name]}
     answers = {job.job_id: job for job in await job_answers(service, list(shown.values()))}
     context |= {name: [answers[job.job_id] for job in context[name]] for name in LISTS}
-    return page(request, service, "suite.html", live=query({"suite_id": suite_id, "after": seq}), suite=suite_answer(found), values=values, **context)
+    return page(
+        request,
+        service,
+        "suite.html",
+        live=query({"suite_id": suite_id, "after": seq}),
+        suite=suite_answer(found),
+        values=values,
+        **context,
+    )
 
 
 def _context(reads: ReadModel, found: SuiteView, values: dict[str, str]) -> dict[str, Any]:
     order = {word: number for number, word in enumerate(text.VERDICTS)}
-    views = sorted(_jobs(reads, found), key=lambda job: (order.get(str(job.verdict), -1), job.test, job.target))
+    views = sorted(
+        _jobs(reads, found), key=lambda job: (order.get(str(job.verdict), -1), job.test, job.target)
+    )
     attempts = reads.suite_attempts(found.suite_id, found.org_id)
     previous = reads.suite_before(found)
     changes, fresh = _compared(reads, views, previous)
     bad = [job for job in views if job.verdict is not None and job.verdict not in PASSING]
     flaky = [job for job in views if job.verdict is Verdict.FLAKY]
     failures = _failures(bad[:MOST_BAD], attempts)
-    agent, since = values.get("agent"), {job.job_id: attempts[job.submitted_seq][-1].started_at for job in views if attempts.get(job.submitted_seq)}
+    agent, since = (
+        values.get("agent"),
+        {
+            job.job_id: attempts[job.submitted_seq][-1].started_at
+            for job in views
+            if attempts.get(job.submitted_seq)
+        },
+    )
     if agent is not None:
-        attempts = {seq: [one for one in mine if one.agent == agent] for seq, mine in attempts.items()}
-        views = sorted((job for job in views if attempts.get(job.submitted_seq)), key=lambda job: attempts[job.submitted_seq][0].started_at)
+        attempts = {
+            seq: [one for one in mine if one.agent == agent] for seq, mine in attempts.items()
+        }
+        views = sorted(
+            (job for job in views if attempts.get(job.submitted_seq)),
+            key=lambda job: attempts[job.submitted_seq][0].started_at,
+        )
     begin = offset(values)
     return {
         "jobs": views[begin : begin + ROWS],
@@ -108,7 +148,10 @@ def _context(reads: ReadModel, found: SuiteView, values: dict[str, str]) -> dict
         "flaky": flaky[:MOST_LINES],
         "more_flaky": max(len(flaky) - MOST_LINES, 0),
         "failures": failures,
-        "flaky_why": {job.job_id: text.shortened(first_line(job.message), MOST_WHY) for job in flaky[:MOST_LINES]},
+        "flaky_why": {
+            job.job_id: text.shortened(first_line(job.message), MOST_WHY)
+            for job in flaky[:MOST_LINES]
+        },
         "share": charts.share(found.verdicts, found.statuses),
         "warm": sum(one.warm for mine in attempts.values() for one in mine),
         "attempts": sum(map(len, attempts.values())),
@@ -123,43 +166,94 @@ def _context(reads: ReadModel, found: SuiteView, values: dict[str, str]) -> dict
 
 
 def _jobs(reads: ReadModel, found: SuiteView) -> list[JobView]:
-    return list(islice(reads.all_jobs(JobQuery(org_id=found.org_id, suite_id=found.suite_id)), MOST_JOBS))
+    return list(
+        islice(reads.all_jobs(JobQuery(org_id=found.org_id, suite_id=found.suite_id)), MOST_JOBS)
+    )
 
 
-def _timeline(views: list[JobView], attempts: dict[int, list[AttemptRecord]], values: dict[str, str]) -> Markup:
-    reports = [job_report(job, attempts.get(job.submitted_seq, []), attached=False) for job in views]
-    agents = {one.agent: f"{query(values, agent=one.agent, cursor=None)}#h-rest" for mine in attempts.values() for one in mine if one.agent}
+def _timeline(
+    views: list[JobView], attempts: dict[int, list[AttemptRecord]], values: dict[str, str]
+) -> Markup:
+    reports = [
+        job_report(job, attempts.get(job.submitted_seq, []), attached=False) for job in views
+    ]
+    agents = {
+        one.agent: f"{query(values, agent=one.agent, cursor=None)}#h-rest"
+        for mine in attempts.values()
+        for one in mine
+        if one.agent
+    }
     links = {number: f"/ui/jobs/{segment(job.job_id)}" for number, job in enumerate(views)}
     return Markup(timeline.render(reports, links, most_links=MOST_LINKS, agents=agents))
 
 
-def _failures(jobs: list[JobView], attempts: dict[int, list[AttemptRecord]]) -> dict[str, list[Failure]]:
+def _failures(
+    jobs: list[JobView], attempts: dict[int, list[AttemptRecord]]
+) -> dict[str, list[Failure]]:
     """By job. The more there are, the less is said of each: all of it is on the page of the job."""
-    found = {job.job_id: _failed(job, attempts[job.submitted_seq]) for job in jobs if attempts.get(job.submitted_seq)}
+    found = {
+        job.job_id: _failed(job, attempts[job.submitted_seq])
+        for job in jobs
+        if attempts.get(job.submitted_seq)
+    }
     room = max(MESSAGES // max(sum(map(len, found.values())), 1), LEAST_MESSAGE)
-    return {job_id: [replace(one, message=text.shortened(one.message, room)) for one in failures] for job_id, failures in found.items()}
+    return {
+        job_id: [replace(one, message=text.shortened(one.message, room)) for one in failures]
+        for job_id, failures in found.items()
+    }
 
 
 def _failed(job: JobView, attempts: list[AttemptRecord]) -> list[Failure]:
-    found = [(test, try_.error) for test in attempts[-1].tests for try_ in test.tries[-1:] if try_.error is not None]
-    shown = [Failure(title=test.title, file=error.file or test.file, line=error.line or test.line, message=error.message) for test, error in found]
+    found = [
+        (test, try_.error)
+        for test in attempts[-1].tests
+        for try_ in test.tries[-1:]
+        if try_.error is not None
+    ]
+    shown = [
+        Failure(
+            title=test.title,
+            file=error.file or test.file,
+            line=error.line or test.line,
+            message=error.message,
+        )
+        for test, error in found
+    ]
     if job.verdict in (Verdict.FAILED, Verdict.TIMED_OUT):
         shown += [
-            Failure(title=one.test.title, file=one.test.file, line=one.test.line, message=f"{one.note}\n{failure_text(one.test)}")
+            Failure(
+                title=one.test.title,
+                file=one.test.file,
+                line=one.test.line,
+                message=f"{one.note}\n{failure_text(one.test)}",
+            )
             for one in not_passed_again(attempts)
         ]
     return shown[:MOST_FAILURES]
 
 
-def _compared(reads: ReadModel, now: list[JobView], previous: SuiteView | None) -> tuple[list[Change], int]:
+def _compared(
+    reads: ReadModel, now: list[JobView], previous: SuiteView | None
+) -> tuple[list[Change], int]:
     """Tests that ended in both runs with another verdict, worse ones first, and how many are new."""
     if previous is None:
         return [], 0
     before = {(job.target, job.test): job for job in _jobs(reads, previous)}
     changes = [
-        Change(test=job.test, target=job.target, job_id=job.job_id, before=str(old.verdict), now=str(job.verdict))
+        Change(
+            test=job.test,
+            target=job.target,
+            job_id=job.job_id,
+            before=str(old.verdict),
+            now=str(job.verdict),
+        )
         for job in now
-        if (old := before.get((job.target, job.test))) is not None and job.verdict and old.verdict and job.verdict is not old.verdict
+        if (old := before.get((job.target, job.test))) is not None
+        and job.verdict
+        and old.verdict
+        and job.verdict is not old.verdict
     ]
-    fresh = sum((job.target, job.test) not in before for job in now if job.status is not Status.CANCELLED)
+    fresh = sum(
+        (job.target, job.test) not in before for job in now if job.status is not Status.CANCELLED
+    )
     return changes, fresh

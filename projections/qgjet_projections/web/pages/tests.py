@@ -48,7 +48,17 @@ async def tests(request: AnyRequest, service: TheService, reads: Reads) -> Respo
     live = query({"slow": "true", "after": service.applied_seq})
     found = await asyncio.to_thread(reads.tests, wanted)
     shown = [(one, charts.share(one.verdicts, {})) for one in found.items]
-    return page(request, service, "tests.html", live=live, tests=shown, values=values, days=days, orders=ORDERS, next_cursor=found.next_cursor)
+    return page(
+        request,
+        service,
+        "tests.html",
+        live=live,
+        tests=shown,
+        values=values,
+        days=days,
+        orders=ORDERS,
+        next_cursor=found.next_cursor,
+    )
 
 
 def _days(values: dict[str, str], otherwise: int) -> int:
@@ -72,20 +82,45 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 @get("/ui/tests/history", opt=READ, include_in_schema=False)
-async def history(request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None) -> Response[bytes]:
+async def history(
+    request: AnyRequest, service: TheService, reads: Reads, cursor: Cursor = None
+) -> Response[bytes]:
     values = given(request, "test", "org_id", "target", "days")
     if "test" not in values:
         raise InvalidInput("test", "is needed: /ui/tests/history?test=…")
     now, days = service.clock(), _days(values, 30)
-    wanted = TestQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], since=since_day(now, days))
+    wanted = TestQuery(
+        org_id=values.get("org_id"),
+        target=values.get("target"),
+        test=values["test"],
+        since=since_day(now, days),
+    )
     live = query({"slow": "true", "after": service.applied_seq})
     found = await asyncio.to_thread(reads.test_days, wanted)
     jobs = await asyncio.to_thread(
-        reads.jobs, JobQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], cursor=cursor or None, limit=PAGE)
+        reads.jobs,
+        JobQuery(
+            org_id=values.get("org_id"),
+            target=values.get("target"),
+            test=values["test"],
+            cursor=cursor or None,
+            limit=PAGE,
+        ),
     )
-    latest = await asyncio.to_thread(reads.jobs, JobQuery(org_id=values.get("org_id"), target=values.get("target"), test=values["test"], limit=MAX_LIMIT))
+    latest = await asyncio.to_thread(
+        reads.jobs,
+        JobQuery(
+            org_id=values.get("org_id"),
+            target=values.get("target"),
+            test=values["test"],
+            limit=MAX_LIMIT,
+        ),
+    )
     first = wanted.since.replace(hour=0, minute=0, second=0, microsecond=0)
-    targets = [_target(name, [one for one in found if one.target == name], first, days) for name in sorted({one.target for one in found})]
+    targets = [
+        _target(name, [one for one in found if one.target == name], first, days)
+        for name in sorted({one.target for one in found})
+    ]
     return page(
         request,
         service,
@@ -93,7 +128,9 @@ async def history(request: AnyRequest, service: TheService, reads: Reads, cursor
         live=live,
         test=values["test"],
         targets=targets,
-        versions=[(one, charts.share(one.verdicts, {})) for one in versions_of(latest.items)[:VERSIONS]],
+        versions=[
+            (one, charts.share(one.verdicts, {})) for one in versions_of(latest.items)[:VERSIONS]
+        ],
         days=days,
         jobs=await job_answers(service, jobs.items),
         values=values,
@@ -108,12 +145,17 @@ def _target(name: str, found: Sequence[TestDay], first: datetime, days: int) -> 
     passed = sum((one.pass_rate or 0.0) * one.runs for one in found)
     flaky = sum((one.flaky_rate or 0.0) * one.runs for one in found)
     on = [first + timedelta(days=place) for place in range(days)]
-    rates, times = ([(day, getattr(one, name, None)) for day, one in zip(on, each, strict=True)] for name in ("pass_rate", "mean_s"))
+    rates, times = (
+        [(day, getattr(one, name, None)) for day, one in zip(on, each, strict=True)]
+        for name in ("pass_rate", "mean_s")
+    )
     return Target(
         name=name,
         runs=runs,
         pass_rate=passed / runs if runs else None,
         flaky_rate=flaky / runs if runs else None,
-        rates=charts.line(rates, f"Share that passed on {name}, by day", say=text.percent, show="day", most=1.0),
+        rates=charts.line(
+            rates, f"Share that passed on {name}, by day", say=text.percent, show="day", most=1.0
+        ),
         times=charts.line(times, f"Mean time on {name}, by day", say=text.duration, show="day"),
     )
