@@ -20,6 +20,7 @@ from qgjet_cli.commands import (
     artifacts,
     cancel,
     dead,
+    job,
     listing,
     logs,
     queue,
@@ -27,6 +28,7 @@ from qgjet_cli.commands import (
     run,
     status,
     submit,
+    suite,
     suites,
     tests,
     token,
@@ -36,10 +38,9 @@ from qgjet_cli.exits import HELP, Exit, of_error
 from qgjet_cli.output import console
 
 SECTIONS = {
-    "Run tests": ("run", "submit", "wait", "rerun", "cancel"),
-    "See results": ("status", "logs", "artifacts", "list", "suites", "tests", "dead"),
-    "Steer the queue": ("queue", "pause", "resume", "priority", "agents", "drain"),
-    "Run servers and agents": ("up", "agent", "serve", "token", "backup", "restore", "doctor"),
+    "Daily commands": ("run", "submit", "status", "wait", "logs"),
+    "Inspect and control": ("job", "suite", "test", "queue", "agent", "dead"),
+    "Servers and setup": ("up", "serve", "doctor", "token", "backup", "restore"),
 }
 
 
@@ -94,24 +95,29 @@ app.command("submit")(submit.submit)
 app.command("status")(status.status)
 app.command("wait", epilog=HELP)(wait.wait)
 app.command("logs")(logs.logs)
-app.command("artifacts")(artifacts.artifacts)
-app.command("list")(listing.list_jobs)
-app.command("cancel")(cancel.cancel)
-app.command("rerun")(rerun.rerun)
-app.command("suites")(suites.suites)
-app.add_typer(tests.app, name="tests")
+app.add_typer(job.app, name="job")
+app.add_typer(suite.app, name="suite")
+app.add_typer(tests.app, name="test")
+app.add_typer(queue.app, name="queue")
 app.add_typer(dead.app, name="dead")
-app.command("queue")(queue.queue)
-app.command("pause")(queue.pause)
-app.command("resume")(queue.resume)
-app.command("priority")(queue.priority)
-app.command("agents")(agents.agents)
-app.command("drain")(agents.drain)
 app.add_typer(token.app, name="token")
+
+# what version 0.1 called these: kept, and not shown
+app.command("artifacts", hidden=True)(artifacts.artifacts)
+app.command("list", hidden=True)(listing.list_jobs)
+app.command("cancel", hidden=True)(cancel.cancel)
+app.command("rerun", hidden=True)(rerun.rerun)
+app.command("suites", hidden=True)(suites.suites)
+app.add_typer(tests.app, name="tests", hidden=True)
+app.command("pause", hidden=True)(queue.pause)
+app.command("resume", hidden=True)(queue.resume)
+app.command("priority", hidden=True)(queue.priority)
+app.command("agents", hidden=True)(agents.agents)
+app.command("drain", hidden=True)(agents.drain)
 
 
 _HEAVY = {
-    "agent": "Execute jobs for some targets.",
+    "agent": "Agents: start one here, list them, drain one.",
     "serve": "Serve the HTTP API.",
     "up": "Start a server, the API and an agent on this machine.",
     "doctor": "Look for what is missing, and say how to fix it.",
@@ -126,12 +132,14 @@ when they are called.
 def _register_heavy(argv: Sequence[str]) -> None:
     called = next((word for word in _completed() or argv if not word.startswith("-")), "")
     for name, summary in _HEAVY.items():
-        command = (
-            getattr(import_module(f"qgjet_cli.commands.{name}"), name)
-            if name == called
-            else _not_called
-        )
-        app.command(name, short_help=summary)(command)
+        if name != called:
+            app.command(name, short_help=summary)(_not_called)
+            continue
+        module = import_module(f"qgjet_cli.commands.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name, short_help=summary)
+        else:
+            app.command(name, short_help=summary)(getattr(module, name))
 
 
 def _completed() -> list[str]:

@@ -37,8 +37,8 @@ async def test_both_names_show_the_version_and_the_help(alone: Cli, program: str
         "submit",
         "status",
         "wait",
-        "list",
-        "cancel",
+        "job",
+        "suite",
         "agent",
         "serve",
         "up",
@@ -290,7 +290,8 @@ def test_a_table_keeps_markup_and_long_texts_as_they_are(
 
 def test_every_command_is_in_one_section_of_the_help() -> None:
     main._register_heavy([])
-    known = set(typer.main.get_command(main.app).commands)  # type: ignore[attr-defined]
+    commands = typer.main.get_command(main.app).commands  # type: ignore[attr-defined]
+    known = {name for name, command in commands.items() if not command.hidden}
     listed = [name for names in main.SECTIONS.values() for name in names]
     assert sorted(listed) == sorted(known)
 
@@ -302,6 +303,7 @@ def test_every_command_is_in_one_section_of_the_help() -> None:
         ("qgjet agent --sl", "--slots"),
         ("qgjob status --exit", "--exit-status"),
         ("qgjet dead re", "redrive"),
+        ("qgjet job set", "set-priority"),
     ],
 )
 def test_a_shell_completes_commands_and_flags(words: str, found: str) -> None:
@@ -322,3 +324,42 @@ def test_a_shell_completes_commands_and_flags(words: str, found: str) -> None:
         check=False,
     )
     assert ended.stdout.split() == [found], ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("list --limit 3 --status queued", "job list --limit 3 --status queued"),
+        ("artifacts J --attempt 2", "job artifacts J --attempt 2"),
+        ("cancel J K --reason r", "job cancel J K --reason r"),
+        ("cancel --suite S", "suite cancel --suite S"),
+        ("rerun --failed S", "suite rerun --failed S"),
+        ("priority J 3", "job set-priority J 3"),
+        ("status J --exit-status", "job show J --exit-status"),
+        ("logs J -f", "job logs J -f"),
+        ("wait S --timeout 5m", "suite wait S --timeout 5m"),
+        ("tests list --limit 5", "test list --limit 5"),
+        ("pause --target T --for 5m", "queue pause --target T --for 5m"),
+        ("resume --target T", "queue resume --target T"),
+        ("agents --json", "agent list --json"),
+        ("drain A", "agent drain A"),
+        ("queue --json", "queue show --json"),
+        ("agent --target T --slots 2", "agent start --target T --slots 2"),
+        ("suites --limit 3", "suite list --limit 3"),
+    ],
+)
+def test_what_version_0_1_called_a_command_means_the_same(old: str, new: str) -> None:
+    def parsed(line: str) -> dict[str, object]:
+        words = line.split()
+        main._register_heavy(words)
+        group = typer.main.get_command(main.app)
+        context = group.make_context("qgjet", words)
+        while isinstance(group, typer.core.TyperGroup) and (
+            left := [*context._protected_args, *context.args]
+        ):
+            name, group, rest = group.resolve_command(context, left)
+            context = group.make_context(name, rest, parent=context)
+        return context.params
+
+    before, after = parsed(old), parsed(new)
+    assert {key: before.get(key) for key in after} == after

@@ -19,7 +19,7 @@ def parse(argv: Sequence[str]) -> str:
     context = group.make_context("qgjet", list(argv))
     name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
     inner = command.make_context(name, rest, parent=context)
-    if isinstance(command, typer.core.TyperGroup):
+    if isinstance(command, typer.core.TyperGroup) and [*inner._protected_args, *inner.args]:
         part, below, rest = command.resolve_command(inner, [*inner._protected_args, *inner.args])
         below.make_context(part, rest, parent=inner)
     return str(name)

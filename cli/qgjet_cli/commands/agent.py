@@ -17,6 +17,7 @@ from qgjet.config.settings import Settings, TargetSettings
 from qgjet.errors import CannotReach, NatsUnavailable, PermissionDenied
 from qgjet.jetstream.connection import Connection, open_connection
 from qgjet.store.event_log import EventLog
+from qgjet_cli.commands import agents
 from qgjet_cli.options import flags
 from qgjet_cli.options.flags import CONNECT_TIMEOUT_S, DEFAULT_NATS_URL, NatsServer, ServedTargets
 from qgjet_cli.output.console import counted
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def agent(
+    context: typer.Context,
     targets: ServedTargets = None,
     app_version_id: Annotated[
         str | None,
@@ -71,6 +73,8 @@ def agent(
     """Execute jobs. The first Ctrl-C or SIGTERM finishes what runs and takes nothing new; the
     second stops what runs and gives it back.
     """
+    if context.invoked_subcommand is not None:
+        return
     flags = {
         "nats_url": nats,
         "agent.targets": targets or None,
@@ -83,6 +87,17 @@ def agent(
     settings = files.load(config_file, flags)
     daemon.log_to_stderr()
     raise typer.Exit(daemon.run(_serve(settings)))
+
+
+app = typer.Typer(
+    callback=agent,
+    invoke_without_command=True,
+    help="Agents: start one here, list them, drain one.",
+    rich_markup_mode=None,
+)
+app.command("start")(agent)
+app.command("list")(agents.agents)
+app.command("drain")(agents.drain)
 
 
 async def _serve(settings: Settings) -> int:

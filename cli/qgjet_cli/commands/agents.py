@@ -1,4 +1,4 @@
-"""`qgjet agents` and `qgjet drain`: who executes jobs, and who is to stop."""
+"""`qgjet agent list` and `qgjet agent drain`: who executes jobs, and who is to stop."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def drain(
         str,
         typer.Argument(
             metavar="AGENT",
-            help="Its id, or its name where only one has it: see `qgjet agents`.",
+            help="Its id, or its name where only one has it: see `qgjet agent list`.",
             show_default=False,
         ),
     ],

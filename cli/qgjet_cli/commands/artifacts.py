@@ -1,4 +1,4 @@
-"""`qgjet artifacts`: the files that a job's attempts left behind."""
+"""`qgjet job artifacts`: the files that a job's attempts left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`qgjet cancel`: end jobs, or the live jobs of a suite."""
+"""`qgjet job cancel`: end jobs, or the live jobs of a suite."""
 
 from __future__ import annotations
 

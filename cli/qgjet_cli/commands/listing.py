@@ -1,4 +1,4 @@
-"""`qgjet list`: jobs, last submitted first."""
+"""`qgjet job list`: jobs, last submitted first."""
 
 from __future__ import annotations
 

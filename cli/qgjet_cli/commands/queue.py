@@ -32,10 +32,17 @@ Reason = Annotated[
 ]
 
 
-def queue(json: flags.Json = False, api: flags.Api = None, config: flags.Config = None) -> None:
+def queue(
+    context: typer.Context,
+    json: flags.Json = False,
+    api: flags.Api = None,
+    config: flags.Config = None,
+) -> None:
     """Show what waits and runs, why it waits, and what is paused. With --json: `partitions` and
     `pauses`.
     """
+    if context.invoked_subcommand is not None:
+        return
     ask(_look, _show, what="reading the queue", json=json, api=api, config=config)
 
 
@@ -167,7 +174,7 @@ def priority(
             metavar="0-9",
             min=0,
             max=9,
-            help="Its new priority; `qgjet list` says which end runs first.",
+            help="Its new priority; `qgjet job list` says which end runs first.",
             show_default=False,
         ),
     ],
@@ -190,3 +197,14 @@ def priority(
         api=api,
         config=config,
     )
+
+
+app = typer.Typer(
+    callback=queue,
+    invoke_without_command=True,
+    help="The queue: what waits and runs; pause and resume it.",
+    rich_markup_mode=None,
+)
+app.command("show")(queue)
+app.command("pause")(pause)
+app.command("resume")(resume)

@@ -1,4 +1,4 @@
-"""`qgjet rerun`: the work of jobs or suites once more, as new jobs."""
+"""`qgjet job rerun`: the work of jobs or suites once more, as new jobs."""
 
 from __future__ import annotations
 

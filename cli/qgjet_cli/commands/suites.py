@@ -1,4 +1,4 @@
-"""`qgjet suites`: what was submitted together, newest first."""
+"""`qgjet suite list`: what was submitted together, newest first."""
 
 from __future__ import annotations
 

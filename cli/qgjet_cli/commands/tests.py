@@ -1,4 +1,4 @@
-"""`qgjet tests`: how tests went over the last days."""
+"""`qgjet test`: how tests went over the last days."""
 
 from __future__ import annotations
 

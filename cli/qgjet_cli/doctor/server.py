@@ -126,7 +126,7 @@ async def _look_inside(connection: Connection, settings: Settings) -> list[Check
                 warn(
                     what,
                     f"the NATS user {connection.user!r} may not look at it",
-                    "look as operator, janitor or through the API (`qgjet agents`, `qgjet list`)",
+                    "look as operator, janitor or through the API (`qgjet agent list`, `qgjet job list`)",
                 ),
             ]
     agents = [] if f"KV_{AGENTS_BUCKET}" in missing else await agent_registry.agents(connection)

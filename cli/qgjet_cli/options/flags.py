@@ -59,7 +59,7 @@ Priority = Annotated[
         metavar="0-9",
         min=0,
         max=9,
-        help="0 runs first and 9 last, unless the server was set up `high-first`: then 9 runs first. `qgjet list` shows which. [default: 5]",
+        help="0 runs first and 9 last, unless the server was set up `high-first`: then 9 runs first. `qgjet job list` shows which. [default: 5]",
     ),
 ]
 MaxRetries = Annotated[
