@@ -346,7 +346,7 @@ async def test_the_wishes_that_an_attached_job_does_not_follow_are_named(either:
         "--no-ci-tags",
         "--json",
     )
-    assert attached.json["attached"]
+    assert attached.json["attached"], (attached.code, attached.out, attached.err)
     assert (
         "1 job attached: the better priority and the shorter timeouts of both submissions count"
         in attached.err
